@@ -1,0 +1,160 @@
+"""The shipped model on a patient it has not seen, against that patient's true T2.
+
+    PLASTICINE_DATA=... python -m benchmarks.translation.held_out --output FOLDER
+
+Translates every T1 slice of patient 07 without deformation, and with it, pulling the result
+back by the inverse deformation, and compares both with the true T2 slices: one sample, and the
+mean of several. Writes ``held_out.json`` and ``held_out.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from rich.progress import Progress
+from scipy import ndimage
+
+import plasticine
+from benchmarks.translation.baselines import histogram_match, mask_alone
+from plasticine.metrics import evaluate_translation
+from plasticine.translation import Trace, Translator
+
+DATA = "brain_t1_t2_flair/slices_2mm_112px.npz"
+FOREGROUND = 12 / 255
+
+
+def load(folder: Path) -> dict[str, torch.Tensor]:
+    """Source and truth of patient 07, its brain mask, and the unpaired targets."""
+    with np.load(folder / DATA) as archive:
+        images = {key: torch.from_numpy(archive[key]).float()[:, None] / 255 for key in archive}
+    source = images["T1_07"]
+    mask = np.stack([ndimage.binary_fill_holes(image > FOREGROUND) for image in source[:, 0]])
+    return {
+        "source": source,
+        "truth": images["T2_07"],
+        "mask": torch.from_numpy(mask)[:, None],
+        "target": torch.cat([images["T2_19"], images["T2_26"]]),
+    }
+
+
+def score(translated: torch.Tensor, data: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The figures of one translation, as JSON holds them."""
+    result = evaluate_translation(translated, data["truth"], mask=data["mask"], erosion=4)
+    return dataclasses.asdict(result)
+
+
+def measure(
+    translator: Translator, data: dict[str, torch.Tensor], samples: int, every: int
+) -> tuple[dict[str, Any], dict[str, Trace]]:
+    """All figures, and the traces of the single samples."""
+    data = {name: images[::every] if name != "target" else images for name, images in data.items()}
+    source, mask, target = data["source"], data["mask"], data["target"]
+    figures: dict[str, Any] = {
+        "identity": score(source, data),
+        "mask alone": score(mask_alone(mask, target), data),
+        "histogram matching": score(histogram_match(source, mask, target, inverted=False), data),
+        "inverted histogram matching": score(
+            histogram_match(source, mask, target, inverted=True), data
+        ),
+    }
+    traces = {}
+    with Progress() as bar:
+        for deform, count in ((False, 1), (True, 1), (False, samples), (True, samples)):
+            name = f"{'with φ, pulled back' if deform else 'without deformation'}, samples {count}"
+            task = bar.add_task(name)
+            trace = translator.translate(
+                source,
+                deform=deform,
+                samples=count,
+                progress=lambda done, total, task=task: bar.update(
+                    task, completed=done, total=total
+                ),
+            )
+            figures[name] = score(trace.translated_in_source(), data) | {
+                "folds": int(trace.folding.folds.sum()),
+                "folding_scheme": trace.folding.scheme,
+                "folding_region": trace.folding.region,
+                "mean_displacement_voxels": trace.displacement.norm(dim=1).mean().item(),
+                "inverse_consistency_voxels": trace.inverse_consistency.mean().item(),
+                "sd_log_jacobian": trace.folding.sd_log_jacobian.mean().item(),
+                "structure_agreement": trace.structure_agreement.mean().item(),
+                "seconds": trace.seconds,
+            }
+            traces.setdefault("deformed" if deform else "still", trace)
+    return figures, traces
+
+
+def draw(traces: dict[str, Trace], data: dict[str, torch.Tensor], every: int, path: Path) -> None:
+    """Source, truth and translations of six slices."""
+    truth = data["truth"][::every]
+    rows = np.linspace(0.1, 0.9, 6) * len(truth)
+    still, moved = traces["still"], traces["deformed"]
+    columns = {
+        "T1": still.source,
+        "true T2": truth,
+        "translated, φ = id": still.translated,
+        "error": (still.translated - truth).abs(),
+        "T1∘φ": moved.warped,
+        "translated with φ": moved.translated,
+        "pulled back by φ⁻¹": moved.translated_in_source(),
+    }
+    figure = Figure(figsize=(2 * len(columns), 2 * len(rows)), layout="tight")
+    axes = figure.subplots(len(rows), len(columns))
+    for line, row in zip(axes, rows, strict=True):
+        for axis, (title, images) in zip(line, columns.items(), strict=True):
+            shown = {"cmap": "magma", "vmax": 0.3} if title == "error" else {"cmap": "gray"}
+            axis.imshow(images[int(row), 0], vmin=0, **({"vmax": 1} | shown))
+            axis.set_axis_off()
+            if row == rows[0]:
+                axis.set_title(title)
+    figure.savefig(path, dpi=80)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="brain-t1-t2", help="shipped name or file")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--every", type=int, default=1, help="take every n-th slice")
+    parser.add_argument(
+        "--data", type=Path, default=Path(os.environ.get("PLASTICINE_DATA", "../shared/data"))
+    )
+    arguments = parser.parse_args()
+    matplotlib.use("Agg")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    data = load(arguments.data)
+    translator = Translator.load(arguments.model)
+    figures, traces = measure(translator, data, arguments.samples, arguments.every)
+    draw(traces, data, arguments.every, arguments.output / "held_out.png")
+    record = {
+        "model": arguments.model,
+        "patient": "07, every slice" if arguments.every == 1 else f"07, each {arguments.every}th",
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+        },
+        "versions": {"plasticine": plasticine.__version__, "torch": torch.__version__},
+        "figures": figures,
+    }
+    path = arguments.output / "held_out.json"
+    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for name, values in figures.items():
+        print(
+            f"{name:40s} PSNR {values['psnr']:.2f} SSIM {values['ssim']:.3f}  inside: "
+            f"SSIM {values['ssim_inside']:.3f} correlation {values['correlation_inside']:.3f}  "
+            f"folds {values.get('folds', '-')}"
+        )
+
+
+if __name__ == "__main__":
+    main()

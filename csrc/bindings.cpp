@@ -1,0 +1,137 @@
+// plasticine._native: the CPU operators. Every argument has been validated in Python (ops/).
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/simd.h"
+#include "common/tensor.h"
+#include "common/tensor_caster.h"
+#include "compose/compose_cpu.h"
+#include "exponential/exponential_cpu.h"
+#include "folding/folding_cpu.h"
+#include "jacobian/jacobian_cpu.h"
+#include "warp/warp_cpu.h"
+
+namespace py = pybind11;
+
+namespace plasticine {
+
+namespace {
+
+using MaybeTensor = std::optional<Tensor>;
+
+Tensor or_null(const MaybeTensor& tensor) { return tensor.value_or(Tensor()); }
+
+void bind_warp_forward(const Tensor& image, const Tensor& displacement, const MaybeTensor& affine,
+                       const Tensor& out, int mode, int padding, int threads) {
+  WarpForward call;
+  call.image = image;
+  call.displacement = displacement;
+  call.affine = or_null(affine);
+  call.out = out;
+  call.mode = static_cast<Mode>(mode);
+  call.padding = static_cast<Padding>(padding);
+  call.threads = threads;
+  warp_forward(call);
+}
+
+void bind_warp_backward(const Tensor& grad_out, const Tensor& image, const Tensor& displacement,
+                        const MaybeTensor& affine, const MaybeTensor& grad_image,
+                        const MaybeTensor& grad_displacement, const MaybeTensor& grad_affine,
+                        int mode, int padding, int threads) {
+  WarpBackward call;
+  call.grad_out = grad_out;
+  call.image = image;
+  call.displacement = displacement;
+  call.affine = or_null(affine);
+  call.grad_image = or_null(grad_image);
+  call.grad_displacement = or_null(grad_displacement);
+  call.grad_affine = or_null(grad_affine);
+  call.mode = static_cast<Mode>(mode);
+  call.padding = static_cast<Padding>(padding);
+  call.threads = threads;
+  warp_backward(call);
+}
+
+void bind_compose_forward(const Tensor& u, const Tensor& v, const Tensor& out, int padding,
+                          int threads) {
+  compose_forward(u, v, out, static_cast<Padding>(padding), threads);
+}
+
+void bind_compose_backward(const Tensor& grad_out, const Tensor& u, const Tensor& v,
+                           const MaybeTensor& grad_u, const MaybeTensor& grad_v, int padding,
+                           int threads) {
+  compose_backward(grad_out, u, v, or_null(grad_u), or_null(grad_v), static_cast<Padding>(padding),
+                   threads);
+}
+
+void bind_exponential_forward(const Tensor& velocity, const Tensor& out, const MaybeTensor& stages,
+                              const MaybeTensor& scratch, double scale, int steps, int padding,
+                              int threads) {
+  exponential_forward(velocity, out, or_null(stages), or_null(scratch), scale, steps,
+                      static_cast<Padding>(padding), threads);
+}
+
+void bind_exponential_backward(const Tensor& grad_out, const MaybeTensor& stages,
+                               const Tensor& grad_velocity, const MaybeTensor& scratch,
+                               double scale, int steps, int padding, int threads) {
+  exponential_backward(grad_out, or_null(stages), grad_velocity, or_null(scratch), scale, steps,
+                       static_cast<Padding>(padding), threads);
+}
+
+void bind_jacobian_forward(const Tensor& displacement, const Tensor& out, int scheme,
+                           const std::vector<double>& spacing, int threads) {
+  jacobian_forward(displacement, out, static_cast<Scheme>(scheme), spacing.data(), threads);
+}
+
+void bind_jacobian_backward(const Tensor& grad_out, const Tensor& displacement,
+                            const Tensor& grad_displacement, int scheme,
+                            const std::vector<double>& spacing, int threads) {
+  jacobian_backward(grad_out, displacement, grad_displacement, static_cast<Scheme>(scheme),
+                    spacing.data(), threads);
+}
+
+void bind_folding(const Tensor& displacement, const Tensor& statistics, int scheme, bool interior,
+                  const std::vector<double>& spacing, int threads) {
+  folding(displacement, statistics, static_cast<Scheme>(scheme), interior, spacing.data(), threads);
+}
+
+py::dict build_info() {
+  py::dict info;
+#if defined(__VERSION__)
+  info["compiler"] = std::string(__VERSION__);
+#else
+  info["compiler"] = std::string("unknown");
+#endif
+  info["version"] = std::string(PLASTICINE_VERSION);
+#if defined(_OPENMP)
+  info["openmp"] = true;
+#else
+  info["openmp"] = false;
+#endif
+  return info;
+}
+
+}  // namespace
+
+}  // namespace plasticine
+
+PYBIND11_MODULE(_native, module) {
+  using namespace plasticine;
+  using release = py::call_guard<py::gil_scoped_release>;
+  module.doc() = "CPU operators of plasticine; called through plasticine.ops, which validates.";
+  module.def("warp_forward", &bind_warp_forward, release());
+  module.def("warp_backward", &bind_warp_backward, release());
+  module.def("compose_forward", &bind_compose_forward, release());
+  module.def("compose_backward", &bind_compose_backward, release());
+  module.def("exponential_forward", &bind_exponential_forward, release());
+  module.def("exponential_backward", &bind_exponential_backward, release());
+  module.def("jacobian_forward", &bind_jacobian_forward, release());
+  module.def("jacobian_backward", &bind_jacobian_backward, release());
+  module.def("folding", &bind_folding, release());
+  module.def("simd_level", [] { return std::string(simd_name()); });
+  module.def("build_info", &build_info);
+}

@@ -1,0 +1,62 @@
+// plasticine._cuda: the CUDA operators. Compiled by the host compiler, without a CUDA header.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <optional>
+
+#include "common/tensor_caster.h"
+#include "warp/warp_cuda.h"
+
+namespace py = pybind11;
+
+namespace plasticine {
+namespace {
+
+using OptionalTensor = std::optional<Tensor>;
+
+void warp_forward(const Tensor& image, const Tensor& displacement, const OptionalTensor& affine,
+                  const Tensor& out, int mode, int padding, int device, std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  cuda::warp_forward(image, displacement, affine, out, static_cast<Mode>(mode),
+                     static_cast<Padding>(padding), device, stream);
+}
+
+void warp_backward(const Tensor& grad, const Tensor& image, const Tensor& displacement,
+                   const OptionalTensor& affine, const OptionalTensor& grad_image,
+                   const OptionalTensor& grad_image_fixed, const OptionalTensor& fixed_scale,
+                   const OptionalTensor& grad_displacement,
+                   const OptionalTensor& grad_affine_partial, int mode, int padding, int device,
+                   std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  const cuda::WarpGradients gradients{grad_image, grad_image_fixed, fixed_scale, grad_displacement,
+                                      grad_affine_partial};
+  cuda::warp_backward(grad, image, displacement, affine, gradients, static_cast<Mode>(mode),
+                      static_cast<Padding>(padding), device, stream);
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = PLASTICINE_VERSION;
+  info["nvcc"] = PLASTICINE_NVCC;
+  info["architectures"] = PLASTICINE_CUDA_ARCHS;
+  return info;
+}
+
+}  // namespace
+}  // namespace plasticine
+
+// Arguments are described where they are made, in plasticine/ops; all checks happen there.
+PYBIND11_MODULE(_cuda, module) {
+  module.doc() = "CUDA operators of plasticine over raw pointers; called by plasticine.ops.";
+  module.def("warp_forward", &plasticine::warp_forward, py::arg("image"), py::arg("displacement"),
+             py::arg("affine").none(true), py::arg("out"), py::arg("mode"), py::arg("padding"),
+             py::arg("device"), py::arg("stream"));
+  module.def("warp_backward", &plasticine::warp_backward, py::arg("grad"), py::arg("image"),
+             py::arg("displacement"), py::arg("affine").none(true),
+             py::arg("grad_image").none(true), py::arg("grad_image_fixed").none(true),
+             py::arg("fixed_scale").none(true), py::arg("grad_displacement").none(true),
+             py::arg("grad_affine_partial").none(true), py::arg("mode"), py::arg("padding"),
+             py::arg("device"), py::arg("stream"));
+  module.def("build_info", &plasticine::build_info);
+}

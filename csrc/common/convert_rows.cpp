@@ -1,0 +1,132 @@
+// Compiled once per instruction set; see macros.h. No header of the standard library that defines
+// functions may be included here.
+#include "convert_rows.h"
+
+#include "half.h"
+
+namespace plasticine {
+namespace PLASTICINE_SIMD {
+
+namespace {
+
+template <typename Stored, typename T>
+void load_row(const void* source, std::int64_t stride, int n, T* out) {
+  const Stored* PLASTICINE_RESTRICT values = static_cast<const Stored*>(source);
+  if (stride == 1) {
+    for (int j = 0; j < n; ++j) {
+      out[j] = load(values[j]);
+    }
+  } else {
+    for (int j = 0; j < n; ++j) {
+      out[j] = load(values[j * stride]);
+    }
+  }
+}
+
+template <typename Stored, typename T>
+void store_row(const T* PLASTICINE_RESTRICT values, int n, void* out) {
+  Stored* PLASTICINE_RESTRICT stored = static_cast<Stored*>(out);
+  for (int j = 0; j < n; ++j) {
+    stored[j] = store<Stored>(values[j]);
+  }
+}
+
+template <typename T>
+void ramp(const T* values, T scale, T start, T step, int n, T* out) {
+  for (int j = 0; j < n; ++j) {
+    out[j] = start + step * static_cast<T>(j) + scale * values[j];
+  }
+}
+
+template <typename T>
+void moments(const T* values, int n, double* sums) {
+  constexpr int kLanes = 16;
+  double sum[kLanes] = {};
+  double weighted[kLanes] = {};
+  int j = 0;
+  for (; j + kLanes <= n; j += kLanes) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const double value = static_cast<double>(values[j + lane]);
+      sum[lane] += value;
+      weighted[lane] += value * static_cast<double>(j + lane);
+    }
+  }
+  for (int lane = 0; j + lane < n; ++lane) {
+    const double value = static_cast<double>(values[j + lane]);
+    sum[lane] += value;
+    weighted[lane] += value * static_cast<double>(j + lane);
+  }
+  for (int lane = 0; lane < kLanes; ++lane) {
+    sums[0] += sum[lane];
+    sums[1] += weighted[lane];
+  }
+}
+
+template <typename T>
+void range(const T* values, int n, T* lowest, T* highest) {
+  constexpr int kLanes = 16;
+  T low[kLanes];
+  T high[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) {
+    low[lane] = static_cast<T>(__builtin_inf());
+    high[lane] = static_cast<T>(-__builtin_inf());
+  }
+  int j = 0;
+  for (; j + kLanes <= n; j += kLanes) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const T value = values[j + lane];
+      low[lane] = value < low[lane] ? value : low[lane];
+      high[lane] = value > high[lane] ? value : high[lane];
+    }
+  }
+  for (; j < n; ++j) {
+    low[0] = values[j] < low[0] ? values[j] : low[0];
+    high[0] = values[j] > high[0] ? values[j] : high[0];
+  }
+  for (int lane = 1; lane < kLanes; ++lane) {
+    low[0] = low[lane] < low[0] ? low[lane] : low[0];
+    high[0] = high[lane] > high[0] ? high[lane] : high[0];
+  }
+  *lowest = low[0];
+  *highest = high[0];
+}
+
+template <typename T>
+bool has_nan(const T* values, int n) {
+  int count = 0;
+  for (int j = 0; j < n; ++j) {
+    count |= values[j] == values[j] ? 0 : 1;
+  }
+  return count != 0;
+}
+
+}  // namespace
+
+template <typename T>
+const ConvertRows<T>& convert_rows();
+
+template <>
+const ConvertRows<float>& convert_rows<float>() {
+  static constexpr ConvertRows<float> kTable = {
+      {load_row<float>, nullptr, load_row<Half>, load_row<BFloat16>},
+      {store_row<float>, nullptr, store_row<Half>, store_row<BFloat16>},
+      ramp<float>,
+      moments<float>,
+      range<float>,
+      has_nan<float>};
+  return kTable;
+}
+
+template <>
+const ConvertRows<double>& convert_rows<double>() {
+  static constexpr ConvertRows<double> kTable = {{nullptr, load_row<double>, nullptr, nullptr},
+                                                 {nullptr, store_row<double>, nullptr, nullptr},
+                                                 ramp<double>,
+                                                 moments<double>,
+                                                 range<double>,
+                                                 has_nan<double>};
+  return kTable;
+}
+
+}  // namespace PLASTICINE_SIMD
+}  // namespace plasticine

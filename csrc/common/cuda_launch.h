@@ -1,0 +1,198 @@
+// What every CUDA operator needs around its kernels: checked calls, the device guard, index
+// arithmetic and the run-time dispatch to compile-time arguments.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#include "tensor.h"
+#include "types.h"
+
+namespace plasticine {
+
+// A stream as Python passes it: the address of a cudaStream_t, 0 for the default stream.
+using StreamHandle = std::uintptr_t;
+
+inline cudaStream_t as_stream(StreamHandle stream) {
+  return reinterpret_cast<cudaStream_t>(stream);
+}
+
+inline void check_cuda(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) {
+    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorName(error) + " (" +
+                             cudaGetErrorString(error) + ")");
+  }
+}
+
+// Launches a kernel on a stream; nothing waits for it. Raises where the launch is refused, or where
+// an earlier kernel has failed since.
+template <typename... Parameters, typename... Arguments>
+void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, int threads,
+            StreamHandle stream, Arguments&&... arguments) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.stream = as_stream(stream);
+  check_cuda(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), name);
+}
+
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device) {
+    check_cuda(cudaGetDevice(&previous_), "cudaGetDevice");
+    if (device != previous_) {
+      check_cuda(cudaSetDevice(device), "cudaSetDevice");
+      changed_ = true;
+    }
+  }
+  ~DeviceGuard() {
+    if (changed_) {
+      cudaSetDevice(previous_);
+    }
+  }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int previous_ = 0;
+  bool changed_ = false;
+};
+
+inline std::int64_t element_count(const Tensor& tensor) {
+  std::int64_t count = 1;
+  for (int axis = 0; axis < tensor.ndim; ++axis) {
+    count *= tensor.shape[axis];
+  }
+  return count;
+}
+
+// On the stream, as every launch; the tensor must be contiguous.
+inline void zero_fill(const Tensor& tensor, StreamHandle stream) {
+  const std::int64_t bytes = element_count(tensor) * element_size(tensor.dtype);
+  if (bytes > 0) {
+    check_cuda(cudaMemsetAsync(tensor.data, 0, static_cast<std::size_t>(bytes), as_stream(stream)),
+               "cudaMemsetAsync");
+  }
+}
+
+// The largest offset within one channel of a (N, C, *spatial) tensor, in elements.
+inline std::int64_t channel_reach(const Tensor& tensor) {
+  std::int64_t reach = 0;
+  for (int axis = 2; axis < tensor.ndim; ++axis) {
+    reach += std::max<std::int64_t>(tensor.shape[axis] - 1, 0) * std::abs(tensor.strides[axis]);
+  }
+  return reach;
+}
+
+// Division by a number that is known at launch. 32-bit: a multiplication and a shift (Granlund and
+// Montgomery, "Division by invariant integers using multiplication", PLDI 1994), for dividends
+// below 2^31; 64-bit: the hardware's own, for volumes that large are bound by memory anyhow.
+template <typename Index>
+class Divisor;
+
+template <>
+class Divisor<std::int32_t> {
+ public:
+  Divisor() = default;
+  explicit Divisor(std::int64_t divisor) : divisor_(static_cast<std::uint32_t>(divisor)) {
+    while ((std::uint64_t{1} << shift_) < divisor_) {
+      ++shift_;
+    }
+    const std::uint64_t power = std::uint64_t{1} << 32;
+    multiplier_ = static_cast<std::uint32_t>(
+        power * ((std::uint64_t{1} << shift_) - divisor_) / divisor_ + 1);
+  }
+  __device__ __forceinline__ std::int32_t divide(std::int32_t dividend) const {
+    const std::uint32_t value = static_cast<std::uint32_t>(dividend);
+    return static_cast<std::int32_t>((__umulhi(value, multiplier_) + value) >> shift_);
+  }
+
+ private:
+  std::uint32_t divisor_ = 1;
+  std::uint32_t multiplier_ = 1;
+  std::uint32_t shift_ = 0;
+};
+
+template <>
+class Divisor<std::int64_t> {
+ public:
+  Divisor() = default;
+  explicit Divisor(std::int64_t divisor) : divisor_(divisor) {}
+  __device__ __forceinline__ std::int64_t divide(std::int64_t dividend) const {
+    return dividend / divisor_;
+  }
+
+ private:
+  std::int64_t divisor_ = 1;
+};
+
+template <typename T>
+struct TypeTag {
+  using type = T;
+};
+
+// Calls visit(TypeTag<Image>, TypeTag<Field>) for the stored types that an image and a displacement
+// may have together: the same, or a float32 displacement with a half image.
+template <typename Visitor>
+void dispatch_types(DType image, DType field, Visitor&& visit) {
+  if (image == DType::float32 && field == DType::float32) {
+    visit(TypeTag<float>{}, TypeTag<float>{});
+  } else if (image == DType::float64 && field == DType::float64) {
+    visit(TypeTag<double>{}, TypeTag<double>{});
+  } else if (image == DType::float16 && field == DType::float16) {
+    visit(TypeTag<Half>{}, TypeTag<Half>{});
+  } else if (image == DType::float16 && field == DType::float32) {
+    visit(TypeTag<Half>{}, TypeTag<float>{});
+  } else if (image == DType::bfloat16 && field == DType::bfloat16) {
+    visit(TypeTag<BFloat16>{}, TypeTag<BFloat16>{});
+  } else if (image == DType::bfloat16 && field == DType::float32) {
+    visit(TypeTag<BFloat16>{}, TypeTag<float>{});
+  } else {
+    throw std::runtime_error("no CUDA kernel for image dtype code " +
+                             std::to_string(static_cast<int>(image)) + " with displacement " +
+                             std::to_string(static_cast<int>(field)));
+  }
+}
+
+template <Padding padding>
+using PaddingTag = std::integral_constant<Padding, padding>;
+
+template <typename Visitor>
+void dispatch_padding(Padding padding, Visitor&& visit) {
+  if (padding == Padding::zeros) {
+    visit(PaddingTag<Padding::zeros>{});
+  } else if (padding == Padding::border) {
+    visit(PaddingTag<Padding::border>{});
+  } else {
+    visit(PaddingTag<Padding::reflection>{});
+  }
+}
+
+// 32-bit offsets within a channel where they suffice, 64-bit otherwise.
+template <typename Visitor>
+void dispatch_index(std::int64_t largest, Visitor&& visit) {
+  if (largest <= std::numeric_limits<std::int32_t>::max()) {
+    visit(TypeTag<std::int32_t>{});
+  } else {
+    visit(TypeTag<std::int64_t>{});
+  }
+}
+
+template <typename Visitor>
+void dispatch_dimension(std::int64_t dimension, Visitor&& visit) {
+  if (dimension == 2) {
+    visit(std::integral_constant<int, 2>{});
+  } else {
+    visit(std::integral_constant<int, 3>{});
+  }
+}
+
+}  // namespace plasticine

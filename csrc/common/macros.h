@@ -1,0 +1,37 @@
+// Host/device qualifiers and the namespace in which shared inline code lives.
+#pragma once
+
+#if defined(__CUDACC__)
+#define PLASTICINE_HOST_DEVICE __host__ __device__
+#else
+#define PLASTICINE_HOST_DEVICE
+#endif
+
+#if defined(__CUDACC__)
+#define PLASTICINE_INLINE PLASTICINE_HOST_DEVICE __forceinline__
+#elif defined(__GNUC__)
+#define PLASTICINE_INLINE inline __attribute__((always_inline))
+#else
+#define PLASTICINE_INLINE inline
+#endif
+
+#if defined(__GNUC__)
+#define PLASTICINE_RESTRICT __restrict__
+#else
+#define PLASTICINE_RESTRICT
+#endif
+
+// The row kernels are compiled once per instruction set. Everything inline that they include sits
+// in a namespace named after that set: otherwise the linker, free to keep any one copy of an inline
+// function, could hand AVX-512 code to the part that runs on every CPU.
+#if !defined(PLASTICINE_SIMD)
+#define PLASTICINE_SIMD common
+#endif
+#define PLASTICINE_NAMESPACE_BEGIN \
+  namespace plasticine {           \
+  namespace PLASTICINE_SIMD {}     \
+  using namespace PLASTICINE_SIMD; \
+  namespace PLASTICINE_SIMD {
+#define PLASTICINE_NAMESPACE_END \
+  }                              \
+  }

@@ -1,0 +1,167 @@
+#include "folding_cpu.h"
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "../common/parallel.h"
+#include "../jacobian/field_rows.h"
+#include "folding_rows.h"
+
+namespace plasticine {
+
+namespace {
+
+// Rows per task are fixed, so that the sums do not depend on the number of threads.
+constexpr std::int64_t kTaskVoxels = 8192;
+
+struct TaskSums {
+  FoldingSums jacobian;
+  double volume = 0;
+
+  TaskSums() {
+    jacobian.minimum = std::numeric_limits<double>::infinity();
+    jacobian.maximum = -std::numeric_limits<double>::infinity();
+  }
+};
+
+template <typename T>
+class Folding {
+ public:
+  Folding(const Tensor& displacement, Scheme scheme, bool interior, const double* spacing)
+      : displacement_(displacement), scheme_(scheme), spacing_(spacing), shape_(displacement) {
+    for (int axis = 0; axis < 3; ++axis) {
+      const bool shorter = interior && shape_.size[axis] > 2;
+      first_[axis] = shorter ? 1 : 0;
+      last_[axis] = shape_.size[axis] - (shorter ? 1 : 0);
+    }
+    lines_ = shape_.size[0] * shape_.size[1];
+    lines_per_task_ =
+        std::max<std::int64_t>(kTaskVoxels / std::max<std::int64_t>(shape_.size[2], 1), 1);
+    tasks_ = shape_.size[2] > 0 ? (lines_ + lines_per_task_ - 1) / lines_per_task_ : 0;
+  }
+
+  void run(double* statistics, int threads) const {
+    std::vector<TaskSums> sums(static_cast<std::size_t>(shape_.samples * tasks_));
+    std::vector<T> shifts(static_cast<std::size_t>(shape_.samples));
+    for (std::int64_t sample = 0; tasks_ > 0 && sample < shape_.samples; ++sample) {
+      shifts[sample] = log_shift(sample);
+    }
+    parallel_for(shape_.samples * tasks_, threads, [&](std::int64_t task) {
+      const std::int64_t sample = task / tasks_;
+      run_task(sample, task % tasks_, shifts[sample], &sums[task]);
+    });
+    for (std::int64_t sample = 0; sample < shape_.samples; ++sample) {
+      finish(sums.data() + sample * tasks_, statistics + 6 * sample);
+    }
+  }
+
+ private:
+  // Logs are summed less that of one voxel, so that their variance does not drown in their mean.
+  T log_shift(std::int64_t sample) const {
+    FieldRows<T> field(displacement_, scheme_, spacing_);
+    T shift = T(0);
+    field.move_to(sample, first_[0], first_[1]);
+    field.for_each_piece([&](std::int64_t start, int n, const DifferenceRows<T>& differences) {
+      if (first_[2] >= start && first_[2] < start + n) {
+        T jacobian;
+        select_jacobian_rows<T>().determinant(differences, 1, &jacobian);
+        shift = static_cast<T>(select_folding_rows<T>().log_jacobian(jacobian));
+      }
+    });
+    return std::isfinite(shift) ? shift : T(0);
+  }
+
+  void run_task(std::int64_t sample, std::int64_t task, T shift, TaskSums* sums) const {
+    FieldRows<T> field(displacement_, scheme_, spacing_);
+    FieldRows<T> corners(displacement_, scheme_, spacing_);
+    std::vector<T> jacobian(static_cast<std::size_t>(shape_.size[2]));
+    const std::int64_t end = std::min((task + 1) * lines_per_task_, lines_);
+    for (std::int64_t line = task * lines_per_task_; line < end; ++line) {
+      const std::int64_t plane = line / shape_.size[1];
+      const std::int64_t row = line % shape_.size[1];
+      if (plane >= first_[0] && plane < last_[0] && row >= first_[1] && row < last_[1]) {
+        field.move_to(sample, plane, row);
+        field.for_each_piece([&](std::int64_t start, int n, const DifferenceRows<T>& differences) {
+          select_jacobian_rows<T>().determinant(differences, n, jacobian.data() + start);
+        });
+        select_folding_rows<T>().add_jacobians(jacobian.data() + first_[2],
+                                               static_cast<int>(last_[2] - first_[2]), shift,
+                                               &sums->jacobian);
+      }
+      add_cells(sample, plane, row, &corners, &sums->volume);
+    }
+  }
+
+  // The cells between this row and the next, and this plane and the next.
+  void add_cells(std::int64_t sample, std::int64_t plane, std::int64_t row, FieldRows<T>* field,
+                 double* volume) const {
+    const bool volumetric = shape_.ndim == 3;
+    if (shape_.size[2] < 2 || row + 1 >= shape_.size[1] ||
+        (volumetric && plane + 1 >= shape_.size[0])) {
+      return;
+    }
+    const T* corner[3][4];
+    T scale[3];
+    for (int i = 0; i < shape_.ndim; ++i) {
+      scale[i] = field->scale(i);
+      for (int line = 0; line < (volumetric ? 4 : 2); ++line) {
+        corner[i][line] = field->row(sample, i, plane + (line >> 1), row + (line & 1), line);
+      }
+    }
+    select_folding_rows<T>().add_cells(shape_.ndim, corner, scale,
+                                       static_cast<int>(shape_.size[2] - 1), volume);
+  }
+
+  void finish(const TaskSums* sums, double* statistics) const {
+    TaskSums total;
+    for (std::int64_t task = 0; task < tasks_; ++task) {
+      total.jacobian.folds += sums[task].jacobian.folds;
+      total.jacobian.nan += sums[task].jacobian.nan;
+      total.jacobian.minimum = std::min(total.jacobian.minimum, sums[task].jacobian.minimum);
+      total.jacobian.maximum = std::max(total.jacobian.maximum, sums[task].jacobian.maximum);
+      total.jacobian.log_sum += sums[task].jacobian.log_sum;
+      total.jacobian.log_squares += sums[task].jacobian.log_squares;
+      total.volume += sums[task].volume;
+    }
+    double count = 1;
+    for (int axis = 0; axis < 3; ++axis) {
+      count *= static_cast<double>(last_[axis] - first_[axis]);
+    }
+    const double nan = std::numeric_limits<double>::quiet_NaN();
+    const bool defined = count > 0 && total.jacobian.nan == 0;
+    const double mean = total.jacobian.log_sum / count;
+    const double variance = total.jacobian.log_squares / count - mean * mean;
+    statistics[0] = total.jacobian.folds;
+    statistics[1] = count;
+    statistics[2] = defined ? total.jacobian.minimum : nan;
+    statistics[3] = defined ? total.jacobian.maximum : nan;
+    // An infinite Jacobian has an infinite logarithm: the variance is then NaN, and stays it.
+    statistics[4] = defined ? std::sqrt(variance < 0 ? 0.0 : variance) : nan;
+    statistics[5] = total.volume;
+  }
+
+  const Tensor displacement_;
+  const Scheme scheme_;
+  const double* spacing_;
+  const FieldShape shape_;
+  std::int64_t first_[3];
+  std::int64_t last_[3];
+  std::int64_t lines_;
+  std::int64_t lines_per_task_;
+  std::int64_t tasks_;
+};
+
+}  // namespace
+
+void folding(const Tensor& displacement, const Tensor& statistics, Scheme scheme, bool interior,
+             const double* spacing, int threads) {
+  double* out = statistics.as<double>();
+  if (displacement.dtype == DType::float64) {
+    Folding<double>(displacement, scheme, interior, spacing).run(out, threads);
+  } else {
+    Folding<float>(displacement, scheme, interior, spacing).run(out, threads);
+  }
+}
+
+}  // namespace plasticine

@@ -1,0 +1,207 @@
+#include "jacobian_cpu.h"
+
+#include <vector>
+
+#include "../common/parallel.h"
+#include "field_rows.h"
+
+namespace plasticine {
+
+namespace {
+
+// Enough voxels for a task to outweigh handing it out.
+constexpr std::int64_t kTaskVoxels = 4096;
+
+template <typename T>
+void forward(const Tensor& displacement, const Tensor& out, Scheme scheme, const double* spacing,
+             int threads) {
+  const FieldShape shape(displacement);
+  const std::int64_t columns = shape.size[2];
+  const std::int64_t lines = shape.samples * shape.size[0] * shape.size[1];
+  if (lines == 0 || columns == 0) {
+    return;
+  }
+  const auto& rows = select_jacobian_rows<T>();
+  const auto store = select_convert_rows<T>().store[static_cast<int>(out.dtype)];
+  const std::int64_t lines_per_task = std::max<std::int64_t>(kTaskVoxels / columns, 1);
+  const std::int64_t tasks = (lines + lines_per_task - 1) / lines_per_task;
+  parallel_for(tasks, threads, [&](std::int64_t task) {
+    FieldRows<T> field(displacement, scheme, spacing);
+    std::vector<T> result(columns);
+    const std::int64_t end = std::min((task + 1) * lines_per_task, lines);
+    for (std::int64_t line = task * lines_per_task; line < end; ++line) {
+      const std::int64_t row = line % shape.size[1];
+      const std::int64_t plane = line / shape.size[1] % shape.size[0];
+      field.move_to(line / (shape.size[0] * shape.size[1]), plane, row);
+      field.for_each_piece([&](std::int64_t start, int n, const DifferenceRows<T>& differences) {
+        rows.determinant(differences, n, result.data() + start);
+      });
+      char* target = static_cast<char*>(out.data) + line * columns * element_size(out.dtype);
+      store(result.data(), static_cast<int>(columns), target);
+    }
+  });
+}
+
+// The adjoint over a tile of rows: the cofactors of three planes at a time are held, and each
+// voxel gathers from those of its neighbours, in an order that no sharing out of tiles changes.
+template <typename T>
+class BackwardTile {
+ public:
+  static constexpr std::int64_t kRows = 8;
+  static constexpr std::int64_t kPlanes = 16;
+
+  BackwardTile(const Tensor& grad_out, const Tensor& displacement, const Tensor& grad_displacement,
+               Scheme scheme, const double* spacing)
+      : grad_out_(grad_out),
+        out_(grad_displacement),
+        scheme_(scheme),
+        shape_(displacement),
+        field_(displacement, scheme, spacing),
+        grad_(shape_.size[2]),
+        result_(shape_.size[2]),
+        cofactors_(3 * (kRows + 2) * shape_.ndim * shape_.ndim * shape_.size[2]) {}
+
+  void run(std::int64_t sample, std::int64_t plane, std::int64_t row) {
+    sample_ = sample;
+    first_row_ = row;
+    const std::int64_t planes = shape_.size[0];
+    const std::int64_t end = std::min(plane + kPlanes, planes);
+    std::int64_t filled = std::max<std::int64_t>(plane - 1, 0);
+    for (std::int64_t current = plane; current < end; ++current) {
+      for (; filled < std::min(current + 2, planes); ++filled) {
+        fill_plane(filled);
+      }
+      for (std::int64_t line = row; line < std::min(row + kRows, shape_.size[1]); ++line) {
+        gather_row(current, line);
+      }
+    }
+  }
+
+ private:
+  T* cofactor(int i, int j, std::int64_t plane, std::int64_t row) {
+    const std::int64_t slot = plane % 3 * (kRows + 2) + (row - first_row_ + 1);
+    return cofactors_.data() + ((slot * shape_.ndim + i) * shape_.ndim + j) * shape_.size[2];
+  }
+
+  void fill_plane(std::int64_t plane) {
+    const auto& rows = select_jacobian_rows<T>();
+    const auto load = select_convert_rows<T>().load[static_cast<int>(grad_out_.dtype)];
+    const std::int64_t* strides = grad_out_.strides + grad_out_.ndim - 3;
+    const std::int64_t end = std::min(first_row_ + kRows + 1, shape_.size[1]);
+    for (std::int64_t row = std::max<std::int64_t>(first_row_ - 1, 0); row < end; ++row) {
+      const std::int64_t offset = sample_ * grad_out_.strides[0] + row * strides[1] +
+                                  (shape_.ndim == 3 ? plane * strides[0] : 0);
+      load(static_cast<const char*>(grad_out_.data) + offset * element_size(grad_out_.dtype),
+           strides[2], static_cast<int>(shape_.size[2]), grad_.data());
+      field_.move_to(sample_, plane, row);
+      field_.for_each_piece([&](std::int64_t start, int n, const DifferenceRows<T>& differences) {
+        T* targets[9];
+        for (int i = 0; i < shape_.ndim; ++i) {
+          for (int j = 0; j < shape_.ndim; ++j) {
+            targets[i * shape_.ndim + j] = cofactor(i, j, plane, row) + start;
+          }
+        }
+        rows.cofactors(differences, grad_.data() + start, n, targets);
+      });
+    }
+  }
+
+  void gather_row(std::int64_t plane, std::int64_t row) {
+    const std::int64_t columns = shape_.size[2];
+    const auto store = select_convert_rows<T>().store[static_cast<int>(out_.dtype)];
+    for (int i = 0; i < shape_.ndim; ++i) {
+      // Two columns at either end have coefficients of their own.
+      const std::int64_t edge = std::min<std::int64_t>(2, columns);
+      for (std::int64_t x = 0; x < edge; ++x) {
+        gather_piece(i, plane, row, x, 1);
+      }
+      if (columns > 4) {
+        gather_piece(i, plane, row, 2, static_cast<int>(columns - 4));
+      }
+      for (std::int64_t x = std::max(edge, columns - 2); x < columns; ++x) {
+        gather_piece(i, plane, row, x, 1);
+      }
+      const std::int64_t offset =
+          (((sample_ * shape_.ndim + i) * shape_.size[0] + plane) * shape_.size[1] + row) * columns;
+      store(result_.data(), static_cast<int>(columns),
+            static_cast<char*>(out_.data) + offset * element_size(out_.dtype));
+    }
+  }
+
+  void gather_piece(int component, std::int64_t plane, std::int64_t row, std::int64_t x, int n) {
+    const T* values[9];
+    T weights[9];
+    int terms = 0;
+    const std::int64_t position[3] = {plane, row, x};
+    const int first = 3 - shape_.ndim;
+    for (int axis = first; axis < 3; ++axis) {
+      for (int step = -1; step <= 1; ++step) {
+        const std::int64_t at = position[axis] + step;
+        if (at < 0 || at >= shape_.size[axis]) {
+          continue;
+        }
+        const T weight =
+            difference_coefficient<T, std::int64_t>(scheme_, at, position[axis], shape_.size[axis]);
+        if (weight == T(0)) {
+          continue;
+        }
+        const T* source =
+            cofactor(component, axis - first, axis == 0 ? at : plane, axis == 1 ? at : row);
+        values[terms] = source + (axis == 2 ? at : x);
+        weights[terms++] = weight * field_.scale(component);
+      }
+    }
+    select_jacobian_rows<T>().combine(values, weights, terms, n, result_.data() + x);
+  }
+
+  const Tensor grad_out_;
+  const Tensor out_;
+  const Scheme scheme_;
+  const FieldShape shape_;
+  FieldRows<T> field_;
+  std::vector<T> grad_;
+  std::vector<T> result_;
+  std::vector<T> cofactors_;
+  std::int64_t sample_ = 0;
+  std::int64_t first_row_ = 0;
+};
+
+template <typename T>
+void backward(const Tensor& grad_out, const Tensor& displacement, const Tensor& grad_displacement,
+              Scheme scheme, const double* spacing, int threads) {
+  using Tile = BackwardTile<T>;
+  const FieldShape shape(displacement);
+  if (shape.size[2] == 0) {
+    return;
+  }
+  const std::int64_t planes = (shape.size[0] + Tile::kPlanes - 1) / Tile::kPlanes;
+  const std::int64_t rows = (shape.size[1] + Tile::kRows - 1) / Tile::kRows;
+  parallel_for(shape.samples * planes * rows, threads, [&](std::int64_t task) {
+    Tile tile(grad_out, displacement, grad_displacement, scheme, spacing);
+    tile.run(task / (planes * rows), task / rows % planes * Tile::kPlanes,
+             task % rows * Tile::kRows);
+  });
+}
+
+}  // namespace
+
+void jacobian_forward(const Tensor& displacement, const Tensor& out, Scheme scheme,
+                      const double* spacing, int threads) {
+  if (displacement.dtype == DType::float64) {
+    forward<double>(displacement, out, scheme, spacing, threads);
+  } else {
+    forward<float>(displacement, out, scheme, spacing, threads);
+  }
+}
+
+void jacobian_backward(const Tensor& grad_out, const Tensor& displacement,
+                       const Tensor& grad_displacement, Scheme scheme, const double* spacing,
+                       int threads) {
+  if (displacement.dtype == DType::float64) {
+    backward<double>(grad_out, displacement, grad_displacement, scheme, spacing, threads);
+  } else {
+    backward<float>(grad_out, displacement, grad_displacement, scheme, spacing, threads);
+  }
+}
+
+}  // namespace plasticine

@@ -1,0 +1,193 @@
+// What forward, backward and scatter share: cutting the output into blocks, and the coordinates of
+// a block.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "../common/convert_rows.h"
+#include "../common/tensor.h"
+#include "warp_rows.h"
+
+namespace plasticine {
+
+// One task of the thread pool: a fixed number of blocks, so that sums per task do not depend on the
+// number of threads.
+constexpr std::int64_t kBlocksPerTask = 16;
+
+inline std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+inline ImageShape spatial_shape(const Tensor& tensor) {
+  ImageShape shape = {tensor.ndim - 2, {1, 1, 1}, {0, 0, 0}};
+  for (int axis = 0; axis < shape.ndim; ++axis) {
+    shape.size[axis] = tensor.shape[axis + 2];
+    shape.stride[axis] = tensor.strides[axis + 2];
+  }
+  return shape;
+}
+
+// Whether offsets within one channel need 64 bits. Cells sum one offset per axis, and indices are
+// one or two beyond the size before they are bounded.
+inline bool is_wide(const ImageShape& shape) {
+  constexpr std::int64_t kLimit = std::int64_t{1} << 31;
+  std::int64_t span = 1;
+  bool wide = false;
+  for (int axis = 0; axis < shape.ndim; ++axis) {
+    const std::int64_t stride = shape.stride[axis] < 0 ? -shape.stride[axis] : shape.stride[axis];
+    span += shape.size[axis] * stride;
+    wide = wide || shape.size[axis] >= kLimit - 4;
+  }
+  return wide || span >= kLimit;
+}
+
+inline const void* element(const Tensor& tensor, std::int64_t offset) {
+  return static_cast<const char*>(tensor.data) + offset * element_size(tensor.dtype);
+}
+
+inline void* mutable_element(const Tensor& tensor, std::int64_t offset) {
+  return static_cast<char*>(tensor.data) + offset * element_size(tensor.dtype);
+}
+
+// The output grid: where a block of consecutive voxels lies, row by row.
+struct Grid {
+  int ndim;
+  std::int64_t size[3];
+  std::int64_t voxels;
+  std::int64_t blocks;
+  std::int64_t tasks;  // per sample
+
+  explicit Grid(const Tensor& field) : ndim(field.ndim - 2), size{1, 1, 1}, voxels(1) {
+    for (int axis = 0; axis < ndim; ++axis) {
+      size[axis] = field.shape[axis + 2];
+      voxels *= size[axis];
+    }
+    blocks = divide_up(voxels, kBlock);
+    tasks = divide_up(blocks, kBlocksPerTask);
+  }
+
+  int count(std::int64_t block) const {
+    return static_cast<int>(std::min<std::int64_t>(kBlock, voxels - block * kBlock));
+  }
+
+  // Calls visit(position, start, length) for each piece of a row in the block; start counts from
+  // the block's first voxel.
+  template <typename Visit>
+  void for_each_row(std::int64_t block, const Visit& visit) const {
+    std::int64_t position[3] = {};
+    std::int64_t rest = block * kBlock;
+    for (int axis = ndim - 1; axis >= 0; --axis) {
+      position[axis] = rest % size[axis];
+      rest /= size[axis];
+    }
+    const int total = count(block);
+    const int last = ndim - 1;
+    for (int start = 0; start < total;) {
+      const int length =
+          static_cast<int>(std::min<std::int64_t>(size[last] - position[last], total - start));
+      visit(position, start, length);
+      start += length;
+      position[last] = 0;
+      for (int axis = last - 1; axis >= 0; --axis) {
+        if (++position[axis] < size[axis]) {
+          break;
+        }
+        position[axis] = 0;
+      }
+    }
+  }
+};
+
+// Copies one channel of a block from a tensor of any strides, converted.
+template <typename T>
+void load_block(const Tensor& tensor, const Grid& grid, std::int64_t sample, std::int64_t channel,
+                std::int64_t block, T* out) {
+  const auto load = select_convert_rows<T>().load[static_cast<int>(tensor.dtype)];
+  const std::int64_t origin = sample * tensor.strides[0] + channel * tensor.strides[1];
+  grid.for_each_row(block, [&](const std::int64_t* position, int start, int length) {
+    std::int64_t offset = origin;
+    for (int axis = 0; axis < grid.ndim; ++axis) {
+      offset += position[axis] * tensor.strides[axis + 2];
+    }
+    load(element(tensor, offset), tensor.strides[grid.ndim + 1], length, out + start);
+  });
+}
+
+// Sample locations: affine p + scale * displacement(p).
+template <typename T>
+class Locations {
+ public:
+  Locations(const Tensor& displacement, const Tensor& affine, double scale)
+      : grid(displacement),
+        displacement_(displacement),
+        matrices_(affine.data == nullptr ? 1 : displacement.shape[0]),
+        scale_(static_cast<T>(scale)) {
+    for (std::size_t sample = 0; sample < matrices_.size(); ++sample) {
+      for (int row = 0; row < grid.ndim; ++row) {
+        load_row(affine, static_cast<std::int64_t>(sample), row, matrices_[sample].entry[row]);
+      }
+    }
+  }
+
+  // The displacement of a block, unscaled: rows of kBlock per axis.
+  void load_displacement(std::int64_t sample, std::int64_t block, T* out) const {
+    for (int axis = 0; axis < grid.ndim; ++axis) {
+      load_block(displacement_, grid, sample, axis, block, out + axis * kBlock);
+    }
+  }
+
+  // The coordinates of a block from its displacement; both may be the same memory.
+  void coordinates(std::int64_t sample, std::int64_t block, const T* displacement, T* out) const {
+    for (int axis = 0; axis < grid.ndim; ++axis) {
+      axis_coordinates(sample, block, axis, displacement + axis * kBlock, out + axis * kBlock);
+    }
+  }
+
+  // The coordinates on one axis, from memory.
+  void load_axis(std::int64_t sample, std::int64_t block, int axis, T* out) const {
+    load_block(displacement_, grid, sample, axis, block, out);
+    axis_coordinates(sample, block, axis, out, out);
+  }
+
+  const Grid grid;
+
+ private:
+  struct Matrix {
+    double entry[3][4];
+  };
+
+  void load_row(const Tensor& affine, std::int64_t sample, int row, double* out) const {
+    for (int column = 0; column <= grid.ndim; ++column) {
+      T value = row == column ? T(1) : T(0);
+      if (affine.data != nullptr) {
+        const std::int64_t offset =
+            sample * affine.strides[0] + row * affine.strides[1] + column * affine.strides[2];
+        select_convert_rows<T>().load[static_cast<int>(affine.dtype)](element(affine, offset), 1, 1,
+                                                                      &value);
+      }
+      out[column] = static_cast<double>(value);
+    }
+  }
+
+  void axis_coordinates(std::int64_t sample, std::int64_t block, int axis, const T* displacement,
+                        T* out) const {
+    const auto& rows = select_convert_rows<T>();
+    const std::size_t index = matrices_.size() == 1 ? 0 : static_cast<std::size_t>(sample);
+    const double* row = matrices_[index].entry[axis];
+    const T step = static_cast<T>(row[grid.ndim - 1]);
+    grid.for_each_row(block, [&](const std::int64_t* position, int start, int length) {
+      double first = row[grid.ndim];
+      for (int column = 0; column < grid.ndim; ++column) {
+        first += row[column] * static_cast<double>(position[column]);
+      }
+      rows.ramp(displacement + start, scale_, static_cast<T>(first), step, length, out + start);
+    });
+  }
+
+  const Tensor displacement_;
+  std::vector<Matrix> matrices_;
+  const T scale_;
+};
+
+}  // namespace plasticine

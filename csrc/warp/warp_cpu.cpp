@@ -1,0 +1,246 @@
+#include "warp_cpu.h"
+
+#include <vector>
+
+#include "../common/parallel.h"
+#include "warp_blocks.h"
+#include "warp_careful.h"
+#include "warp_scatter.h"
+
+namespace plasticine {
+
+namespace {
+
+template <typename T>
+class Forward {
+ public:
+  explicit Forward(const WarpForward& call)
+      : call_(call),
+        locations_(call.displacement, call.affine, call.scale),
+        shape_(spatial_shape(call.image)),
+        rows_(select_warp_rows<T>(call.image.dtype, is_wide(shape_))) {}
+
+  void run() const {
+    const Grid& grid = locations_.grid;
+    const std::int64_t samples = call_.displacement.shape[0];
+    parallel_for(samples * grid.tasks, call_.threads, [&](std::int64_t task) {
+      const std::int64_t first = task % grid.tasks * kBlocksPerTask;
+      const std::int64_t end = std::min(first + kBlocksPerTask, grid.blocks);
+      for (std::int64_t block = first; block < end; ++block) {
+        run_block(task / grid.tasks, block);
+      }
+    });
+  }
+
+ private:
+  void run_block(std::int64_t sample, std::int64_t block) const {
+    const int n = locations_.grid.count(block);
+    alignas(64) T displacement[3 * kBlock];
+    alignas(64) T coordinates[3 * kBlock];
+    CellStorage<T> cells;
+    locations_.load_displacement(sample, block, displacement);
+    locations_.coordinates(sample, block, displacement, coordinates);
+    if (call_.mode == Mode::linear) {
+      rows_.locate(coordinates, shape_, call_.padding, n, false, &cells);
+    } else {
+      rows_.locate_nearest(coordinates, shape_, call_.padding, n, &cells);
+    }
+    const Tensor& image = call_.image;
+    const Tensor& out = call_.out;
+    const T scale = static_cast<T>(call_.scale);
+    for (std::int64_t channel = 0; channel < image.shape[1]; ++channel) {
+      const void* source = element(image, sample * image.strides[0] + channel * image.strides[1]);
+      void* target =
+          mutable_element(out, sample * out.strides[0] + channel * out.strides[1] + block * kBlock);
+      if (call_.mode == Mode::nearest) {
+        rows_.gather_nearest(source, cells, n, target);
+        continue;
+      }
+      const T* add = call_.add ? displacement + channel * kBlock : nullptr;
+      if (!rows_.gather(source, shape_, cells, n, scale, add, target)) {
+        with_stored<T>(image.dtype, [&](auto stored) {
+          using Stored = decltype(stored);
+          const auto gather =
+              shape_.ndim == 2 ? careful_gather<2, Stored, T> : careful_gather<3, Stored, T>;
+          gather(source, shape_, call_.padding, coordinates, n, scale, add, target);
+        });
+      }
+    }
+  }
+
+  const WarpForward& call_;
+  const Locations<T> locations_;
+  const ImageShape shape_;
+  const WarpRows<T>& rows_;
+};
+
+// The gradients to the displacement and the affine, and on the way what the scatter must know.
+template <typename T>
+class Gradient {
+ public:
+  explicit Gradient(const WarpBackward& call)
+      : call_(call),
+        locations_(call.displacement, call.affine, 1.0),
+        shape_(spatial_shape(call.image)),
+        rows_(select_warp_rows<T>(call.image.dtype, is_wide(shape_))) {}
+
+  void run() const {
+    const Grid& grid = locations_.grid;
+    const std::int64_t samples = call_.displacement.shape[0];
+    const int entries = grid.ndim * (grid.ndim + 1);
+    const bool affine = call_.grad_affine.data != nullptr;
+    std::vector<double> sums(affine ? samples * grid.tasks * entries : 0, 0.0);
+    parallel_for(samples * grid.tasks, call_.threads, [&](std::int64_t task) {
+      const std::int64_t first = task % grid.tasks * kBlocksPerTask;
+      const std::int64_t end = std::min(first + kBlocksPerTask, grid.blocks);
+      for (std::int64_t block = first; block < end; ++block) {
+        run_block(task / grid.tasks, block, affine ? &sums[task * entries] : nullptr);
+      }
+    });
+    if (affine) {
+      store_affine(sums, samples, grid.tasks, entries);
+    }
+  }
+
+ private:
+  void run_block(std::int64_t sample, std::int64_t block, double* affine_sums) const {
+    const Grid& grid = locations_.grid;
+    const int n = grid.count(block);
+    alignas(64) T gradient[3 * kBlock] = {};
+    if (call_.mode == Mode::linear) {
+      differentiate(sample, block, n, gradient);
+    }
+    if (affine_sums != nullptr) {
+      add_affine(block, gradient, affine_sums);
+    }
+    if (call_.grad_displacement.data != nullptr) {
+      store_gradient(sample, block, n, gradient);
+    }
+  }
+
+  void differentiate(std::int64_t sample, std::int64_t block, int n, T* gradient) const {
+    alignas(64) T coordinates[3 * kBlock];
+    alignas(64) T grad[kBlock];
+    CellStorage<T> cells;
+    locations_.load_displacement(sample, block, coordinates);
+    locations_.coordinates(sample, block, coordinates, coordinates);
+    rows_.locate(coordinates, shape_, call_.padding, n, true, &cells);
+    for_each_channel(sample, block, grad, [&](const void* source) {
+      rows_.gradient(source, shape_, cells, n, grad, gradient);
+    });
+    bool nan = false;
+    for (int axis = 0; axis < shape_.ndim; ++axis) {
+      nan = nan || select_convert_rows<T>().has_nan(gradient + axis * kBlock, n);
+    }
+    if (!nan) {
+      return;
+    }
+    std::fill_n(gradient, 3 * kBlock, T(0));
+    with_stored<T>(call_.image.dtype, [&](auto stored) {
+      using Stored = decltype(stored);
+      const auto careful =
+          shape_.ndim == 2 ? careful_gradient<2, Stored, T> : careful_gradient<3, Stored, T>;
+      for_each_channel(sample, block, grad, [&](const void* source) {
+        careful(source, shape_, call_.padding, coordinates, n, grad, gradient);
+      });
+    });
+  }
+
+  // Loads the output's gradient of each channel in turn and calls visit(the channel's image).
+  template <typename Visit>
+  void for_each_channel(std::int64_t sample, std::int64_t block, T* grad,
+                        const Visit& visit) const {
+    const Tensor& image = call_.image;
+    for (std::int64_t channel = 0; channel < image.shape[1]; ++channel) {
+      load_block(call_.grad_out, locations_.grid, sample, channel, block, grad);
+      visit(element(image, sample * image.strides[0] + channel * image.strides[1]));
+    }
+  }
+
+  void store_gradient(std::int64_t sample, std::int64_t block, int n, T* gradient) const {
+    const Tensor& out = call_.grad_displacement;
+    alignas(64) T grad[kBlock];
+    for (int axis = 0; axis < shape_.ndim; ++axis) {
+      T* row = gradient + axis * kBlock;
+      if (call_.add) {
+        load_block(call_.grad_out, locations_.grid, sample, axis, block, grad);
+        const T scale = static_cast<T>(call_.scale);
+        for (int j = 0; j < n; ++j) {
+          row[j] = scale * (row[j] + grad[j]);
+        }
+      }
+      void* target =
+          mutable_element(out, sample * out.strides[0] + axis * out.strides[1] + block * kBlock);
+      select_convert_rows<T>().store[static_cast<int>(out.dtype)](row, n, target);
+    }
+  }
+
+  // sums (ndim, ndim + 1) += gradient outer (p, 1).
+  void add_affine(std::int64_t block, const T* gradient, double* sums) const {
+    const Grid& grid = locations_.grid;
+    const int last = grid.ndim - 1;
+    grid.for_each_row(block, [&](const std::int64_t* position, int start, int length) {
+      for (int axis = 0; axis < grid.ndim; ++axis) {
+        double moment[2] = {0, 0};
+        select_convert_rows<T>().moments(gradient + axis * kBlock + start, length, moment);
+        double* row = sums + axis * (grid.ndim + 1);
+        for (int column = 0; column < last; ++column) {
+          row[column] += moment[0] * static_cast<double>(position[column]);
+        }
+        row[last] += moment[1] + moment[0] * static_cast<double>(position[last]);
+        row[grid.ndim] += moment[0];
+      }
+    });
+  }
+
+  void store_affine(const std::vector<double>& sums, std::int64_t samples, std::int64_t tasks,
+                    int entries) const {
+    const Tensor& out = call_.grad_affine;
+    for (std::int64_t sample = 0; sample < samples; ++sample) {
+      for (int entry = 0; entry < entries; ++entry) {
+        double sum = 0;
+        for (std::int64_t task = 0; task < tasks; ++task) {
+          sum += sums[(sample * tasks + task) * entries + entry];
+        }
+        const T value = static_cast<T>(sum);
+        select_convert_rows<T>().store[static_cast<int>(out.dtype)](
+            &value, 1, mutable_element(out, sample * entries + entry));
+      }
+    }
+  }
+
+  const WarpBackward& call_;
+  const Locations<T> locations_;
+  const ImageShape shape_;
+  const WarpRows<T>& rows_;
+};
+
+template <typename T>
+void backward(const WarpBackward& call) {
+  if (call.grad_displacement.data != nullptr || call.grad_affine.data != nullptr) {
+    Gradient<T>(call).run();
+  }
+  if (call.grad_image.data != nullptr) {
+    scatter_to_image<T>(call);
+  }
+}
+
+}  // namespace
+
+void warp_forward(const WarpForward& call) {
+  if (call.image.dtype == DType::float64) {
+    Forward<double>(call).run();
+  } else {
+    Forward<float>(call).run();
+  }
+}
+
+void warp_backward(const WarpBackward& call) {
+  if (call.image.dtype == DType::float64) {
+    backward<double>(call);
+  } else {
+    backward<float>(call);
+  }
+}
+
+}  // namespace plasticine

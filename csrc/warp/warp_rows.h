@@ -1,0 +1,83 @@
+// The vectorised inner loops of the warp, over blocks of consecutive output voxels.
+//
+// A block is located once (coordinates to cells), then every channel is gathered, differentiated or
+// scattered with the same cells.
+#pragma once
+
+#include <cstdint>
+
+#include "../common/simd.h"
+#include "../common/types.h"
+
+namespace plasticine {
+
+constexpr int kBlock = 128;
+
+// The spatial axes of an image; strides in elements.
+struct ImageShape {
+  int ndim;
+  std::int64_t size[3];
+  std::int64_t stride[3];
+};
+
+// The located block. Index is int32_t where the image spans fewer than 2^31 elements.
+template <typename T, typename Index>
+struct Cells {
+  alignas(64) Index base[kBlock];         // offset of the cell's first voxel
+  alignas(64) Index position[3][kBlock];  // its index on each axis
+  alignas(64) T weight[3][2][kBlock];
+  alignas(64) T slope[3][2][kBlock];
+};
+
+// Storage for either Index, uninitialised.
+template <typename T>
+struct CellStorage {
+  alignas(64) unsigned char bytes[sizeof(Cells<T, std::int64_t>)];
+};
+
+// What a scatter may touch: voxels with index in [first, last) along axis.
+struct OwnedRange {
+  int axis;
+  std::int64_t first;
+  std::int64_t last;
+};
+
+// Coordinates are rows of kBlock, one per axis; T is the accumulator type of the image.
+template <typename T>
+struct WarpRows {
+  // Linear mode. Slopes only where asked for.
+  void (*locate)(const T* coordinates, const ImageShape& shape, Padding padding, int n, bool slopes,
+                 CellStorage<T>* cells);
+  // out[j] = scale * (image at cell j + add[j]), add may be null. False when some result is NaN:
+  // then the block must be computed again with careful arithmetic.
+  bool (*gather)(const void* image, const ImageShape& shape, const CellStorage<T>& cells, int n,
+                 T scale, const T* add, void* out);
+  // gradient[axis * kBlock + j] += grad[j] * d(image at cell j) / d(coordinate on axis).
+  void (*gradient)(const void* image, const ImageShape& shape, const CellStorage<T>& cells, int n,
+                   const T* grad, T* gradient);
+  // image[cell j] += grad[j] * weights, in the order of j, within the owned range. False, with
+  // nothing done, where grad or a weight is not finite.
+  bool (*scatter)(T* image, const ImageShape& shape, const CellStorage<T>& cells, int n,
+                  const T* grad, const OwnedRange& owned);
+  // Nearest mode: exact as they are.
+  void (*locate_nearest)(const T* coordinates, const ImageShape& shape, Padding padding, int n,
+                         CellStorage<T>* cells);
+  void (*gather_nearest)(const void* image, const CellStorage<T>& cells, int n, void* out);
+  void (*scatter_nearest)(T* image, const CellStorage<T>& cells, int n, const T* grad,
+                          const OwnedRange& owned);
+};
+
+}  // namespace plasticine
+
+PLASTICINE_DECLARE_SIMD(template <typename T> const WarpRows<T>& warp_rows(DType image, bool wide);)
+
+namespace plasticine {
+
+// wide: offsets within the image need 64 bits.
+template <typename T>
+const WarpRows<T>& select_warp_rows(DType image, bool wide) {
+  return wide ? baseline::warp_rows<T>(image, true)
+              : PLASTICINE_SELECT_SIMD(warp_rows<T>)(image, false);
+}
+
+}  // namespace plasticine

@@ -1,0 +1,234 @@
+#include "warp_scatter.h"
+
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "../common/parallel.h"
+#include "warp_blocks.h"
+#include "warp_careful.h"
+
+namespace plasticine {
+
+namespace {
+
+// 16-bit gradients are summed in float32, in slabs of at most this many voxels (but one slice).
+constexpr std::int64_t kSlabVoxels = std::int64_t{1} << 20;
+
+template <typename T>
+class Scatter {
+ public:
+  explicit Scatter(const WarpBackward& call)
+      : call_(call),
+        locations_(call.displacement, Tensor(call.affine), 1.0),
+        shape_(spatial_shape(call.grad_image)),
+        channels_(call.image.shape[1]),
+        direct_(element_size(call.image.dtype) == static_cast<std::int64_t>(sizeof(T))),
+        axis_(owner_axis()),
+        thickness_(range_thickness()) {}
+
+  void run() {
+    const std::int64_t samples = call_.displacement.shape[0];
+    find_bounds(samples);
+    const std::int64_t ranges = divide_up(shape_.size[axis_], thickness_);
+    parallel_for(samples * ranges, call_.threads, [&](std::int64_t task) {
+      const std::int64_t first = task % ranges * thickness_;
+      const OwnedRange owned = {axis_, first, std::min(first + thickness_, shape_.size[axis_])};
+      if (direct_) {
+        scatter_in_place(task / ranges, owned);
+      } else {
+        scatter_through_slab(task / ranges, owned);
+      }
+    });
+  }
+
+ private:
+  struct Bounds {
+    std::int64_t first;
+    std::int64_t last;  // inclusive
+  };
+
+  // The slowest axis that has a range for every thread, else the longest, never the last: the rows
+  // of a block run along that one.
+  int owner_axis() const {
+    int best = 0;
+    for (int axis = 0; axis < shape_.ndim - 1; ++axis) {
+      if (shape_.size[axis] >= 2 * call_.threads) {
+        return axis;
+      }
+      best = shape_.size[axis] > shape_.size[best] ? axis : best;
+    }
+    return best;
+  }
+
+  std::int64_t range_thickness() const {
+    const std::int64_t size = shape_.size[axis_];
+    // Two ranges a thread even out their loads; more would visit more blocks twice.
+    std::int64_t thickness = divide_up(size, call_.threads > 1 ? 2 * call_.threads : 1);
+    if (!direct_) {
+      const std::int64_t slice = std::max<std::int64_t>(voxels() / size * channels_, 1);
+      thickness = std::min(thickness, std::max<std::int64_t>(kSlabVoxels / slice, 1));
+    }
+    return std::max<std::int64_t>(thickness, 1);
+  }
+
+  std::int64_t voxels() const { return shape_.size[0] * shape_.size[1] * shape_.size[2]; }
+
+  // The slices that each block may reach.
+  void find_bounds(std::int64_t samples) {
+    const Grid& grid = locations_.grid;
+    bounds_.resize(samples * grid.blocks);
+    parallel_for(samples * grid.tasks, call_.threads, [&](std::int64_t task) {
+      const std::int64_t sample = task / grid.tasks;
+      const std::int64_t first = task % grid.tasks * kBlocksPerTask;
+      const std::int64_t end = std::min(first + kBlocksPerTask, grid.blocks);
+      for (std::int64_t block = first; block < end; ++block) {
+        alignas(64) T coordinates[kBlock];
+        T lowest;
+        T highest;
+        locations_.load_axis(sample, block, axis_, coordinates);
+        select_convert_rows<T>().range(coordinates, grid.count(block), &lowest, &highest);
+        bounds_[sample * grid.blocks + block] = reach(lowest, highest);
+      }
+    });
+  }
+
+  Bounds reach(T lowest, T highest) const {
+    const std::int64_t size = shape_.size[axis_];
+    const T last = static_cast<T>(size - 1);
+    if (!(lowest <= highest)) {
+      return {0, -1};  // nothing but NaN
+    }
+    if (call_.padding == Padding::reflection && (lowest < T(0) || highest > last)) {
+      return {0, size - 1};
+    }
+    if (call_.padding == Padding::zeros && (highest <= T(-1) || lowest >= last + T(1))) {
+      return {0, -1};
+    }
+    const T low = std::min(std::max(lowest, T(0)), last);
+    const T high = std::min(std::max(highest, T(0)), last);
+    // One slice to spare on both sides: for rounding, and because a cell at the border is moved in.
+    return {std::max<std::int64_t>(static_cast<std::int64_t>(low) - 1, 0),
+            std::min<std::int64_t>(static_cast<std::int64_t>(high) + 1, size - 1)};
+  }
+
+  void scatter_in_place(std::int64_t sample, const OwnedRange& owned) const {
+    const Tensor& out = call_.grad_image;
+    T* base = out.as<T>() + sample * out.strides[0];
+    if (!call_.accumulate) {
+      for (std::int64_t channel = 0; channel < channels_; ++channel) {
+        for_each_run(owned, shape_.stride, [&](std::int64_t offset, std::int64_t length) {
+          std::fill_n(base + channel * out.strides[1] + offset, length, T(0));
+        });
+      }
+    }
+    scatter_blocks(sample, owned, base, out.strides[1], shape_);
+  }
+
+  void scatter_through_slab(std::int64_t sample, const OwnedRange& owned) const {
+    // The slab has the image's axes, the owner axis shortened.
+    ImageShape slab = shape_;
+    std::int64_t stride = 1;
+    for (int axis = slab.ndim - 1; axis >= 0; --axis) {
+      slab.stride[axis] = stride;
+      stride *= axis == axis_ ? owned.last - owned.first : slab.size[axis];
+    }
+    std::vector<T> sums(channels_ * stride, T(0));
+    // Offsets are formed from indices in the image.
+    const std::int64_t shift = owned.first * slab.stride[axis_];
+    scatter_blocks(sample, owned, sums.data() - shift, stride, slab);
+    const Tensor& out = call_.grad_image;
+    const auto store = select_convert_rows<T>().store[static_cast<int>(out.dtype)];
+    for (std::int64_t channel = 0; channel < channels_; ++channel) {
+      const T* source = sums.data() + channel * stride;
+      const std::int64_t target = sample * out.strides[0] + channel * out.strides[1];
+      for_each_run(owned, shape_.stride, [&](std::int64_t offset, std::int64_t length) {
+        for (std::int64_t start = 0; start < length; start += kBlock) {
+          const int n = static_cast<int>(std::min<std::int64_t>(kBlock, length - start));
+          store(source + start, n, mutable_element(out, target + offset + start));
+        }
+        source += length;
+      });
+    }
+  }
+
+  // Calls visit(offset, length) for the contiguous runs of a channel that the range owns.
+  template <typename Visit>
+  void for_each_run(const OwnedRange& owned, const std::int64_t* strides,
+                    const Visit& visit) const {
+    std::int64_t outer = 1;
+    for (int axis = 0; axis < owned.axis; ++axis) {
+      outer *= shape_.size[axis];
+    }
+    const std::int64_t slice = strides[owned.axis];
+    for (std::int64_t index = 0; index < outer; ++index) {
+      visit((index * shape_.size[owned.axis] + owned.first) * slice,
+            (owned.last - owned.first) * slice);
+    }
+  }
+
+  void scatter_blocks(std::int64_t sample, const OwnedRange& owned, T* base,
+                      std::int64_t channel_stride, const ImageShape& target) const {
+    const auto& rows = select_warp_rows<T>(call_.image.dtype, is_wide(target));
+    const Grid& grid = locations_.grid;
+    for (std::int64_t block = 0; block < grid.blocks; ++block) {
+      const Bounds& bounds = bounds_[sample * grid.blocks + block];
+      if (bounds.first >= owned.last || bounds.last < owned.first) {
+        continue;
+      }
+      const int n = grid.count(block);
+      alignas(64) T coordinates[3 * kBlock];
+      alignas(64) T grad[kBlock];
+      CellStorage<T> cells;
+      locations_.load_displacement(sample, block, coordinates);
+      locations_.coordinates(sample, block, coordinates, coordinates);
+      const bool linear = call_.mode == Mode::linear;
+      if (linear) {
+        rows.locate(coordinates, target, call_.padding, n, false, &cells);
+      } else {
+        rows.locate_nearest(coordinates, target, call_.padding, n, &cells);
+      }
+      for (std::int64_t channel = 0; channel < channels_; ++channel) {
+        load_block(call_.grad_out, grid, sample, channel, block, grad);
+        scale_gradient(n, grad);
+        T* image = base + channel * channel_stride;
+        if (!linear) {
+          rows.scatter_nearest(image, cells, n, grad, owned);
+        } else if (!rows.scatter(image, target, cells, n, grad, owned)) {
+          const auto careful = shape_.ndim == 2 ? careful_scatter<2, T> : careful_scatter<3, T>;
+          careful(image, target, call_.padding, coordinates, n, grad, owned);
+        }
+      }
+    }
+  }
+
+  void scale_gradient(int n, T* grad) const {
+    if (call_.scale != 1.0) {
+      const T scale = static_cast<T>(call_.scale);
+      for (int j = 0; j < n; ++j) {
+        grad[j] *= scale;
+      }
+    }
+  }
+
+  const WarpBackward& call_;
+  const Locations<T> locations_;
+  const ImageShape shape_;
+  const std::int64_t channels_;
+  const bool direct_;  // the gradient is stored in the type it is summed in
+  const int axis_;
+  const std::int64_t thickness_;
+  std::vector<Bounds> bounds_;
+};
+
+}  // namespace
+
+template <typename T>
+void scatter_to_image(const WarpBackward& call) {
+  Scatter<T>(call).run();
+}
+
+template void scatter_to_image<float>(const WarpBackward& call);
+template void scatter_to_image<double>(const WarpBackward& call);
+
+}  // namespace plasticine

@@ -1,0 +1,489 @@
+"""Triton kernels of ``warp``: sample an image at ``A p + t + u(p)``, forward and backward.
+
+A program takes one block of consecutive output voxels of one sample, finds where they are sampled,
+and uses that for every channel. The identity grid and the affine field live in registers only.
+Axes are (z, y, x); in 2D there is no z: its size is 1, its stride 0, its coordinate 0.
+
+:func:`warp_forward` and :func:`warp_backward` trust their input; the checks are those of the
+operator ``plasticine.warp``.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .fixed_point import fixed_point_scale, from_fixed_point
+from .interpolation import corner_weight, is_inside, sample_axis
+
+# The voxels of a program and its warps; the grid is one program per block of every sample. The
+# backward kernel takes one voxel per thread: with two, its registers leave few warps resident.
+_FORWARD_BLOCK = 256
+_BACKWARD_BLOCK = 128
+_WARPS = 4
+
+
+@triton.jit
+def voxel_position(voxel, size):
+    """The (z, y, x) of a linear index into a grid of the given size."""
+    row = voxel // size[2]
+    return row // size[1], row % size[1], voxel % size[2]
+
+
+@triton.jit
+def affine_row(row, column_stride, position, NDIM: tl.constexpr, ACC: tl.constexpr):
+    """``A p + t`` on one axis; row points at the d + 1 entries of that axis."""
+    z, y, x = position
+    location = tl.load(row + NDIM * column_stride).to(ACC)
+    location += tl.load(row + (NDIM - 2) * column_stride).to(ACC) * y.to(ACC)
+    location += tl.load(row + (NDIM - 1) * column_stride).to(ACC) * x.to(ACC)
+    if NDIM == 3:
+        location += tl.load(row).to(ACC) * z.to(ACC)
+    return location
+
+
+@triton.jit
+def locate_axis(
+    displacement,
+    displacement_strides,
+    affine,
+    affine_strides,
+    n,
+    position,
+    active,
+    size,
+    AXIS: tl.constexpr,
+    NDIM: tl.constexpr,
+    MODE: tl.constexpr,
+    PADDING: tl.constexpr,
+    INDEX: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Where the voxels at a position are sampled along one axis of the image: see sample_axis."""
+    component: tl.constexpr = AXIS - (3 - NDIM)
+    z, y, x = position
+    plane = displacement + n * displacement_strides[0]
+    plane += component * tl.cast(displacement_strides[1], tl.int64)
+    voxel = z * displacement_strides[2] + y * displacement_strides[3] + x * displacement_strides[4]
+    coordinate = tl.load(plane + voxel, mask=active, other=0).to(ACC)
+    if affine is None:
+        coordinate += position[AXIS].to(ACC)
+    else:
+        row = affine + n * affine_strides[0] + component * affine_strides[1]
+        coordinate += affine_row(row, affine_strides[2], position, NDIM, ACC)
+    return sample_axis(coordinate, size[AXIS], MODE, PADDING, INDEX)
+
+
+@triton.jit
+def locate(
+    displacement,
+    displacement_strides,
+    affine,
+    affine_strides,
+    n,
+    position,
+    active,
+    size,
+    NDIM: tl.constexpr,
+    MODE: tl.constexpr,
+    PADDING: tl.constexpr,
+    INDEX: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """locate_axis on all three axes.
+
+    Returns:
+        The first voxel read, the weights of the voxels above it, the derivatives of the padded
+        coordinates, each as (z, y, x), and the mask of the locations that do not exist.
+    """
+    arguments = (displacement, displacement_strides, affine, affine_strides, n, position, active)
+    y, weight_y, derivative_y, undefined_y = locate_axis(
+        *arguments, size, 1, NDIM, MODE, PADDING, INDEX, ACC
+    )
+    x, weight_x, derivative_x, undefined_x = locate_axis(
+        *arguments, size, 2, NDIM, MODE, PADDING, INDEX, ACC
+    )
+    undefined = undefined_y | undefined_x
+    z = tl.zeros_like(x)
+    weight_z = tl.zeros_like(weight_x)
+    derivative_z = tl.zeros_like(weight_x)
+    if NDIM == 3:
+        z, weight_z, derivative_z, undefined_z = locate_axis(
+            *arguments, size, 0, NDIM, MODE, PADDING, INDEX, ACC
+        )
+        undefined |= undefined_z
+    derivatives = (derivative_z, derivative_y, derivative_x)
+    return (z, y, x), (weight_z, weight_y, weight_x), derivatives, undefined & active
+
+
+@triton.jit
+def corner(voxel, size, DZ: tl.constexpr, DY: tl.constexpr, DX: tl.constexpr):
+    """The voxel of one corner of the cell, and the mask of those inside the image."""
+    z, y, x = voxel[0] + DZ, voxel[1] + DY, voxel[2] + DX
+    inside = is_inside(z, size[0]) & is_inside(y, size[1]) & is_inside(x, size[2])
+    return (z, y, x), inside
+
+
+@triton.jit
+def warp_forward_kernel(
+    image,
+    displacement,
+    affine,
+    out,
+    image_strides,
+    displacement_strides,
+    affine_strides,
+    size,
+    out_size,
+    channels,
+    blocks,
+    NDIM: tl.constexpr,
+    MODE: tl.constexpr,
+    PADDING: tl.constexpr,
+    INDEX: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One block of out, contiguous ``(n, c, *out_size)``; affine may be None."""
+    UPPER: tl.constexpr = 1 if MODE == "nearest" else 2
+    UPPER_Z: tl.constexpr = UPPER if NDIM == 3 else 1
+    program = tl.program_id(0)
+    n = (program // blocks).to(tl.int64)
+    voxel = (program % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
+    voxels = tl.cast(out_size[0], INDEX) * out_size[1] * out_size[2]
+    active = voxel < voxels
+    first, weights, _, undefined = locate(
+        displacement,
+        displacement_strides,
+        affine,
+        affine_strides,
+        n,
+        voxel_position(voxel, out_size),
+        active,
+        size,
+        NDIM,
+        MODE,
+        PADDING,
+        INDEX,
+        ACC,
+    )
+
+    plane = image + n * image_strides[0]
+    target = out + n * channels * voxels
+    for _channel in range(channels):
+        total = tl.zeros([BLOCK], ACC)
+        for dz in tl.static_range(UPPER_Z):
+            for dy in tl.static_range(UPPER):
+                for dx in tl.static_range(UPPER):
+                    (z, y, x), inside = corner(first, size, dz, dy, dx)
+                    weight = corner_weight(weights[0], dz, MODE)
+                    weight *= corner_weight(weights[1], dy, MODE)
+                    weight *= corner_weight(weights[2], dx, MODE)
+                    source = z * image_strides[2] + y * image_strides[3] + x * image_strides[4]
+                    readable = active & inside & ~undefined
+                    total += weight * tl.load(plane + source, mask=readable, other=0).to(ACC)
+        total = tl.where(undefined, float("nan"), total)
+        tl.store(target + voxel, total.to(out.dtype.element_ty), mask=active)
+        plane += image_strides[1]
+        target += voxels
+
+
+@triton.jit
+def scatter(target, fixed, plane, offset, contribution, mask, scale):
+    """Adds to one plane of the image's gradient; in fixed point where an int64 buffer is given."""
+    if fixed is None:
+        tl.atomic_add(target + plane + offset, contribution, mask=mask, sem="relaxed")
+    else:
+        finite = tl.abs(contribution) < float("inf")
+        integer = tl.floor(tl.where(finite, contribution, 0).to(tl.float64) * scale + 0.5)
+        integer = integer.to(tl.int64)
+        tl.atomic_add(fixed + plane + offset, integer, mask=mask & finite, sem="relaxed")
+        tl.atomic_add(target + plane + offset, contribution, mask=mask & ~finite, sem="relaxed")
+
+
+@triton.jit
+def warp_backward_kernel(
+    grad,
+    image,
+    displacement,
+    affine,
+    grad_image,
+    grad_image_fixed,
+    fixed_scale,
+    grad_displacement,
+    grad_affine,
+    grad_strides,
+    image_strides,
+    displacement_strides,
+    affine_strides,
+    size,
+    out_size,
+    channels,
+    blocks,
+    NDIM: tl.constexpr,
+    MODE: tl.constexpr,
+    PADDING: tl.constexpr,
+    INDEX: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One block of the output's gradient, for those results that are not None.
+
+    grad_image is contiguous in ACC and starts at zero; grad_image_fixed, with fixed_scale, is its
+    int64 counterpart; grad_displacement is contiguous; grad_affine holds one sum per program.
+    """
+    UPPER: tl.constexpr = 1 if MODE == "nearest" else 2
+    UPPER_Z: tl.constexpr = UPPER if NDIM == 3 else 1
+    NEEDS_LOCATION: tl.constexpr = grad_displacement is not None or grad_affine is not None
+    program = tl.program_id(0)
+    n = (program // blocks).to(tl.int64)
+    voxel = (program % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
+    voxels = tl.cast(out_size[0], INDEX) * out_size[1] * out_size[2]
+    active = voxel < voxels
+    position = voxel_position(voxel, out_size)
+    first, weights, derivatives, undefined = locate(
+        displacement,
+        displacement_strides,
+        affine,
+        affine_strides,
+        n,
+        position,
+        active,
+        size,
+        NDIM,
+        MODE,
+        PADDING,
+        INDEX,
+        ACC,
+    )
+    # An output that no voxel of the image entered passes nothing on, not even 0 * inf.
+    reached = active & ~undefined
+    for axis in tl.static_range(3 - NDIM, 3):
+        reached &= (first[axis] > -UPPER) & (first[axis] < size[axis])
+
+    scale = 0.0
+    if fixed_scale is not None:
+        scale = tl.load(fixed_scale)
+    slope_z = tl.zeros([BLOCK], ACC)
+    slope_y = tl.zeros([BLOCK], ACC)
+    slope_x = tl.zeros([BLOCK], ACC)
+    image_voxels = tl.cast(size[0], tl.int64) * size[1] * size[2]
+    target_plane = n * channels * image_voxels
+    plane = image + n * image_strides[0]
+    source = grad + n * grad_strides[0]
+    source_offset = (
+        position[0] * grad_strides[2]
+        + position[1] * grad_strides[3]
+        + position[2] * grad_strides[4]
+    )
+    for _channel in range(channels):
+        upstream = tl.load(source + source_offset, mask=reached, other=0).to(ACC)
+        for dz in tl.static_range(UPPER_Z):
+            for dy in tl.static_range(UPPER):
+                for dx in tl.static_range(UPPER):
+                    (z, y, x), inside = corner(first, size, dz, dy, dx)
+                    inside &= reached
+                    weight_z = corner_weight(weights[0], dz, MODE)
+                    weight_y = corner_weight(weights[1], dy, MODE)
+                    weight_x = corner_weight(weights[2], dx, MODE)
+                    if grad_image is not None:
+                        offset = (z * size[1] + y) * size[2] + x
+                        share = upstream * (weight_z * weight_y * weight_x)
+                        scatter(
+                            grad_image,
+                            grad_image_fixed,
+                            target_plane,
+                            offset,
+                            share,
+                            inside,
+                            scale,
+                        )
+                    if NEEDS_LOCATION:
+                        corner_offset = (
+                            z * image_strides[2] + y * image_strides[3] + x * image_strides[4]
+                        )
+                        value = tl.load(plane + corner_offset, mask=inside, other=0).to(ACC)
+                        value *= upstream
+                        slope_z += value * (weight_y * weight_x) * (2 * dz - 1)
+                        slope_y += value * (weight_z * weight_x) * (2 * dy - 1)
+                        slope_x += value * (weight_z * weight_y) * (2 * dx - 1)
+        plane += image_strides[1]
+        source += grad_strides[1]
+        target_plane += image_voxels
+
+    if NEEDS_LOCATION:
+        slopes = (slope_z, slope_y, slope_x)
+        for axis in tl.static_range(3 - NDIM, 3):
+            slope = tl.where(undefined, float("nan"), slopes[axis] * derivatives[axis])
+            if grad_displacement is not None:
+                target = grad_displacement + (n * NDIM + (axis - 3 + NDIM)) * voxels + voxel
+                tl.store(target, slope.to(grad_displacement.dtype.element_ty), mask=active)
+            if grad_affine is not None:
+                row = grad_affine
+                row += (program.to(tl.int64) * NDIM + (axis - 3 + NDIM)) * (NDIM + 1)
+                tl.store(row + NDIM, tl.sum(slope))
+                for other in tl.static_range(3 - NDIM, 3):
+                    moment = tl.sum(slope * position[other].to(ACC))
+                    tl.store(row + (other - 3 + NDIM), moment)
+
+
+def warp_forward(
+    image: Tensor, displacement: Tensor, affine: Tensor | None, mode: str, padding: str
+) -> Tensor:
+    """Samples ``image`` at ``p + displacement(p)``, or at ``affine(p) + displacement(p)``.
+
+    Args:
+        image: ``(N, C, *image_spatial)``, any strides; float32, float64, float16 or bfloat16.
+        displacement: ``(N, d, *spatial)`` in voxels, any strides; the dtype of the image, or
+            float32 with a half image.
+        affine: ``(N, d, d + 1)`` in voxels, of the displacement's dtype, or None for the identity.
+        mode: "linear" or "nearest" (ties to even).
+        padding: "zeros", "border" or "reflection", each as ``grid_sample`` with
+            ``align_corners=True`` defines it.
+
+    Returns:
+        ``(N, C, *spatial)``, contiguous, in the image's dtype.
+    """
+    batch, channels = image.shape[:2]
+    out = image.new_empty(batch, channels, *displacement.shape[2:])
+    if out.numel() == 0:
+        return out
+    blocks, options = _launch_options(image, displacement, out, mode, padding, _FORWARD_BLOCK)
+    with torch.cuda.device_of(image):
+        warp_forward_kernel[(batch * blocks,)](
+            image,
+            displacement,
+            affine,
+            out,
+            _strides(image),
+            _strides(displacement),
+            None if affine is None else affine.stride(),
+            _sizes(image),
+            _sizes(displacement),
+            channels,
+            blocks,
+            **options,
+        )
+    return out
+
+
+def warp_backward(
+    grad: Tensor,
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    mode: str,
+    padding: str,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of :func:`warp_forward`.
+
+    The image's gradient is summed with atomics in float32 (float64 for float64), in fixed point
+    under ``torch.use_deterministic_algorithms``; the other gradients are always deterministic.
+
+    Args:
+        grad: the gradient of the result, any strides.
+        image: as given to :func:`warp_forward`.
+        displacement: as given to :func:`warp_forward`.
+        affine: as given to :func:`warp_forward`.
+        mode: as given to :func:`warp_forward`.
+        padding: as given to :func:`warp_forward`.
+        needs: whether the gradients to image, displacement and affine are asked for.
+
+    Returns:
+        The gradients to image, displacement and affine, contiguous and in their dtypes; None where
+        not asked for, or where there is no affine.
+    """
+    batch, channels = image.shape[:2]
+    spatial, ndim = displacement.shape[2:], displacement.shape[1]
+    accumulator = torch.float64 if image.dtype == torch.float64 else torch.float32
+    needs_image, needs_displacement, needs_affine = needs
+    needs_affine = needs_affine and affine is not None
+    is_constant = mode == "nearest" or grad.numel() == 0
+
+    grad_image = fixed = scale = grad_displacement = partial = None
+    if needs_image:
+        grad_image = torch.zeros(image.shape, dtype=accumulator, device=image.device)
+        if grad.numel() and torch.are_deterministic_algorithms_enabled():
+            fixed = torch.zeros(image.shape, dtype=torch.int64, device=image.device)
+            scale = fixed_point_scale(grad, spatial.numel())
+    blocks, options = _launch_options(image, displacement, grad, mode, padding, _BACKWARD_BLOCK)
+    if needs_displacement:
+        allocate = torch.zeros if is_constant else torch.empty
+        grad_displacement = allocate(
+            displacement.shape, dtype=displacement.dtype, device=image.device
+        )
+    if needs_affine:
+        allocate = torch.zeros if is_constant else torch.empty
+        partial = allocate((batch, blocks, ndim, ndim + 1), dtype=accumulator, device=image.device)
+
+    has_location = not is_constant and (needs_displacement or needs_affine)
+    if grad.numel() and (needs_image or has_location):
+        with torch.cuda.device_of(image):
+            warp_backward_kernel[(batch * blocks,)](
+                grad,
+                image,
+                displacement,
+                affine,
+                grad_image,
+                fixed,
+                scale,
+                None if is_constant else grad_displacement,
+                None if is_constant else partial,
+                _strides(grad),
+                _strides(image),
+                _strides(displacement),
+                None if affine is None else affine.stride(),
+                _sizes(image),
+                _sizes(displacement),
+                channels,
+                blocks,
+                **options,
+            )
+    if fixed is not None:
+        grad_image = from_fixed_point(fixed, scale, grad_image)
+    return (
+        None if grad_image is None else grad_image.to(image.dtype),
+        grad_displacement,
+        None if partial is None else partial.sum(1, dtype=torch.float64).to(affine.dtype),
+    )
+
+
+def _sizes(tensor: Tensor) -> tuple[int, int, int]:
+    """The spatial size as (z, y, x)."""
+    spatial = tuple(tensor.shape[2:])
+    return spatial if len(spatial) == 3 else (1, *spatial)
+
+
+def _strides(tensor: Tensor) -> tuple[int, int, int, int, int]:
+    """The strides as (n, c, z, y, x)."""
+    strides = tuple(tensor.stride())
+    return strides if len(strides) == 5 else (*strides[:2], 0, *strides[2:])
+
+
+def _launch_options(
+    image: Tensor, displacement: Tensor, result: Tensor, mode: str, padding: str, block: int
+) -> tuple[int, dict[str, object]]:
+    """The number of blocks of a sample, and the options common to both kernels."""
+    voxels = displacement.shape[2:].numel()
+    # Samples and channels are always found with 64 bits; what counts is the reach of one channel.
+    reach = max(_reach(tensor) for tensor in (image, displacement, result))
+    is_wide = max(reach, image.shape[2:].numel(), voxels + block) >= 1 << 31
+    options = {
+        "NDIM": displacement.shape[1],
+        "MODE": mode,
+        "PADDING": padding,
+        "INDEX": tl.int64 if is_wide else tl.int32,
+        "ACC": tl.float64 if image.dtype == torch.float64 else tl.float32,
+        "BLOCK": block,
+        "num_warps": _WARPS,
+    }
+    return triton.cdiv(voxels, block), options
+
+
+def _reach(tensor: Tensor) -> int:
+    """The largest offset within one channel, in elements."""
+    pairs = zip(tensor.shape[2:], tensor.stride()[2:], strict=True)
+    return sum((size - 1) * abs(stride) for size, stride in pairs)

@@ -1,0 +1,307 @@
+"""The command line: ``plasticine info | demo | train | translate``.
+
+Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from plasticine.io import VolumeTrace
+
+app = typer.Typer(
+    help="Traceable medical image translation: what moved, and what was recoloured.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Seed = Annotated[int, typer.Option(help="Seed of the noise.", min=0)]
+Steps = Annotated[
+    int | None, typer.Option(help="Diffusion steps; the model's own number if not given.", min=1)
+]
+Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1.")]
+
+
+def main() -> None:
+    """Runs the command line."""
+    app(prog_name="plasticine")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"plasticine {version('plasticine')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def info(debug: Debug = False) -> None:
+    """Say what is installed, and which backends work here and why others do not."""
+    with _clear_errors(debug):
+        import plasticine
+
+        facts = plasticine.info()
+        facts["backends"] = {
+            name: "works" if reason is None else reason
+            for name, reason in facts["backends"].items()
+        }
+        _print_facts(facts)
+
+
+@app.command()
+def translate(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INPUT", help="NIfTI, .npy or picture file: one image or a stack of slices."
+        ),
+    ],
+    model: Annotated[str, typer.Option(help="Model file, or the name of a shipped one.")],
+    output: Annotated[Path, typer.Option(help="Folder for the results.")],
+    deform: Annotated[
+        bool,
+        typer.Option(
+            "--deform/--no-deform", help="--no-deform keeps the shape: intensities alone."
+        ),
+    ] = True,
+    seed: Seed = 0,
+    steps: Steps = None,
+    samples: Annotated[int, typer.Option(help="How many samples are drawn.", min=1)] = 1,
+    device: Device = "cpu",
+    debug: Debug = False,
+) -> None:
+    """Translate an image, and write where every voxel of the result came from."""
+    with _clear_errors(debug):
+        from plasticine.io import OutputFolder, read_volume, translate_volume
+        from plasticine.report import RESULT_FILES, write_results
+        from plasticine.translation import Translator
+
+        started = time.perf_counter()
+        volume = read_volume(source)
+        with OutputFolder(output, RESULT_FILES) as folder:
+            _check_device(device)
+            translator = Translator.load(model, device=device)
+            with _progress("translating") as advance:
+                result = translate_volume(
+                    translator,
+                    volume,
+                    deform=deform,
+                    steps=steps,
+                    samples=samples,
+                    seed=seed,
+                    progress=advance,
+                )
+            model_file = Translator.shipped().get(model, Path(model))
+            write_results(result, folder, model_file=model_file)
+        _print_results(result, output, time.perf_counter() - started, RESULT_FILES)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("plasticine-demo"),
+    seed: Seed = 0,
+    steps: Steps = None,
+    debug: Debug = False,
+) -> None:
+    """Translate real T1 brain slices to T2 with the shipped weights; needs no network."""
+    with _clear_errors(debug):
+        from plasticine.demo import SOURCE_FILE, run_demo
+        from plasticine.report import RESULT_FILES
+
+        started = time.perf_counter()
+        with _progress("translating") as advance:
+            result, _ = run_demo(output, seed=seed, steps=steps, progress=advance)
+        files = {SOURCE_FILE: "the T1 slices that were translated"} | RESULT_FILES
+        _print_results(result, output, time.perf_counter() - started, files)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Option(help="Name of a shipped recipe, or a TOML file.")],
+    output: Annotated[Path, typer.Option(help="Folder for the checkpoints and the model file.")],
+    data: Annotated[
+        Path,
+        typer.Option(envvar="PLASTICINE_DATA", help="Folder of the training data."),
+    ],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoints in the output folder.")
+    ] = False,
+    device: Device = "cpu",
+    seed: Seed = 0,
+    debug: Debug = False,
+) -> None:
+    """Train a model from a recipe; a run that was cut off goes on with --resume."""
+    with _clear_errors(debug):
+        from plasticine import training
+
+        started = time.perf_counter()
+        _check_device(device)
+        with _training_progress() as advance:
+            path = training.train(
+                recipe, data, output, resume=resume, device=device, seed=seed, progress=advance
+            )
+        seconds = time.perf_counter() - started
+        console = Console(soft_wrap=True, highlight=False)
+        console.print(f"Trained in {seconds:.0f} s: {path}", markup=False)
+
+
+@contextlib.contextmanager
+def _clear_errors(debug: bool) -> Iterator[None]:
+    """Turns what bad input raises into one line on stderr and exit code 1."""
+    try:
+        yield
+    except Exception as error:
+        if debug or not isinstance(error, _expected_errors()):
+            raise
+        message = " ".join(str(error).split()) or type(error).__name__
+        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        console.print("error:", style="bold red", end=" ")
+        console.print(message, markup=False)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted")
+        raise typer.Exit(130) from None
+
+
+def _expected_errors() -> tuple[type[Exception], ...]:
+    """What bad input raises; anything else is a defect and keeps its traceback."""
+    from plasticine.translation import ModelError
+
+    return (ValueError, TypeError, OSError, RuntimeError, ModelError)
+
+
+def _check_device(device: str) -> None:
+    """Refuses a device that torch does not know or this machine does not have."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} cannot be used here: {error}") from error
+
+
+@contextlib.contextmanager
+def _progress(description: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, where that is a terminal."""
+    with _bar() as bar:
+        task = bar.add_task(description, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextlib.contextmanager
+def _training_progress() -> Iterator[Callable[[str, int, int, dict[str, float]], None]]:
+    """A bar for each stage on a terminal; elsewhere a line on stderr every hundred steps."""
+    with _bar() as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def advance(stage: str, step: int, steps: int, values: dict[str, float]) -> None:
+            terms = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+            if not bar.disable:
+                if stage not in tasks:
+                    tasks[stage] = bar.add_task(stage)
+                bar.update(
+                    tasks[stage], completed=step, total=steps, description=f"{stage}  {terms}"
+                )
+            elif step % 100 == 0 or step == steps:
+                typer.echo(f"{stage} {step}/{steps}  {terms}", err=True)
+
+        yield advance
+
+
+def _bar() -> Progress:
+    columns = (
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+    )
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in _flatten(facts):
+        table.add_row(name, value)
+    Console(highlight=False).print(table)
+
+
+def _flatten(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name} ")
+        elif isinstance(value, list | tuple):
+            yield f"{prefix}{name}", ", ".join(str(item) for item in value) or "none"
+        else:
+            yield f"{prefix}{name}", "none" if value is None else str(value)
+
+
+def _print_results(
+    result: VolumeTrace, folder: Path, seconds: float, files: dict[str, str]
+) -> None:
+    """A table of what was done, and where it is."""
+    folding, lengths = result.folding, result.displacement_lengths()
+    count = result.source.shape[0]
+    shape = " x ".join(str(n) for n in result.grid.input_shape)
+    images = "image" if count == 1 else "slices"
+    table = Table(title="Plasticine translation", title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("input", f"{result.volume.path}: {count} {images} of {shape} voxels")
+    model = result.trace.model
+    table.add_row("model", ": ".join(model[k] for k in ("name", "title") if k in model))
+    if result.grid.resampled:
+        model_shape = " x ".join(str(n) for n in result.grid.model_shape)
+        table.add_row("model's grid", f"{model_shape}; results interpolated back")
+    table.add_row("time", f"{seconds:.1f} s, of which {result.trace.seconds:.1f} s translating")
+    table.add_row(
+        "folds",
+        f"{int(folding.folds.sum())} of {result.jacobian.numel():,} voxels "
+        f"(J <= 0, {folding.scheme} differences, {folding.region} region)",
+    )
+    table.add_row(
+        "Jacobian", f"{float(folding.minimum.min()):.3f} to {float(folding.maximum.max()):.3f}"
+    )
+    table.add_row(
+        "displacement", f"mean {float(lengths.mean()):.2f} mm, max {float(lengths.max()):.2f} mm"
+    )
+    normalisation = result.normalisation
+    if normalisation.clipped_below or normalisation.clipped_above:
+        table.add_row(
+            "clipped",
+            f"{normalisation.clipped_below} voxels below 0, {normalisation.clipped_above} above "
+            f"{normalisation.divisor:g} (percentile {normalisation.percentile:g})",
+        )
+    for note in result.volume.notes:
+        table.add_row("note", note)
+    table.add_section()
+    for name, meaning in files.items():
+        table.add_row(name, meaning)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"Pictures: {folder / 'trace.png'}", soft_wrap=True, markup=False)

@@ -1,0 +1,82 @@
+"""From a file's intensities to a model's [0, 1]."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalisation:
+    """What was done to the intensities, for the record.
+
+    Attributes:
+        percentile: The percentile the intensities were divided by; None where the model takes
+            them as they are.
+        of: Which voxels the percentile is of: "positive" or "all".
+        divisor: Its value.
+        clipped_below: How many voxels lay under 0 and were set to 0.
+        clipped_above: How many voxels lay over 1 after the division and were set to 1.
+        voxels: How many voxels the image has.
+    """
+
+    percentile: float | None
+    of: str
+    divisor: float
+    clipped_below: int
+    clipped_above: int
+    voxels: int
+
+
+def normalise(
+    data: NDArray[np.float32], rule: Mapping[str, Any] | None, name: str
+) -> tuple[NDArray[np.float32], Normalisation]:
+    """Divides by a percentile and clips to [0, 1], as the model's card asks.
+
+    Args:
+        data: The whole volume, float32, any shape, finite.
+        rule: ``{"percentile": 99.9, "of": "positive"}``; None: intensities must lie in [0, 1].
+        name: What to call the image in an error.
+
+    Returns:
+        The intensities in [0, 1], and what was done to them.
+
+    Raises:
+        ValueError: The rule is unknown, the percentile is not positive, or without a rule
+            intensities lie outside [0, 1].
+    """
+    if rule is None:
+        low, high = float(data.min()), float(data.max())
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"{name}: this model takes intensities in [0, 1] as they are, "
+                f"got {low:g} to {high:g}"
+            )
+        return data, Normalisation(None, "all", 1.0, 0, 0, data.size)
+    if set(rule) != {"percentile", "of"} or rule["of"] not in ("positive", "all"):
+        raise ValueError(
+            f"normalisation: expected a percentile of positive or all voxels, got {dict(rule)}"
+        )
+    percentile = float(rule["percentile"])
+    voxels = data[data > 0] if rule["of"] == "positive" else data
+    if voxels.size == 0:
+        raise ValueError(f"{name}: no voxel is above 0, there is nothing to translate")
+    divisor = float(np.percentile(voxels, percentile))
+    if divisor <= 0:
+        raise ValueError(
+            f"{name}: percentile {percentile:g} of its intensities is {divisor:g}, expected above 0"
+        )
+    scaled = data / np.float32(divisor)
+    record = Normalisation(
+        percentile=percentile,
+        of=str(rule["of"]),
+        divisor=divisor,
+        clipped_below=int((scaled < 0).sum()),
+        clipped_above=int((scaled > 1).sum()),
+        voxels=int(data.size),
+    )
+    return np.clip(scaled, 0, 1), record

@@ -1,0 +1,156 @@
+"""Translating a volume with a model that works on another grid."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from plasticine.io.grid import ModelGrid
+from plasticine.io.intensity import Normalisation, normalise
+from plasticine.io.orientation import DEFAULT_ORIENTATION
+from plasticine.io.volume import Volume
+from plasticine.nn.validity import landing_mask
+from plasticine.ops.folding import Folding, folding
+from plasticine.ops.jacobian import jacobian_determinant
+from plasticine.ops.warp import warp
+
+if TYPE_CHECKING:
+    from plasticine.translation import Trace, Translator
+
+
+@dataclasses.dataclass(frozen=True)
+class VolumeTrace:
+    """A translation brought back to the grid of the volume it was made from.
+
+    Tensors are on the input's own grid, in the model's layout ``(N, ·, *s)``: N slices of a
+    volume for a two-dimensional model. `grid` turns them into the file's axis order.
+
+    Attributes:
+        volume: The input.
+        grid: How the input lies on the model's grid.
+        normalisation: What was done to the intensities.
+        trace: The model's own trace, on the model's grid.
+        card: What the model's file says of it.
+        device: Where the model ran.
+        source: ``(N, 1, *s)``, the input's intensities in [0, 1].
+        warped: ``(N, 1, *s)``, x∘φ of the full-resolution input, in the input's own intensities.
+        translated: ``(N, 1, *s)`` in [0, 1]; interpolated where the grids differ.
+        displacement: ``(N, d, *s)``, input voxels; interpolated where the grids differ.
+        jacobian: ``(N, 1, *s)``, of `displacement`, central differences.
+        valid: ``(N, 1, *s)`` bool: whether φ lands inside the image.
+        residual: ``(N, 1, *s)``, the trace's intensity residual; interpolated likewise.
+        folding: Folding statistics of `displacement`, per image.
+    """
+
+    volume: Volume
+    grid: ModelGrid
+    normalisation: Normalisation
+    trace: Trace
+    card: dict[str, Any]
+    device: str
+    source: torch.Tensor
+    warped: torch.Tensor
+    translated: torch.Tensor
+    displacement: torch.Tensor
+    jacobian: torch.Tensor
+    valid: torch.Tensor
+    residual: torch.Tensor
+    folding: Folding
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """``(4, 4)``, voxel index to millimetres (RAS+), of every output."""
+        affine = self.volume.affine
+        assert affine is not None
+        return affine
+
+    @property
+    def warped_source(self) -> torch.Tensor:
+        """``(N, 1, *s)``, x∘φ in the normalised intensities of `source`."""
+        return warp(self.source, self.displacement, padding="border")
+
+    def displacement_lengths(self) -> torch.Tensor:
+        """How far each voxel's sample lies, in millimetres: ``(N, 1, *s)``."""
+        spacing = torch.tensor(self.grid.input_spacing, dtype=self.displacement.dtype)
+        spacing = spacing.reshape(1, -1, *[1] * self.grid.ndim)
+        return (self.displacement * spacing).square().sum(1, keepdim=True).sqrt()
+
+
+def translate_volume(
+    translator: Translator,
+    volume: Volume,
+    *,
+    deform: bool = True,
+    steps: int | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> VolumeTrace:
+    """Translates a volume in its own space.
+
+    The volume's axes are brought to the model's (slice, row, column), its intensities to [0, 1]
+    as the model's card says, and its images to the model's spacing, where the model translates
+    them. The displacement is interpolated back to the input's voxels; x∘φ, J and the folding
+    statistics are computed there from the full-resolution input. The translated image and the
+    residual are interpolated back. A file without spacing is taken to be on the model's grid.
+
+    Args:
+        translator: The model.
+        volume: What `read_volume` gives.
+        deform: False keeps the source's shape: φ = id, intensities alone are translated.
+        steps: Diffusion steps; None for the model's own number.
+        samples: How many samples are drawn.
+        seed: Of the noise.
+        progress: Called with (done, total).
+
+    Returns:
+        The trace on the volume's grid.
+
+    Raises:
+        ValueError: The intensities, the orientation or an option do not suit the model.
+    """
+    card = translator.card
+    orientation = card.get("orientation") or DEFAULT_ORIENTATION
+    spacing = card.get("spacing_mm") if volume.affine is not None else None
+    placed = volume.placed(orientation)
+    assert placed.affine is not None
+    grid = ModelGrid.of(
+        (placed.data.shape[0], placed.data.shape[1], placed.data.shape[2]),
+        placed.affine,
+        orientation=orientation,
+        ndim=int(card["ndim"]),
+        spacing=spacing,
+    )
+    intensities, normalisation = normalise(placed.data, card.get("normalisation"), str(volume.path))
+    source = grid.to_images(intensities)
+    trace = translator.translate(
+        # Interpolation may pass the ends of [0, 1] by a rounding error.
+        grid.to_model(source).clamp(0, 1),
+        deform=deform,
+        steps=steps,
+        samples=samples,
+        seed=seed,
+        progress=progress,
+    )
+    displacement = grid.displacement_from_model(trace.displacement)
+    return VolumeTrace(
+        volume=placed,
+        grid=grid,
+        normalisation=normalisation,
+        trace=trace,
+        card=dict(card),
+        device=str(translator.device),
+        source=source,
+        warped=warp(grid.to_images(placed.data), displacement, padding="border"),
+        translated=grid.from_model(trace.translated),
+        displacement=displacement,
+        jacobian=jacobian_determinant(displacement),
+        valid=landing_mask(displacement),
+        residual=grid.from_model(trace.residual),
+        folding=folding(displacement),
+    )

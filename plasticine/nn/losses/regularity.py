@@ -1,0 +1,120 @@
+"""What a deformation must be: smooth, invertible, free of folds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from plasticine.nn.validity import landing_mask
+from plasticine.ops.compose import compose
+
+
+def smoothness(velocity: Tensor) -> Tensor:
+    """Mean squared spatial gradient of a vector field, by forward differences.
+
+    sum_ij mean_p (v_i(p + e_j) - v_i(p))²: the squared Frobenius norm of the field's
+    gradient, averaged over voxels and the batch; M p has ||M||². An axis of length 1
+    contributes nothing.
+
+    Args:
+        velocity: (N, d, *spatial) with d spatial axes, voxels.
+
+    Returns:
+        A scalar, float64 for a float64 field and float32 otherwise.
+
+    Raises:
+        TypeError: the field is not floating point.
+        ValueError: its shape is not (N, d, *spatial), or it is empty.
+    """
+    _check_field("velocity", velocity)
+    if velocity.dtype != torch.float64:
+        velocity = velocity.float()
+    total = velocity.new_zeros(())
+    for axis in range(2, velocity.ndim):
+        if velocity.shape[axis] > 1:
+            total = total + velocity.diff(dim=axis).square().mean()
+    return total * velocity.shape[1]
+
+
+def inverse_consistency(
+    u: Tensor, u_inverse: Tensor, valid: Tensor | None = None, valid_inverse: Tensor | None = None
+) -> Tensor:
+    """Mean squared length of what remains when a map and its inverse follow each other.
+
+    Half the sum over both orders: u(p) + u_inverse(p + u(p)) over the voxels p that phi
+    sends inside the grid, and the same with the two exchanged.
+
+    Args:
+        u: (N, d, *spatial) displacement, voxels.
+        u_inverse: like u, the displacement of the inverse map.
+        valid: (N, 1, *spatial) bool, where p + u(p) counts; None is ``landing_mask(u)``.
+        valid_inverse: likewise for u_inverse.
+
+    Returns:
+        A scalar in squared voxels, of u's dtype. 0 where nothing lands inside.
+
+    Raises:
+        TypeError: a field is not floating point, a mask is not bool, or the dtypes differ.
+        ValueError: shapes or devices do not fit.
+    """
+    _check_field("u", u)
+    _check_field("u_inverse", u_inverse)
+    if u.shape != u_inverse.shape:
+        raise ValueError(
+            "u and u_inverse must have one shape; "
+            f"got {tuple(u.shape)} and {tuple(u_inverse.shape)}"
+        )
+    return 0.5 * (
+        _mean_squared_length(compose(u_inverse, u), valid, u)
+        + _mean_squared_length(compose(u, u_inverse), valid_inverse, u_inverse)
+    )
+
+
+def jacobian_hinge(jacobian: Tensor, threshold: float = 0.05) -> Tensor:
+    """Mean of relu(threshold - J): zero while no voxel shrinks below ``threshold``.
+
+    Args:
+        jacobian: (N, 1, *spatial) Jacobian determinants.
+        threshold: the volume ratio below which a voxel is pushed back.
+
+    Returns:
+        A scalar, float64 for float64 determinants and float32 otherwise.
+
+    Raises:
+        TypeError: the determinants are not floating point.
+        ValueError: their shape is not (N, 1, *spatial), or they are empty.
+    """
+    if not jacobian.is_floating_point():
+        raise TypeError(f"expected floating-point Jacobian determinants; got {jacobian.dtype}")
+    if jacobian.ndim < 3 or jacobian.shape[1] != 1 or jacobian.numel() == 0:
+        raise ValueError(
+            "expected Jacobian determinants of shape (N, 1, *spatial), not empty; "
+            f"got {tuple(jacobian.shape)}"
+        )
+    if jacobian.dtype != torch.float64:
+        jacobian = jacobian.float()
+    return (threshold - jacobian).relu().mean()
+
+
+def _check_field(name: str, field: Tensor) -> None:
+    if not field.is_floating_point():
+        raise TypeError(f"{name} must be floating point; got {field.dtype}")
+    if field.ndim not in (4, 5) or field.shape[1] != field.ndim - 2 or field.numel() == 0:
+        raise ValueError(
+            f"{name} must be (N, d, *spatial) with d = 2 or 3 spatial axes, not empty; "
+            f"got {tuple(field.shape)}"
+        )
+
+
+def _mean_squared_length(residual: Tensor, valid: Tensor | None, displacement: Tensor) -> Tensor:
+    if valid is None:
+        valid = landing_mask(displacement)
+    if valid.dtype != torch.bool:
+        raise TypeError(f"a validity mask must be bool; got {valid.dtype}")
+    if valid.shape != (residual.shape[0], 1, *residual.shape[2:]):
+        raise ValueError(
+            f"a validity mask of {tuple(residual.shape)} displacements must be "
+            f"{(residual.shape[0], 1, *residual.shape[2:])}; got {tuple(valid.shape)}"
+        )
+    squared = residual.square().sum(1, keepdim=True)
+    return torch.where(valid, squared, 0.0).sum() / valid.sum().clamp_min(1)

@@ -1,0 +1,132 @@
+"""The displacement operators as modules."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from plasticine import ops
+from plasticine.ops import _checks
+
+
+class Warp(nn.Module):
+    """Samples an image at ``p + u(p)``: :func:`plasticine.warp` with its options fixed."""
+
+    def __init__(
+        self, mode: str = "linear", padding: str = "border", *, backend: str = "auto"
+    ) -> None:
+        """Fixes the options.
+
+        Args:
+            mode: "linear" or "nearest".
+            padding: "zeros", "border" or "reflection".
+            backend: which backend serves it.
+
+        Raises:
+            ValueError: an option is not one of these.
+        """
+        super().__init__()
+        _checks.one_of(mode, "mode", _checks.MODES)
+        _checks.one_of(padding, "padding", _checks.PADDINGS)
+        self.mode = mode
+        self.padding = padding
+        self.backend = backend
+
+    def forward(self, image: Tensor, displacement: Tensor, affine: Tensor | None = None) -> Tensor:
+        """Warps ``(N, C, *s)`` by ``(N, d, *s)`` voxels and maybe an ``(N, d, d + 1)`` affine."""
+        return ops.warp(
+            image,
+            displacement,
+            affine=affine,
+            mode=self.mode,
+            padding=self.padding,
+            backend=self.backend,
+        )
+
+    def extra_repr(self) -> str:
+        """The options."""
+        return f"mode={self.mode!r}, padding={self.padding!r}, backend={self.backend!r}"
+
+
+class Compose(nn.Module):
+    """The displacement of ``(id + u) o (id + v)``: :func:`plasticine.compose`, options fixed."""
+
+    def __init__(self, padding: str = "border", *, backend: str = "auto") -> None:
+        """Fixes the options.
+
+        Args:
+            padding: how ``u`` continues outside its grid: "zeros", "border" or "reflection".
+            backend: which backend serves it.
+
+        Raises:
+            ValueError: ``padding`` is not one of these.
+        """
+        super().__init__()
+        _checks.one_of(padding, "padding", _checks.PADDINGS)
+        self.padding = padding
+        self.backend = backend
+
+    def forward(self, u: Tensor, v: Tensor) -> Tensor:
+        """``u(p + v(p)) + v(p)`` of two ``(N, d, *s)`` displacements in voxels."""
+        return ops.compose(u, v, padding=self.padding, backend=self.backend)
+
+    def extra_repr(self) -> str:
+        """The options."""
+        return f"padding={self.padding!r}, backend={self.backend!r}"
+
+
+class Exponential(nn.Module):
+    """Integrates a stationary velocity field: :func:`plasticine.exponential`, options fixed."""
+
+    def __init__(
+        self,
+        steps: int = 7,
+        *,
+        method: str = "euler",
+        padding: str = "border",
+        inverse: bool = False,
+        checkpoint: str = "store",
+        backend: str = "auto",
+    ) -> None:
+        """Fixes the options.
+
+        Args:
+            steps: number of squarings.
+            method: "euler".
+            padding: how the field continues outside its grid: "zeros", "border" or "reflection".
+            inverse: also return ``exp(-v)``.
+            checkpoint: "store" or "recompute": what autograd keeps.
+            backend: which backend serves it.
+
+        Raises:
+            TypeError: ``steps`` is no int.
+            ValueError: an option is not one of these.
+        """
+        super().__init__()
+        _checks.one_of(method, "method", _checks.METHODS)
+        _checks.one_of(padding, "padding", _checks.PADDINGS)
+        _checks.one_of(checkpoint, "checkpoint", _checks.CHECKPOINTS)
+        self.steps = _checks.steps_of(steps)
+        self.method = method
+        self.padding = padding
+        self.inverse = inverse
+        self.checkpoint = checkpoint
+        self.backend = backend
+
+    def forward(self, velocity: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """exp(v) of an ``(N, d, *s)`` velocity in voxels; with ``inverse`` also exp(-v)."""
+        return ops.exponential(
+            velocity,
+            steps=self.steps,
+            method=self.method,
+            padding=self.padding,
+            inverse=self.inverse,
+            checkpoint=self.checkpoint,
+            backend=self.backend,
+        )
+
+    def extra_repr(self) -> str:
+        """The options."""
+        return (
+            f"steps={self.steps}, method={self.method!r}, padding={self.padding!r}, "
+            f"inverse={self.inverse}, checkpoint={self.checkpoint!r}, backend={self.backend!r}"
+        )

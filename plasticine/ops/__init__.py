@@ -1,0 +1,9 @@
+"""The operators: their contracts, checks, autograd, and the choice of a backend."""
+
+from plasticine.ops.compose import compose
+from plasticine.ops.exponential import exponential
+from plasticine.ops.folding import Folding, folding
+from plasticine.ops.jacobian import jacobian_determinant
+from plasticine.ops.warp import warp
+
+__all__ = ["Folding", "compose", "exponential", "folding", "jacobian_determinant", "warp"]

@@ -1,0 +1,44 @@
+"""How tensors and words cross to the compiled backends, which know nothing of PyTorch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MODE_CODES = {"linear": 0, "nearest": 1}
+PADDING_CODES = {"zeros": 0, "border": 1, "reflection": 2}
+SCHEME_CODES = {"central": 0, "forward": 1, "backward": 2}
+
+_DTYPE_CODES = {
+    torch.float32: 0,
+    torch.float64: 1,
+    torch.float16: 2,
+    torch.bfloat16: 3,
+    torch.int64: 4,
+}
+
+NativeTensor = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+
+
+def native(x: Tensor) -> NativeTensor:
+    """A tensor as the native functions take it: address, dtype code, shape, strides.
+
+    The caller keeps the tensor alive until the call is over (on CUDA: until the work is queued on
+    the tensor's stream).
+    """
+    return x.data_ptr(), _DTYPE_CODES[x.dtype], x.shape, x.stride()
+
+
+def native_or_none(x: Tensor | None) -> NativeTensor | None:
+    """The same for an optional tensor."""
+    return None if x is None else native(x)
+
+
+def contiguous_like(x: Tensor) -> Tensor:
+    """Uninitialised contiguous memory of a tensor's shape, dtype and device."""
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def device_type(x: Tensor) -> str:
+    """The type of a tensor's device."""
+    return "cpu" if x.is_cpu else "cuda" if x.is_cuda else x.device.type

@@ -1,0 +1,186 @@
+"""``warp`` on each backend; the arguments have been checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plasticine import backends, reference
+from plasticine.ops._native_interface import (
+    MODE_CODES,
+    PADDING_CODES,
+    contiguous_like,
+    native,
+    native_or_none,
+)
+from plasticine.ops._operator import reference_gradients
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+# The affine's gradient is summed by this many blocks at most, of this many threads, then here.
+_CUDA_BLOCKS = 1024
+_CUDA_THREADS = 256
+
+
+def _cpu_forward(
+    image: Tensor, displacement: Tensor, affine: Tensor | None, mode: str, padding: str
+) -> Tensor:
+    size, field_size = image.shape, displacement.shape
+    if size[2:] == field_size[2:]:
+        result = contiguous_like(image)  # twice as fast as from a size
+    else:
+        result = image.new_empty(size[:2] + field_size[2:])
+    backends.NATIVE.warp_forward(
+        native(image),
+        native(displacement),
+        native_or_none(affine),
+        native(result),
+        MODE_CODES[mode],
+        PADDING_CODES[padding],
+        torch.get_num_threads(),
+    )
+    return result
+
+
+def _cpu_backward(
+    grad: Tensor,
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    mode: str,
+    padding: str,
+    needs: Sequence[bool],
+) -> Gradients:
+    gradients = _empty_gradients((image, displacement, affine), needs)
+    backends.NATIVE.warp_backward(
+        native(grad),
+        native(image),
+        native(displacement),
+        native_or_none(affine),
+        *(native_or_none(x) for x in gradients),
+        MODE_CODES[mode],
+        PADDING_CODES[padding],
+        torch.get_num_threads(),
+    )
+    return gradients
+
+
+def _empty_gradients(
+    inputs: tuple[Tensor, Tensor, Tensor | None], needs: Sequence[bool]
+) -> Gradients:
+    image, displacement, affine = inputs
+    return (
+        contiguous_like(image) if needs[0] else None,
+        contiguous_like(displacement) if needs[1] else None,
+        contiguous_like(affine) if affine is not None and needs[2] else None,
+    )
+
+
+def _reference_backward(
+    grad: Tensor,
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    mode: str,
+    padding: str,
+    needs: Sequence[bool],
+) -> Gradients:
+    def function(image: Tensor, displacement: Tensor, affine: Tensor | None) -> Tensor:
+        return reference.warp(image, displacement, affine, mode, padding)
+
+    first, second, third = reference_gradients(function, (image, displacement, affine), needs, grad)
+    return first, second, third
+
+
+def _cuda_launch(x: Tensor) -> tuple[int, int]:
+    """The index of a CUDA tensor's device, and the stream that PyTorch is using there."""
+    index = x.get_device()
+    return index, torch._C._cuda_getCurrentRawStream(index)
+
+
+def _cuda_forward(
+    image: Tensor, displacement: Tensor, affine: Tensor | None, mode: str, padding: str
+) -> Tensor:
+    result = image.new_empty(image.shape[:2] + displacement.shape[2:])
+    backends.CUDA.warp_forward(
+        native(image),
+        native(displacement),
+        native_or_none(affine),
+        native(result),
+        MODE_CODES[mode],
+        PADDING_CODES[padding],
+        *_cuda_launch(image),
+    )
+    return result
+
+
+def _cuda_backward(
+    grad: Tensor,
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    mode: str,
+    padding: str,
+    needs: Sequence[bool],
+) -> Gradients:
+    from plasticine.kernels.fixed_point import fixed_point_scale, from_fixed_point
+
+    voxels = displacement.shape[2:].numel()
+    accumulator = torch.float64 if image.dtype == torch.float64 else torch.float32
+    grad_image = fixed = scale = partial = None
+    if needs[0]:
+        grad_image = image.new_empty(image.shape, dtype=accumulator)
+        if torch.are_deterministic_algorithms_enabled() and grad.numel():
+            fixed = image.new_empty(image.shape, dtype=torch.int64)
+            scale = fixed_point_scale(grad, voxels)
+    grad_displacement = contiguous_like(displacement) if needs[1] else None
+    if affine is not None and needs[2]:
+        blocks = min(max(-(-voxels // _CUDA_THREADS), 1), _CUDA_BLOCKS)
+        batch, ndim = displacement.shape[:2]
+        partial = image.new_empty((batch, blocks, ndim, ndim + 1), dtype=accumulator)
+    backends.CUDA.warp_backward(
+        native(grad),
+        native(image),
+        native(displacement),
+        native_or_none(affine),
+        native_or_none(grad_image),
+        native_or_none(fixed),
+        native_or_none(scale),
+        native_or_none(grad_displacement),
+        native_or_none(partial),
+        MODE_CODES[mode],
+        PADDING_CODES[padding],
+        *_cuda_launch(image),
+    )
+    if grad_image is not None:
+        if fixed is not None:
+            grad_image = from_fixed_point(fixed, scale, grad_image)
+        grad_image = grad_image.to(image.dtype)
+    if affine is None or partial is None:
+        return grad_image, grad_displacement, None
+    return grad_image, grad_displacement, partial.sum(1, dtype=torch.float64).to(affine.dtype)
+
+
+def _triton_forward(*arguments: Any) -> Tensor:
+    return backends.triton_kernels()[0].warp_forward(*arguments)
+
+
+def _triton_backward(*arguments: Any) -> Gradients:
+    return backends.triton_kernels()[0].warp_backward(*arguments)
+
+
+FORWARD: dict[str, Callable[..., Tensor]] = {
+    "cpu": _cpu_forward,
+    "cuda": _cuda_forward,
+    "triton": _triton_forward,
+    "reference": reference.warp,
+}
+BACKWARD: dict[str, Callable[..., Gradients]] = {
+    "cpu": _cpu_backward,
+    "cuda": _cuda_backward,
+    "triton": _triton_backward,
+    "reference": _reference_backward,
+}

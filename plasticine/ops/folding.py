@@ -1,0 +1,177 @@
+"""``plasticine.folding``: how much a displacement folds, in numbers that say how they were made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plasticine import backends, reference
+from plasticine.ops import _checks
+from plasticine.ops._native_interface import SCHEME_CODES, device_type, native
+from plasticine.ops._operator import Operator, map_over_batch
+
+
+@dataclass(frozen=True)
+class Folding:
+    """Folding statistics of a batch of displacements; tensors of shape ``(N,)`` on their device.
+
+    The numbers depend on the finite differences and on the voxels that are counted, by factors:
+    never quote one without ``scheme`` and ``region``. Of an empty region, fraction, minimum,
+    maximum and standard deviation are NaN.
+
+    Attributes:
+        folds: voxels with ``J <= 0``, int64.
+        fraction: ``folds`` over the voxels of the region, float64.
+        minimum: the smallest J, float64; NaN if any J is.
+        maximum: the largest J, float64; NaN if any J is.
+        sd_log_jacobian: population standard deviation of ``log(max(J, 1e-9))``, float64; NaN if any
+            J is.
+        non_diffeomorphic_volume: the volume, in voxels, of the simplices that are turned over,
+            float64; over all cells whatever the scheme and the region.
+        scheme: "central", "forward" or "backward".
+        region: "full" (all voxels) or "interior" (without the outermost layer).
+    """
+
+    folds: Tensor
+    fraction: Tensor
+    minimum: Tensor
+    maximum: Tensor
+    sd_log_jacobian: Tensor
+    non_diffeomorphic_volume: Tensor
+    scheme: str
+    region: str
+
+    def __str__(self) -> str:
+        """One line per sample; reads the numbers, and so waits for the device."""
+        columns = zip(
+            self.folds.tolist(),
+            self.fraction.tolist(),
+            self.minimum.tolist(),
+            self.maximum.tolist(),
+            self.sd_log_jacobian.tolist(),
+            self.non_diffeomorphic_volume.tolist(),
+            strict=True,
+        )
+        lines = [
+            f"sample {i}: {folds} voxels with J <= 0 ({fraction:.3%}), "
+            f"J from {minimum:.4g} to {maximum:.4g}, SD log J {deviation:.4g}, "
+            f"non-diffeomorphic volume {volume:.4g} voxels"
+            for i, (folds, fraction, minimum, maximum, deviation, volume) in enumerate(columns)
+        ]
+        heading = f"Folding ({self.scheme} differences, {self.region} region)"
+        return "\n".join([heading, *lines])
+
+
+def folding(
+    displacement: Tensor,
+    *,
+    scheme: str = "central",
+    spacing: Sequence[float] | None = None,
+    region: str = "full",
+    backend: str = "auto",
+) -> Folding:
+    """Counts where ``p + u(p)`` folds, and measures how much. Not differentiable.
+
+    The Jacobian determinant's sign at the voxels misses folds between them; the non-diffeomorphic
+    volume does not: it cuts every cell of voxels into simplices and adds up those that are turned
+    over (Liu et al., "On finite difference Jacobian computation in deformable image registration",
+    IJCV 2024; the mean over the two mirror-symmetric ways to cut).
+
+    Args:
+        displacement: ``(N, d, *spatial)``, 2D or 3D, float32, float64, float16 or bfloat16, in
+            voxels, or in the unit of ``spacing``.
+        scheme: the determinant's finite differences, as for ``jacobian_determinant``.
+        spacing: the voxel size along each spatial axis; None for a displacement in voxels.
+        region: "full", or "interior" to leave out the outermost layer of voxels, whose differences
+            are one-sided (of axes longer than 2).
+        backend: "auto", "cpu", "cuda", "triton" or "reference"; see :mod:`plasticine.backends`.
+
+    Returns:
+        The statistics of each sample, on the device of the displacement, without waiting for it.
+
+    Raises:
+        TypeError: ``displacement`` is no tensor or of a dtype that is not served.
+        ValueError: a shape or an option is not one of those above.
+        RuntimeError: the backend asked for by name is missing or cannot serve the call.
+    """
+    _checks.is_tensor(displacement, "displacement")
+    ndim = _checks.field(displacement, "displacement")
+    sizes = _checks.spacing_of(spacing, ndim)
+    statistics = FOLDING(displacement.detach(), scheme, region, sizes, backend)
+    folds, count, minimum, maximum, deviation, volume = statistics.unbind(1)
+    return Folding(
+        folds=folds.long(),
+        fraction=folds / count,
+        minimum=minimum,
+        maximum=maximum,
+        sd_log_jacobian=deviation,
+        non_diffeomorphic_volume=volume,
+        scheme=scheme,
+        region=region,
+    )
+
+
+def check(displacement: Tensor, scheme: str, region: str, spacing: Sequence[float]) -> None:
+    """Raises unless the arguments fit together."""
+    ndim = _checks.field(displacement, "displacement")
+    _checks.one_of(scheme, "scheme", _checks.SCHEMES)
+    _checks.one_of(region, "region", _checks.REGIONS)
+    _checks.spacing_of(spacing, ndim)
+
+
+def _forward(
+    displacement: Tensor, scheme: str, region: str, spacing: Sequence[float], backend: str
+) -> Tensor:
+    """``(N, 6)`` float64: folds, voxels, minimum, maximum, SD of log J, volume turned over."""
+    check(displacement, scheme, region, spacing)
+    interior = region == "interior"
+    if backends.choose(backend, "folding", device_type(displacement)) == "reference":
+        return reference.folding(displacement, scheme, interior, spacing)
+    statistics = displacement.new_empty((displacement.shape[0], 6), dtype=torch.float64)
+    backends.NATIVE.folding(
+        native(displacement),
+        native(statistics),
+        SCHEME_CODES[scheme],
+        interior,
+        tuple(spacing),
+        torch.get_num_threads(),
+    )
+    return statistics
+
+
+def _forward_fake(
+    displacement: Tensor, scheme: str, region: str, spacing: Sequence[float], backend: str
+) -> Tensor:
+    check(displacement, scheme, region, spacing)
+    return displacement.new_empty((displacement.shape[0], 6), dtype=torch.float64)
+
+
+class _Folding(torch.autograd.Function):
+    @staticmethod
+    def forward(*arguments: Any) -> Tensor:
+        return arguments[-1](*arguments[:-1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
+        raise RuntimeError("plasticine.folding is not differentiable")
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        return map_over_batch(info, in_dims, arguments, 1)
+
+
+FOLDING = Operator(
+    "folding(Tensor displacement, str scheme, str region, float[] spacing, str backend) -> Tensor",
+    _forward,
+    _forward_fake,
+    _Folding,
+    tensors=1,
+)

@@ -1,0 +1,156 @@
+"""``plasticine.jacobian_determinant``: how a displacement changes volume, voxel by voxel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plasticine import backends, reference
+from plasticine.ops import _checks
+from plasticine.ops._native_interface import SCHEME_CODES, contiguous_like, device_type, native
+from plasticine.ops._operator import (
+    Operator,
+    map_over_batch,
+    not_twice_differentiable,
+    reference_gradients,
+)
+
+
+def jacobian_determinant(
+    displacement: Tensor,
+    *,
+    scheme: str = "central",
+    spacing: Sequence[float] | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """``det(I + du_i / dx_j)``: the local volume ratio of ``p + u(p)``; 0 or less where it folds.
+
+    Args:
+        displacement: ``(N, d, *spatial)``, 2D or 3D, float32, float64, float16 or bfloat16, in
+            voxels, or in the unit of ``spacing``. Half types are computed in float32.
+        scheme: the finite differences: "central" (one-sided at the border), "forward" or
+            "backward" (falling back to the other side at the last or first voxel). An axis of
+            length 1 has derivative 0.
+        spacing: the voxel size along each spatial axis; None for a displacement in voxels.
+        backend: "auto", "cpu", "cuda", "triton" or "reference"; see :mod:`plasticine.backends`.
+
+    Returns:
+        ``(N, 1, *spatial)`` in the dtype of the displacement. Differentiable once.
+
+    Raises:
+        TypeError: ``displacement`` is no tensor or of a dtype that is not served.
+        ValueError: a shape or an option is not one of those above.
+        RuntimeError: the backend asked for by name is missing or cannot serve the call.
+    """
+    _checks.is_tensor(displacement, "displacement")
+    ndim = _checks.field(displacement, "displacement")
+    return JACOBIAN(displacement, scheme, _checks.spacing_of(spacing, ndim), backend)
+
+
+def check(displacement: Tensor, scheme: str, spacing: Sequence[float]) -> None:
+    """Raises unless the arguments fit together."""
+    ndim = _checks.field(displacement, "displacement")
+    _checks.one_of(scheme, "scheme", _checks.SCHEMES)
+    _checks.spacing_of(spacing, ndim)
+
+
+def _forward(displacement: Tensor, scheme: str, spacing: Sequence[float], backend: str) -> Tensor:
+    check(displacement, scheme, spacing)
+    if backends.choose(backend, "jacobian", device_type(displacement)) == "reference":
+        return reference.jacobian_determinant(displacement, scheme, spacing).contiguous()
+    result = displacement.new_empty(_shape(displacement))
+    backends.NATIVE.jacobian_forward(
+        native(displacement),
+        native(result),
+        SCHEME_CODES[scheme],
+        tuple(spacing),
+        torch.get_num_threads(),
+    )
+    return result
+
+
+def _forward_fake(
+    displacement: Tensor, scheme: str, spacing: Sequence[float], backend: str
+) -> Tensor:
+    check(displacement, scheme, spacing)
+    return displacement.new_empty(_shape(displacement))
+
+
+def _shape(displacement: Tensor) -> tuple[int, ...]:
+    return (displacement.shape[0], 1, *displacement.shape[2:])
+
+
+def _backward(
+    grad: Tensor, displacement: Tensor, scheme: str, spacing: Sequence[float], backend: str
+) -> Tensor:
+    check(displacement, scheme, spacing)
+    _checks.gradient(grad, _shape(displacement), displacement)
+    if backends.choose(backend, "jacobian", device_type(displacement)) == "reference":
+        return _reference_backward(grad, displacement, scheme, spacing)
+    result = contiguous_like(displacement)
+    backends.NATIVE.jacobian_backward(
+        native(grad),
+        native(displacement),
+        native(result),
+        SCHEME_CODES[scheme],
+        tuple(spacing),
+        torch.get_num_threads(),
+    )
+    return result
+
+
+def _backward_fake(
+    grad: Tensor, displacement: Tensor, scheme: str, spacing: Sequence[float], backend: str
+) -> Tensor:
+    check(displacement, scheme, spacing)
+    return displacement.new_empty(displacement.shape)
+
+
+def _reference_backward(
+    grad: Tensor, displacement: Tensor, scheme: str, spacing: Sequence[float]
+) -> Tensor:
+    def function(field: Tensor) -> Tensor:
+        return reference.jacobian_determinant(field, scheme, spacing)
+
+    gradient = reference_gradients(function, (displacement,), (True,), grad)[0]
+    assert gradient is not None
+    return gradient
+
+
+class _Jacobian(torch.autograd.Function):
+    @staticmethod
+    def forward(*arguments: Any) -> Tensor:
+        return arguments[-1](*arguments[:-1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.options = inputs[1:4]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return JACOBIAN_BACKWARD(grad, *ctx.saved_tensors, *ctx.options), None, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        return map_over_batch(info, in_dims, arguments, 1)
+
+
+JACOBIAN = Operator(
+    "jacobian(Tensor displacement, str scheme, float[] spacing, str backend) -> Tensor",
+    _forward,
+    _forward_fake,
+    _Jacobian,
+    tensors=1,
+)
+JACOBIAN_BACKWARD = Operator(
+    "jacobian_backward(Tensor grad, Tensor displacement, str scheme, float[] spacing,"
+    " str backend) -> Tensor",
+    _backward,
+    _backward_fake,
+    not_twice_differentiable("jacobian_determinant", 2),
+    tensors=2,
+)

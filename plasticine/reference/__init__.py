@@ -1,0 +1,13 @@
+"""Every operator in plain PyTorch: any dtype, any device, differentiable by autograd.
+
+These functions are the executable definition that the fast backends are tested against. They favour
+being read over being fast, and trust their input: the checks live in :mod:`plasticine.ops`.
+"""
+
+from plasticine.reference.compose import compose
+from plasticine.reference.exponential import exponential
+from plasticine.reference.folding import folding
+from plasticine.reference.jacobian import jacobian_determinant
+from plasticine.reference.warp import warp
+
+__all__ = ["compose", "exponential", "folding", "jacobian_determinant", "warp"]

@@ -1,0 +1,17 @@
+"""The spatial transformation module: which deformation carries one domain to another."""
+
+from plasticine.registration.affine import AffineHead, affine_from_generator
+from plasticine.registration.deformation import Deformation
+from plasticine.registration.matching import nearest_targets, structure_descriptor
+from plasticine.registration.network import VelocityNetwork
+from plasticine.registration.objective import RegistrationObjective
+
+__all__ = [
+    "AffineHead",
+    "Deformation",
+    "RegistrationObjective",
+    "VelocityNetwork",
+    "affine_from_generator",
+    "nearest_targets",
+    "structure_descriptor",
+]

@@ -1,0 +1,152 @@
+"""The training objective of the registration network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from plasticine.nn.losses import (
+    alignment,
+    inverse_consistency,
+    jacobian_hinge,
+    mutual_information,
+    smoothness,
+    soft_dice,
+)
+from plasticine.nn.validity import landing_mask
+from plasticine.ops.jacobian import jacobian_determinant
+from plasticine.ops.warp import warp
+from plasticine.registration.deformation import Deformation
+
+
+@dataclass(frozen=True)
+class RegistrationObjective:
+    """The loss of one pair of images, for the pair stem and the single stem together.
+
+    Each stem's deformation phi is charged
+
+        - I(x∘phi, y) - I(y∘phi⁻¹, x) + smoothness (|grad v|² + |grad v⁻|²)
+        + inverse_consistency C(phi, phi⁻¹) + structure (1 - Dice(S(x)∘phi, S(y)))
+        + jacobian mean relu(threshold - J) + affine |generator|²
+
+    and the loss is the mean of the two plus alignment |h_x - sg(h_pair)|². Mutual
+    information (nats) and Dice count samples that land inside the image only.
+
+    Attributes:
+        smoothness: weight of the velocity's mean squared gradient.
+        alignment: weight of the stems' feature difference.
+        inverse_consistency: weight of the mean squared residual, in voxels².
+        structure: weight of one minus the Dice overlap of structure maps.
+        jacobian: weight of the folding hinge.
+        affine: weight of the affine part's mean squared generator (translations as a
+            fraction of half the image), which keeps it near the identity.
+        jacobian_threshold: the volume ratio below which the hinge acts.
+        bins: bins of the mutual information.
+    """
+
+    smoothness: float = 1.0
+    alignment: float = 0.1
+    inverse_consistency: float = 0.1
+    structure: float = 0.5
+    jacobian: float = 0.1
+    affine: float = 0.1
+    jacobian_threshold: float = 0.05
+    bins: int = 32
+
+    def __post_init__(self) -> None:
+        for name in (
+            "smoothness",
+            "alignment",
+            "inverse_consistency",
+            "structure",
+            "jacobian",
+            "affine",
+        ):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"weight {name} must be at least 0; got {getattr(self, name)}")
+
+    def __call__(
+        self,
+        network: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        noise: Tensor | None = None,
+        structure_x: Tensor | None = None,
+        structure_y: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the pairs (x, y) and its terms.
+
+        Args:
+            network: a ``VelocityNetwork``, or a module that calls one the same way.
+            x: (N, 1, *spatial) source images within [-1, 1].
+            y: (N, 1, *spatial) target images, on the same grid.
+            noise: (N, 1, *spatial), the denoiser's noise estimate for y, without gradient;
+                None feeds zeros.
+            structure_x: (N, K, *spatial) within [0, 1], S(x); None leaves the structure
+                term out, and so does a weight of 0.
+            structure_y: likewise S(y).
+
+        Returns:
+            The loss, a scalar with gradient, and its terms, unweighted scalars without
+            gradient: "pair." and "single." mutual_information, inverse_mutual_information,
+            smoothness, inverse_consistency, structure, jacobian, affine; and alignment.
+
+        Raises:
+            ValueError: one structure map is given without the other, or shapes do not fit.
+            TypeError: dtypes do not fit.
+        """
+        if (structure_x is None) != (structure_y is None):
+            raise ValueError("structure_x and structure_y must both be given, or neither")
+        noise = None if noise is None else noise.detach()
+        pair = network(x, y, noise)
+        single = network(x)
+        terms: dict[str, Tensor] = {}
+        loss = x.new_zeros(())
+        for name, deformation in (("pair", pair), ("single", single)):
+            charged = self.deformation_terms(deformation, x, y, structure_x, structure_y)
+            loss = loss + 0.5 * self._weighted(charged)
+            terms.update({f"{name}.{term}": value.detach() for term, value in charged.items()})
+        aligned = alignment(single.features, pair.features)
+        terms["alignment"] = aligned.detach()
+        return loss + self.alignment * aligned, terms
+
+    def deformation_terms(
+        self,
+        deformation: Deformation,
+        x: Tensor,
+        y: Tensor,
+        structure_x: Tensor | None = None,
+        structure_y: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The unweighted terms of one deformation, with gradient; arguments as in a call."""
+        u, u_inverse = deformation.displacements()
+        valid, valid_inverse = landing_mask(u), landing_mask(u_inverse)
+        rough = rough_inverse = smoothness(deformation.velocity)
+        if deformation.inverse_velocity is not None:
+            rough_inverse = smoothness(deformation.inverse_velocity)
+        terms = {
+            "mutual_information": mutual_information(warp(x, u), y, bins=self.bins, valid=valid),
+            "inverse_mutual_information": mutual_information(
+                warp(y, u_inverse), x, bins=self.bins, valid=valid_inverse
+            ),
+            "smoothness": rough + rough_inverse,
+            "inverse_consistency": inverse_consistency(u, u_inverse, valid, valid_inverse),
+            "jacobian": jacobian_hinge(jacobian_determinant(u), self.jacobian_threshold),
+        }
+        if structure_x is not None and structure_y is not None and self.structure > 0:
+            terms["structure"] = 1 - soft_dice(warp(structure_x, u), structure_y, valid)
+        if deformation.generator is not None:
+            half = u.new_tensor([n / 2 for n in u.shape[2:]])
+            linear, translation = deformation.generator.split([len(half), 1], dim=2)
+            relative = torch.cat([linear, translation / half[:, None]], 2)
+            terms["affine"] = relative.square().mean()
+        return terms
+
+    def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
+        loss = -terms["mutual_information"] - terms["inverse_mutual_information"]
+        for name, value in terms.items():
+            if not name.endswith("mutual_information"):
+                loss = loss + getattr(self, name) * value
+        return loss

@@ -1,0 +1,227 @@
+"""The page of pictures: what came in, what moved, what was recoloured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from plasticine.io.translate import VolumeTrace
+
+_BACKGROUND = "#101418"
+_TEXT = "#e8eaed"
+_MUTED = "#9aa0a6"
+_GRID = "#ffb000"
+_FOLD = "#39ff14"
+_COLUMNS = (
+    ("source x", ""),
+    ("warped x∘φ", "what moved"),
+    ("translated ŷ", "moved and recoloured"),
+    ("φ over the source", "where ŷ was sampled from"),
+    ("Jacobian det ∇φ", "source volume per volume of ŷ"),
+    ("residual", "not explained by the recolouring"),
+)
+
+
+def draw_page(result: VolumeTrace, path: Path, *, rows: int = 4) -> None:
+    """Draws ``trace.png``: one row per representative slice, six pictures each.
+
+    Slices are spread evenly over those that hold at least a quarter of the foreground of the
+    fullest one. All rows share one scale per column: intensities in [0, 1], the Jacobian about
+    1, the residual about 0. Folds (J <= 0) are marked.
+
+    Args:
+        result: The translation.
+        path: The PNG file to write.
+        rows: At most this many slices.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    images = _images(result)
+    chosen = _representative(images["source"], rows)
+    height, width = _in_millimetres(result)
+    # Figure sizes in inches: margins for the title, the column heads and the colour bars.
+    picture = 2.3
+    row_height = picture * min(max(height / width, 0.3), 2.5)
+    top, bottom, left = 1.05, 0.62, 0.42
+    figure = Figure(
+        figsize=(left + picture * len(_COLUMNS) + 0.1, top + row_height * len(chosen) + bottom),
+        facecolor=_BACKGROUND,
+    )
+    FigureCanvasAgg(figure)
+    size = figure.get_size_inches()
+    axes = figure.subplots(
+        len(chosen),
+        len(_COLUMNS),
+        squeeze=False,
+        gridspec_kw={
+            "left": left / size[0],
+            "right": 1 - 0.1 / size[0],
+            "bottom": bottom / size[1],
+            "top": 1 - top / size[1],
+            "wspace": 0.03,
+            "hspace": 0.03,
+        },
+    )
+    norms = _norms(images)
+    for row, index in enumerate(chosen):
+        _draw_row(axes[row], {k: v[index] for k, v in images.items()}, norms, height / width)
+        if len(images["source"]) > 1:
+            label = f"slice {result.grid.slice_in_file(index)}"
+            axes[row][0].set_ylabel(label, color=_MUTED, fontsize=8)
+    for axis, (name, meaning) in zip(axes[0], _COLUMNS, strict=True):
+        axis.set_title(f"{name}\n", color=_TEXT, fontsize=10, pad=3)
+        axis.text(
+            0.5, 1.015, meaning, color=_MUTED, fontsize=7.5, ha="center", transform=axis.transAxes
+        )
+    _write_heading(figure, result)
+    for column, label in (("translated", ""), ("jacobian", "J"), ("residual", "ŷ - f(x∘φ)")):
+        position = list(images).index(column)
+        _colour_bar(figure, axes[-1][position], norms[column], label, bottom / size[1])
+    figure.savefig(path, dpi=120, facecolor=_BACKGROUND, format="png")
+
+
+def _images(result: VolumeTrace) -> dict[str, NDArray[Any]]:
+    """The pictures of every slice by column, ``(slices, rows, columns)``."""
+    columns = {
+        "source": result.source,
+        "warped": result.warped_source,
+        "translated": result.translated,
+        "displacement": result.displacement,
+        "jacobian": result.jacobian,
+        "residual": result.residual,
+    }
+    pictures = {}
+    for name, images in columns.items():
+        values = images.detach().cpu()
+        if result.grid.ndim == 3:  # slices of the one volume, with the in-slice components
+            values = values[0].movedim(1, 0)
+            values = values[:, 1:] if name == "displacement" else values
+        pictures[name] = values.numpy() if name == "displacement" else values[:, 0].numpy()
+    return pictures
+
+
+def _representative(source: NDArray[Any], count: int) -> list[int]:
+    """Which slices to show, spread over those with something to see."""
+    foreground = (source > 0.05).sum(axis=(1, 2))
+    full = np.flatnonzero(foreground >= max(1, foreground.max() / 4))
+    if full.size == 0:
+        full = np.arange(len(source))
+    count = min(count, full.size)
+    middles = (np.arange(count) + 0.5) / count * full.size
+    return [int(full[int(middle)]) for middle in middles]
+
+
+def _in_millimetres(result: VolumeTrace) -> tuple[float, float]:
+    spacing = result.grid.input_spacing[-2:]
+    shape = result.grid.input_shape[-2:]
+    return shape[0] * spacing[0], shape[1] * spacing[1]
+
+
+def _norms(images: dict[str, NDArray[Any]]) -> dict[str, Normalize]:
+    """Scales centred where nothing changed, wide enough for all but the last few voxels."""
+    jacobian = np.nan_to_num(np.abs(images["jacobian"] - 1), nan=0, posinf=0)
+    residual = np.nan_to_num(np.abs(images["residual"]), nan=0, posinf=0)
+    growth = float(np.clip(np.percentile(jacobian, 99.5), 0.1, 1))
+    change = max(float(np.percentile(residual, 99.5)), 0.05)
+    return {
+        "source": Normalize(0, 1),
+        "warped": Normalize(0, 1),
+        "translated": Normalize(0, 1),
+        "jacobian": Normalize(1 - growth, 1 + growth),
+        "residual": Normalize(-change, change),
+    }
+
+
+def _draw_row(
+    axes: NDArray[Any], images: dict[str, NDArray[Any]], norms: dict[str, Normalize], ratio: float
+) -> None:
+    rows, columns = images["source"].shape
+    aspect = ratio * columns / rows
+    for axis, name in zip(axes, images, strict=True):
+        picture, norm, colours = images[name], norms.get(name), "gray"
+        if name in ("jacobian", "residual"):
+            colours = "RdBu_r" if name == "jacobian" else "PuOr_r"
+        if name == "displacement":
+            picture, norm = 0.6 * images["source"], norms["source"]
+        axis.imshow(picture, cmap=colours, norm=norm, aspect=aspect, interpolation="nearest")
+        axis.set(xticks=[], yticks=[], xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
+        axis.set_facecolor("black")
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+        if name == "displacement":
+            _draw_grid(axis, images["displacement"])
+        if name == "jacobian":
+            _outline(axis, images["warped"])
+            _mark_folds(axis, images["jacobian"])
+
+
+def _draw_grid(axis: Any, displacement: NDArray[Any]) -> None:
+    """Straight lines of the target, where φ puts them in the source."""
+    _, rows, columns = displacement.shape
+    row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+    row, column = row + displacement[0], column + displacement[1]
+    # About 16 lines on the longer side, centred.
+    step = max(1, round(max(rows, columns) / 16))
+    for line in range((rows - 1) % step // 2, rows, step):
+        axis.plot(column[line], row[line], color=_GRID, linewidth=0.6)
+    for line in range((columns - 1) % step // 2, columns, step):
+        axis.plot(column[:, line], row[:, line], color=_GRID, linewidth=0.6)
+
+
+def _outline(axis: Any, warped: NDArray[Any]) -> None:
+    """A thin line around the body, to find one's way on a map without anatomy."""
+    if min(warped.shape) > 1 and warped.min() < 0.05 < warped.max():
+        axis.contour(warped, [0.05], colors="#5f6368", linewidths=0.4)
+
+
+def _mark_folds(axis: Any, jacobian: NDArray[Any]) -> None:
+    at = np.argwhere(jacobian <= 0)
+    if at.size:
+        axis.scatter(at[:, 1], at[:, 0], marker="s", s=2.5, color=_FOLD, linewidths=0)
+
+
+def _colour_bar(figure: Figure, axis: Any, norm: Normalize, label: str, bottom: float) -> None:
+    box = axis.get_position()
+    place = figure.add_axes(
+        (box.x0 + 0.05 * box.width, 0.68 * bottom, 0.9 * box.width, 0.1 * bottom)
+    )
+    colours = {"J": "RdBu_r", "": "gray"}.get(label, "PuOr_r")
+    bar = figure.colorbar(
+        ScalarMappable(norm, matplotlib.colormaps[colours]), cax=place, orientation="horizontal"
+    )
+    low, high = (float(value) for value in place.get_xlim())
+    ticks = [low, (low + high) / 2, high]
+    bar.set_ticks(ticks, labels=[f"{value:.3g}" for value in ticks])
+    bar.ax.tick_params(colors=_MUTED, labelsize=7, length=2, pad=1.5)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    if label:
+        bar.set_label(label, color=_MUTED, fontsize=7, labelpad=1)
+
+
+def _write_heading(figure: Figure, result: VolumeTrace) -> None:
+    folding, arguments = result.folding, result.trace.arguments
+    height = float(figure.get_size_inches()[1])
+    lengths = result.displacement_lengths()
+    folds = int(folding.folds.sum())
+    shape = "" if arguments.get("deform", True) else "shape kept (φ = id),  "
+    marked = ", marked green" if folds else ""
+    model = result.trace.model.get("name", "model")
+    title = f"{result.volume.path.name}  →  {model}"
+    facts = (
+        f"{shape}{folds} folds{marked} (J ≤ 0, {folding.scheme} differences, {folding.region} "
+        f"region) of {result.jacobian.numel():,} voxels,  J {float(folding.minimum.min()):.3f} to "
+        f"{float(folding.maximum.max()):.3f},  displacement mean {float(lengths.mean()):.2f} mm, "
+        f"largest {float(lengths.max()):.2f} mm,  seed {arguments.get('seed')}"
+    )
+    heading: dict[str, Any] = {"x": 0.012, "va": "center"}
+    figure.text(y=1 - 0.26 / height, s=title, color=_TEXT, fontsize=13, weight="bold", **heading)
+    figure.text(y=1 - 0.52 / height, s=facts, color=_MUTED, fontsize=8.5, **heading)

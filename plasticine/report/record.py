@@ -1,0 +1,168 @@
+"""The record of a translation: everything needed to read it, or to make it again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import platform
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+
+from plasticine.io.translate import VolumeTrace
+
+FORMAT_VERSION = 1
+
+
+def describe(result: VolumeTrace) -> dict[str, Any]:
+    """Describes a translation in plain numbers and text.
+
+    Args:
+        result: The translation.
+
+    Returns:
+        A dictionary that is valid JSON: what is undefined (NaN, infinite) is None.
+    """
+    record = {
+        "format": "plasticine trace",
+        "format_version": FORMAT_VERSION,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": _versions(),
+        "model": result.trace.model | {"card": result.card},
+        "seed": result.trace.arguments.get("seed"),
+        "arguments": result.trace.arguments,
+        "input": _describe_input(result),
+        "grid": _describe_grid(result),
+        "normalisation": dataclasses.asdict(result.normalisation),
+        "folding": _describe_folding(result),
+        "metrics": _metrics(result),
+        "device": result.device,
+        "seconds": result.trace.seconds,
+    }
+    plain = _plain(record)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def describe_file(path: Path) -> dict[str, str]:
+    """Names a file so that it can be told from another of the same name.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its name and its SHA-256 checksum.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def _versions() -> dict[str, str]:
+    from plasticine import __version__
+
+    return {
+        "plasticine": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "nibabel": nibabel.__version__,
+    }
+
+
+def _describe_input(result: VolumeTrace) -> dict[str, Any]:
+    volume = result.volume
+    return {
+        "file": str(volume.path),
+        "kind": volume.kind,
+        "shape": volume.stored_shape,
+        "dtype": volume.stored_dtype,
+        "affine": result.affine,
+        "orientation": "".join(nibabel.aff2axcodes(result.affine)),
+        "spacing_mm": np.linalg.norm(result.affine[:3, :3], axis=0),
+        "notes": volume.notes,
+    }
+
+
+def _describe_grid(result: VolumeTrace) -> dict[str, Any]:
+    grid = result.grid
+    if grid.resampled:
+        how = (
+            "the model worked on its own grid; displacement, translated image and residual were "
+            "interpolated linearly to the input's voxels, x∘φ, the Jacobian and the folding "
+            "statistics were computed there"
+        )
+    else:
+        how = "the model worked on the input's own voxels, nothing was interpolated"
+    return {
+        "images": result.source.shape[0],
+        "input_shape": grid.input_shape,
+        "model_shape": grid.model_shape,
+        "model_voxels_per_input_voxel": grid.scale,
+        "resampled": grid.resampled,
+        "description": how,
+    }
+
+
+def _describe_folding(result: VolumeTrace) -> dict[str, Any]:
+    """Over all images, and per image; scheme and region always named with the numbers."""
+    folding = result.folding
+    worst = {
+        "folds": int(folding.folds.sum()),
+        "fraction": folding.fraction.mean(),
+        "minimum": folding.minimum.min(),
+        "maximum": folding.maximum.max(),
+        "sd_log_jacobian": _pooled_sd_log(result),
+        "non_diffeomorphic_volume": folding.non_diffeomorphic_volume.sum(),
+    }
+    return {
+        "scheme": folding.scheme,
+        "region": folding.region,
+        **worst,
+        "per_image": {name: getattr(folding, name) for name in worst},
+    }
+
+
+def _pooled_sd_log(result: VolumeTrace) -> float:
+    """Standard deviation over all images at once, where `Folding` gives one for each."""
+    return float(result.jacobian.double().clamp(min=1e-9).log().std(correction=0))
+
+
+def _metrics(result: VolumeTrace) -> dict[str, Any]:
+    lengths = result.displacement_lengths()
+    trace = result.trace
+    return {
+        "displacement_mean_mm": lengths.mean(),
+        "displacement_max_mm": lengths.max(),
+        "valid_fraction": result.valid.float().mean(),
+        "residual_mean_absolute": result.residual.abs().mean(),
+        "structure_agreement_mean": trace.structure_agreement.float().mean(),
+        "structure_agreement_per_image": trace.structure_agreement,
+        "inverse_consistency_mean_model_voxels": trace.inverse_consistency.mean(),
+        "inverse_consistency_max_model_voxels": trace.inverse_consistency.max(),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Tensors, arrays and tuples as lists, numbers as JSON knows them."""
+    if isinstance(value, torch.Tensor):
+        return _plain(value.detach().cpu().tolist())
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bool | int | str) or value is None:
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"cannot write a {type(value).__name__} into a record")

@@ -1,0 +1,75 @@
+"""The folder a translation leaves."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from plasticine.io.nifti import write_displacement, write_image
+from plasticine.io.translate import VolumeTrace
+from plasticine.report.page import draw_page
+from plasticine.report.record import describe, describe_file
+
+# Every file of the folder, and what it holds.
+RESULT_FILES = {
+    "translated.nii.gz": "translated image in [0, 1] of the target domain",
+    "warped.nii.gz": "x∘φ: the input deformed, in the input's own intensities",
+    "displacement.nii.gz": "φ - id as ITK reads it: (X, Y, Z, 1, 3), intent 1007, mm, LPS+",
+    "jacobian.nii.gz": "Jacobian determinant of φ; 0 and below is a fold",
+    "trace.json": "versions, model, seed, arguments, folds, metrics",
+    "trace.png": "source, source warped, translated, deformed grid, Jacobian, residual",
+}
+
+
+def write_results(
+    result: VolumeTrace, folder: Path, *, model_file: Path | None = None
+) -> dict[str, Any]:
+    """Writes every file of `RESULT_FILES`.
+
+    Args:
+        result: The translation.
+        folder: An existing folder; `plasticine.io.OutputFolder` gives one that is moved into
+            place only when all is written.
+        model_file: The file the model was loaded from, to be recorded with its checksum.
+
+    Returns:
+        What ``trace.json`` holds.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    grid, affine = result.grid, result.affine
+    volumes = {
+        "translated": result.translated,
+        "warped": result.warped,
+        "jacobian": result.jacobian,
+    }
+    for name, images in volumes.items():
+        write_image(
+            folder / f"{name}.nii.gz",
+            grid.to_file(images),
+            affine,
+            description=f"Plasticine {name}",
+        )
+    write_displacement(
+        folder / "displacement.nii.gz",
+        grid.displacement_to_file(result.displacement),
+        affine,
+        description="Plasticine displacement",
+    )
+    record = describe(result) | {"files": RESULT_FILES}
+    if model_file is not None:
+        record["model"] |= describe_file(model_file)
+    (folder / "trace.json").write_text(_as_text(record), encoding="utf-8")
+    draw_page(result, folder / "trace.png")
+    return record
+
+
+def _as_text(record: dict[str, Any]) -> str:
+    """Indented JSON, with each list of numbers on a line of its own."""
+    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
+    # A newline never stands inside a JSON string, so this meets nothing but lists of numbers.
+    numbers = re.compile(r"\[\n([^\[\]{}\"]*)\n *\]")
+    return numbers.sub(lambda match: f"[{' '.join(match[1].split())}]", text) + "\n"

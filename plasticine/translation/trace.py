@@ -1,0 +1,123 @@
+"""The trace: a translated image, and for every pixel of it where it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plasticine.ops.folding import Folding
+from plasticine.ops.warp import warp
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The product of a translation.
+
+    Images lie on one grid; the target's voxel p shows what the source has at p + u(p).
+    All tensors are on the CPU, float32 unless said otherwise.
+
+    Attributes:
+        source: (N, 1, *spatial) within [0, 1], the image x.
+        warped: (N, 1, *spatial) within [0, 1], x∘φ: moved, not recoloured.
+        translated: (N, 1, *spatial) within [0, 1], ŷ: moved and recoloured.
+        displacement: (N, d, *spatial) voxels, u of φ = id + u.
+        inverse_displacement: (N, d, *spatial) voxels, that of φ⁻¹.
+        jacobian: (N, 1, *spatial), det ∇φ; not positive where φ folds.
+        valid: (N, 1, *spatial) bool, where φ lands inside the source.
+        residual: (N, 1, *spatial), ŷ − f(x∘φ) with f the one intensity map that explains ŷ
+            best: what recolouring alone does not account for.
+        inverse_consistency: (N, 1, *spatial) voxels, |φ⁻¹(φ(p)) − p|.
+        structure_agreement: (N,) within [0, 1], Dice overlap of the structure of ŷ with the
+            structure it was asked to have, in the foreground: how far the picture obeys.
+        folding: the folding statistics of φ, scheme and region named.
+        model: name and version of the model.
+        arguments: the arguments of the translation.
+        seconds: wall-clock time it took.
+    """
+
+    source: Tensor
+    warped: Tensor
+    translated: Tensor
+    displacement: Tensor
+    inverse_displacement: Tensor
+    jacobian: Tensor
+    valid: Tensor
+    residual: Tensor
+    inverse_consistency: Tensor
+    structure_agreement: Tensor
+    folding: Folding
+    model: dict[str, Any]
+    arguments: dict[str, Any]
+    seconds: float
+
+    def to_source(self, points: Tensor) -> Tensor:
+        """Where points of the translated image came from: φ(p).
+
+        Args:
+            points: (N, M, d) voxel coordinates in the translated image, ij order.
+
+        Returns:
+            (N, M, d) voxel coordinates in the source, the points' dtype.
+        """
+        return move_points(points, self.displacement)
+
+    def to_target(self, points: Tensor) -> Tensor:
+        """Where points of the source went: φ⁻¹(q); arguments as ``to_source``'s."""
+        return move_points(points, self.inverse_displacement)
+
+    def labels_to_target(self, labels: Tensor) -> Tensor:
+        """A label map of the source, carried to the translated image: labels∘φ, nearest.
+
+        Args:
+            labels: (N, 1, *spatial), any integer or bool dtype.
+
+        Returns:
+            The carried labels, of the same shape and dtype.
+
+        Raises:
+            TypeError: labels are not integers.
+            ValueError: their shape is not the trace's.
+        """
+        if labels.is_floating_point() or labels.is_complex():
+            raise TypeError(f"labels must be integers or bool; got {labels.dtype}")
+        if labels.shape != self.source.shape:
+            raise ValueError(
+                f"labels must have the source's shape {tuple(self.source.shape)}; "
+                f"got {tuple(labels.shape)}"
+            )
+        # float64 holds every label up to 2^53 exactly.
+        carried = warp(labels.double(), self.displacement.double(), mode="nearest")
+        return carried.to(labels.dtype)
+
+    def translated_in_source(self) -> Tensor:
+        """ŷ pulled back by φ⁻¹ onto the source's anatomy, to be compared with its true pair."""
+        return warp(self.translated, self.inverse_displacement)
+
+
+def move_points(points: Tensor, displacement: Tensor) -> Tensor:
+    """points + displacement(points), the displacement interpolated, its edge repeated.
+
+    Args:
+        points: (N, M, d) voxel coordinates, floating point.
+        displacement: (N, d, *spatial) voxels.
+
+    Raises:
+        ValueError: the shapes do not fit.
+        TypeError: the points are not floating point.
+    """
+    count, ndim = displacement.shape[:2]
+    if points.ndim != 3 or points.shape[0] != count or points.shape[2] != ndim:
+        raise ValueError(
+            f"points must be (N, M, d) = ({count}, M, {ndim}); got {tuple(points.shape)}"
+        )
+    if not points.is_floating_point():
+        raise TypeError(f"points must be floating point; got {points.dtype}")
+    # The points are the sample locations of a warp onto a grid of M voxels in a row: an
+    # affine map that sends the whole grid to the origin, and the points as displacement.
+    row = points.mT.reshape(count, ndim, points.shape[1], *([1] * (ndim - 1)))
+    origin = torch.zeros(count, ndim, ndim + 1, dtype=points.dtype, device=points.device)
+    moved = warp(displacement.to(points.dtype), row, affine=origin)
+    return points + moved.reshape(count, ndim, -1).mT

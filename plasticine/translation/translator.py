@@ -1,0 +1,308 @@
+"""The translator: warp by the registration network, recolour by the diffusion model."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plasticine.diffusion.sampler import ddim, sampling_steps
+from plasticine.nn.losses import soft_dice
+from plasticine.nn.validity import landing_mask
+from plasticine.ops.compose import compose
+from plasticine.ops.folding import folding
+from plasticine.ops.jacobian import jacobian_determinant
+from plasticine.ops.warp import warp
+from plasticine.translation.model import (
+    ModelError,
+    TranslationModel,
+    load_model,
+    shipped_models,
+)
+from plasticine.translation.trace import Trace
+
+FOREGROUND = 0.02
+"""Intensity, of [0, 1], above which a voxel counts as body."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How a translation is sampled.
+
+    Attributes:
+        steps: network runs of a sample.
+        samples: samples whose mean is the translated image.
+        guidance: strength of classifier-free guidance; 1 is none.
+        start: K as a fraction of the schedule; 1 starts from noise, less keeps some of x∘φ.
+        seed: of the noise.
+    """
+
+    steps: int = 20
+    samples: int = 1
+    guidance: float = 1.0
+    start: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.samples < 1:
+            raise ValueError(
+                f"steps and samples must be at least 1; got {self.steps} and {self.samples}"
+            )
+        if not 0 < self.start <= 1:
+            raise ValueError(f"start must lie within (0, 1]; got {self.start}")
+
+
+class Translator:
+    """Translates images with a trained model.
+
+    Args:
+        model: the networks.
+        card: what the model's file says of it.
+        device: of torch.
+    """
+
+    def __init__(self, model: TranslationModel, card: dict[str, Any], device: str = "cpu") -> None:
+        self.model = model.eval().to(device)
+        self.card = card
+        self.device = torch.device(device)
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, device: str = "cpu") -> Translator:
+        """Load a shipped model by its name, or any by its path.
+
+        Raises:
+            ModelError: there is no such model, or the file is not a readable one.
+        """
+        shipped = shipped_models()
+        path = shipped.get(str(name_or_path), Path(name_or_path))
+        if not path.is_file():
+            names = ", ".join(shipped) or "none"
+            raise ModelError(
+                f"no model {str(name_or_path)!r}: neither a file nor a shipped name ({names})"
+            )
+        model, card = load_model(path)
+        return cls(model, card, device)
+
+    @staticmethod
+    def shipped() -> dict[str, Path]:
+        """Name and file of each model that comes with the package."""
+        return shipped_models()
+
+    @torch.no_grad()
+    def translate(
+        self,
+        image: Tensor,
+        *,
+        reference: Tensor | None = None,
+        deform: bool = True,
+        steps: int | None = None,
+        samples: int = 1,
+        seed: int = 0,
+        guidance: float | None = None,
+        start: float | None = None,
+        batch: int = 8,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Trace:
+        """Translate images of the source domain.
+
+        φ = affine∘exp(v) comes from the image alone, or from the image and a reference of the
+        target domain; x∘φ and S(x)∘φ condition the denoiser, which samples ŷ. The noise of a
+        sample is one for all images: neighbouring slices stay alike, and an image's result
+        does not depend on which others it comes with.
+
+        Args:
+            image: (N, 1, *spatial) float32 within [0, 1], of the model's domain and spacing.
+            reference: like image, target images to register to; None lets the model choose.
+            deform: False keeps the source's shape: φ = id, intensity translation only.
+            steps: network runs of a sample; None is the model's default.
+            samples: samples whose mean is ŷ.
+            seed: of the noise; the same seed gives the same bits on the same machine.
+            guidance: strength of classifier-free guidance; None is the model's default.
+            start: K as a fraction of the schedule; None is the model's default.
+            batch: images translated at a time.
+            progress: called as (network runs done, network runs in all).
+
+        Returns:
+            The trace.
+
+        Raises:
+            TypeError: an image is not float32.
+            ValueError: its shape or values are not right, or an argument is out of range.
+        """
+        self._check("image", image)
+        if reference is not None:
+            self._check("reference", reference)
+            if reference.shape != image.shape:
+                raise ValueError(
+                    f"reference must have the image's shape {tuple(image.shape)}; "
+                    f"got {tuple(reference.shape)}"
+                )
+            if not deform:
+                raise ValueError("a reference is registered to, which deform=False forbids")
+        defaults = self.model.configuration["sampling"]
+        sampling = Sampling(
+            steps=defaults["steps"] if steps is None else steps,
+            samples=samples,
+            guidance=defaults["guidance"] if guidance is None else guidance,
+            start=defaults["start"] if start is None else start,
+            seed=seed,
+        )
+        began = time.perf_counter()
+        bar = _Progress(len(image), batch, sampling, self.model, progress)
+        parts = [
+            self._translate_batch(
+                image[first : first + batch].to(self.device),
+                None if reference is None else reference[first : first + batch].to(self.device),
+                deform,
+                sampling,
+                bar.advance,
+            )
+            for first in range(0, len(image), batch)
+        ]
+        joined = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+        return Trace(
+            source=image.cpu(),
+            **joined,
+            residual=intensity_residual(joined["translated"], joined["warped"]),
+            jacobian=jacobian_determinant(joined["displacement"]),
+            folding=folding(joined["displacement"]),
+            model={key: self.card[key] for key in ("name", "title") if key in self.card},
+            arguments={"deform": deform, "reference": reference is not None}
+            | dataclasses.asdict(sampling),
+            seconds=time.perf_counter() - began,
+        )
+
+    def _check(self, name: str, image: Tensor) -> None:
+        ndim = self.model.ndim
+        if image.dtype != torch.float32:
+            raise TypeError(f"{name} must be float32 within [0, 1]; got {image.dtype}")
+        if image.ndim != ndim + 2 or image.shape[1] != 1 or 0 in image.shape:
+            raise ValueError(
+                f"{name} must be (N, 1, *spatial) with {ndim} spatial axes, not empty; "
+                f"got {tuple(image.shape)}"
+            )
+        low, high = image.aminmax()
+        if not (low >= 0 and high <= 1):  # NaN is neither
+            raise ValueError(
+                f"{name} must lie within [0, 1], without NaN; got {float(low)} to {float(high)}"
+            )
+
+    def _translate_batch(
+        self,
+        image: Tensor,
+        reference: Tensor | None,
+        deform: bool,
+        sampling: Sampling,
+        advance: Callable[[], None],
+    ) -> dict[str, Tensor]:
+        x = 2 * image - 1
+        if deform:
+            u, u_inverse = self._deformation(x, reference, sampling.seed)
+        else:
+            u = u_inverse = torch.zeros(
+                len(x), self.model.ndim, *x.shape[2:], dtype=x.dtype, device=x.device
+            )
+        moved = warp(x, u)
+        condition = warp(self.model.structure(x), u)
+        y = self._sample(moved, condition, sampling, advance)
+        warped = ((moved + 1) / 2).clamp(0, 1)
+        body = (warped > FOREGROUND).to(y.dtype)
+        drawn = self.model.structure(y)
+        agreement = [
+            soft_dice(drawn[i : i + 1], condition[i : i + 1], body[i : i + 1])
+            for i in range(len(y))
+        ]
+        return {
+            "warped": warped,
+            "translated": (y + 1) / 2,
+            "displacement": u,
+            "inverse_displacement": u_inverse,
+            "valid": landing_mask(u),
+            "inverse_consistency": torch.linalg.vector_norm(compose(u_inverse, u), dim=1)[:, None],
+            "structure_agreement": torch.stack(agreement),
+        }
+
+    def _deformation(self, x: Tensor, reference: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
+        if reference is None:
+            return self.model.velocity(x).displacements()
+        y = 2 * reference - 1
+        denoiser = self.model.denoiser
+        k = torch.full((len(y),), max(1, denoiser.schedule.steps // 4), device=y.device)
+        noisy = denoiser.schedule.add_noise(y, self._noise(y, seed), k)
+        noise = denoiser.predict_noise(noisy, self.model.structure(y), k)
+        return self.model.velocity(x, y, noise).displacements()
+
+    def _sample(
+        self,
+        moved: Tensor,
+        condition: Tensor,
+        sampling: Sampling,
+        advance: Callable[[], None],
+    ) -> Tensor:
+        """The mean of the samples, each from noise of its own: (N, 1, *spatial) in [-1, 1]."""
+        denoiser = self.model.denoiser
+        start = max(1, round(sampling.start * denoiser.schedule.steps))
+        k = torch.full((len(moved),), start, device=moved.device)
+        total = torch.zeros_like(moved)
+        for index in range(sampling.samples):
+            noise = self._noise(moved, (sampling.seed << 16) + index)
+            noisy = denoiser.schedule.add_noise(moved, noise, k)
+            total += ddim(
+                denoiser,
+                noisy,
+                condition,
+                start=start,
+                steps=sampling.steps,
+                guidance=sampling.guidance,
+                progress=advance,
+            )
+        return total / sampling.samples
+
+    @staticmethod
+    def _noise(like: Tensor, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(1, 1, *like.shape[2:], generator=generator).to(like.device)
+        return noise.expand_as(like)
+
+
+def intensity_residual(translated: Tensor, warped: Tensor, bins: int = 64) -> Tensor:
+    """ŷ − f(x∘φ), where f(i) is the mean of ŷ over all voxels where x∘φ has intensity i.
+
+    Args:
+        translated: (N, 1, *spatial) within [0, 1].
+        warped: like translated.
+        bins: intensities that f tells apart.
+    """
+    level = (warped * (bins - 1)).round().long().flatten()
+    flat = translated.flatten()
+    total = torch.zeros(bins, dtype=torch.float64).index_add_(0, level, flat.double())
+    count = torch.bincount(level, minlength=bins).clamp_min(1)
+    return translated - (total / count)[level].to(translated.dtype).view_as(translated)
+
+
+class _Progress:
+    """Counts network runs over all batches and samples."""
+
+    def __init__(
+        self,
+        images: int,
+        batch: int,
+        sampling: Sampling,
+        model: TranslationModel,
+        report: Callable[[int, int], None] | None,
+    ) -> None:
+        start = max(1, round(sampling.start * model.denoiser.schedule.steps))
+        runs = len(sampling_steps(start, sampling.steps)) - 1
+        self.total = -(-images // batch) * sampling.samples * runs
+        self.done = 0
+        self.report = report
+
+    def advance(self) -> None:
+        self.done += 1
+        if self.report is not None:
+            self.report(self.done, self.total)

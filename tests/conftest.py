@@ -1,0 +1,107 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+import plasticine.backends
+from plasticine.backends import OPERATORS
+
+
+@dataclass(frozen=True)
+class Served:
+    """A backend under test and the device that its tensors live on."""
+
+    backend: str
+    device: str
+
+    def __str__(self) -> str:
+        return f"{self.backend}_on_{self.device}"
+
+
+def pytest_report_header() -> list[str]:
+    """Says which backends are under test, and why one is not."""
+    return [
+        f"plasticine backend {name}: {'available' if reason is None else reason}"
+        for name, reason in plasticine.backends.available().items()
+    ]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Gives the fixture ``served`` every backend that holds the test module's OPERATOR."""
+    if "served" not in metafunc.fixturenames:
+        return
+    candidates = [Served("cpu", "cpu"), Served("reference", "cpu")]
+    if torch.cuda.is_available():
+        candidates += [Served(name, "cuda") for name in ("cuda", "triton", "reference")]
+    holders = [x for x in candidates if metafunc.module.OPERATOR in OPERATORS[x.backend]]
+    metafunc.parametrize("served", holders, ids=str, indirect=True)
+
+
+@pytest.fixture
+def served(request: pytest.FixtureRequest) -> Served:
+    """A backend, and the device that it serves; skips with the reason where it is missing."""
+    served: Served = request.param
+    reason = plasticine.backends.unsuited(served.backend, request.module.OPERATOR, served.device)
+    if reason is not None:
+        pytest.skip(reason)
+    return served
+
+
+@pytest.fixture
+def native() -> None:
+    """Skips a test of the compiled CPU backend where it is missing."""
+    if plasticine.backends.NATIVE is None:
+        pytest.skip(str(plasticine.backends.NATIVE_ERROR))
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A seeded source of random numbers."""
+    return torch.Generator().manual_seed(20261122)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real test data: PLASTICINE_DATA, or ../shared/data from the project's root."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("PLASTICINE_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no test data in {folder}; set PLASTICINE_DATA to its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small untrained 2D model with a brain's card, whose deformation is not the identity."""
+    from plasticine.translation import TranslationModel, save_model
+
+    configuration = {
+        "ndim": 2,
+        "structure": {"name": "mind", "dilations": [1]},
+        "schedule": {"kind": "cosine", "steps": 50},
+        "denoiser": {"channels": [8, 8], "blocks": 1, "patch_size": 2},
+        "velocity": {"channels": [4, 8, 8]},
+        "sampling": {"steps": 2, "guidance": 1.0, "start": 1.0},
+    }
+    card = {
+        "name": "small",
+        "ndim": 2,
+        "spacing_mm": 2.0,
+        "orientation": "SPR",
+        "normalisation": {"percentile": 99.9, "of": "positive"},
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = TranslationModel(configuration)
+        with torch.no_grad():  # untrained heads are zero
+            for parameter in model.velocity.velocity_head.parameters():
+                parameter.normal_(0, 4)
+    path = tmp_path_factory.mktemp("model") / "small.safetensors"
+    save_model(path, model, card)
+    return path

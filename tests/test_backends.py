@@ -1,0 +1,277 @@
+"""Which backend serves a call, and what is said where none can."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import plasticine
+from plasticine import backends
+
+PACKAGE = Path(plasticine.__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def _fresh_choices():
+    """Choices are remembered; these tests change what they depend on."""
+    backends.choose.cache_clear()
+    yield
+    backends.choose.cache_clear()
+
+
+class _Binary:
+    """Stands for a compiled module that holds some functions."""
+
+    def __init__(self, *functions: str) -> None:
+        for name in functions:
+            setattr(self, name, lambda *_: None)
+
+
+@pytest.fixture
+def everything(monkeypatch):
+    """All backends there."""
+    binary = _Binary("warp_forward", "compose_forward", "folding")
+    for name in ("NATIVE", "CUDA"):
+        monkeypatch.setattr(backends, name, binary)
+        monkeypatch.setattr(backends, f"{name}_ERROR", None)
+    monkeypatch.setattr(backends, "triton_kernels", lambda: (object(), None))
+    monkeypatch.setattr(backends, "interpreting", lambda: False)
+
+
+@pytest.fixture
+def nothing(monkeypatch):
+    """All binaries missing, each with its reason."""
+    for name in ("NATIVE", "CUDA"):
+        monkeypatch.setattr(backends, name, None)
+        monkeypatch.setattr(backends, f"{name}_ERROR", f"no {name.lower()}, because")
+    monkeypatch.setattr(backends, "triton_kernels", lambda: (None, "no triton, because"))
+
+
+@pytest.mark.parametrize(
+    ("operator", "device", "expected"),
+    [
+        ("warp", "cpu", "cpu"),
+        ("warp", "cuda", "cuda"),
+        ("warp", "mps", "reference"),
+        ("compose", "cpu", "cpu"),
+        ("compose", "cuda", "reference"),
+        ("folding", "cpu", "cpu"),
+    ],
+)
+@pytest.mark.usefixtures("everything")
+def test_auto_takes_the_fastest(operator, device, expected):
+    assert backends.choose("auto", operator, device) == expected
+
+
+@pytest.mark.usefixtures("everything")
+def test_auto_falls_back_to_triton_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(backends, "CUDA_ERROR", "no cuda")
+    assert backends.choose("auto", "warp", "cuda") == "triton"
+    monkeypatch.setattr(backends, "triton_kernels", lambda: (None, "no triton"))
+    backends.choose.cache_clear()
+    assert backends.choose("auto", "warp", "cuda") == "reference"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.usefixtures("nothing")
+def test_auto_falls_back_to_the_reference(device):
+    assert backends.choose("auto", "warp", device) == "reference"
+
+
+@pytest.mark.parametrize(
+    ("requested", "device", "message"),
+    [
+        ("cpu", "cpu", "'cpu' cannot serve warp on cpu: no native, because"),
+        ("cuda", "cuda", "'cuda' cannot serve warp on cuda: no cuda, because"),
+        ("triton", "cuda", "'triton' cannot serve warp on cuda: no triton, because"),
+        ("cpu", "cuda", "it takes CPU tensors"),
+        ("cuda", "cpu", "it takes CUDA tensors"),
+        ("triton", "cpu", "TRITON_INTERPRET=1"),
+    ],
+)
+@pytest.mark.usefixtures("nothing")
+def test_a_missing_backend_asked_for_by_name_says_why(requested, device, message):
+    with pytest.raises(RuntimeError, match=message):
+        backends.choose(requested, "warp", device)
+
+
+@pytest.mark.parametrize("requested", ["cuda", "triton"])
+@pytest.mark.usefixtures("everything")
+def test_a_backend_without_the_operator_says_so(requested):
+    with pytest.raises(RuntimeError, match="it holds only warp in this version"):
+        backends.choose(requested, "exponential", "cuda")
+
+
+@pytest.mark.usefixtures("everything")
+def test_a_binary_older_than_the_source_says_so(monkeypatch):
+    binary = _Binary("warp_forward")
+    binary.__name__ = "plasticine._native"
+    monkeypatch.setattr(backends, "NATIVE", binary)
+    assert backends.choose("auto", "warp", "cpu") == "cpu"
+    assert backends.choose("auto", "compose", "cpu") == "reference"
+    with pytest.raises(RuntimeError, match=r"plasticine\._native is older than this source"):
+        backends.choose("cpu", "compose", "cpu")
+
+
+def test_an_unknown_backend_names_those_that_exist():
+    with pytest.raises(
+        ValueError, match="one of 'auto', 'cpu', 'cuda', 'triton', 'reference', got"
+    ):
+        backends.choose("opencl", "warp", "cpu")
+
+
+@pytest.mark.usefixtures("everything")
+def test_triton_serves_the_cpu_only_when_interpreted_and_asked(monkeypatch):
+    monkeypatch.setattr(backends, "interpreting", lambda: True)
+    assert backends.choose("triton", "warp", "cpu") == "triton"
+    assert backends.choose("auto", "warp", "cpu") == "cpu"
+
+
+@pytest.mark.usefixtures("nothing")
+def test_every_operator_works_without_any_binary():
+    velocity = torch.rand(1, 2, 6, 7, requires_grad=True)
+    u = plasticine.exponential(velocity)
+    moved = plasticine.warp(torch.rand(1, 1, 6, 7), plasticine.compose(u, u))
+    (moved.sum() + plasticine.jacobian_determinant(u).sum()).backward()
+    assert velocity.grad.isfinite().all()
+    assert plasticine.folding(u).folds.shape == (1,)
+
+
+def test_info_is_complete_and_plain():
+    info = plasticine.info()
+    assert json.loads(json.dumps(info)) == info
+    assert info["versions"]["torch"] == torch.__version__
+    assert info["versions"]["plasticine"] == plasticine.__version__
+    assert info["backends"] == backends.available()
+    assert set(info["backends"]) == {"cpu", "cuda", "triton", "reference"}
+    assert info["backends"]["reference"] is None
+    assert info["threads"] == torch.get_num_threads()
+    assert info["devices"]
+    if backends.NATIVE is not None:
+        assert info["simd"] in ("avx512", "avx2", "baseline")
+        assert info["build"]["native"]["version"] == plasticine.__version__
+        assert info["backends"]["cpu"] is None
+    for name, reason in info["backends"].items():
+        assert reason is None or reason.strip(), name
+
+
+def test_the_version_is_the_distributions():
+    try:
+        installed = importlib.metadata.version("plasticine")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("plasticine is not installed")
+    assert plasticine.__version__ == installed
+
+
+def _python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, **environment},
+    )
+
+
+def test_without_the_binary_import_works_and_says_why():
+    code = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("plasticine._native", "plasticine._cuda"):
+            raise ImportError(f"{name}: undefined symbol: made up for this test")
+
+sys.meta_path.insert(0, Blocked())
+import torch, plasticine
+reasons = plasticine.info()["backends"]
+assert "plasticine._native does not load" in reasons["cpu"], reasons
+assert "made up for this test" in reasons["cpu"], reasons
+image, u = torch.rand(1, 1, 4, 5), torch.zeros(1, 2, 4, 5)
+assert torch.equal(plasticine.warp(image, u), image)
+try:
+    plasticine.warp(image, u, backend="cpu")
+except RuntimeError as error:
+    assert "made up for this test" in str(error), error
+else:
+    raise AssertionError("a missing backend served a call")
+"""
+    result = _python(code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_binary_of_another_version_is_not_used():
+    code = """
+import sys, types
+
+module = types.ModuleType("plasticine._native")
+module.build_info = lambda: {"version": "0.0.1"}
+sys.modules["plasticine._native"] = module
+import plasticine
+reason = plasticine.info()["backends"]["cpu"]
+assert "built from version 0.0.1" in reason and plasticine.__version__ in reason, reason
+"""
+    result = _python(code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_checkout_in_front_of_the_installed_copy_is_explained(tmp_path):
+    """The trap: a source tree without binaries on sys.path hides an install that has them."""
+    checkout, installed = tmp_path / "checkout", tmp_path / "site"
+    (checkout / "plasticine").mkdir(parents=True)
+    (installed / "plasticine").mkdir(parents=True)
+    for source in PACKAGE.rglob("*.py"):
+        target = checkout / "plasticine" / source.relative_to(PACKAGE)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes())
+    (checkout / "setup.py").touch()
+    (installed / "plasticine" / "_native.abi3.so").touch()
+    code = f"""
+import sys, warnings
+sys.path[:0] = [{str(checkout)!r}, {str(installed)!r}]
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import plasticine
+assert plasticine.__file__.startswith({str(checkout)!r}), plasticine.__file__
+assert any("source checkout" in str(w.message) for w in caught), [str(w.message) for w in caught]
+reason = plasticine.info()["backends"]["cpu"]
+assert "hides the copy installed in" in reason and {str(installed)!r} in reason, reason
+"""
+    # -S: no site-packages, where an editable install would come first; torch is added by hand.
+    result = _python(
+        code, "-S", PYTHONPATH=os.pathsep.join(p for p in sys.path if "site-packages" in p)
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_importing_stays_light():
+    """The operators do not pull in Triton, the models, or what draws and reads files."""
+    code = """
+import sys
+import torch
+before = set(sys.modules)
+import plasticine
+heavy = {"triton", "matplotlib", "nibabel", "scipy", "rich", "typer", "safetensors"}
+loaded = {name.split(".")[0] for name in set(sys.modules) - before} & heavy
+assert not loaded, loaded
+models = [n for n in sys.modules if n.startswith("plasticine.") and n.split(".")[1] in
+          ("nn", "translation", "registration", "diffusion", "training", "kernels")]
+assert not models, models
+assert plasticine.nn.Warp is not None  # on first use
+"""
+    result = _python(code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'plasticine' has no attribute 'wrap'"):
+        plasticine.wrap  # noqa: B018
+    assert {"warp", "nn", "Translator"} <= set(dir(plasticine))

@@ -1,0 +1,229 @@
+"""The CUDA module: that nvcc builds it, what its kernels compute, and how it behaves on a GPU.
+
+Without a GPU the kernels are compiled as plain C++ (tests/cuda_emulation) and run on the CPU.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+
+import plasticine
+from plasticine import backends
+
+ROOT = Path(__file__).resolve().parents[1]
+CASES = Path(__file__).with_name("warp_kernel_cases.py")
+EMULATION = Path(__file__).with_name("cuda_emulation")
+
+GPU_REASON = backends.unsuited("cuda", "warp", "cuda") or (
+    None if torch.cuda.is_available() else "no CUDA device"
+)
+needs_gpu = pytest.mark.skipif(GPU_REASON is not None, reason=str(GPU_REASON))
+
+# The build as setup.py does it, for one architecture and without the rest of the package.
+BUILD = """
+import os, runpy, sys
+from pathlib import Path
+os.chdir(sys.argv[1])
+folder, output = Path(sys.argv[2]), Path(sys.argv[3])
+sys.argv = ["setup.py", "--version"]
+build_cuda = runpy.run_path("setup.py")["build_cuda"]
+print(build_cuda(folder, output, "test"))
+"""
+# Without a GPU, or with one: the module loads, tells how it was built, and reports CUDA's errors.
+LOAD = """
+import importlib.machinery, importlib.util, sys
+loader = importlib.machinery.ExtensionFileLoader("_cuda", sys.argv[1])
+module = importlib.util.module_from_spec(importlib.util.spec_from_loader("_cuda", loader))
+loader.exec_module(module)
+print(sorted(name for name in dir(module) if not name.startswith("_")))
+print(module.build_info())
+x, u = (0, 0, (1, 1, 4, 4), (16, 16, 4, 1)), (0, 0, (1, 2, 4, 4), (32, 16, 4, 1))
+try:
+    module.warp_forward(x, u, None, x, 0, 1, 1000, 0)
+except RuntimeError as error:
+    print("RuntimeError:", error)
+"""
+
+
+def run(command: list[str], **environment: str) -> str:
+    result = subprocess.run(
+        command,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, f"{command}\n{result.stdout}"
+    return result.stdout
+
+
+def build(folder: Path) -> Path:
+    """Builds the module for one architecture, about a minute; skips without the tools."""
+    if os.environ.get("CUDACXX") is None and shutil.which("nvcc") is None:
+        pytest.skip("nvcc is not on PATH, and CUDACXX is not set")
+    output = folder / "_cuda.so"
+    arguments = [str(ROOT), str(folder / "build"), str(output)]
+    run([sys.executable, "-c", BUILD, *arguments], PLASTICINE_CUDA_ARCHS="90")
+    return output
+
+
+def find_cuobjdump() -> str | None:
+    """The tool that lists what a binary holds: CUDA's, or the one that comes with triton."""
+    if found := shutil.which("cuobjdump"):
+        return found
+    try:
+        import triton
+    except ImportError:
+        return None
+    bundled = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    return str(bundled) if bundled.is_file() else None
+
+
+def test_module_holds_the_kernels_and_loads_without_a_gpu(tmp_path):
+    """The installed module, or one built here by nvcc."""
+    installed = backends.CUDA is not None
+    module = Path(backends.CUDA.__file__) if installed else build(tmp_path)
+    listing = run([sys.executable, "-c", LOAD, str(module)])
+    assert "['build_info', 'warp_backward', 'warp_forward']" in listing
+    assert re.search(r"RuntimeError: cuda\w+: cudaError\w+ \(.+\)", listing), listing
+
+    # The CUDA runtime is inside: no particular toolkit, and no driver, is needed to load it.
+    if shutil.which("ldd"):
+        needed = run(["ldd", str(module)])
+        assert "libcudart" not in needed
+        assert "libcuda." not in needed
+        assert "libtorch" not in needed
+
+    cuobjdump = find_cuobjdump()
+    if cuobjdump is not None:
+        architectures = re.search(r"'architectures': '([\w;]+)'", listing)
+        assert architectures, listing
+        elf = run([cuobjdump, "--list-elf", str(module)])
+        for architecture in architectures[1].split(";"):
+            assert elf.count(f"sm_{architecture}.cubin") >= 2  # forward and backward
+        assert "ptx" in run([cuobjdump, "--list-ptx", str(module)])
+
+
+def test_kernels_on_the_cpu(tmp_path):
+    """The CUDA sources, unchanged, compiled as C++ against a CUDA runtime that runs on the CPU."""
+    pybind11 = pytest.importorskip("pybind11")
+    compiler = os.environ.get("CXX", "c++").split()
+    if sys.platform != "linux" or shutil.which(compiler[0]) is None:
+        pytest.skip(f"no C++ compiler for Linux ({compiler[0]})")
+    csrc = ROOT / "csrc"
+    module = tmp_path / "_cuda.so"
+    flags = ["-std=c++17", "-O0", "-fPIC", "-shared", "-fvisibility=hidden", "-w"]
+    includes = ["-I", str(EMULATION), "-I", sysconfig.get_path("include")]
+    includes += ["-I", pybind11.get_include()]
+    defines = [f'-DPLASTICINE_{name}="emulation"' for name in ("VERSION", "NVCC", "CUDA_ARCHS")]
+    sources = [csrc / "bindings_cuda.cpp", *sorted(csrc.glob("*/*_cuda.cu"))]
+    run(
+        [
+            *compiler,
+            *flags,
+            *includes,
+            *defines,
+            "-o",
+            str(module),
+            "-x",
+            "c++",
+            *(str(source) for source in sources),
+        ]
+    )
+    arguments = ["-q", "-x", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]
+    output = run(
+        [sys.executable, "-m", "pytest", *arguments, str(CASES)], PLASTICINE_KERNELS=str(module)
+    )
+    assert re.search(r"\d\d passed", output), output
+
+
+def gpu_inputs(size: tuple[int, ...] = (48, 40, 56)) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator("cuda").manual_seed(0)
+    image = torch.rand(2, 3, *size, device="cuda", generator=generator)
+    displacement = torch.randn(2, len(size), *size, device="cuda", generator=generator) * 4
+    return image, displacement
+
+
+@needs_gpu
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+def test_deterministic_mode_repeats_bit_for_bit(mode):
+    image, displacement = gpu_inputs()
+    image.requires_grad_()
+    affine = torch.eye(3, 4, device="cuda").repeat(2, 1, 1).requires_grad_(mode == "linear")
+    grad = torch.randn_like(image)
+    wanted = (image, affine) if mode == "linear" else (image,)
+    torch.use_deterministic_algorithms(True)
+    try:
+        runs = []
+        for _ in range(5):
+            result = plasticine.warp(image, displacement, affine=affine, mode=mode, backend="cuda")
+            runs.append(torch.autograd.grad(result, wanted, grad))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for found in runs[1:]:
+        for actual, first in zip(found, runs[0], strict=True):
+            assert torch.equal(actual, first)
+
+
+@needs_gpu
+def test_runs_on_the_current_stream():
+    """Queued behind slow work on a side stream, the kernel sees what that work wrote."""
+    image, displacement = gpu_inputs()
+    expected = plasticine.warp(image, displacement, backend="cuda")
+    late = torch.zeros_like(displacement)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(100_000_000)
+        late.copy_(displacement)
+        result = plasticine.warp(image, late, backend="cuda")
+    stream.synchronize()
+    assert torch.equal(result, expected)
+
+
+@needs_gpu
+def test_is_captured_in_a_cuda_graph():
+    """No synchronisation, no allocation of its own."""
+    image, displacement = gpu_inputs()
+    expected = plasticine.warp(image, displacement, backend="cuda")
+    graph = torch.cuda.CUDAGraph()
+    moved = torch.zeros_like(displacement)
+    with torch.cuda.graph(graph):
+        result = plasticine.warp(image, moved, backend="cuda")
+    moved.copy_(displacement)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(result, expected)
+
+
+@needs_gpu
+def test_more_than_two_billion_voxels():
+    """A bfloat16 image of 1291**3 voxels: 64-bit offsets on the device."""
+    if torch.cuda.mem_get_info()[0] < 6 << 30:
+        pytest.skip("needs 6 GiB of free GPU memory")
+    image = torch.zeros(1, 1, 1291, 1291, 1291, dtype=torch.bfloat16, device="cuda")
+    image[0, 0, -2:, -2:, -2:] = torch.arange(8).view(2, 2, 2)
+    displacement = torch.full((1, 3, 2, 2, 2), 1289.0, device="cuda")
+    result = plasticine.warp(image, displacement, backend="cuda")
+    assert torch.equal(result[0, 0].float().cpu(), torch.arange(8.0).view(2, 2, 2))
+
+
+@needs_gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+def test_runs_on_the_tensors_device():
+    image, displacement = (x.to("cuda:1") for x in gpu_inputs())
+    with torch.cuda.device(0):
+        result = plasticine.warp(image, displacement, backend="cuda")
+        expected = plasticine.warp(image, displacement, backend="reference")
+    assert result.device == image.device
+    torch.testing.assert_close(result, expected, atol=2e-5, rtol=0)

@@ -1,0 +1,182 @@
+"""The denoiser, its noise schedule and its sampler."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from plasticine.diffusion import Denoiser, NoiseSchedule, UNet, ddim, sampling_steps
+from plasticine.diffusion.unet import channels_to_space, space_to_channels
+
+SMALL = {"channels": (8, 16), "blocks": 1}
+
+
+def test_cosine_schedule_against_its_formula() -> None:
+    schedule = NoiseSchedule("cosine", 1000)
+
+    def level(k: int) -> float:
+        return math.cos((k / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    for k in (1, 250, 500, 900):
+        assert schedule.alpha_bar[k].item() == pytest.approx(level(k) / level(0), rel=1e-9)
+    assert schedule.alpha_bar[0] == 1
+    assert schedule.alpha_bar[-1] > 0
+
+
+def test_linear_schedule_against_its_formula() -> None:
+    schedule = NoiseSchedule("linear", 1000)
+    assert (1 - schedule.alpha_bar[1]).item() == pytest.approx(1e-4)
+    ratio = schedule.alpha_bar[-1] / schedule.alpha_bar[-2]
+    assert (1 - ratio).item() == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
+def test_schedules_only_lose_signal(kind: str) -> None:
+    schedule = NoiseSchedule(kind, 50)
+    assert len(schedule.alpha_bar) == 51
+    assert (schedule.alpha_bar.diff() < 0).all()
+
+
+def test_wrong_schedules_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"cosine.*linear.*'sigmoid'"):
+        NoiseSchedule("sigmoid")
+    with pytest.raises(ValueError, match="at least one"):
+        NoiseSchedule("cosine", 0)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 12, 18), (1, 2, 6, 8, 10)])
+def test_cells_fold_into_channels_and_back(shape: tuple[int, ...]) -> None:
+    image = torch.arange(math.prod(shape)).view(shape)
+    folded = space_to_channels(image, 2)
+    ndim = len(shape) - 2
+    assert folded.shape == (shape[0], shape[1] * 2**ndim, *(n // 2 for n in shape[2:]))
+    cell = (0, 0, *([slice(0, 2)] * ndim))
+    assert torch.equal(folded[(0, slice(0, 2**ndim), *([0] * ndim))], image[cell].flatten())
+    assert torch.equal(channels_to_space(folded, 2), image)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (13, 22), (1, 7), (9, 6, 11)])
+@pytest.mark.parametrize("patch_size", [1, 2])
+def test_unet_keeps_any_size(size: tuple[int, ...], patch_size: int) -> None:
+    torch.manual_seed(0)
+    network = UNet(len(size), 3, 2, patch_size=patch_size, **SMALL)
+    assert network(torch.randn(2, 3, *size), torch.tensor([1, 900])).shape == (2, 2, *size)
+
+
+def test_unet_depends_on_image_and_step() -> None:
+    torch.manual_seed(0)
+    network = UNet(2, 1, 1, **SMALL)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    x, k = torch.randn(1, 1, 16, 16), torch.tensor([10])
+    base = network(x, k)
+    assert not torch.allclose(base, network(x, torch.tensor([500])))
+    assert not torch.allclose(base, network(x + 1, k))
+
+
+def test_unet_refuses_wrong_input() -> None:
+    network = UNet(2, 3, 1, **SMALL)
+    with pytest.raises(ValueError, match=r"\(N, 3, \*spatial\).*got \(1, 2, 8, 8\)"):
+        network(torch.zeros(1, 2, 8, 8), torch.tensor([1]))
+    with pytest.raises(ValueError, match="ndim=1"):
+        UNet(1, 3)
+
+
+def _denoiser(steps: int = 100) -> Denoiser:
+    torch.manual_seed(0)
+    denoiser = Denoiser(2, 2, NoiseSchedule("cosine", steps), **SMALL)
+    for parameter in denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    return denoiser.eval()
+
+
+def test_prediction_adds_up_to_the_noisy_image() -> None:
+    denoiser = _denoiser()
+    noisy, condition = torch.randn(3, 1, 12, 12), torch.rand(3, 2, 12, 12)
+    k = torch.tensor([1, 50, 100])
+    with torch.no_grad():
+        clean, noise = denoiser.predict(noisy, condition, k)
+    torch.testing.assert_close(denoiser.schedule.add_noise(clean, noise, k), noisy)
+
+
+def test_loss_is_the_noise_error_over_the_signal_level() -> None:
+    denoiser = _denoiser()
+    image, condition, noise = (
+        torch.randn(1, 1, 12, 12),
+        torch.rand(1, 2, 12, 12),
+        torch.randn(1, 1, 12, 12),
+    )
+    k = torch.tensor([37])
+    with torch.no_grad():
+        noisy = denoiser.schedule.add_noise(image, noise, k)
+        error = (denoiser.predict_noise(noisy, condition, k) - noise).square().mean()
+        loss = denoiser.loss(image, condition, noise, k, torch.tensor([True]))
+    torch.testing.assert_close(loss, (error / denoiser.schedule.alpha_bar[37]).float())
+
+
+def test_a_dropped_condition_is_not_seen() -> None:
+    denoiser = _denoiser()
+    image, noise, k = torch.randn(1, 1, 12, 12), torch.randn(1, 1, 12, 12), torch.tensor([40])
+    conditions = torch.rand(2, 1, 2, 12, 12)
+    losses = {
+        keep: [denoiser.loss(image, c, noise, k, torch.tensor([keep])).item() for c in conditions]
+        for keep in (True, False)
+    }
+    assert losses[False][0] == losses[False][1]
+    assert losses[True][0] != losses[True][1]
+
+
+def test_guidance_extrapolates_from_the_unconditional() -> None:
+    denoiser = _denoiser()
+    noisy, condition, k = torch.randn(1, 1, 8, 8), torch.rand(1, 2, 8, 8), torch.tensor([60])
+    with torch.no_grad():
+        with_condition = denoiser.predict_noise(noisy, condition, k)
+        without = denoiser.predict_noise(noisy, None, k)
+        guided = denoiser.guided(noisy, condition, k, 3.0)[1]
+        plain = denoiser.guided(noisy, condition, k, 1)[1]
+    torch.testing.assert_close(guided, without + 3 * (with_condition - without))
+    assert torch.equal(plain, with_condition)
+
+
+def test_sampling_steps() -> None:
+    assert sampling_steps(1000, 4) == [1000, 750, 500, 250, 0]
+    assert sampling_steps(3, 10) == [3, 2, 1, 0]
+    with pytest.raises(ValueError, match="steps=0"):
+        sampling_steps(10, 0)
+
+
+class _Gaussian(Denoiser):
+    """The exact denoiser of a target domain that is N(mean, 0.1²) at every voxel."""
+
+    mean, deviation = 0.3, 0.1
+
+    def guided(self, noisy, condition, k, guidance):  # type: ignore[no-untyped-def]
+        signal, spread = self.schedule.levels(k, noisy.ndim - 2)
+        gain = signal * self.deviation**2 / ((signal * self.deviation) ** 2 + spread**2)
+        clean = self.mean + gain * (noisy - signal * self.mean)
+        return clean, (noisy - signal * clean) / spread
+
+
+def test_ddim_with_the_exact_denoiser_gives_the_target_distribution() -> None:
+    denoiser = _Gaussian(2, 1, NoiseSchedule("cosine", 1000), **SMALL)
+    noise = torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(0))
+    runs = 0
+
+    def count() -> None:
+        nonlocal runs
+        runs += 1
+
+    result = ddim(denoiser, noise, noise, start=1000, steps=500, progress=count)
+    assert runs == 500
+    assert result.mean().item() == pytest.approx(0.3, abs=0.01)
+    assert result.std().item() == pytest.approx(0.1, rel=0.05)
+
+
+def test_ddim_gives_the_same_bits_for_the_same_noise() -> None:
+    denoiser = _denoiser()
+    noise, condition = torch.randn(2, 1, 12, 12), torch.rand(2, 2, 12, 12)
+    first = ddim(denoiser, noise, condition, start=100, steps=5)
+    assert torch.equal(first, ddim(denoiser, noise, condition, start=100, steps=5))
+    assert first.abs().max() <= 1

@@ -1,0 +1,248 @@
+"""plasticine.folding against the Jacobian, plain loops over simplices, and known maps."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import plasticine
+from plasticine.ops.folding import FOLDING
+
+OPERATOR = "folding"
+
+SCHEMES = ("central", "forward", "backward")
+SIZES = {
+    "2d": (7, 5),
+    "2d-long": (5, 67),
+    "2d-thin": (1, 9),
+    "2d-two": (2, 2),
+    "3d": (5, 4, 7),
+    "3d-long": (3, 4, 35),
+    "3d-thin": (4, 1, 3),
+}
+SPACING = (0.5, 2.0, 1.25)
+
+
+def make_field(generator: torch.Generator, size: tuple[int, ...], batch: int = 2) -> Tensor:
+    return torch.randn(batch, len(size), *size, generator=generator, dtype=torch.float64) * 0.7
+
+
+def volume_by_loops(field: np.ndarray, spacing: tuple[float, ...]) -> float:
+    """Non-diffeomorphic volume of one sample, from each simplex at rest and moved."""
+    ndim, *size = field.shape
+    if ndim == 2:
+        cuts = [
+            [((0, 0), (0, 1), (1, 1)), ((0, 0), (1, 0), (1, 1))],
+            [((0, 1), (0, 0), (1, 0)), ((0, 1), (1, 1), (1, 0))],
+        ]
+    else:
+        cuts = []
+        for parity in (0, 1):
+            corners = [c for c in itertools.product((0, 1), repeat=3) if sum(c) % 2 == parity]
+            others = [c for c in itertools.product((0, 1), repeat=3) if sum(c) % 2 != parity]
+            cut = [
+                (corner, *[c for c in others if sum(a != b for a, b in zip(c, corner)) == 1])  # noqa: B905
+                for corner in corners
+            ]
+            cuts.append([*cut, tuple(others)])
+    total = 0.0
+    for cell in np.ndindex(*[n - 1 for n in size]):
+        for cut in cuts:
+            assert sum(_volume(simplex) for simplex in cut) == pytest.approx(1)
+            for simplex in cut:
+                rest = np.array([np.add(cell, corner) for corner in simplex], dtype=float)
+                moved = np.array([v + field[(slice(None), *v.astype(int))] / spacing for v in rest])
+                at_rest, signed = (np.linalg.det(x[1:] - x[0]) for x in (rest, moved))
+                if signed * at_rest < 0:
+                    total += abs(signed) / math.factorial(ndim)
+    return total / 2
+
+
+def _volume(simplex: tuple[tuple[int, ...], ...]) -> float:
+    vertices = np.array(simplex, dtype=float)
+    return abs(np.linalg.det(vertices[1:] - vertices[0])) / math.factorial(vertices.shape[1])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("region", ["full", "interior"])
+def test_statistics_of_the_jacobian(served, generator, size, scheme, region):
+    field = make_field(generator, SIZES[size])
+    spacing = SPACING[: field.shape[1]]
+    found = plasticine.folding(
+        field.to(served.device),
+        scheme=scheme,
+        region=region,
+        spacing=spacing,
+        backend=served.backend,
+    )
+    jacobian = plasticine.jacobian_determinant(
+        field, scheme=scheme, spacing=spacing, backend="reference"
+    )
+    if region == "interior":
+        inner = [slice(1, -1) if n > 2 else slice(None) for n in SIZES[size]]
+        jacobian = jacobian[(..., *inner)]
+    jacobian = jacobian.flatten(1)
+    folds = (jacobian <= 0).sum(1)
+    assert found.folds.dtype == torch.int64
+    assert torch.equal(found.folds.cpu(), folds)
+    for actual, expected in (
+        (found.fraction, folds / jacobian.shape[1]),
+        (found.minimum, jacobian.min(1).values),
+        (found.maximum, jacobian.max(1).values),
+        (found.sd_log_jacobian, torch.log(jacobian.clip(1e-9)).std(1, correction=0)),
+    ):
+        assert actual.device.type == served.device
+        torch.testing.assert_close(actual.cpu(), expected.double())
+    assert (found.scheme, found.region) == (scheme, region)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_non_diffeomorphic_volume(served, generator, size):
+    field = make_field(generator, SIZES[size])
+    spacing = SPACING[: field.shape[1]]
+    found = plasticine.folding(field.to(served.device), spacing=spacing, backend=served.backend)
+    expected = [volume_by_loops(sample.numpy(), spacing) for sample in field]
+    if min(SIZES[size]) > 1:
+        assert max(expected) > 0
+    torch.testing.assert_close(
+        found.non_diffeomorphic_volume.cpu(), torch.tensor(expected, dtype=torch.float64)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_other_dtypes(served, generator, dtype):
+    field = make_field(generator, SIZES["3d-long"]).to(dtype)
+    found = plasticine.folding(field.to(served.device), backend=served.backend)
+    expected = plasticine.folding(field.double(), backend="reference")
+    assert torch.equal(found.folds.cpu(), expected.folds)
+    for name in ("fraction", "minimum", "maximum", "sd_log_jacobian", "non_diffeomorphic_volume"):
+        torch.testing.assert_close(
+            getattr(found, name).cpu(), getattr(expected, name), rtol=1e-5, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_known_maps(served, ndim):
+    size = (4, 5, 6)[:ndim]
+    still = torch.zeros(1, ndim, *size, device=served.device)
+    found = plasticine.folding(still, backend=served.backend)
+    assert (found.folds.item(), found.fraction.item()) == (0, 0.0)
+    assert (found.minimum.item(), found.maximum.item()) == (1.0, 1.0)
+    assert (found.sd_log_jacobian.item(), found.non_diffeomorphic_volume.item()) == (0.0, 0.0)
+
+    mirrored = still.clone()
+    mirrored[0, 0] = (-2.0 * torch.arange(size[0])).view(-1, *[1] * (ndim - 1))
+    found = plasticine.folding(mirrored, backend=served.backend)
+    assert found.folds.item() == math.prod(size)
+    assert (found.minimum.item(), found.maximum.item()) == (-1.0, -1.0)
+    cells = math.prod(n - 1 for n in size)
+    assert found.non_diffeomorphic_volume.item() == pytest.approx(cells)
+
+
+def test_nan_is_neither_folded_nor_hidden(served):
+    field = torch.zeros(2, 2, 6, 7, device=served.device)
+    field[0, 1, 3, 3] = torch.nan
+    found = plasticine.folding(field, backend=served.backend)
+    assert found.folds.tolist() == [0, 0]
+    assert found.minimum.isnan().tolist() == [True, False]
+    assert found.maximum.isnan().tolist() == [True, False]
+    assert found.sd_log_jacobian.isnan().tolist() == [True, False]
+    assert found.non_diffeomorphic_volume.tolist() == [0.0, 0.0]
+
+
+def test_empty_tensors(served):
+    field = torch.zeros(0, 2, 4, 5, device=served.device)
+    none = plasticine.folding(field, backend=served.backend)
+    assert none.folds.shape == none.minimum.shape == (0,)
+    field = torch.zeros(2, 3, 4, 0, 5, device=served.device)
+    empty = plasticine.folding(field, backend=served.backend)
+    assert empty.folds.tolist() == [0, 0]
+    for name in ("fraction", "minimum", "maximum", "sd_log_jacobian"):
+        assert getattr(empty, name).isnan().all()
+    assert empty.non_diffeomorphic_volume.tolist() == [0.0, 0.0]
+
+
+def test_strides_do_not_matter(served, generator):
+    field = make_field(generator, SIZES["3d-long"]).to(served.device)
+    expected = plasticine.folding(field, backend=served.backend)
+    larger = torch.full([2 * n for n in field.shape], torch.nan, dtype=torch.float64)
+    for view in (
+        field.movedim(1, -1).contiguous().movedim(-1, 1),
+        field.transpose(-1, -2).contiguous().transpose(-1, -2),
+        larger.to(served.device)[::2, ::2, ::2, ::2, ::2].copy_(field),
+    ):
+        found = plasticine.folding(view, backend=served.backend)
+        assert torch.equal(found.folds, expected.folds)
+        torch.testing.assert_close(found.sd_log_jacobian, expected.sd_log_jacobian)
+        torch.testing.assert_close(
+            found.non_diffeomorphic_volume, expected.non_diffeomorphic_volume
+        )
+
+
+def test_the_same_bits_for_any_number_of_threads(native, generator):
+    field = make_field(generator, (9, 8, 33)).float()
+    runs = []
+    before = torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        try:
+            runs.append(FOLDING(field, "central", "full", [1.0, 1.0, 1.0], "cpu"))
+        finally:
+            torch.set_num_threads(before)
+    assert torch.equal(runs[0], runs[1])
+    assert torch.equal(runs[0], runs[2])
+
+
+def test_it_does_not_track_gradients(served, generator):
+    field = make_field(generator, SIZES["2d"]).to(served.device).requires_grad_()
+    found = plasticine.folding(field, backend=served.backend)
+    assert not found.minimum.requires_grad
+    assert not found.non_diffeomorphic_volume.requires_grad
+
+
+def test_opcheck_and_compile(served, generator):
+    field = make_field(generator, SIZES["2d"]).to(served.device)
+    arguments = (field, "central", "interior", [1.0, 2.0], served.backend)
+    torch.library.opcheck(FOLDING.overload, arguments)
+
+    def function(field: Tensor) -> Tensor:
+        return plasticine.folding(field * 2, backend=served.backend).fraction + 1
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(field), function(field))
+
+
+def test_the_text_names_scheme_and_region(served, generator):
+    field = make_field(generator, SIZES["2d"]).to(served.device)
+    text = str(
+        plasticine.folding(field, scheme="forward", region="interior", backend=served.backend)
+    )
+    assert "forward differences, interior region" in text
+    assert "sample 1:" in text
+    assert "non-diffeomorphic volume" in text
+
+
+FIELD = torch.zeros(2, 2, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("field", "options", "error", "message"),
+    [
+        (1, {}, TypeError, "displacement must be a torch.Tensor, got int"),
+        (FIELD.bool(), {}, TypeError, r"displacement must be float32.*got torch.bool"),
+        (FIELD[0], {}, ValueError, r"displacement must have shape.*\(2, 4, 5\)"),
+        (FIELD, {"scheme": "both"}, ValueError, "scheme must be one of 'central'"),
+        (FIELD, {"region": "inner"}, ValueError, "region must be one of 'full', 'interior'"),
+        (FIELD, {"spacing": (1, 1, 1)}, ValueError, r"spacing must be 2 positive.*\(1, 1, 1\)"),
+        (FIELD, {"backend": "triton"}, RuntimeError, "it holds only warp"),
+    ],
+)
+def test_refused_inputs(field, options, error, message):
+    with pytest.raises(error, match=message):
+        plasticine.folding(field, **options)

@@ -1,0 +1,272 @@
+"""plasticine.jacobian_determinant against numpy, known maps, and SimpleITK."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import plasticine
+from plasticine import reference
+from plasticine.ops.jacobian import JACOBIAN, JACOBIAN_BACKWARD
+
+OPERATOR = "jacobian"
+
+SCHEMES = ("central", "forward", "backward")
+ROUNDING = {
+    torch.float64: 1e-12,
+    torch.float32: 2e-5,
+    torch.float16: 1e-3,
+    torch.bfloat16: 8e-3,
+}
+SIZES = {
+    "2d": (7, 5),
+    "2d-long": (5, 67),
+    "2d-thin": (1, 9),
+    "2d-two": (2, 2),
+    "3d": (5, 4, 7),
+    "3d-long": (3, 2, 35),
+    "3d-thin": (4, 1, 3),
+}
+SPACING = (0.5, 2.0, 1.25)
+
+
+def make_field(generator: torch.Generator, size: tuple[int, ...], batch: int = 2) -> Tensor:
+    return torch.randn(batch, len(size), *size, generator=generator, dtype=torch.float64)
+
+
+def by_loops(field: Tensor, scheme: str, spacing: tuple[float, ...]) -> Tensor:
+    """The definition, voxel by voxel."""
+    values = field.numpy()
+    batch, ndim, *size = values.shape
+    result = np.empty((batch, 1, *size))
+    for n in range(batch):
+        for voxel in np.ndindex(*size):
+            matrix = np.eye(ndim)
+            for axis in range(ndim):
+                below, above = list(voxel), list(voxel)
+                has_next, has_previous = voxel[axis] + 1 < size[axis], voxel[axis] > 0
+                if scheme == "central" or (scheme == "forward") == has_next or not has_previous:
+                    above[axis] += has_next
+                if scheme == "central" or (scheme == "backward") == has_previous or not has_next:
+                    below[axis] -= has_previous
+                if scheme == "forward" and has_next:
+                    below = list(voxel)
+                if scheme == "backward" and has_previous:
+                    above = list(voxel)
+                distance = (above[axis] - below[axis]) * spacing[axis]
+                if distance:
+                    index = (n, slice(None))
+                    difference = values[(*index, *above)] - values[(*index, *below)]
+                    matrix[:, axis] += difference / distance
+            result[(n, 0, *voxel)] = np.linalg.det(matrix)
+    return torch.from_numpy(result)
+
+
+def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    scale = max(1.0, expected.detach().abs().max().item())
+    torch.testing.assert_close(
+        actual.detach().double().cpu(),
+        expected.detach().double().cpu(),
+        rtol=0,
+        atol=ROUNDING[dtype] * scale,
+    )
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_equals_the_definition_in_loops(served, generator, size, scheme):
+    field = make_field(generator, SIZES[size])
+    for spacing in (None, SPACING[: len(SIZES[size])]):
+        result = plasticine.jacobian_determinant(
+            field.to(served.device), scheme=scheme, spacing=spacing, backend=served.backend
+        )
+        assert result.shape == (2, 1, *SIZES[size])
+        assert result.is_contiguous()
+        expected = by_loops(field, scheme, spacing or (1.0,) * field.shape[1])
+        assert_close(result, expected, torch.float64)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
+def test_gradient_equals_the_float64_reference(served, generator, size, dtype):
+    rounded = make_field(generator, SIZES[size]).to(dtype)
+    spacing = SPACING[: rounded.shape[1]]
+    for scheme in SCHEMES:
+        field = rounded.to(served.device, copy=True).requires_grad_()
+        exact = rounded.to(torch.float64, copy=True).requires_grad_()
+        result = plasticine.jacobian_determinant(
+            field, scheme=scheme, spacing=spacing, backend=served.backend
+        )
+        expected = reference.jacobian_determinant(exact, scheme, spacing)
+        assert result.dtype == dtype
+        assert_close(result, expected, dtype)
+        grad = torch.randn(result.shape, generator=generator).to(dtype)
+        result.backward(grad.to(served.device))
+        expected.backward(grad.double())
+        assert field.grad.dtype == dtype
+        assert_close(field.grad, exact.grad, dtype)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_an_affine_displacement_has_its_determinant_everywhere(served, generator, ndim, scheme):
+    matrix = torch.randn(ndim, ndim, generator=generator, dtype=torch.float64)
+    size = (5, 6, 4)[:ndim]
+    axes = [torch.arange(n, dtype=torch.float64) * h for n, h in zip(size, SPACING, strict=False)]
+    position = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    field = torch.einsum("ij,j...->i...", matrix - torch.eye(ndim), position)[None]
+    result = plasticine.jacobian_determinant(
+        field.to(served.device), scheme=scheme, spacing=SPACING[:ndim], backend=served.backend
+    )
+    torch.testing.assert_close(result.cpu(), torch.linalg.det(matrix).expand(1, 1, *size))
+
+
+def test_strides_do_not_matter(served, generator):
+    field = make_field(generator, SIZES["3d-long"]).to(served.device).requires_grad_()
+    grad = torch.randn(2, 1, *SIZES["3d-long"], generator=generator, dtype=torch.float64)
+    grad = grad.to(served.device)
+    expected = plasticine.jacobian_determinant(field, backend=served.backend)
+    (gradient,) = torch.autograd.grad(expected, field, grad)
+    larger = torch.full([2 * n for n in field.shape], torch.nan, dtype=torch.float64)
+    views = [
+        field.detach().movedim(1, -1).contiguous().movedim(-1, 1),
+        field.detach().transpose(-1, -2).contiguous().transpose(-1, -2),
+        larger.to(served.device)[::2, ::2, ::2, ::2, ::2].copy_(field.detach()),
+    ]
+    for view in views:
+        assert not view.is_contiguous()
+        result = plasticine.jacobian_determinant(view.requires_grad_(), backend=served.backend)
+        strided_grad = grad.transpose(-1, -2).contiguous().transpose(-1, -2)
+        (found,) = torch.autograd.grad(result, view, strided_grad)
+        assert_close(result, expected, torch.float64)
+        assert_close(found, gradient, torch.float64)
+    one = field.detach()[:1, :, :1].expand(2, -1, 3, -1, -1).requires_grad_()
+    result = plasticine.jacobian_determinant(one, backend=served.backend)
+    (found,) = torch.autograd.grad(result.sum(), one)
+    solid = one.detach().contiguous().requires_grad_()
+    expected = plasticine.jacobian_determinant(solid, backend=served.backend)
+    (gradient,) = torch.autograd.grad(expected, solid, torch.ones_like(expected))
+    assert_close(result, expected, torch.float64)
+    assert_close(found, gradient, torch.float64)
+
+
+def test_nan_reaches_its_neighbours_only(served, generator):
+    field = make_field(generator, SIZES["2d-long"]).to(served.device)
+    expected = plasticine.jacobian_determinant(field, backend=served.backend)
+    field[0, 0, 2, 30] = torch.nan
+    result = plasticine.jacobian_determinant(field, backend=served.backend)
+    touched = torch.zeros_like(result, dtype=torch.bool)
+    for y, x in ((1, 30), (3, 30), (2, 29), (2, 31)):
+        touched[0, 0, y, x] = True
+    assert torch.equal(result.isnan(), touched)
+    torch.testing.assert_close(result[~touched], expected[~touched])
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 4, 5), (2, 2, 0, 5), (1, 3, 2, 3, 0)])
+def test_empty_tensors(served, shape):
+    field = torch.ones(shape, device=served.device, requires_grad=True)
+    result = plasticine.jacobian_determinant(field, backend=served.backend)
+    assert result.shape == (shape[0], 1, *shape[2:])
+    result.sum().backward()
+    assert field.grad.shape == shape
+
+
+def test_gradcheck(served, generator):
+    for size in SIZES.values():
+        field = make_field(generator, size, batch=1).to(served.device).requires_grad_()
+        for scheme in SCHEMES:
+            torch.autograd.gradcheck(
+                lambda u, scheme=scheme: plasticine.jacobian_determinant(
+                    u, scheme=scheme, spacing=SPACING[: u.shape[1]], backend=served.backend
+                ),
+                field,
+                fast_mode=True,
+            )
+
+
+def test_a_second_derivative_is_refused(served, generator):
+    field = make_field(generator, SIZES["2d"]).to(served.device).requires_grad_()
+    result = plasticine.jacobian_determinant(field, backend=served.backend)
+    (gradient,) = torch.autograd.grad(result.square().sum(), field, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"jacobian_determinant has no second derivative"):
+        gradient.sum().backward()
+
+
+def test_the_same_bits_for_any_number_of_threads(native, generator):
+    field = make_field(generator, (9, 8, 33)).float().requires_grad_()
+    runs = []
+    before = torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        try:
+            result = plasticine.jacobian_determinant(field, backend="cpu")
+            runs.append((result, *torch.autograd.grad(result.square().sum(), field)))
+        finally:
+            torch.set_num_threads(before)
+    for other in runs[1:]:
+        for x, y in zip(runs[0], other, strict=True):
+            assert torch.equal(x, y)
+
+
+def test_opcheck(served, generator):
+    field = make_field(generator, SIZES["2d"]).to(served.device)
+    options = ("central", [1.0, 2.0], served.backend)
+    torch.library.opcheck(JACOBIAN_BACKWARD.overload, (field[:, :1], field, *options))
+    torch.library.opcheck(JACOBIAN.overload, (field.requires_grad_(), *options))
+
+
+def test_function_transforms(served, generator):
+    field = make_field(generator, SIZES["2d"]).to(served.device)
+
+    def loss(field: Tensor) -> Tensor:
+        return plasticine.jacobian_determinant(field, backend=served.backend).square().sum()
+
+    leaf = field.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(leaf), leaf)
+    torch.testing.assert_close(torch.func.grad(loss)(field), expected)
+    per_sample = torch.vmap(torch.func.grad(loss))(field[:, None])
+    torch.testing.assert_close(per_sample[:, 0], expected)
+
+
+def test_equals_simpleitk_inside(served, generator):
+    """In the interior; at the border ITK replicates the edge, and we take one-sided differences."""
+    sitk = pytest.importorskip("SimpleITK")
+    spacing = (1.5, 2.0, 0.75)
+    field = make_field(generator, (6, 7, 8), batch=1)
+    vectors = field[0].flip(0).movedim(0, -1).contiguous().numpy()
+    image = sitk.GetImageFromArray(vectors, isVector=True)
+    image.SetSpacing(spacing[::-1])
+    expected = torch.from_numpy(
+        sitk.GetArrayFromImage(sitk.DisplacementFieldJacobianDeterminant(image))
+    )
+    result = plasticine.jacobian_determinant(
+        field.to(served.device), spacing=spacing, backend=served.backend
+    )
+    inner = (slice(1, -1),) * 3
+    torch.testing.assert_close(
+        result[0, 0].cpu()[inner].float(), expected[inner].float(), rtol=1e-4, atol=1e-4
+    )
+
+
+FIELD = torch.zeros(2, 2, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("field", "options", "error", "message"),
+    [
+        ("u", {}, TypeError, "displacement must be a torch.Tensor, got str"),
+        (FIELD.long(), {}, TypeError, r"displacement must be float32.*got torch.int64"),
+        (FIELD[:, :1], {}, ValueError, r"displacement must have shape.*\(2, 1, 4, 5\)"),
+        (FIELD, {"scheme": "upwind"}, ValueError, "scheme must be one of 'central', 'forward'"),
+        (FIELD, {"spacing": (1.0,)}, ValueError, r"spacing must be 2 positive.*\(1.0,\)"),
+        (FIELD, {"spacing": (1.0, 0.0)}, ValueError, "spacing must be 2 positive, finite"),
+        (FIELD, {"spacing": (1.0, float("nan"))}, ValueError, "spacing must be 2 positive"),
+        (FIELD, {"spacing": 2.0}, TypeError, "spacing must be 2 numbers or None, got 2.0"),
+        (FIELD, {"backend": "cuda"}, RuntimeError, "it holds only warp"),
+    ],
+)
+def test_refused_inputs(field, options, error, message):
+    with pytest.raises(error, match=message):
+        plasticine.jacobian_determinant(field, **options)

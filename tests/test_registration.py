@@ -1,0 +1,489 @@
+"""The registration network, its deformation and its objective."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import plasticine
+from plasticine.nn.losses import mutual_information, smoothness, soft_dice
+from plasticine.registration import (
+    AffineHead,
+    Deformation,
+    RegistrationObjective,
+    VelocityNetwork,
+    affine_from_generator,
+    nearest_targets,
+    structure_descriptor,
+)
+
+SIZES = [(32, 24), (21, 35), (9, 16, 11)]
+
+
+def grid(size: tuple[int, ...], dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.stack(torch.meshgrid(*[torch.arange(n, dtype=dtype) for n in size], indexing="ij"))
+
+
+def blobs(count: int, size: tuple[int, ...], seed: int = 0) -> torch.Tensor:
+    """Smooth random images (count, 1, *size) that fill [-1, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 1, *[max(2, n // 6) for n in size], generator=generator)
+    mode = {2: "bilinear", 3: "trilinear"}[len(size)]
+    image = torch.nn.functional.interpolate(coarse, size, mode=mode, align_corners=True)
+    low = image.amin(tuple(range(1, image.ndim)), keepdim=True)
+    high = image.amax(tuple(range(1, image.ndim)), keepdim=True)
+    return ((image - low) / (high - low) * 2 - 1).clamp(-1, 1)
+
+
+def bump(size: tuple[int, ...], amount: float) -> torch.Tensor:
+    """A smooth float64 velocity (1, d, *size), zero at the border, ``amount`` voxels at most."""
+    axes = [torch.linspace(0, math.pi, n, dtype=torch.float64).sin() ** 2 for n in size]
+    window = axes[0]
+    for axis in axes[1:]:
+        window = window[..., None] * axis
+    direction = torch.linspace(1.0, -0.7, len(size), dtype=torch.float64)
+    return (amount * window * direction.view(-1, *[1] * len(size)))[None]
+
+
+def stirred(network: VelocityNetwork, amount: float = 0.3) -> VelocityNetwork:
+    """The network with random weights in its heads, so that it deforms."""
+    heads = [network.velocity_head, network.inverse_head]
+    heads += [network.affine_head.last] if network.affine_head is not None else []
+    with torch.no_grad():
+        for head in heads:
+            if head is not None:
+                for parameter in head.parameters():
+                    parameter.normal_(0, amount)
+    return network
+
+
+class TestAffine:
+    @pytest.mark.parametrize("size", SIZES)
+    def test_zero_generator_is_the_identity_exactly(self, size: tuple[int, ...]) -> None:
+        d = len(size)
+        for affine in affine_from_generator(torch.zeros(2, d, d + 1), size):
+            assert torch.equal(affine, torch.eye(d, d + 1).expand(2, d, d + 1))
+
+    def test_quarter_turn_about_the_centre(self) -> None:
+        turn = math.pi / 2
+        generator = torch.tensor([[[0, -turn, 0], [turn, 0, 0]]], dtype=torch.float64)
+        affine, inverse = affine_from_generator(generator, (5, 5))
+        corner = torch.tensor([0.0, 0.0, 1.0]).double()
+        assert torch.allclose(affine[0] @ corner, torch.tensor([4.0, 0.0]).double())
+        assert torch.allclose(inverse[0] @ corner, torch.tensor([0.0, 4.0]).double())
+        centre = torch.tensor([2.0, 2.0, 1.0]).double()
+        assert torch.allclose(affine[0] @ centre, centre[:2])
+
+    def test_scale_and_translation(self) -> None:
+        generator = torch.zeros(1, 2, 3).double()
+        generator[0, 0, 0] = math.log(2)
+        affine, _ = affine_from_generator(generator, (5, 7))
+        assert torch.allclose(affine[0], torch.tensor([[2, 0, -2], [0, 1, 0]]).double())
+        generator = torch.tensor([[[0, 0, 1.5], [0, 0, -2.0]]]).double()
+        affine, inverse = affine_from_generator(generator, (5, 7))
+        assert torch.allclose(affine[0, :, 2], torch.tensor([1.5, -2.0]).double())
+        assert torch.allclose(inverse[0, :, 2], torch.tensor([-1.5, 2.0]).double())
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_inverse_and_orientation(self, size: tuple[int, ...]) -> None:
+        d = len(size)
+        generator = torch.randn(20, d, d + 1, dtype=torch.float64, generator=_generator(0))
+        forward, inverse = affine_from_generator(generator, size)
+        assert (torch.linalg.det(forward[:, :, :d]) > 0).all()
+        points = torch.randn(20, d, 9, dtype=torch.float64, generator=_generator(1))
+        there = forward[:, :, :d] @ points + forward[:, :, d:]
+        back = inverse[:, :, :d] @ there + inverse[:, :, d:]
+        assert torch.allclose(back, points, atol=1e-9)
+
+    def test_gradcheck_and_errors(self) -> None:
+        generator = (0.3 * torch.randn(2, 2, 3, generator=_generator(0))).double()
+        assert torch.autograd.gradcheck(
+            lambda g: affine_from_generator(g, (5, 6)), (generator.requires_grad_(),)
+        )
+        with pytest.raises(ValueError, match=r"must be \(N, 2, 3\); got \(2, 3, 4\)"):
+            affine_from_generator(torch.zeros(2, 3, 4), (5, 6))
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_head_starts_at_zero_and_reads_position(self, size: tuple[int, ...]) -> None:
+        head = AffineHead(len(size), channels=2)
+        features = torch.randn(3, 2, *size, generator=_generator(0))
+        generator = head(features, size)
+        assert generator.shape == (3, len(size), len(size) + 1)
+        assert (generator == 0).all()
+        with torch.no_grad():
+            head.last.weight.normal_(generator=_generator(1))
+        spot = torch.zeros(1, 2, *size)
+        spot[(0, 0, *(n // 3 for n in size))] = 100.0
+        assert not torch.allclose(head(spot, size), head(spot.flip(2), size))
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class TestDeformation:
+    @pytest.mark.parametrize("size", [(20, 17), (11, 12, 10)])
+    def test_displacement_is_the_affine_after_the_exponential(self, size: tuple[int, ...]) -> None:
+        d = len(size)
+        raw = 0.05 * torch.randn(1, d, d + 1, dtype=torch.float64, generator=_generator(0))
+        affine, inverse_affine = affine_from_generator(raw, size)
+        velocity = bump(size, 1.5)
+        deformation = Deformation(velocity, affine, inverse_affine)
+        p = grid(size)
+        reached = p + plasticine.exponential(velocity)[0]
+        expected = torch.einsum("ij,j...->i...", affine[0, :, :d], reached)
+        expected = expected + affine[0, :, d].view(-1, *[1] * d) - p
+        assert torch.allclose(deformation.displacement()[0], expected, atol=1e-10)
+        together = deformation.displacements()
+        assert torch.equal(together[0], deformation.displacement())
+        assert torch.equal(together[1], deformation.inverse_displacement())
+
+    @pytest.mark.parametrize("size", [(40, 36), (24, 22, 26)])
+    @pytest.mark.parametrize("inverse_from", ["negation", "head"])
+    def test_inverse_takes_every_point_back(self, size: tuple[int, ...], inverse_from: str) -> None:
+        """Up to the interpolation between voxels, which shrinks with the field's curvature."""
+        d = len(size)
+        raw = 0.03 * torch.randn(1, d, d + 1, dtype=torch.float64, generator=_generator(0))
+        raw[:, :, d] *= 20
+        affine, inverse_affine = affine_from_generator(raw, size)
+        velocity = bump(size, min(size) / 20)
+        deformation = Deformation(
+            velocity, affine, inverse_affine, inverse_velocity=-velocity, inverse_from=inverse_from
+        )
+        u, v = deformation.displacements()
+        assert u.norm(dim=1).max() > 1
+        for first, second in ((u, v), (v, u)):
+            residual = plasticine.compose(second, first).norm(dim=1)
+            there = grid(size) + first[0]
+            inner = torch.ones(size, dtype=torch.bool)
+            for axis, n in enumerate(size):
+                inner &= (there[axis] > 1) & (there[axis] < n - 2)
+            assert inner.double().mean() > 0.6
+            assert residual[0][inner].max() < 0.05
+
+    def test_affine_alone(self) -> None:
+        generator = torch.zeros(2, 2, 3).double()
+        generator[:, 0, 0], generator[:, 1, 2] = math.log(1.25), 1.0
+        affine, inverse = affine_from_generator(generator, (10, 12))
+        deformation = Deformation(torch.zeros(2, 2, 10, 12).double(), affine, inverse)
+        assert torch.allclose(deformation.jacobian(), torch.tensor(1.25).double())
+        shifted = grid((10, 12)) + deformation.displacement()
+        inside = (shifted >= 0).all(1) & (shifted[:, 0] <= 9) & (shifted[:, 1] <= 11)
+        assert torch.equal(deformation.valid()[:, 0], inside)
+        assert 0 < inside.double().mean() < 1
+        u, v = deformation.displacements()
+        centre = (slice(None), slice(None), slice(3, 7), slice(3, 8))
+        assert plasticine.compose(v, u)[centre].abs().max() < 1e-12
+
+    def test_without_affine_is_the_exponential(self) -> None:
+        velocity = bump((12, 12), 1.0)
+        deformation = Deformation(velocity)
+        u, v = plasticine.exponential(velocity, inverse=True)
+        assert torch.equal(deformation.displacement(), u)
+        assert torch.equal(deformation.inverse_displacement(), v)
+
+    def test_gradcheck(self) -> None:
+        """Of both maps, with respect to velocity and generator, away from interpolation's kinks."""
+        velocity = (bump((5, 4), 0.7) + 0.013).requires_grad_()
+        generator = (0.05 * torch.randn(1, 2, 3, generator=_generator(3))).double()
+
+        def maps(v: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return Deformation(v, *affine_from_generator(g, (5, 4)), steps=3).displacements()
+
+        assert torch.autograd.gradcheck(maps, (velocity, generator.requires_grad_()))
+
+    def test_errors(self) -> None:
+        velocity = torch.zeros(1, 2, 4, 4)
+        with pytest.raises(ValueError, match="negation, head; got 'newton'"):
+            Deformation(velocity, inverse_from="newton")
+        with pytest.raises(ValueError, match="both"):
+            Deformation(velocity, affine=torch.eye(2, 3)[None])
+        with pytest.raises(ValueError, match="inverse=True"):
+            Deformation(velocity, inverse_from="head").inverse_displacement()
+
+
+class TestVelocityNetwork:
+    @pytest.mark.parametrize("size", [*SIZES, (1, 7)])
+    @pytest.mark.parametrize("half_resolution", [True, False])
+    @pytest.mark.parametrize("inverse_from", ["negation", "head"])
+    def test_untrained_is_the_identity_exactly(
+        self, size: tuple[int, ...], half_resolution: bool, inverse_from: str
+    ) -> None:
+        network = VelocityNetwork(
+            len(size),
+            channels=(4, 6, 8),
+            half_resolution=half_resolution,
+            inverse_from=inverse_from,
+        )
+        x, y = blobs(2, size), blobs(2, size, seed=1)
+        for deformation in (network(x), network(x, y), network(x, y, torch.randn_like(x))):
+            assert deformation.velocity.shape == (2, len(size), *size)
+            u, v = deformation.displacements()
+            assert (u == 0).all()
+            assert (v == 0).all()
+            assert torch.equal(plasticine.warp(x, u), x)
+
+    @pytest.mark.parametrize("size", SIZES)
+    @pytest.mark.parametrize("affine", [True, False])
+    def test_inverse_of_random_weights(self, size: tuple[int, ...], affine: bool) -> None:
+        torch.manual_seed(0)
+        network = stirred(VelocityNetwork(len(size), channels=(4, 6, 8), affine=affine))
+        deformation = network(blobs(2, size), blobs(2, size, seed=1))
+        assert (deformation.affine is None) == (not affine)
+        u, v = deformation.displacements()
+        assert u.abs().max() > 0.05
+        inside = deformation.valid()
+        residual = plasticine.compose(v, u).norm(dim=1, keepdim=True)[inside]
+        assert residual.median() < 0.02 * u.norm(dim=1).max()
+
+    def test_stems_and_heads(self) -> None:
+        torch.manual_seed(0)
+        network = stirred(VelocityNetwork(2, channels=(4, 6, 8), inverse_from="head"))
+        x, y, z = blobs(1, (16, 16)), blobs(1, (16, 16), seed=1), blobs(1, (16, 16), seed=2)
+        pair, single = network(x, y), network(x)
+        assert [h.shape for h in pair.features] == [h.shape for h in single.features]
+        assert not torch.equal(pair.velocity, single.velocity)
+        assert not torch.equal(pair.velocity, network(x, z).velocity)
+        assert torch.equal(pair.velocity, network(x, y, torch.zeros_like(x)).velocity)
+        assert not torch.equal(pair.velocity, network(x, y, z).velocity)
+        assert not torch.equal(pair.velocity, pair.inverse_velocity)
+        assert network(x, inverse=False).inverse_velocity is None
+        assert torch.equal(network(x, inverse=False).velocity, single.velocity)
+
+    def test_half_resolution_velocity_is_linear_between_voxels(self) -> None:
+        torch.manual_seed(0)
+        network = stirred(VelocityNetwork(2, channels=(4, 6, 8)))
+        velocity = network(blobs(1, (18, 13))).velocity
+        assert torch.allclose(
+            velocity[:, :, 1:-1:2], (velocity[:, :, 0:-2:2] + velocity[:, :, 2::2]) / 2, atol=1e-7
+        )
+        assert velocity.is_contiguous()
+
+    def test_padding_does_not_reach_far(self) -> None:
+        """A size that needs no padding and one that does agree away from the new edge."""
+        torch.manual_seed(0)
+        network = stirred(VelocityNetwork(2, channels=(4, 6), affine=False))
+        x = blobs(1, (64, 33))
+        whole, cut = network(x).velocity, network(x[:, :, :59]).velocity
+        assert torch.allclose(whole[:, :, :40], cut[:, :, :40], atol=1e-6)
+
+    def test_float64_and_velocity_scale(self) -> None:
+        torch.manual_seed(0)
+        network = stirred(VelocityNetwork(2, channels=(4, 6), velocity_scale=1.0)).double()
+        x = blobs(1, (12, 12)).double()
+        one = network(x).velocity
+        assert one.dtype == torch.float64
+        network.velocity_scale = 3.0
+        assert torch.allclose(network(x).velocity, 3 * one)
+
+    def test_autocast_keeps_coordinates_in_float32(self) -> None:
+        torch.manual_seed(0)
+        network = stirred(VelocityNetwork(2, channels=(4, 6, 8)), amount=1.0)
+        x = blobs(1, (40, 40))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            deformation = network(x)
+            fields = deformation.displacements()
+        assert {t.dtype for t in (deformation.velocity, deformation.affine, *fields)} == {
+            torch.float32
+        }
+        again = deformation.displacements()
+        assert fields[0].abs().max() > 1
+        for inside, outside in zip(fields, again, strict=True):
+            assert torch.equal(inside, outside)
+        # The features are rounded, the maps are not: 8 bits would not hold this affine.
+        affine = deformation.affine
+        assert not torch.equal(affine, affine.bfloat16().float())
+        back = torch.linalg.inv(affine[:, :, :2])
+        assert torch.allclose(back, deformation.inverse_affine[:, :, :2], atol=1e-5)
+
+    def test_errors(self) -> None:
+        network = VelocityNetwork(2, channels=(4, 6))
+        x = blobs(1, (16, 16))
+        with pytest.raises(ValueError, match="noise without fixed"):
+            network(x, noise=x)
+        with pytest.raises(ValueError, match="2 spatial axes"):
+            network(blobs(1, (8, 8, 8)))
+        with pytest.raises(ValueError, match="spatial axes; got"):
+            network(x.repeat(1, 2, 1, 1))
+        with pytest.raises(ValueError, match="fixed must have the moving image's shape"):
+            network(x, x[..., 1:])
+        with pytest.raises(TypeError, match="floating point"):
+            network((x * 255).to(torch.uint8))
+        with pytest.raises(ValueError, match="ndim=4"):
+            VelocityNetwork(4)
+        with pytest.raises(ValueError, match="two or more"):
+            VelocityNetwork(2, channels=(8,))
+        with pytest.raises(ValueError, match="inverse_from"):
+            VelocityNetwork(2, inverse_from="minus")
+
+
+class TestMatching:
+    def test_nearest_targets_against_brute_force(self) -> None:
+        source = torch.randn(7, 5, generator=_generator(0))
+        target = torch.randn(11, 5, generator=_generator(1))
+        found = nearest_targets(source, target, 4)
+        distance = (source[:, None] - target[None]).norm(dim=2)
+        assert torch.equal(found, distance.argsort(1)[:, :4])
+        allowed = torch.ones(7, 11, dtype=torch.bool)
+        allowed[torch.arange(7), found[:, 0]] = False
+        assert torch.equal(nearest_targets(source, target, 3, allowed=allowed), found[:, 1:])
+        ties = nearest_targets(source, target[:1].repeat(4, 1), 4)
+        assert ties.tolist() == [[0, 1, 2, 3]] * 7
+
+    def test_errors(self) -> None:
+        descriptors = torch.zeros(3, 5)
+        with pytest.raises(ValueError, match="3 targets to choose from; got count=4"):
+            nearest_targets(descriptors, descriptors, 4)
+        with pytest.raises(ValueError, match="2 targets"):
+            nearest_targets(descriptors, descriptors, 3, allowed=~torch.eye(3, dtype=torch.bool))
+        with pytest.raises(ValueError, match="same features"):
+            nearest_targets(descriptors, torch.zeros(3, 4), 1)
+        with pytest.raises(ValueError, match="allowed must be bool"):
+            nearest_targets(descriptors, descriptors, 1, allowed=torch.ones(3, 3))
+        with pytest.raises(ValueError, match="2 or 3 axes"):
+            structure_descriptor(torch.zeros(1, 1, 8), torch.abs)
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_descriptor_is_the_structure_averaged_over_cells(self, size: tuple[int, ...]) -> None:
+        x = blobs(5, size)
+        described = structure_descriptor(x, torch.abs, cells=1, batch=2)
+        assert torch.allclose(described, x.abs().flatten(1).mean(1, keepdim=True))
+        described = structure_descriptor(x, lambda image: torch.cat([image, -image], 1), cells=3)
+        assert described.shape == (5, 2 * 3 ** len(size))
+
+    def test_finds_the_same_slice_in_other_contrast(self) -> None:
+        x = blobs(6, (32, 32))
+
+        def gradient(image: torch.Tensor) -> torch.Tensor:
+            return sum(g.abs() for g in torch.gradient(image, dim=(2, 3)))
+
+        order = torch.tensor([3, 1, 5, 0, 2, 4])
+        target = -x[order][..., :31]
+        found = nearest_targets(
+            structure_descriptor(x, gradient), structure_descriptor(target, gradient), 1
+        )
+        assert torch.equal(order[found[:, 0]], torch.arange(6))
+
+
+class TestObjective:
+    def test_of_an_untrained_network(self) -> None:
+        x, y = blobs(2, (24, 20)), blobs(2, (24, 20), seed=1)
+        network = VelocityNetwork(2, channels=(4, 6, 8))
+        sx, sy = x.abs(), y.abs()
+        loss, terms = RegistrationObjective()(network, x, y, None, sx, sy)
+        information = mutual_information(x, y).item()
+        for stem in ("pair", "single"):
+            assert terms[f"{stem}.mutual_information"].item() == pytest.approx(information)
+            assert terms[f"{stem}.inverse_mutual_information"].item() == pytest.approx(information)
+            assert terms[f"{stem}.structure"].item() == pytest.approx(1 - soft_dice(sx, sy).item())
+            for term in ("smoothness", "inverse_consistency", "jacobian", "affine"):
+                assert terms[f"{stem}.{term}"].item() == 0
+        assert not any(term.requires_grad for term in terms.values())
+        expected = -2 * information + 0.5 * terms["pair.structure"] + 0.1 * terms["alignment"]
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+    @pytest.mark.parametrize("inverse_from", ["negation", "head"])
+    def test_weighs_its_terms(self, inverse_from: str) -> None:
+        torch.manual_seed(0)
+        network = stirred(
+            VelocityNetwork(2, channels=(4, 6, 8), inverse_from=inverse_from), amount=0.5
+        )
+        x, y = blobs(2, (24, 20)), blobs(2, (24, 20), seed=1)
+        weights = {
+            "smoothness": 2.0, "alignment": 3.0, "inverse_consistency": 5.0, "structure": 7.0,
+            "jacobian": 11.0, "affine": 13.0,
+        }  # fmt: skip
+        objective = RegistrationObjective(**weights, jacobian_threshold=1.0)
+        loss, terms = objective(network, x, y, torch.randn_like(x), x.abs(), y.abs())
+        assert all(value.item() > 0 for value in terms.values())
+        expected = 3.0 * terms["alignment"].double()
+        for stem in ("pair", "single"):
+            charge = -terms[f"{stem}.mutual_information"].double()
+            charge -= terms[f"{stem}.inverse_mutual_information"].double()
+            for name, weight in weights.items():
+                if name != "alignment":
+                    charge += weight * terms[f"{stem}.{name}"].double()
+            expected += charge / 2
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+        deformation = network(x)
+        rough = smoothness(deformation.velocity)
+        other = rough if inverse_from == "negation" else smoothness(deformation.inverse_velocity)
+        assert terms["single.smoothness"].item() == pytest.approx((rough + other).item(), rel=1e-4)
+
+    @pytest.mark.parametrize("size", [(16, 19), (8, 9, 7)])
+    @pytest.mark.parametrize("inverse_from", ["negation", "head"])
+    def test_reaches_every_parameter(self, size: tuple[int, ...], inverse_from: str) -> None:
+        torch.manual_seed(0)
+        network = stirred(VelocityNetwork(len(size), channels=(4, 6, 8), inverse_from=inverse_from))
+        x, y = blobs(1, size), blobs(1, size, seed=1)
+        loss, _ = RegistrationObjective()(network, x, y, torch.randn_like(x), x.abs(), y.abs())
+        loss.backward()
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert (parameter.grad != 0).any(), name
+
+    def test_alignment_does_not_move_the_pair_stem(self) -> None:
+        torch.manual_seed(0)
+        network = VelocityNetwork(2, channels=(4, 6, 8))
+        x, y = blobs(1, (16, 16)), blobs(1, (16, 16), seed=1)
+        # The heads are zero, so that of the loss only the alignment reaches the stems.
+        loss, _ = RegistrationObjective()(network, x, y)
+        loss.backward()
+        assert all(
+            (p.grad == 0).all() for p in network.pair_stem.parameters() if p.grad is not None
+        )
+        assert any((p.grad != 0).any() for p in network.single_stem.parameters())
+
+    def test_structure_is_optional_but_comes_in_pairs(self) -> None:
+        network, x = VelocityNetwork(2, channels=(4, 6)), blobs(1, (16, 16))
+        _, terms = RegistrationObjective()(network, x, x)
+        assert "pair.structure" not in terms
+        with pytest.raises(ValueError, match="both be given"):
+            RegistrationObjective()(network, x, x, None, x)
+        with pytest.raises(ValueError, match="weight smoothness"):
+            RegistrationObjective(smoothness=-1.0)
+
+    def test_learns_a_deformation(self) -> None:
+        """Overfits a few pairs in inverted contrast: the loss falls and the truth appears."""
+        torch.manual_seed(0)
+        x = blobs(3, (40, 40))
+        truth = plasticine.exponential(bump((40, 40), 2.5).float())
+        y = -plasticine.warp(x, truth)
+        network = VelocityNetwork(2, channels=(8, 16, 16))
+        objective = RegistrationObjective(smoothness=0.1)
+        optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
+        losses = []
+        for _ in range(80):
+            loss, _ = objective(network, x, y, None, x.abs(), y.abs())
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+        with torch.no_grad():
+            for deformation in (network(x, y), network(x)):
+                u = deformation.displacement()
+                error = (u - truth).norm(dim=1).mean()
+                assert error < 0.6 * truth.norm(dim=1).mean()
+                assert plasticine.folding(u).folds.sum() == 0
+        assert losses[-1] < losses[0] - 0.2
+
+    def test_repeats_bitwise(self) -> None:
+        def train() -> list[torch.Tensor]:
+            torch.manual_seed(3)
+            network = VelocityNetwork(2, channels=(4, 8, 8))
+            optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
+            for step in range(4):
+                x, y = blobs(2, (24, 24), seed=step), blobs(2, (24, 24), seed=step + 9)
+                loss, _ = RegistrationObjective()(
+                    network, x, y, torch.randn_like(y), x.abs(), y.abs()
+                )
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+            return [loss.detach(), *(p.detach().clone() for p in network.parameters())]
+
+        for first, second in zip(train(), train(), strict=True):
+            assert torch.equal(first, second)

@@ -1,0 +1,140 @@
+"""Structure maps: what they keep of an image and what they let go."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from plasticine import structure
+from plasticine.structure.contour import clipped_distance
+from plasticine.structure.structure_map import gaussian_blur, shift
+
+SHAPES = [(2, 1, 17, 22), (1, 1, 9, 12, 11)]
+
+
+def _blobs(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
+    """A smooth random image within [-1, 1]."""
+    noise = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+    smooth = gaussian_blur(noise, 1.5)
+    low = smooth.flatten(1).min(1).values.view(-1, *([1] * (len(shape) - 1)))
+    high = smooth.flatten(1).max(1).values.view(-1, *([1] * (len(shape) - 1)))
+    return 2 * (smooth - low) / (high - low) - 1
+
+
+@pytest.mark.parametrize("name", sorted(structure.STRUCTURE_MAPS))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_map_has_its_channels_within_0_and_1(name: str, shape: tuple[int, ...]) -> None:
+    image = _blobs(shape)
+    map_ = structure.create(name, len(shape) - 2)
+    result = map_(image)
+    assert result.shape == (shape[0], map_.channels, *shape[2:])
+    assert result.dtype == image.dtype
+    assert result.min() >= 0
+    assert result.max() <= 1
+    assert result.std() > 0.05
+
+
+@pytest.mark.parametrize("name", sorted(structure.STRUCTURE_MAPS))
+def test_an_image_does_not_depend_on_its_batch(name: str) -> None:
+    map_ = structure.create(name, 2)
+    image = _blobs((3, 1, 16, 20))
+    torch.testing.assert_close(map_(image)[1:2], map_(image[1:2]))
+
+
+def test_mind_forgets_gain_offset_and_sign_of_contrast() -> None:
+    image = _blobs((1, 1, 24, 24))
+    mind = structure.create("mind", 2)
+    torch.testing.assert_close(mind(0.5 * image + 0.2), mind(image), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(mind(-image), mind(image), rtol=1e-4, atol=1e-5)
+
+
+def test_mind_sees_what_moved() -> None:
+    image = _blobs((1, 1, 24, 24))
+    mind = structure.create("mind", 2)
+    moved = mind(shift(image, (3, 0)))
+    inside = (slice(None), slice(None), slice(8, 16), slice(8, 16))
+    torch.testing.assert_close(
+        moved[inside], shift(mind(image), (3, 0))[inside], rtol=1e-2, atol=1e-3
+    )
+    assert (moved - mind(image)).abs().mean() > 0.02
+
+
+def test_mind_of_a_flat_image_is_one() -> None:
+    assert structure.create("mind", 2)(torch.full((1, 1, 8, 8), 0.3)).min() == 1
+
+
+def test_mind_against_its_definition() -> None:
+    """One channel at one voxel, by hand: the patch at p against that of its right neighbour."""
+    image = _blobs((1, 1, 21, 21)).double()
+    mind = structure.create("mind", 2, dilations=(2,))
+    array = image[0, 0].numpy()
+    radius = 2
+    line = np.exp(-0.5 * (np.arange(-radius, radius + 1) / 0.8) ** 2)
+    weight = np.outer(line, line) / line.sum() ** 2
+
+    def distance(a: tuple[int, int], b: tuple[int, int]) -> float:
+        def patch(c: tuple[int, int]) -> np.ndarray:
+            i, j = 10 + 2 * c[0], 10 + 2 * c[1]
+            return array[i - radius : i + radius + 1, j - radius : j + radius + 1]
+
+        return float((weight * (patch(a) - patch(b)) ** 2).sum())
+
+    distances = [distance(a, b) for a, b in mind.pairs]
+    expected = np.exp(-np.array(distances) / np.mean(distances))
+    np.testing.assert_allclose(mind(image)[0, :, 10, 10].numpy(), expected, rtol=1e-6)
+
+
+def test_kmeans_finds_separate_grey_levels() -> None:
+    levels = torch.tensor([-1.0, -0.2, 0.4, 1.0])
+    label = torch.randint(0, 4, (1, 1, 20, 20), generator=torch.Generator().manual_seed(1))
+    noise = 0.02 * torch.randn(label.shape, generator=torch.Generator().manual_seed(2))
+    image = (levels[label] + noise).clamp(-1, 1)
+    result = structure.create("kmeans", 2, clusters=4)(image)
+    assert torch.equal(result.argmax(1, keepdim=True), label)
+    assert torch.equal(result.sum(1), torch.ones(1, 20, 20))
+
+
+def test_clipped_distance_is_euclidean() -> None:
+    generator = torch.Generator().manual_seed(3)
+    contour = torch.rand((1, 1, 14, 11, 9), generator=generator) > 0.985
+    assert contour.any()
+    position = torch.stack(
+        torch.meshgrid(*(torch.arange(n) for n in contour.shape[2:]), indexing="ij"), -1
+    ).reshape(-1, 3)
+    on = position[contour.flatten()]
+    expected = torch.cdist(position.float(), on.float()).amin(1).clamp_max(5)
+    torch.testing.assert_close(clipped_distance(contour, 5).flatten(), expected)
+
+
+def test_contour_shows_a_step_on_both_of_its_sides_only() -> None:
+    image = torch.full((1, 1, 20, 20), -1.0)
+    image[..., 10:] = 1.0
+    result = structure.create("contour", 2)(image)[0, :, 10]
+    assert result[0].argmax() in (9, 10)
+    assert result[2, 9] == 0
+    assert result[2, 0] == 1
+
+
+@pytest.mark.parametrize("name", sorted(structure.STRUCTURE_MAPS))
+def test_wrong_images_are_refused(name: str) -> None:
+    map_ = structure.create(name, 2)
+    with pytest.raises(ValueError, match=r"\(N, 1, \*spatial\).*got \(1, 2, 8, 8\)"):
+        map_(torch.zeros(1, 2, 8, 8))
+    with pytest.raises(ValueError, match="2 spatial axes"):
+        map_(torch.zeros(1, 1, 8, 8, 8))
+    with pytest.raises(TypeError, match="int64"):
+        map_(torch.zeros(1, 1, 8, 8, dtype=torch.int64))
+
+
+def test_wrong_options_are_refused() -> None:
+    with pytest.raises(ValueError, match="contour, kmeans, mind"):
+        structure.create("edges", 2)
+    with pytest.raises(ValueError, match="ndim=4"):
+        structure.create("mind", 4)
+    with pytest.raises(ValueError, match="dilations"):
+        structure.create("mind", 2, dilations=())
+    with pytest.raises(ValueError, match="clusters"):
+        structure.create("kmeans", 2, clusters=1)
+    with pytest.raises(ValueError, match="threshold"):
+        structure.create("contour", 2, threshold=1.0)

@@ -1,0 +1,231 @@
+"""Recipes, data, random deformations, and the resumable loop."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import plasticine
+from plasticine.nn.tensor_file import load_tensors, save_tensors
+from plasticine.training import load_recipe, shipped_recipes, train
+from plasticine.training.data import RandomDeformation, load_domains
+from plasticine.training.recipe import Recipe
+from plasticine.training.stage import Stage, ema_update
+from plasticine.translation import load_model
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    """A recipe so small that both of its stages take seconds, with its data in ``tmp_path``."""
+    generator = np.random.default_rng(0)
+    ramp = np.add.outer(np.arange(16), np.arange(20)) * 6
+    source = (ramp + generator.integers(0, 30, (6, 16, 20))).astype(np.uint8)
+    np.savez(tmp_path / "images.npz", a=source[:3], b=source[3:], c=255 - source)
+    shipped = load_recipe("brain-t1-t2")
+    small = copy.deepcopy(shipped)
+    del small.data["crop"]
+    small.data.update(file="images.npz", source=["a", "b"], target=["c"])
+    small.model.update(
+        denoiser={"channels": [8, 8], "blocks": 1, "patch_size": 2}, velocity={"channels": [4, 4]}
+    )
+    small.augmentation.update(translation=1.0, smoothness=8)
+    small.diffusion.update(steps=4, batch=2, checkpoint_every=2, bfloat16=False)
+    small.registration.update(steps=4, batch=2, checkpoint_every=2, nearest=2, bfloat16=False)
+    return small
+
+
+def test_shipped_recipes_can_be_read() -> None:
+    names = shipped_recipes()
+    assert "brain-t1-t2" in names
+    for name in names:
+        assert load_recipe(name).name == name
+
+
+def test_unreadable_recipes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"'nothing'.*brain-t1-t2"):
+        load_recipe("nothing")
+    path = tmp_path / "bad.toml"
+    path.write_text("name = [")
+    with pytest.raises(ValueError, match=r"bad\.toml is not a TOML recipe"):
+        load_recipe(path)
+    path.write_text("name = 'x'\n[data]\n[cards]\n")
+    with pytest.raises(ValueError, match=r"missing \['model'.*unknown \['cards'\]"):
+        load_recipe(path)
+
+
+def test_domains_are_scaled_and_shuffled_apart(recipe: Recipe, tmp_path: Path) -> None:
+    domains = load_domains(recipe.data, tmp_path, seed=0)
+    assert domains.source.shape == domains.target.shape == (6, 1, 16, 20)
+    assert domains.source.min() >= -1
+    assert domains.target.max() <= 1
+    # The target is the source inverted: sorted they agree, in the order given they do not.
+    inverted = -domains.target.flatten(1)
+    assert not torch.allclose(domains.source.flatten(1), inverted, atol=1e-5)
+    torch.testing.assert_close(
+        domains.source.flatten(1).sum(1).sort().values, inverted.sum(1).sort().values
+    )
+    again = load_domains(recipe.data, tmp_path, seed=0)
+    assert torch.equal(domains.source, again.source)
+
+
+def test_a_crop_is_cut_from_the_middle(recipe: Recipe, tmp_path: Path) -> None:
+    whole = load_domains(recipe.data, tmp_path, seed=0).source
+    cut = load_domains(recipe.data | {"crop": [10, 20]}, tmp_path, seed=0).source
+    assert torch.equal(cut, whole[:, :, 3:13])
+    for crop in ([17, 20], [10], [0, 5]):
+        with pytest.raises(ValueError, match=r"does not fit images of \(16, 20\)"):
+            load_domains(recipe.data | {"crop": crop}, tmp_path, seed=0)
+
+
+def test_missing_data_is_told(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"images\.npz.*PLASTICINE_DATA"):
+        load_domains(recipe.data, tmp_path / "elsewhere", seed=0)
+    recipe.data["source"] = ["z"]
+    with pytest.raises(ValueError, match="no array 'z'; it holds a, b, c"):
+        load_domains(recipe.data, tmp_path, seed=0)
+
+
+@pytest.mark.parametrize("size", [(15, 20), (9, 12, 10)])
+def test_random_deformations_move_a_pair_together_without_folding(size: tuple[int, ...]) -> None:
+    deformation = RandomDeformation(10, 0.1, 2.0, True, 1.0, 8)
+    axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in size), indexing="ij")
+    grid = torch.stack(axes).expand(4, -1, *size)
+    first, twice = deformation([grid, 2 * grid], torch.Generator().manual_seed(0))
+    torch.testing.assert_close(twice, 2 * first)
+    again = deformation([grid], torch.Generator().manual_seed(0))[0]
+    assert torch.equal(first, again)
+    assert (first - grid).abs().mean() > 0.5
+    assert not torch.allclose(first[0], first[1])
+    # Border padding flattens what lands outside; inside, the map has one sign of determinant.
+    determinant = plasticine.jacobian_determinant(first - grid)
+    inner = determinant[(..., *(slice(4, -4) for _ in size))]
+    sign = inner.flatten(1).mean(1).sign().view(-1, *([1] * (inner.ndim - 1)))
+    assert (inner * sign > 0).float().mean() > 0.95
+
+
+def test_no_deformation_changes_nothing() -> None:
+    image = torch.rand(2, 1, 9, 11)
+    same = RandomDeformation()([image], torch.Generator().manual_seed(0))[0]
+    torch.testing.assert_close(same, image)
+
+
+def test_average_follows_slowly() -> None:
+    update = ema_update(0.9)
+    average, current = [torch.zeros(1)], [torch.ones(1)]
+    update(average, current, 0)
+    assert average[0].item() == pytest.approx(0.9)
+    update(average, current, 1000)
+    assert average[0].item() == pytest.approx(0.9 + 0.1 * 0.1)
+
+
+def _stage(folder: Path, steps: int, seed: int = 0) -> Stage:
+    torch.manual_seed(1)
+    network = torch.nn.Linear(3, 1)
+
+    def loss(generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        x = torch.randn(8, 3, generator=generator)
+        wanted = x @ torch.tensor([[1.0], [-2.0], [0.5]])
+        return (network(x) - wanted).square().mean(), {}
+
+    settings = {
+        "steps": steps,
+        "learning_rate": 0.1,
+        "warmup": 2,
+        "weight_decay": 0.0,
+        "ema": 0.9,
+        "gradient_norm": 10.0,
+        "checkpoint_every": 5,
+    }
+    return Stage("linear", network, loss, settings, folder, seed)
+
+
+def test_a_stage_learns(tmp_path: Path) -> None:
+    seen = []
+    average = _stage(tmp_path, 200).run(lambda *call: seen.append(call))
+    assert [call[1] for call in seen] == list(range(1, 201))
+    assert seen[-1][3]["loss"] < 1e-3 < seen[0][3]["loss"]
+    torch.testing.assert_close(average.weight, torch.tensor([[1.0, -2.0, 0.5]]), atol=0.05, rtol=0)
+
+
+def test_a_resumed_stage_gives_the_same_bits(tmp_path: Path) -> None:
+    whole = _stage(tmp_path / "whole", 20).run()
+
+    def stop(name: str, step: int, steps: int, values: dict[str, float]) -> None:
+        if step == 13:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _stage(tmp_path / "stopped", 20).run(stop)
+    resumed = _stage(tmp_path / "stopped", 20)
+    resumed.load()
+    assert resumed.step == 10
+    assert torch.equal(resumed.run().weight, whole.weight)
+
+
+def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
+    _stage(tmp_path, 5).run()
+    with pytest.raises(ValueError, match="its seed is 0, this run's is 1"):
+        _stage(tmp_path, 5, seed=1).load()
+    with pytest.raises(ValueError, match="settings"):
+        _stage(tmp_path, 6).load()
+    with pytest.raises(FileNotFoundError):
+        _stage(tmp_path / "empty", 5).load()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    stage = _stage(tmp_path, 5)
+    stage.loss = lambda generator: (stage.network.weight.sum() * torch.nan, {})
+    with pytest.raises(RuntimeError, match="linear: the loss is nan at step 1"):
+        stage.run()
+
+
+def test_training_writes_a_model_and_resumes_to_the_same_bits(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+    path = train(
+        recipe, tmp_path, tmp_path / "whole", progress=lambda name, *rest: seen.append(name)
+    )
+    assert seen == ["diffusion"] * 4 + ["registration"] * 4
+    model, card = load_model(path)
+    assert card["name"] == "brain-t1-t2"
+    assert card["training_steps"] == {"diffusion": 4, "registration": 4}
+
+    def stop(name: str, step: int, steps: int, values: dict[str, float]) -> None:
+        if (name, step) == ("registration", 3):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path, tmp_path / "stopped", progress=stop)
+    with pytest.raises(ValueError, match="an earlier run: resume it"):
+        train(recipe, tmp_path, tmp_path / "stopped")
+    resumed = train(recipe, tmp_path, tmp_path / "stopped", resume=True)
+    again = load_model(resumed)[0].state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again[name]), name
+
+
+def test_seeds_differ(recipe: Recipe, tmp_path: Path) -> None:
+    weights = [
+        load_model(train(recipe, tmp_path, tmp_path / str(seed), seed=seed))[0].state_dict()
+        for seed in (0, 1)
+    ]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_tensor_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_tensors(path, {"t": torch.arange(3)}, {"about": {"n": 1}})
+    with pytest.raises(TypeError):
+        save_tensors(path, {"t": torch.zeros(3)}, {"about": object()})
+    tensors, metadata = load_tensors(path)
+    assert torch.equal(tensors["t"], torch.arange(3))
+    assert metadata == {"about": {"n": 1}}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
+    path.write_bytes(b"not tensors")
+    with pytest.raises(ValueError, match=r"a\.safetensors is not a safetensors file"):
+        load_tensors(path)

@@ -1,0 +1,244 @@
+"""Model files, the translator and its trace."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import plasticine
+from plasticine.nn.tensor_file import load_tensors, save_tensors
+from plasticine.training import load_recipe
+from plasticine.translation import (
+    ModelError,
+    TranslationModel,
+    Translator,
+    load_model,
+    save_model,
+)
+from plasticine.translation.trace import move_points
+from plasticine.translation.translator import intensity_residual
+
+CARD = {"name": "test", "title": "a test"}
+
+
+def _configuration(ndim: int = 2) -> dict[str, Any]:
+    configuration = copy.deepcopy(load_recipe("brain-t1-t2").model)
+    configuration.update(
+        ndim=ndim,
+        denoiser={"channels": [8, 8], "blocks": 1},
+        velocity={"channels": [4, 4]},
+        sampling={"steps": 3, "guidance": 1.0, "start": 1.0},
+    )
+    return configuration
+
+
+def _translator(ndim: int = 2, still: bool = False) -> Translator:
+    """An untrained translator with random weights; ``still`` keeps its zero velocity."""
+    torch.manual_seed(0)
+    model = TranslationModel(_configuration(ndim))
+    for name, parameter in model.named_parameters():
+        if not (still and name.startswith("velocity")):
+            torch.nn.init.normal_(parameter, std=0.05)
+    return Translator(model, CARD)
+
+
+def _image(*shape: int) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("size", [(20, 24), (15, 18), (9, 12, 10)])
+def test_a_trace_is_consistent_with_itself(size: tuple[int, ...]) -> None:
+    image = _image(2, 1, *size)
+    trace = _translator(len(size)).translate(image)
+    ndim = len(size)
+    for name in ("warped", "translated", "jacobian", "residual", "inverse_consistency"):
+        field = getattr(trace, name)
+        assert field.shape == image.shape, name
+        assert field.dtype == torch.float32
+        assert torch.isfinite(field).all()
+    assert trace.valid.shape == image.shape
+    assert trace.valid.dtype == torch.bool
+    assert trace.displacement.shape == trace.inverse_displacement.shape == (2, ndim, *size)
+    assert trace.translated.min() >= 0
+    assert trace.translated.max() <= 1
+    assert trace.displacement.abs().max() > 1e-4
+    torch.testing.assert_close(
+        trace.warped, plasticine.warp(image, trace.displacement), atol=1e-5, rtol=1e-5
+    )
+    torch.testing.assert_close(trace.jacobian, plasticine.jacobian_determinant(trace.displacement))
+    assert trace.folding.folds.shape == trace.structure_agreement.shape == (2,)
+    assert trace.seconds > 0
+    assert trace.arguments["steps"] == 3
+
+
+def test_without_deformation_the_shape_stays() -> None:
+    image = _image(1, 1, 20, 24)
+    trace = _translator().translate(image, deform=False)
+    assert torch.equal(trace.warped, image)
+    assert not trace.displacement.any()
+    assert (trace.jacobian == 1).all()
+    assert trace.folding.folds.item() == 0
+    assert trace.valid.all()
+
+
+def test_an_untrained_velocity_network_is_the_identity() -> None:
+    image = _image(1, 1, 20, 24)
+    translator = _translator(still=True)
+    moved = translator.translate(image)
+    assert not moved.displacement.any()
+    assert torch.equal(moved.translated, translator.translate(image, deform=False).translated)
+
+
+def test_seeds_repeat_and_differ() -> None:
+    image = _image(1, 1, 16, 16)
+    translator = _translator()
+    first = translator.translate(image, seed=5).translated
+    assert torch.equal(first, translator.translate(image, seed=5).translated)
+    assert not torch.equal(first, translator.translate(image, seed=6).translated)
+
+
+def test_an_image_does_not_depend_on_its_batch() -> None:
+    images = _image(5, 1, 16, 16)
+    translator = _translator()
+    together = translator.translate(images, batch=5)
+    apart = translator.translate(images, batch=2)
+    alone = translator.translate(images[3:4])
+    for name in ("translated", "displacement", "structure_agreement"):
+        torch.testing.assert_close(getattr(together, name), getattr(apart, name))
+        torch.testing.assert_close(getattr(together, name)[3:4], getattr(alone, name))
+
+
+def test_the_mean_of_samples() -> None:
+    image = _image(1, 1, 16, 16)
+    translator = _translator()
+    calls: list[tuple[int, int]] = []
+    both = translator.translate(
+        image, samples=2, progress=lambda done, total: calls.append((done, total))
+    )
+    assert calls == [(i, 6) for i in range(1, 7)]
+    one = translator.translate(image)
+    assert not torch.equal(one.translated, both.translated)
+    assert both.arguments["samples"] == 2
+
+
+def test_a_later_start_stays_nearer_to_the_source() -> None:
+    image = _image(1, 1, 16, 16)
+    translator = _translator(still=True)
+    distance = [
+        (translator.translate(image, start=start).translated - image).abs().mean()
+        for start in (0.05, 1.0)
+    ]
+    assert distance[0] < distance[1]
+
+
+def test_a_reference_steers_the_deformation() -> None:
+    image, reference = _image(1, 1, 16, 16), _image(1, 1, 16, 16).flip(3)
+    translator = _translator()
+    alone = translator.translate(image).displacement
+    steered = translator.translate(image, reference=reference)
+    assert steered.arguments["reference"] is True
+    assert not torch.allclose(alone, steered.displacement)
+
+
+def test_points_and_labels_follow_the_deformation() -> None:
+    trace = _translator().translate(_image(1, 1, 20, 24))
+    points = torch.tensor([[[3.0, 4.0], [10.0, 12.0], [7.5, 8.25]]])
+    moved = trace.to_source(points)
+    assert torch.equal(moved[0, 0], points[0, 0] + trace.displacement[0, :, 3, 4])
+    torch.testing.assert_close(trace.to_target(moved), points, atol=0.02, rtol=0)
+    labels = torch.arange(480).view(1, 1, 20, 24)
+    carried = trace.labels_to_target(labels)
+    assert carried.dtype == torch.int64
+    origin = (points[0, 0] + trace.displacement[0, :, 3, 4]).round().long()
+    assert carried[0, 0, 3, 4] == labels[0, 0, origin[0], origin[1]]
+    with pytest.raises(TypeError, match="float32"):
+        trace.labels_to_target(labels.float())
+    with pytest.raises(ValueError, match=r"\(1, 1, 20, 24\); got \(1, 1, 20, 25\)"):
+        trace.labels_to_target(torch.zeros(1, 1, 20, 25, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"\(1, M, 2\); got \(1, 3, 3\)"):
+        trace.to_source(torch.zeros(1, 3, 3))
+
+
+def test_points_move_by_the_interpolated_field_in_3d() -> None:
+    axes = torch.meshgrid(*(torch.arange(float(n)) for n in (5, 6, 7)), indexing="ij")
+    field = torch.stack([axes[0] + axes[1], axes[2], -axes[0]])[None]
+    points = torch.tensor([[[1.5, 2.0, 3.25], [0.0, 5.0, 6.0]]])
+    expected = points + torch.tensor([[[3.5, 3.25, -1.5], [5.0, 6.0, 0.0]]])
+    torch.testing.assert_close(move_points(points, field), expected)
+
+
+def test_residual_of_pure_recolouring_is_zero() -> None:
+    warped = torch.randint(0, 64, (2, 1, 8, 8)) / 63
+    torch.testing.assert_close(
+        intensity_residual(1 - warped**2, warped), torch.zeros_like(warped), atol=1e-6, rtol=0
+    )
+    added = 1 - warped**2
+    added[0, 0, 0, 0] += 0.5
+    assert intensity_residual(added, warped)[0, 0, 0, 0] > 0.3
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (torch.zeros(1, 1, 8, 8, dtype=torch.float64), TypeError, "float32.*got torch.float64"),
+        (torch.zeros(1, 1, 8, 8, dtype=torch.uint8), TypeError, "float32.*got torch.uint8"),
+        (torch.zeros(1, 2, 8, 8), ValueError, r"\(N, 1, \*spatial\).*got \(1, 2, 8, 8\)"),
+        (torch.zeros(8, 8), ValueError, r"got \(8, 8\)"),
+        (torch.zeros(0, 1, 8, 8), ValueError, "not empty"),
+        (torch.full((1, 1, 8, 8), torch.nan), ValueError, "without NaN; got nan"),
+        (torch.full((1, 1, 8, 8), 2.0), ValueError, r"\[0, 1\].*got 2.0 to 2.0"),
+    ],
+)
+def test_wrong_images_are_refused(
+    image: torch.Tensor, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        _translator().translate(image)
+
+
+def test_wrong_arguments_are_refused() -> None:
+    translator, image = _translator(), _image(1, 1, 8, 8)
+    with pytest.raises(ValueError, match="steps and samples"):
+        translator.translate(image, steps=0)
+    with pytest.raises(ValueError, match="start"):
+        translator.translate(image, start=1.5)
+    with pytest.raises(ValueError, match="reference must have"):
+        translator.translate(image, reference=_image(1, 1, 8, 9))
+    with pytest.raises(ValueError, match="deform=False"):
+        translator.translate(image, reference=image, deform=False)
+
+
+def test_a_model_file_holds_the_model(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    translator = _translator()
+    save_model(path, translator.model, CARD)
+    loaded = Translator.load(path)
+    assert loaded.card == CARD
+    for name, tensor in translator.model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], tensor.half().float()), name
+    assert loaded.translate(_image(1, 1, 8, 8)).model == CARD
+
+
+def test_files_that_are_no_model_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="'nothing': neither a file nor a shipped name"):
+        Translator.load("nothing")
+    path = tmp_path / "model.safetensors"
+    path.write_text("not a model")
+    with pytest.raises(ModelError, match=r"model\.safetensors is not a safetensors file"):
+        load_model(path)
+    save_tensors(path, {"t": torch.zeros(1)}, {})
+    with pytest.raises(ModelError, match=r"not a Plasticine model: expected.*got None"):
+        load_model(path)
+    save_model(path, _translator().model, CARD)
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, tensors, metadata | {"format_version": 99})
+    with pytest.raises(ModelError, match="format version 99; this Plasticine reads version 1"):
+        load_model(path)
+    tensors.popitem()
+    save_tensors(path, tensors, metadata)
+    with pytest.raises(ModelError, match="is a damaged model"):
+        load_model(path)

@@ -1,0 +1,720 @@
+"""plasticine.warp against its float64 reference, against torch.grid_sample, and at its edges."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import plasticine
+from plasticine import reference
+from plasticine.nn import Warp
+from plasticine.ops.warp import WARP, WARP_BACKWARD
+
+OPERATOR = "warp"
+
+MODES = ("linear", "nearest")
+PADDINGS = ("zeros", "border", "reflection")
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+# A rounding of a result of magnitude 1.
+ROUNDING = {
+    torch.float64: 1e-12,
+    torch.float32: 2e-5,
+    torch.float16: 1e-3,
+    torch.bfloat16: 8e-3,
+}
+# Image and output sizes: odd, unequal, rows longer than a SIMD register, axes of length 1.
+SIZES = {
+    "2d": ((7, 5), (6, 9)),
+    "2d-long": ((5, 67), (4, 83)),
+    "2d-thin": ((1, 9), (5, 1)),
+    "3d": ((5, 4, 7), (3, 6, 5)),
+    "3d-long": ((3, 4, 35), (4, 3, 51)),
+    "3d-thin": ((4, 1, 3), (1, 5, 4)),
+}
+
+# grid_sample recovers integers and ties exactly on these: size - 1 is a power of two.
+POWER_OF_TWO_SIZES = (
+    ((9, 5), (6, 11)),
+    ((5, 65), (4, 83)),
+    ((5, 3, 9), (3, 6, 5)),
+    ((3, 5, 33), (4, 3, 51)),
+)
+
+
+def make_inputs(
+    generator: torch.Generator,
+    sizes: tuple[tuple[int, ...], tuple[int, ...]],
+    *,
+    batch: int = 2,
+    channels: int = 3,
+    spread: float = 2.5,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Float64 image, displacement (reaching well outside the image) and affine near identity."""
+    image_size, size = sizes
+    ndim = len(size)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    image = randn(batch, channels, *image_size)
+    displacement = randn(batch, ndim, *size) * spread
+    affine = torch.eye(ndim, ndim + 1, dtype=torch.float64) + randn(batch, ndim, ndim + 1) * 0.2
+    return image, displacement, affine
+
+
+def grid_sample(image: Tensor, displacement: Tensor, mode: str, padding: str) -> Tensor:
+    """The pipeline that warp replaces."""
+    axes = [torch.arange(n, dtype=image.dtype) for n in displacement.shape[2:]]
+    identity = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    last = torch.tensor(image.shape[2:], dtype=image.dtype).sub(1)
+    grid = (identity + displacement).movedim(1, -1) * 2 / last - 1
+    mode = "bilinear" if mode == "linear" else mode
+    return F.grid_sample(image, grid.flip(-1), mode, padding, align_corners=True)
+
+
+def strided(x: Tensor, layout: str) -> Tensor:
+    """The values of ``x`` in memory that is not contiguous."""
+    if layout == "permuted":
+        return x.movedim(-1, 1).contiguous().movedim(1, -1)
+    if layout == "sliced":
+        larger = torch.full([2 * n + 1 for n in x.shape], torch.nan, dtype=x.dtype, device=x.device)
+        view = larger[tuple(slice(1, None, 2) for _ in x.shape)]
+        return view.copy_(x)
+    if layout == "offset rows":
+        larger = x.new_full((*x.shape[:-1], x.shape[-1] + 3), torch.nan)
+        view = larger[..., 2:-1]
+        return view.copy_(x)
+    raise AssertionError(layout)
+
+
+def leaf(x: Tensor, **options: Any) -> Tensor:
+    """A copy that autograd collects a gradient for."""
+    return x.detach().to(copy=True, **options).requires_grad_()
+
+
+def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    scale = max(1.0, expected.detach().nan_to_num().abs().max().item())
+    torch.testing.assert_close(
+        actual.detach().double().cpu(),
+        expected.detach().double(),
+        rtol=0,
+        atol=ROUNDING[dtype] * scale,
+        equal_nan=True,
+    )
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_equals_the_float64_reference(served, generator, size, dtype):
+    """Result and all three gradients; every mode and padding, with and without an affine."""
+    rounded = [x.to(dtype) for x in make_inputs(generator, SIZES[size])]
+    for mode in MODES:
+        for padding in PADDINGS:
+            for with_affine in (False, True):
+                inputs = [leaf(x, device=served.device) for x in rounded]
+                exact = [leaf(x, dtype=torch.float64) for x in rounded]
+                if not with_affine:
+                    inputs[2] = exact[2] = None
+                result = plasticine.warp(
+                    *inputs[:2],
+                    affine=inputs[2],
+                    mode=mode,
+                    padding=padding,
+                    backend=served.backend,
+                )
+                assert result.dtype == dtype
+                assert result.is_contiguous()
+                expected = reference.warp(*exact, mode, padding)
+                assert_close(result, expected, dtype)
+
+                grad = torch.randn(expected.shape, generator=generator).to(dtype)
+                result.backward(grad.to(served.device))
+                expected.backward(grad.double())
+                for x, y in zip(inputs, exact, strict=True):
+                    if x is not None:
+                        assert x.grad.dtype == dtype
+                        wanted = torch.zeros_like(y) if y.grad is None else y.grad
+                        assert_close(x.grad, wanted, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_image_with_a_float32_displacement(served, generator, dtype):
+    image, displacement, affine = make_inputs(generator, SIZES["3d"])
+    image = image.to(dtype)
+    fields = [displacement.float(), affine.float()]
+    inputs = [leaf(x, device=served.device) for x in (image, *fields)]
+    exact = [leaf(x, dtype=torch.float64) for x in (image, *fields)]
+    result = plasticine.warp(*inputs[:2], affine=inputs[2], backend=served.backend)
+    expected = reference.warp(*exact)
+    assert result.dtype == dtype
+    assert_close(result, expected, dtype)
+    result.sum().backward()
+    expected.sum().backward()
+    assert [x.grad.dtype for x in inputs] == [dtype, torch.float32, torch.float32]
+    assert_close(inputs[0].grad, exact[0].grad, dtype)
+    assert_close(inputs[1].grad, exact[1].grad, torch.float32)
+    assert_close(inputs[2].grad, exact[2].grad, torch.float32)
+
+
+@pytest.mark.parametrize("sizes", POWER_OF_TWO_SIZES, ids=str)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_equals_grid_sample_with_its_gradients(served, generator, sizes, mode, padding):
+    image, displacement, _ = make_inputs(generator, sizes)
+    # Half of the coordinates are exact integers and ties, where conventions show.
+    displacement[:, :, ::2] = displacement[:, :, ::2].mul(2).round().div(2)
+    inputs = [leaf(x, device=served.device) for x in (image, displacement)]
+    exact = [leaf(x) for x in (image, displacement)]
+    result = plasticine.warp(*inputs, mode=mode, padding=padding, backend=served.backend)
+    expected = grid_sample(*exact, mode, padding)
+    assert_close(result, expected, torch.float64)
+    grad = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    result.backward(grad.to(served.device))
+    expected.backward(grad)
+    assert_close(inputs[0].grad, exact[0].grad, torch.float64)
+    assert_close(inputs[1].grad, exact[1].grad, torch.float64)
+
+
+@pytest.mark.parametrize("layout", ["permuted", "sliced", "offset rows"])
+@pytest.mark.parametrize("size", ["2d-long", "3d-long"])
+@pytest.mark.parametrize("mode", MODES)
+def test_strides_do_not_matter(served, generator, layout, size, mode):
+    inputs = [x.float().to(served.device) for x in make_inputs(generator, SIZES[size])]
+    inputs[2].requires_grad_(mode == "linear")
+    expected, gradients = _warp_and_gradients(inputs, mode, served.backend)
+    views = [strided(x.detach(), layout) for x in inputs]
+    assert not views[0].is_contiguous()
+    result, found = _warp_and_gradients(views, mode, served.backend, grad_layout=layout)
+    assert result.is_contiguous()
+    assert_close(result, expected, torch.float32)
+    for x, y in zip(found, gradients, strict=True):
+        assert_close(x, y, torch.float32)
+
+
+def _warp_and_gradients(
+    inputs: list[Tensor], mode: str, backend: str, grad_layout: str | None = None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    image, displacement, affine = (x.detach().requires_grad_() for x in inputs)
+    result = plasticine.warp(image, displacement, affine=affine, mode=mode, backend=backend)
+    grad = torch.linspace(-1, 1, result.numel(), device=result.device).view(result.shape)
+    if grad_layout is not None:
+        grad = strided(grad, grad_layout)
+    return result, torch.autograd.grad(result, (image, displacement, affine), grad)
+
+
+def test_expanded_inputs_and_gradients(served, generator):
+    """Stride 0 along channels, rows and the batch, and a gradient that is one expanded number."""
+    image, displacement, affine = make_inputs(generator, SIZES["3d"], batch=1, channels=1)
+    image = image[..., :1, :].to(served.device).requires_grad_()
+    displacement = displacement[:, :, :, :, :1].to(served.device).requires_grad_()
+    affine = affine.to(served.device).requires_grad_()
+
+    def run(contiguous: bool) -> tuple[Tensor, ...]:
+        views = [
+            image.expand(3, 4, -1, 6, -1),
+            displacement.expand(3, -1, -1, -1, 5),
+            affine.expand(3, -1, -1),
+        ]
+        if contiguous:
+            views = [x.contiguous() for x in views]
+        result = plasticine.warp(views[0], views[1], affine=views[2], backend=served.backend)
+        return (result, *torch.autograd.grad(result.sum(), (image, displacement, affine)))
+
+    for x, y in zip(run(False), run(True), strict=True):
+        assert_close(x, y, torch.float64)
+
+
+@pytest.mark.parametrize("alone", [0, 1, 2])
+def test_a_batch_of_one_meets_a_batch_of_many(served, generator, alone):
+    """One image, displacement or affine for three; its gradient is the sum of the three."""
+    inputs = make_inputs(generator, SIZES["2d"], batch=3)
+    inputs = [x[:1] if i == alone else x for i, x in enumerate(inputs)]
+    inputs = [leaf(x, device=served.device) for x in inputs]
+    repeated = [x.repeat(3 // x.shape[0], *[1] * (x.dim() - 1)) for x in inputs]
+    result = plasticine.warp(inputs[0], inputs[1], affine=inputs[2], backend=served.backend)
+    expected = plasticine.warp(repeated[0], repeated[1], affine=repeated[2], backend=served.backend)
+    torch.testing.assert_close(result, expected, rtol=0, atol=0)
+    weight = torch.rand(result.shape, generator=generator, dtype=result.dtype).to(served.device)
+    gradients = torch.autograd.grad((result * weight).sum(), inputs)
+    for x, y in zip(gradients, torch.autograd.grad((expected * weight).sum(), inputs), strict=True):
+        torch.testing.assert_close(x, y)
+
+
+def test_one_affine_for_one_image_and_many_displacements(served, generator):
+    image, displacement, affine = make_inputs(generator, SIZES["2d"], batch=3)
+    result = plasticine.warp(
+        image[:1].to(served.device),
+        displacement.to(served.device),
+        affine=affine[:1].to(served.device),
+        backend=served.backend,
+    )
+    expected = reference.warp(image[[0, 0, 0]], displacement, affine[[0, 0, 0]])
+    assert_close(result, expected, torch.float64)
+
+
+def test_the_identity_copies(served, generator):
+    image = make_inputs(generator, SIZES["3d-long"])[0].to(served.device)
+    displacement = image.new_zeros(2, 3, *image.shape[2:])
+    for mode in MODES:
+        for padding in PADDINGS:
+            result = plasticine.warp(
+                image, displacement, mode=mode, padding=padding, backend=served.backend
+            )
+            assert torch.equal(result, image)
+
+
+def test_component_i_moves_along_axis_i(served):
+    image = torch.arange(24.0, device=served.device).view(1, 1, 2, 3, 4)
+    displacement = torch.zeros(1, 3, 2, 3, 4, device=served.device)
+    displacement[:, 1] = 1
+    result = plasticine.warp(image, displacement, padding="zeros", backend=served.backend)
+    assert torch.equal(result[0, 0, :, :2], image[0, 0, :, 1:])
+    assert torch.equal(result[0, 0, :, 2], torch.zeros(2, 4, device=served.device))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("sizes", [SIZES["2d-long"], SIZES["3d-long"]], ids=["2d", "3d"])
+def test_nan_and_infinite_displacements(served, generator, mode, padding, sizes):
+    """They change the result and the gradients at their own voxels, and nothing else."""
+    image, displacement, _ = make_inputs(generator, sizes)
+    clean = displacement.clone()
+    ndim = len(sizes[1])
+    nan = (0, slice(None), *[1] * ndim)
+    above = (1, slice(None), *[2] * ndim)
+    below = (1, slice(None), *[1] * ndim)
+    displacement[nan][0] = math.nan
+    displacement[above] = math.inf
+    displacement[below] = -math.inf
+
+    def run(field: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        inputs = [leaf(x, dtype=torch.float32, device=served.device) for x in (image, field)]
+        result = plasticine.warp(*inputs, mode=mode, padding=padding, backend=served.backend)
+        grad = torch.ones_like(result)
+        for place in (nan, above, below):
+            # The three voxels ask for nothing in the clean run, so that the two are comparable.
+            grad[place] = 0 if field is clean else 1
+        gradients = torch.autograd.grad(result, inputs, grad)
+        return tuple(x.cpu() for x in (result.detach(), *gradients))
+
+    result, grad_image, grad_displacement = run(displacement)
+    expected, expected_image, expected_displacement = run(clean)
+    assert result[nan].isnan().all()
+    if mode == "linear":
+        assert grad_displacement[nan].isnan().all()
+    else:
+        assert not grad_displacement.any()
+    last = tuple(n - 1 for n in sizes[0])
+    first = (0,) * ndim
+    for place, corner in ((above, last), (below, first)):
+        if padding == "zeros":
+            assert torch.equal(result[place], torch.zeros(3))
+        elif padding == "border":
+            assert torch.equal(result[place], image[(1, slice(None), *corner)].float())
+            expected_image[(1, slice(None), *corner)] += 1
+        else:
+            assert result[place].isnan().all()
+        if padding != "reflection" and mode == "linear":
+            assert torch.equal(grad_displacement[place], torch.zeros(ndim))
+    assert_close(grad_image, expected_image, torch.float32)
+    others = torch.ones_like(result[:, 0], dtype=torch.bool)
+    for place in (nan, above, below):
+        others[(place[0], *place[2:])] = False
+    for x, y in ((result, expected), (grad_displacement, expected_displacement)):
+        torch.testing.assert_close(x.movedim(1, -1)[others], y.movedim(1, -1)[others])
+
+
+def test_zeros_outside_are_zero_whatever_the_image_holds(served):
+    image = torch.full((1, 2, 4, 33), math.nan, device=served.device)
+    image[:, 1] = math.inf
+    image.requires_grad_()
+    displacement = torch.full((1, 2, 4, 33), 50.0, device=served.device, requires_grad=True)
+    result = plasticine.warp(image, displacement, padding="zeros", backend=served.backend)
+    assert torch.equal(result, torch.zeros_like(result))
+    result.sum().backward()
+    assert torch.equal(image.grad, torch.zeros_like(image))
+    assert torch.equal(displacement.grad, torch.zeros_like(displacement))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_huge_displacements(served, generator, mode, padding):
+    """Far beyond the range of an index; finite, and equal to the reference."""
+    image = make_inputs(generator, SIZES["2d-long"])[0]
+    displacement = torch.zeros(2, 2, 4, 83, dtype=torch.float64)
+    displacement[0, 0] = 2.0**40
+    displacement[0, 1] = -(2.0**70)
+    displacement[1, 0] = -(2.0**31) - 0.5
+    displacement[1, 1] = 2.0**62
+    result = plasticine.warp(
+        image.to(served.device),
+        displacement.to(served.device),
+        mode=mode,
+        padding=padding,
+        backend=served.backend,
+    )
+    expected = reference.warp(image, displacement, None, mode, padding)
+    if padding != "reflection":  # there the position is lost to rounding, by each in its own way
+        assert_close(result, expected, torch.float64)
+    assert result.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "displacement_shape"),
+    [
+        ((0, 2, 4, 5), (0, 2, 4, 5)),
+        ((2, 0, 4, 5), (2, 2, 4, 5)),
+        ((2, 3, 4, 5), (2, 2, 0, 5)),
+        ((2, 3, 0, 5), (2, 2, 4, 0)),
+        ((0, 1, 3, 4, 5), (0, 3, 3, 4, 5)),
+        ((1, 2, 3, 4, 5), (1, 3, 3, 0, 5)),
+    ],
+)
+@pytest.mark.parametrize("mode", MODES)
+def test_empty_tensors(served, image_shape, displacement_shape, mode):
+    image = torch.ones(image_shape, device=served.device, requires_grad=True)
+    displacement = torch.ones(displacement_shape, device=served.device, requires_grad=True)
+    ndim = displacement_shape[1]
+    affine = torch.ones(image_shape[0], ndim, ndim + 1, device=served.device, requires_grad=True)
+    result = plasticine.warp(image, displacement, affine=affine, mode=mode, backend=served.backend)
+    assert result.shape == (*image_shape[:2], *displacement_shape[2:])
+    result.sum().backward()
+    for x in (image, displacement, affine):
+        assert torch.equal(x.grad, torch.zeros_like(x))
+
+
+def test_gradients_only_where_asked(served, generator):
+    image, displacement, affine = (x.to(served.device) for x in make_inputs(generator, SIZES["2d"]))
+    for wanted in (image, displacement, affine):
+        wanted.requires_grad_()
+        plasticine.warp(image, displacement, affine=affine, backend=served.backend).sum().backward()
+        assert [x.grad is None for x in (image, displacement, affine)] == [
+            x is not wanted for x in (image, displacement, affine)
+        ]
+        wanted.requires_grad_(False)
+        wanted.grad = None
+
+
+def test_gradcheck(served, generator):
+    for size in ("2d", "3d"):
+        inputs = make_inputs(generator, SIZES[size], batch=1, channels=2)
+        inputs = [leaf(x, device=served.device) for x in inputs]
+        for padding in PADDINGS:
+            torch.autograd.gradcheck(
+                lambda i, u, a, padding=padding: plasticine.warp(
+                    i, u, affine=a, padding=padding, backend=served.backend
+                ),
+                inputs,
+                fast_mode=True,
+            )
+
+
+def test_a_second_derivative_is_refused(served, generator):
+    image, displacement, _ = (x.to(served.device) for x in make_inputs(generator, SIZES["2d"]))
+    displacement.requires_grad_()
+    result = plasticine.warp(image, displacement, backend=served.backend)
+    (gradient,) = torch.autograd.grad(result.square().sum(), displacement, create_graph=True)
+    assert gradient.requires_grad
+    with pytest.raises(RuntimeError, match=r"plasticine\.warp has no second derivative"):
+        gradient.sum().backward()
+
+
+def test_the_same_bits_for_any_number_of_threads(native, generator):
+    """Scattered gradients too, where many voxels meet."""
+    image, displacement, affine = make_inputs(generator, ((9, 8, 33), (13, 11, 37)), batch=1)
+    displacement[:, :, :5] *= 0.1
+    affine[:, 0] *= 0.2  # crowd the first axis
+    for dtype in (torch.float32, torch.float16):
+        inputs = [x.to(dtype) for x in (image, displacement, affine)]
+        for mode in MODES:
+            runs = []
+            before = torch.get_num_threads()
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                try:
+                    result, gradients = _warp_and_gradients(inputs, mode, "cpu")
+                finally:
+                    torch.set_num_threads(before)
+                runs.append((result, *gradients))
+            for other in runs[1:]:
+                for x, y in zip(runs[0], other, strict=True):
+                    assert torch.equal(x, y)
+
+
+def test_deterministic_algorithms_give_the_same_bits_every_time(served, generator):
+    inputs = make_inputs(generator, ((5, 4, 3), (17, 16, 15)), batch=1)
+    inputs = [x.float().to(served.device) for x in inputs]
+    torch.use_deterministic_algorithms(True)
+    try:
+        first = _warp_and_gradients(inputs, "linear", served.backend)
+        for _ in range(3):
+            again = _warp_and_gradients(inputs, "linear", served.backend)
+            for x, y in zip((first[0], *first[1]), (again[0], *again[1]), strict=True):
+                assert torch.equal(x, y)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_coordinates_beyond_32_bits(native):
+    """An image of one voxel seen 3 * 2**33 times: indices that need 64 bits, hardly any memory."""
+    image = torch.full((1, 1, 1, 1), 7.0, dtype=torch.float64).expand(1, 1, 3, 2**33)
+    displacement = torch.zeros(1, 2, 2, 3, dtype=torch.float64)
+    places = [[2.0**31, 2.0**32 + 0.25, 2.0**33 - 4], [2.0**33 - 0.5, 2.0**34, -(2.0**33)]]
+    displacement[0, 1] = torch.tensor(places, dtype=torch.float64)
+    displacement.requires_grad_()
+    result = plasticine.warp(image, displacement, padding="zeros", backend="cpu")
+    assert result.flatten().tolist() == [7, 7, 7, 3.5, 0, 0]
+    (gradient,) = torch.autograd.grad(result.sum(), displacement)
+    assert gradient[0, 1].flatten().tolist() == [0, 0, 0, -7, 0, 0]
+
+
+def test_strides_beyond_32_bits(native):
+    """Rows 2**30 voxels apart; only their own pages are ever touched."""
+    try:
+        memory = torch.empty(2**31 + 8, dtype=torch.float16)
+    except RuntimeError:
+        pytest.skip("4 GiB of address space are not to be had")
+    image = memory.as_strided((1, 1, 3, 5), (0, 0, 2**30, 1))
+    image.copy_(torch.arange(15.0).view(1, 1, 3, 5))
+    displacement = torch.full((1, 2, 3, 5), 0.5)
+    for mode in MODES:
+        result = plasticine.warp(image, displacement, mode=mode, backend="cpu")
+        assert torch.equal(
+            result, plasticine.warp(image.contiguous(), displacement, mode=mode, backend="cpu")
+        )
+
+
+def test_the_module(served, generator):
+    image, displacement, affine = (x.to(served.device) for x in make_inputs(generator, SIZES["2d"]))
+    module = Warp("nearest", "zeros", backend=served.backend)
+    expected = plasticine.warp(
+        image, displacement, affine=affine, mode="nearest", padding="zeros", backend=served.backend
+    )
+    assert torch.equal(module(image, displacement, affine), expected)
+    assert repr(module) == f"Warp(mode='nearest', padding='zeros', backend={served.backend!r})"
+    with pytest.raises(ValueError, match="mode must be one of"):
+        Warp("cubic")
+
+
+def test_export(served, generator):
+    image, displacement, _ = (x.to(served.device) for x in make_inputs(generator, SIZES["2d"]))
+    module = Warp(backend=served.backend)
+    exported = torch.export.export(module, (image, displacement)).module()
+    assert torch.equal(exported(image, displacement), module(image, displacement))
+
+
+# The registered operator
+
+
+def test_opcheck(served, generator):
+    inputs = [x.to(served.device) for x in make_inputs(generator, SIZES["2d"], batch=1)]
+    grad = torch.ones(1, 3, 6, 9, dtype=torch.float64, device=served.device)
+    for affine in (inputs[2], None):
+        arguments = [*inputs[:2], affine, "linear", "border", served.backend]
+        needs = [True, True, affine is not None]
+        torch.library.opcheck(WARP_BACKWARD.overload, (grad, *arguments, needs))
+        arguments[:2] = [x.detach().requires_grad_() for x in inputs[:2]]
+        torch.library.opcheck(WARP.overload, arguments)
+
+
+def test_the_dispatcher_and_the_direct_call_agree(served, generator):
+    inputs = [x.to(served.device) for x in make_inputs(generator, SIZES["3d"])]
+    image, displacement, affine = (x.requires_grad_() for x in inputs)
+    direct = plasticine.warp(image, displacement, affine=affine, backend=served.backend)
+    dispatched = torch.ops.plasticine.warp(
+        image, displacement, affine, "linear", "border", served.backend
+    )
+    assert torch.equal(direct, dispatched)
+    for x, y in zip(
+        torch.autograd.grad(direct.sum(), inputs),
+        torch.autograd.grad(dispatched.sum(), inputs),
+        strict=True,
+    ):
+        assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+def test_compiles_into_one_graph(served, generator, compiler):
+    if compiler == "inductor" and served.backend == "reference":
+        pytest.skip("the graph is the same for every backend, and this compiler is slow")
+    inputs = make_inputs(generator, SIZES["2d"])
+    inputs = [leaf(x, dtype=torch.float32, device=served.device) for x in inputs]
+
+    def function(image: Tensor, displacement: Tensor, affine: Tensor) -> Tensor:
+        # Tensors of the graph's own, whose strides the compiler chooses.
+        moved = plasticine.warp(image, displacement * 2, affine=affine, backend=served.backend)
+        return moved.sum((2, 3))
+
+    compiled = torch.compile(function, fullgraph=True, backend=compiler)
+    result, expected = compiled(*inputs), function(*inputs)
+    torch.testing.assert_close(result, expected)
+    for x, y in zip(
+        torch.autograd.grad(result.sum(), inputs),
+        torch.autograd.grad(expected.sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(x, y)
+
+
+def test_dynamic_shapes_compile_once(served, generator):
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    function = torch.compile(
+        lambda image, displacement: plasticine.warp(image, displacement, backend=served.backend),
+        fullgraph=True,
+        dynamic=True,
+        backend=counter,
+    )
+    for size in (5, 8, 11):
+        image, displacement, _ = make_inputs(generator, ((size, 7), (6, size)))
+        image, displacement = image.to(served.device), displacement.to(served.device)
+        expected = plasticine.warp(image, displacement, backend=served.backend)
+        assert torch.equal(function(image, displacement), expected)
+    assert counter.frame_count == 1
+
+
+def test_function_transforms(served, generator):
+    image, displacement, _ = (x.to(served.device) for x in make_inputs(generator, SIZES["2d"]))
+
+    def loss(displacement: Tensor, image: Tensor) -> Tensor:
+        return plasticine.warp(image, displacement, backend=served.backend).square().sum()
+
+    displacement.requires_grad_()
+    (expected,) = torch.autograd.grad(loss(displacement, image), displacement)
+    displacement = displacement.detach()
+    torch.testing.assert_close(torch.func.grad(loss)(displacement, image), expected)
+    per_sample = torch.vmap(torch.func.grad(loss))(displacement[:, None], image[:, None])
+    torch.testing.assert_close(per_sample[:, 0], expected)
+    shared = torch.vmap(loss, in_dims=(0, None))(displacement[:, None], image[:1])
+    assert shared.shape == (2,)
+    torch.testing.assert_close(shared[0], loss(displacement[:1], image[:1]))
+
+
+def test_autocast_leaves_it_alone(served, generator):
+    image, displacement, _ = make_inputs(generator, SIZES["2d"])
+    image, displacement = image.bfloat16().to(served.device), displacement.float().to(served.device)
+    expected = plasticine.warp(image, displacement, backend=served.backend)
+    with torch.autocast(served.device, dtype=torch.bfloat16):
+        result = plasticine.warp(image, displacement, backend=served.backend)
+    assert torch.equal(result, expected)
+
+
+def test_a_negated_view_is_not_taken_for_its_memory(served):
+    """PyTorch may hold -x as a flag on x; reading x would be silently wrong."""
+    complex_image = torch.view_as_complex(torch.rand(1, 1, 4, 5, 2, device=served.device))
+    image = complex_image.conj().imag
+    assert image.is_neg()
+    displacement = torch.zeros(1, 2, 4, 5, device=served.device)
+    result = plasticine.warp(image, displacement, backend=served.backend)
+    assert torch.equal(result, image.resolve_neg())
+
+
+def test_a_tensor_subclass_is_asked(served):
+    class Tagged(torch.Tensor):
+        calls: tuple[str, ...] = ()
+
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            cls.calls = (*cls.calls, str(function))
+            return super().__torch_function__(function, types, args, kwargs or {})
+
+        def new_empty(self, *args):  # MONAI's MetaTensor has its own, that takes less
+            raise AssertionError("a kernel called a subclass")
+
+    image = torch.rand(1, 1, 4, 5, device=served.device).as_subclass(Tagged).requires_grad_()
+    displacement = torch.zeros(1, 2, 4, 5, device=served.device)
+    result = plasticine.warp(image, displacement, backend=served.backend)
+    assert isinstance(result, Tagged)
+    assert any("plasticine" in call for call in Tagged.calls)
+    result.sum().backward()
+    assert torch.equal(image.grad, torch.ones_like(image))
+
+
+# Inputs that are refused
+
+IMAGE = torch.zeros(2, 3, 4, 5)
+FIELD = torch.zeros(2, 2, 4, 5)
+AFFINE = torch.zeros(2, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ((IMAGE.numpy(), FIELD), {}, TypeError, "image must be a torch.Tensor, got ndarray"),
+        ((IMAGE, None), {}, TypeError, "displacement must be a torch.Tensor, got NoneType"),
+        ((IMAGE, FIELD), {"affine": 1.0}, TypeError, "affine must be a torch.Tensor, got float"),
+        ((torch.tensor(1.0), FIELD), {}, ValueError, "image must have a batch axis"),
+        ((IMAGE.long(), FIELD), {}, TypeError, r"image must be float32.*got torch.int64.*nearest"),
+        ((IMAGE.bool(), FIELD), {}, TypeError, r"image must be float32.*got torch.bool"),
+        ((IMAGE.cfloat(), FIELD), {}, TypeError, r"image must be float32.*got torch.complex64"),
+        ((IMAGE, FIELD.int()), {}, TypeError, r"displacement must be float32.*got torch.int32"),
+        ((IMAGE, FIELD.double()), {}, TypeError, r"displacement torch.float64 and image"),
+        ((IMAGE, FIELD.half()), {}, TypeError, r"displacement torch.float16 and image"),
+        ((IMAGE.half(), FIELD.bfloat16()), {}, TypeError, r"displacement torch.bfloat16 and image"),
+        ((IMAGE.double(), FIELD), {}, TypeError, r"displacement torch.float32 and image"),
+        ((IMAGE, FIELD), {"affine": AFFINE.double()}, TypeError, r"affine torch.float64 and"),
+        ((IMAGE.half(), FIELD), {"affine": AFFINE.half()}, TypeError, r"affine torch.float16 and"),
+        ((IMAGE.to_sparse(), FIELD), {}, TypeError, "image must be a dense tensor"),
+        ((IMAGE, FIELD[:, :, 0]), {}, ValueError, r"displacement must have shape .*\(2, 2, 5\)"),
+        ((IMAGE, FIELD[:, :1]), {}, ValueError, r"displacement must have shape .*\(2, 1, 4, 5\)"),
+        ((IMAGE, IMAGE), {}, ValueError, r"displacement must have shape .*\(2, 3, 4, 5\)"),
+        ((IMAGE[:, :, 0], FIELD), {}, ValueError, r"image must have shape .*got shape \(2, 3, 5\)"),
+        ((IMAGE[None], FIELD[None]), {}, ValueError, r"displacement must have shape"),
+        ((IMAGE, FIELD[:1].expand(3, -1, -1, -1)), {}, ValueError, r"batch size.*\(3, 2, 4, 5\)"),
+        ((IMAGE, FIELD), {"affine": AFFINE[:, :1]}, ValueError, r"affine must have.*\(2, 1, 3\)"),
+        ((IMAGE, FIELD), {"affine": AFFINE[0]}, ValueError, r"affine must have.*\(2, 3\)"),
+        (
+            (IMAGE, FIELD),
+            {"affine": AFFINE[:1].expand(3, -1, -1)},
+            ValueError,
+            r"affine must have.*N = 2.*\(3, 2, 3\)",
+        ),
+        ((IMAGE[:, :, :0], FIELD), {}, ValueError, r"image has no voxels to sample"),
+        ((IMAGE, FIELD.to("meta")), {}, ValueError, "displacement on meta and image on cpu"),
+        ((IMAGE, FIELD), {"affine": AFFINE.to("meta")}, ValueError, "affine on meta"),
+        ((IMAGE, FIELD), {"mode": "bilinear"}, ValueError, "mode must be one of 'linear', 'near"),
+        ((IMAGE, FIELD), {"mode": None}, ValueError, "mode must be one of"),
+        ((IMAGE, FIELD), {"padding": "reflect"}, ValueError, "padding must be one of 'zeros'"),
+        ((IMAGE, FIELD), {"backend": "gpu"}, ValueError, "backend must be one of 'auto', 'cpu'"),
+        ((IMAGE, FIELD), {"backend": "cuda"}, RuntimeError, "'cuda' cannot serve warp on cpu"),
+    ],
+)
+def test_refused_inputs(arguments, options, error, message):
+    with pytest.raises(error, match=message):
+        plasticine.warp(*arguments, **options)
+
+
+def test_the_operator_itself_refuses_what_does_not_fit():
+    """Called without the public function, the checks still stand in front of raw memory."""
+    with pytest.raises(ValueError, match="same batch size"):
+        torch.ops.plasticine.warp(IMAGE, FIELD[:1], None, "linear", "border", "auto")
+    arguments = (IMAGE, FIELD, None, "linear", "border", "auto", [True, True, False])
+    with pytest.raises(ValueError, match=r"grad must have shape \(2, 3, 4, 5\), got \(2"):
+        torch.ops.plasticine.warp_backward(IMAGE[..., :4], *arguments)
+    with pytest.raises(TypeError, match=r"grad must have dtype torch.float32, got"):
+        torch.ops.plasticine.warp_backward(IMAGE.double(), *arguments)
+
+
+# Against other programs
+
+
+def test_equals_simpleitk(served, generator):
+    sitk = pytest.importorskip("SimpleITK")
+    image, displacement, _ = make_inputs(generator, ((7, 8, 9), (7, 8, 9)), batch=1, channels=1)
+    displacement *= 0.5
+    moving = sitk.GetImageFromArray(image[0, 0].numpy())
+    # ITK orders components x, y, z.
+    field = displacement[0].flip(0).movedim(0, -1).contiguous().numpy()
+    transform = sitk.DisplacementFieldTransform(sitk.GetImageFromArray(field, isVector=True))
+    resampled = sitk.Resample(moving, transform, sitk.sitkLinear, math.nan)
+    expected = torch.from_numpy(sitk.GetArrayFromImage(resampled))
+    result = plasticine.warp(
+        image.to(served.device), displacement.to(served.device), backend=served.backend
+    )[0, 0].cpu()
+    inside = expected.isfinite()  # ITK's own boundary rule is another
+    assert inside.float().mean() > 0.5
+    torch.testing.assert_close(result[inside], expected[inside])

@@ -1,0 +1,377 @@
+"""The cases that every GPU implementation of warp must pass, run without a GPU.
+
+Not collected by itself: test_kernels_triton.py runs it in Triton's interpreter, test_cuda_build.py
+on the CUDA kernels compiled for the CPU, each in a process of its own, with PLASTICINE_KERNELS set
+to "triton" or to the path of the compiled module.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from plasticine import reference
+from plasticine.kernels.fixed_point import fixed_point_scale, from_fixed_point
+from plasticine.ops._native_interface import (
+    MODE_CODES,
+    PADDING_CODES,
+    native,
+    native_or_none,
+)
+
+MODES = ("linear", "nearest")
+PADDINGS = ("zeros", "border", "reflection")
+# A rounding of a result of magnitude 1.
+ROUNDING = {
+    torch.float64: 1e-12,
+    torch.float32: 2e-5,
+    torch.float16: 2e-3,
+    torch.bfloat16: 1.6e-2,
+}
+DTYPES = tuple(ROUNDING)
+MIXED = ((torch.float16, torch.float32), (torch.bfloat16, torch.float32))
+# Image and output sizes: odd, unequal, with axes of length 1, over more than one block of threads.
+SIZES = (
+    ((1, 9), (5, 1)),
+    ((7, 6), (17, 16)),
+    ((3, 1, 4), (1, 5, 4)),
+    ((4, 6, 5), (3, 6, 8)),
+)
+SMALL_SIZES = (((4, 5, 6), (3, 6, 5)), ((5, 6), (7, 4)))  # 3D, 2D
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+class Kernels(NamedTuple):
+    forward: Callable[..., Tensor]
+    backward: Callable[..., Gradients]
+
+
+def compiled_kernels(module: ModuleType) -> Kernels:
+    """The functions of a _cuda module whose kernels run on CPU tensors."""
+
+    def forward(
+        image: Tensor, displacement: Tensor, affine: Tensor | None, mode: str, padding: str
+    ) -> Tensor:
+        out = image.new_full((*image.shape[:2], *displacement.shape[2:]), 1234)
+        module.warp_forward(
+            native(image),
+            native(displacement),
+            native_or_none(affine),
+            native(out),
+            MODE_CODES[mode],
+            PADDING_CODES[padding],
+            0,
+            0,
+        )
+        return out
+
+    def backward(
+        grad: Tensor,
+        image: Tensor,
+        displacement: Tensor,
+        affine: Tensor | None,
+        mode: str,
+        padding: str,
+        needs: tuple[bool, bool, bool],
+    ) -> Gradients:
+        accumulator = torch.float64 if image.dtype == torch.float64 else torch.float32
+        grad_image = grad_displacement = partial = fixed = scale = None
+        batch, ndim = displacement.shape[:2]
+        if needs[0]:
+            grad_image = torch.full(image.shape, 1234, dtype=accumulator)
+            if torch.are_deterministic_algorithms_enabled() and grad.numel():
+                fixed = torch.full(image.shape, 1234, dtype=torch.int64)
+                scale = fixed_point_scale(grad, displacement.shape[2:].numel())
+        if needs[1]:
+            grad_displacement = torch.full(displacement.shape, 1234, dtype=displacement.dtype)
+        if needs[2] and affine is not None:
+            # Fewer blocks than the voxels would fill, so that each takes several turns.
+            partial = torch.full((batch, 2, ndim, ndim + 1), 1234, dtype=accumulator)
+        module.warp_backward(
+            native(grad),
+            native(image),
+            native(displacement),
+            *(native_or_none(x) for x in (affine, grad_image, fixed, scale)),
+            *(native_or_none(x) for x in (grad_displacement, partial)),
+            MODE_CODES[mode],
+            PADDING_CODES[padding],
+            0,
+            0,
+        )
+        if fixed is not None:
+            grad_image = from_fixed_point(fixed, scale, grad_image)
+        return (
+            None if grad_image is None else grad_image.to(image.dtype),
+            grad_displacement,
+            None if partial is None else partial.sum(1).to(affine.dtype),
+        )
+
+    return Kernels(forward, backward)
+
+
+@pytest.fixture(scope="session")
+def kernels() -> Kernels:
+    which = os.environ["PLASTICINE_KERNELS"]
+    if which == "triton":
+        from plasticine.kernels import warp
+
+        return Kernels(warp.warp_forward, warp.warp_backward)
+    loader = importlib.machinery.ExtensionFileLoader("_cuda", which)
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("_cuda", loader))
+    loader.exec_module(module)
+    return compiled_kernels(module)
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def make_inputs(
+    sizes: tuple[tuple[int, ...], tuple[int, ...]], *, with_affine: bool = True
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """Float64 image, displacement (reaching well outside), affine near identity, and gradient."""
+    generator = torch.Generator().manual_seed(7)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    image_size, size = sizes
+    ndim = len(size)
+    image, displacement = randn(2, 3, *image_size), randn(2, ndim, *size) * 3
+    affine = torch.eye(ndim, ndim + 1, dtype=torch.float64) + randn(2, ndim, ndim + 1) * 0.2
+    return image, displacement, affine if with_affine else None, randn(2, 3, *size)
+
+
+def expected_of(
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    grad: Tensor,
+    mode: str,
+    padding: str,
+) -> tuple[Tensor, Gradients]:
+    """Result and gradients of the reference in float64."""
+    inputs = [image, displacement] + ([] if affine is None else [affine])
+    leaves = [x.detach().double().requires_grad_() for x in inputs]
+    result = reference.warp(*leaves, *([None] if affine is None else []), mode, padding)
+    found = torch.autograd.grad(result, leaves, grad.double(), allow_unused=True)
+    filled = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
+    return result.detach(), (filled[0], filled[1], filled[2] if affine is not None else None)
+
+
+def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    scale = max(1.0, expected.nan_to_num().abs().max().item() if expected.numel() else 1.0)
+    torch.testing.assert_close(
+        actual.double(), expected.double(), rtol=0, atol=ROUNDING[dtype] * scale, equal_nan=True
+    )
+
+
+def check(
+    kernels: Kernels,
+    inputs: tuple[Tensor, Tensor, Tensor | None, Tensor],
+    mode: str,
+    padding: str,
+    needs: tuple[bool, bool, bool] = (True, True, True),
+) -> None:
+    image, displacement, affine, grad = inputs
+    result = kernels.forward(image, displacement, affine, mode, padding)
+    found = kernels.backward(grad, image, displacement, affine, mode, padding, needs)
+    expected, gradients = expected_of(image, displacement, affine, grad, mode, padding)
+    assert result.dtype == image.dtype
+    assert_close(result, expected, image.dtype)
+    for need, actual, wanted, like in zip(
+        needs, found, gradients, (image, displacement, affine), strict=True
+    ):
+        if need and like is not None:
+            assert actual.dtype == like.dtype
+            assert_close(actual, wanted, like.dtype)
+        else:
+            assert actual is None
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("with_affine", [False, True], ids=["displacement", "affine"])
+def test_equals_the_reference(kernels, sizes, mode, padding, with_affine):
+    check(kernels, make_inputs(sizes, with_affine=with_affine), mode, padding)
+
+
+@pytest.mark.parametrize("needs", list(itertools.product((True, False), repeat=3)), ids=str)
+def test_only_the_gradients_asked_for(kernels, needs):
+    check(kernels, make_inputs(SMALL_SIZES[0]), "linear", "border", needs)
+    if needs in ((True, False, False), (False, True, True)):
+        check(kernels, make_inputs(SMALL_SIZES[1]), "nearest", "border", needs)
+
+
+@pytest.mark.parametrize("dtypes", [*((t, t) for t in DTYPES), *MIXED], ids=str)
+@pytest.mark.parametrize(("mode", "sizes"), list(zip(MODES, SMALL_SIZES, strict=True)))
+def test_every_dtype(kernels, dtypes, mode, sizes):
+    padding = "reflection"
+    image_dtype, field_dtype = dtypes
+    image, displacement, affine, grad = make_inputs(sizes)
+    image, grad = image.to(image_dtype), grad.to(image_dtype)
+    displacement, affine = displacement.to(field_dtype), affine.to(field_dtype)
+    result = kernels.forward(image, displacement, affine, mode, padding)
+    found = kernels.backward(grad, image, displacement, affine, mode, padding, (True, True, True))
+    expected, gradients = expected_of(image, displacement, affine, grad, mode, padding)
+    assert [x.dtype for x in (result, *found)] == [
+        image_dtype,
+        image_dtype,
+        field_dtype,
+        field_dtype,
+    ]
+    assert_close(result, expected, image_dtype)
+    for actual, wanted, dtype in zip(found, gradients, (image_dtype, *dtypes[1:] * 2), strict=True):
+        assert_close(actual, wanted, dtype)
+
+
+@pytest.mark.parametrize("sizes", SMALL_SIZES, ids=["3d", "2d"])
+@pytest.mark.parametrize("mode", MODES)
+def test_strides_and_broadcast_batch(kernels, sizes, mode):
+    """Channel-last, sliced and expanded inputs, read in place."""
+    image, displacement, affine, grad = make_inputs(sizes)
+    image = image.movedim(1, -1).contiguous().movedim(-1, 1)
+    displacement = displacement.repeat_interleave(2, -1)[..., ::2]
+    displacement = displacement[:1].expand_as(displacement)
+    affine = affine.mT.contiguous().mT
+    grad = grad[:, :1].expand_as(grad).transpose(-1, -2).contiguous().transpose(-1, -2)
+    assert not any(x.is_contiguous() for x in (image, displacement, affine, grad))
+    check(kernels, (image, displacement, affine, grad), mode, "border")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
+def test_locations_that_do_not_exist(kernels, mode, padding, value):
+    """NaN, infinite and huge coordinates: one voxel is affected, and never the image's gradient."""
+    sizes = SMALL_SIZES[0 if math.isnan(value) else 1]
+    image, displacement, _, grad = make_inputs(sizes, with_affine=False)
+    displacement[:, 0].flatten(1)[:, 3] = value
+    result = kernels.forward(image, displacement, None, mode, padding)
+    expected, gradients = expected_of(image, displacement, None, grad, mode, padding)
+    is_undefined = math.isnan(value) or (math.isinf(value) and padding == "reflection")
+    assert result.isnan().sum() == (2 * 3 if is_undefined else 0)
+    found = kernels.backward(grad, image, displacement, None, mode, padding, (True, True, False))
+    assert found[0].isfinite().all()
+    if value != 1e30 or padding != "reflection":  # its phase is lost to rounding
+        assert_close(result, expected, torch.float64)
+        assert_close(found[0], gradients[0], torch.float64)
+        if mode == "linear":
+            assert_close(found[1], gradients[1], torch.float64)
+    if mode == "nearest":
+        assert not found[1].any()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_outside_of_a_non_finite_image_is_zero(kernels, mode):
+    image = torch.full((1, 1, 4, 4), float("nan"))
+    displacement = torch.full((1, 2, 3, 3), 100.0)
+    grad = torch.full((1, 1, 3, 3), float("inf"))
+    assert not kernels.forward(image, displacement, None, mode, "zeros").any()
+    found = kernels.backward(grad, image, displacement, None, mode, "zeros", (True, True, False))
+    assert not found[0].any()
+    assert not found[1].any()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("image_shape", "field_shape"),
+    [
+        ((0, 2, 4, 4), (0, 2, 3, 3)),
+        ((2, 0, 4, 4), (2, 2, 3, 3)),
+        ((2, 3, 4, 4, 4), (2, 3, 3, 0, 3)),
+    ],
+)
+def test_empty(kernels, mode, image_shape, field_shape):
+    image, displacement = torch.rand(image_shape), torch.rand(field_shape)
+    ndim = field_shape[1]
+    affine = torch.rand(field_shape[0], ndim, ndim + 1)
+    result = kernels.forward(image, displacement, affine, mode, "border")
+    assert result.shape == (*image_shape[:2], *field_shape[2:])
+    found = kernels.backward(result, image, displacement, affine, mode, "border", (True,) * 3)
+    for gradient, x in zip(found, (image, displacement, affine), strict=True):
+        assert gradient.shape == x.shape
+        assert not gradient.any()
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize(
+    ("mode", "sizes"), [("nearest", SIZES[1]), ("linear", SIZES[3])], ids=MODES
+)
+@pytest.mark.parametrize(
+    ("dtype", "magnitude"),
+    [*((dtype, 1.0) for dtype in DTYPES), (torch.float32, 1e-30), (torch.bfloat16, 1e30)],
+)
+def test_fixed_point_scatter(kernels, mode, sizes, dtype, magnitude):
+    """Deterministic mode is as exact as the floating-point sum, whatever the gradient's size."""
+    image, displacement, _, grad = (
+        x if x is None else x.to(dtype) for x in make_inputs(sizes, with_affine=False)
+    )
+    displacement[0] = 0.4 - torch.stack(  # every voxel of the first sample meets in one place
+        torch.meshgrid(*(torch.arange(n).to(dtype) for n in sizes[1]), indexing="ij")
+    )
+    grad = grad * magnitude
+    needs = (True, False, False)
+    found = kernels.backward(grad, image, displacement, None, mode, "border", needs)[0]
+    expected = expected_of(image, displacement, None, grad, mode, "border")[1][0]
+    assert_close(found / magnitude, expected / magnitude, dtype)
+
+
+@pytest.mark.usefixtures("deterministic")
+def test_fixed_point_scatter_of_infinities_and_nan(kernels):
+    """They land where they would in floating point, and do not spoil the sums beside them."""
+    image = torch.rand(1, 1, 4, 4)
+    displacement = torch.zeros(1, 2, 4, 4)
+    grad = torch.ones(1, 1, 4, 4)
+    grad[0, 0, 0] = torch.tensor([float("inf"), -float("inf"), float("nan"), 100])
+    needs = (True, False, False)
+    found = kernels.backward(grad, image, displacement, None, "nearest", "border", needs)[0]
+    torch.testing.assert_close(found, grad, equal_nan=True)
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("mode", MODES)
+def test_fixed_point_sum_does_not_depend_on_order(kernels, mode):
+    """The same contributions in another order give the same bits."""
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(1, 1, 3, 3)
+    affine = torch.zeros(1, 2, 3)  # locations come from the displacement alone: exactly permuted
+    locations = torch.rand(1, 2, 20, 20, generator=generator) * 2
+    exponents = torch.randint(-6, 6, (1, 1, 20, 20), generator=generator)
+    grad = torch.randn(1, 1, 20, 20, generator=generator) * 10.0**exponents
+    results = []
+    for order in (torch.arange(400), torch.randperm(400, generator=generator)):
+        permuted = [x.flatten(2)[..., order].view_as(x) for x in (grad, locations)]
+        needs = (True, False, False)
+        found = kernels.backward(permuted[0], image, permuted[1], affine, mode, "border", needs)
+        results.append(found[0])
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("far", ["image", "displacement", "grad"])
+def test_offsets_beyond_32_bits(kernels, mode, far):
+    """A view whose rows lie 2**30 elements apart; nothing else of its buffer is touched."""
+    image, displacement, _, grad = make_inputs(((4, 5), (4, 5)), with_affine=False)
+    inputs = {"image": image[:1, :1], "displacement": displacement[:1], "grad": grad[:1, :1]}
+    inputs = {name: x.to(torch.bfloat16) for name, x in inputs.items()}
+    values = inputs[far]
+    buffer = torch.empty(3 * 2**30 + 16, dtype=torch.bfloat16)
+    view = buffer.as_strided(values.shape, (0, 5, 2**30, 1))
+    inputs[far] = view.copy_(values)
+    check(kernels, (inputs["image"], inputs["displacement"], None, inputs["grad"]), mode, "zeros")
