@@ -1,4 +1,4 @@
-"""What every benchmark shares: the device, the measured floor, the peers, and what the JSON says."""
+"""What every benchmark shares: the device, the measured floor, the peers, the JSON's contents."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from torch import Tensor
 import plasticine
 from plasticine import reference
 from plasticine.nn import Compose
+from plasticine.ops._native_interface import SHARED_SIZE
 from plasticine.ops.compose import COMPOSE, COMPOSE_BACKWARD
 
 OPERATOR = "compose"
@@ -110,6 +111,7 @@ def test_strides_do_not_matter(served, generator, layout):
     views = [view(x).requires_grad_() for x in (u, v)]
     assert not views[0].is_contiguous()
     result = plasticine.compose(*views, backend=served.backend)
+    assert result.is_contiguous()
     found = torch.autograd.grad(result, views, view(grad))
     solid = [x.detach().contiguous().requires_grad_() for x in views]
     expected = plasticine.compose(*solid, backend=served.backend)
@@ -185,6 +187,7 @@ def test_a_second_derivative_is_refused(served, generator):
 def test_the_same_bits_for_any_number_of_threads(native, generator):
     u, v = (x.float() for x in make_inputs(generator, ((9, 8, 33), (13, 11, 37)), batch=1))
     v[:, :, :5] -= 4  # crowd one border
+    assert v.numel() >= SHARED_SIZE
     inputs = [u.requires_grad_(), v.requires_grad_()]
     runs = []
     before = torch.get_num_threads()

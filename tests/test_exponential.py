@@ -11,6 +11,7 @@ from torch import Tensor
 import plasticine
 from plasticine import reference
 from plasticine.nn import Exponential
+from plasticine.ops._native_interface import SHARED_SIZE
 from plasticine.ops.exponential import EXPONENTIAL, EXPONENTIAL_BACKWARD
 
 OPERATOR = "exponential"
@@ -210,6 +211,7 @@ def test_strides_do_not_matter(served, generator):
     for view in views:
         assert not view.is_contiguous()
         result = plasticine.exponential(view.requires_grad_(), backend=served.backend)
+        assert result.is_contiguous()
         strided_grad = grad.movedim(1, -1).contiguous().movedim(-1, 1)
         (found,) = torch.autograd.grad(result, view, strided_grad)
         assert_close(result, expected, torch.float64)
@@ -276,6 +278,7 @@ def test_a_second_derivative_is_refused(served, generator):
 
 def test_the_same_bits_for_any_number_of_threads(native, generator):
     velocity = smooth_velocity(generator, (9, 8, 33), peak=3.0).float().requires_grad_()
+    assert velocity.numel() >= SHARED_SIZE
     runs = []
     before = torch.get_num_threads()
     for threads in (1, 2, 3):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import plasticine
+from plasticine.ops._native_interface import SHARED_SIZE
 from plasticine.ops.folding import FOLDING
 
 OPERATOR = "folding"
@@ -187,6 +188,7 @@ def test_strides_do_not_matter(served, generator):
 
 def test_the_same_bits_for_any_number_of_threads(native, generator):
     field = make_field(generator, (9, 8, 33)).float()
+    assert field.numel() >= SHARED_SIZE
     runs = []
     before = torch.get_num_threads()
     for threads in (1, 2, 3):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import plasticine
 from plasticine import reference
+from plasticine.ops._native_interface import SHARED_SIZE
 from plasticine.ops.jacobian import JACOBIAN, JACOBIAN_BACKWARD
 
 OPERATOR = "jacobian"
@@ -138,6 +139,7 @@ def test_strides_do_not_matter(served, generator):
     for view in views:
         assert not view.is_contiguous()
         result = plasticine.jacobian_determinant(view.requires_grad_(), backend=served.backend)
+        assert result.is_contiguous()
         strided_grad = grad.transpose(-1, -2).contiguous().transpose(-1, -2)
         (found,) = torch.autograd.grad(result, view, strided_grad)
         assert_close(result, expected, torch.float64)
@@ -196,6 +198,7 @@ def test_a_second_derivative_is_refused(served, generator):
 
 def test_the_same_bits_for_any_number_of_threads(native, generator):
     field = make_field(generator, (9, 8, 33)).float().requires_grad_()
+    assert field.numel() >= SHARED_SIZE
     runs = []
     before = torch.get_num_threads()
     for threads in (1, 2, 3):

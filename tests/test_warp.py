@@ -13,6 +13,7 @@ from torch import Tensor
 import plasticine
 from plasticine import reference
 from plasticine.nn import Warp
+from plasticine.ops._native_interface import SHARED_SIZE
 from plasticine.ops.warp import WARP, WARP_BACKWARD
 
 OPERATOR = "warp"
@@ -424,26 +425,29 @@ def test_a_second_derivative_is_refused(served, generator):
         gradient.sum().backward()
 
 
-def test_the_same_bits_for_any_number_of_threads(native, generator):
-    """Scattered gradients too, where many voxels meet."""
-    image, displacement, affine = make_inputs(generator, ((9, 8, 33), (13, 11, 37)), batch=1)
+@pytest.mark.parametrize("image_size", [(9, 8, 33), (2, 9, 35), (11, 67)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_the_same_bits_for_any_number_of_threads(native, generator, image_size, dtype):
+    """Scattered gradients too, where many voxels meet, and whichever axis is shared out."""
+    size = (13, 11, 37) if len(image_size) == 3 else (67, 71)
+    image, displacement, affine = make_inputs(generator, (image_size, size), batch=1)
     displacement[:, :, :5] *= 0.1
     affine[:, 0] *= 0.2  # crowd the first axis
-    for dtype in (torch.float32, torch.float16):
-        inputs = [x.to(dtype) for x in (image, displacement, affine)]
-        for mode in MODES:
-            runs = []
-            before = torch.get_num_threads()
-            for threads in (1, 2, 3):
-                torch.set_num_threads(threads)
-                try:
-                    result, gradients = _warp_and_gradients(inputs, mode, "cpu")
-                finally:
-                    torch.set_num_threads(before)
-                runs.append((result, *gradients))
-            for other in runs[1:]:
-                for x, y in zip(runs[0], other, strict=True):
-                    assert torch.equal(x, y)
+    inputs = [x.to(dtype) for x in (image, displacement, affine)]
+    assert displacement.numel() >= SHARED_SIZE
+    for mode in MODES:
+        runs = []
+        before = torch.get_num_threads()
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            try:
+                result, gradients = _warp_and_gradients(inputs, mode, "cpu")
+            finally:
+                torch.set_num_threads(before)
+            runs.append((result, *gradients))
+        for other in runs[1:]:
+            for x, y in zip(runs[0], other, strict=True):
+                assert torch.equal(x, y)
 
 
 def test_deterministic_algorithms_give_the_same_bits_every_time(served, generator):

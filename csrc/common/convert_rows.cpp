@@ -62,30 +62,29 @@ void moments(const T* values, int n, double* sums) {
   }
 }
 
+// By halving: as a reduction, a minimum that passes over NaN would not vectorise.
 template <typename T>
 void range(const T* values, int n, T* lowest, T* highest) {
-  constexpr int kLanes = 16;
-  T low[kLanes];
-  T high[kLanes];
-  for (int lane = 0; lane < kLanes; ++lane) {
-    low[lane] = static_cast<T>(__builtin_inf());
-    high[lane] = static_cast<T>(-__builtin_inf());
+  constexpr int kPart = 64;
+  alignas(64) T low[kPart];
+  alignas(64) T high[kPart];
+  for (int j = 0; j < kPart; ++j) {
+    low[j] = static_cast<T>(__builtin_inf());
+    high[j] = static_cast<T>(-__builtin_inf());
   }
-  int j = 0;
-  for (; j + kLanes <= n; j += kLanes) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const T value = values[j + lane];
-      low[lane] = value < low[lane] ? value : low[lane];
-      high[lane] = value > high[lane] ? value : high[lane];
+  for (int start = 0; start < n; start += kPart) {
+    const int count = n - start < kPart ? n - start : kPart;
+    for (int j = 0; j < count; ++j) {
+      const T value = values[start + j];
+      low[j] = value < low[j] ? value : low[j];
+      high[j] = value > high[j] ? value : high[j];
     }
   }
-  for (; j < n; ++j) {
-    low[0] = values[j] < low[0] ? values[j] : low[0];
-    high[0] = values[j] > high[0] ? values[j] : high[0];
-  }
-  for (int lane = 1; lane < kLanes; ++lane) {
-    low[0] = low[lane] < low[0] ? low[lane] : low[0];
-    high[0] = high[lane] > high[0] ? high[lane] : high[0];
+  for (int half = kPart / 2; half > 0; half /= 2) {
+    for (int j = 0; j < half; ++j) {
+      low[j] = low[j + half] < low[j] ? low[j + half] : low[j];
+      high[j] = high[j + half] > high[j] ? high[j + half] : high[j];
+    }
   }
   *lowest = low[0];
   *highest = high[0];

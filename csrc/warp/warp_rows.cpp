@@ -349,10 +349,12 @@ bool scatter_cells(T* image, const ImageShape& shape, const Cells<T, Index>& cel
   if (!fill_shares(cells, steps.axis[D - 1] == 1, n, grad, &shares)) {
     return false;
   }
+  const Index first = static_cast<Index>(owned.first);
+  const Index last = static_cast<Index>(owned.last - 1);
+  const Index* position = cells.position[owned.axis];
   int outside = 0;
   for (int j = 0; j < n; ++j) {
-    const Index position = cells.position[owned.axis][j];
-    outside |= position < owned.first || position + 1 >= owned.last ? 1 : 0;
+    outside |= (position[j] < first ? 1 : 0) | (position[j] >= last ? 1 : 0);
   }
   if (outside == 0) {
     add_cells<D, true>(image, steps, cells, n, shares, owned);

@@ -17,6 +17,9 @@ _DTYPE_CODES = {
     torch.int64: 4,
 }
 
+# Fields of fewer elements are left to one thread.
+SHARED_SIZE = 8192
+
 NativeTensor = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 
@@ -32,6 +35,14 @@ def native(x: Tensor) -> NativeTensor:
 def native_or_none(x: Tensor | None) -> NativeTensor | None:
     """The same for an optional tensor."""
     return None if x is None else native(x)
+
+
+def threads_for(field: Tensor) -> int:
+    """How many threads to use on a field of this size; no result depends on their number.
+
+    A few thousand voxels are done before a second thread has woken up.
+    """
+    return torch.get_num_threads() if field.numel() >= SHARED_SIZE else 1
 
 
 def contiguous_like(x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from plasticine.ops._native_interface import (
     contiguous_like,
     native,
     native_or_none,
+    threads_for,
 )
 from plasticine.ops._operator import reference_gradients
 
@@ -40,7 +41,7 @@ def _cpu_forward(
         native(result),
         MODE_CODES[mode],
         PADDING_CODES[padding],
-        torch.get_num_threads(),
+        threads_for(displacement),
     )
     return result
 
@@ -63,7 +64,7 @@ def _cpu_backward(
         *(native_or_none(x) for x in gradients),
         MODE_CODES[mode],
         PADDING_CODES[padding],
-        torch.get_num_threads(),
+        threads_for(displacement),
     )
     return gradients
 

@@ -16,6 +16,7 @@ from plasticine.ops._native_interface import (
     device_type,
     native,
     native_or_none,
+    threads_for,
 )
 from plasticine.ops._operator import (
     Operator,
@@ -154,7 +155,7 @@ COMPOSE_BACKWARD = Operator(
 def _cpu_forward(u: Tensor, v: Tensor, padding: str) -> Tensor:
     result = contiguous_like(v)
     backends.NATIVE.compose_forward(
-        native(u), native(v), native(result), PADDING_CODES[padding], torch.get_num_threads()
+        native(u), native(v), native(result), PADDING_CODES[padding], threads_for(v)
     )
     return result
 
@@ -173,9 +174,13 @@ def _cpu_backward(
         native_or_none(gradients[0]),
         native_or_none(gradients[1]),
         PADDING_CODES[padding],
-        torch.get_num_threads(),
+        threads_for(v),
     )
     return gradients
+
+
+def _reference_forward(u: Tensor, v: Tensor, padding: str) -> Tensor:
+    return reference.compose(u, v, padding).contiguous()
 
 
 def _reference_backward(
@@ -190,7 +195,7 @@ def _reference_backward(
 
 _FORWARD: dict[str, Callable[..., Tensor]] = {
     "cpu": _cpu_forward,
-    "reference": reference.compose,
+    "reference": _reference_forward,
 }
 _BACKWARD: dict[str, Callable[..., Gradients]] = {
     "cpu": _cpu_backward,

@@ -15,6 +15,7 @@ from plasticine.ops._native_interface import (
     device_type,
     native,
     native_or_none,
+    threads_for,
 )
 from plasticine.ops._operator import Operator, not_twice_differentiable, reference_gradients
 
@@ -281,7 +282,7 @@ def _cpu_forward(
         scale,
         steps,
         PADDING_CODES[padding],
-        torch.get_num_threads(),
+        threads_for(velocity),
     )
     return result, _no_stages(velocity) if stages is None else stages
 
@@ -307,7 +308,7 @@ def _cpu_backward(
         scale,
         steps,
         PADDING_CODES[padding],
-        torch.get_num_threads(),
+        threads_for(grad),
     )
     return result
 

@@ -11,7 +11,12 @@ from torch import Tensor
 
 from plasticine import backends, reference
 from plasticine.ops import _checks
-from plasticine.ops._native_interface import SCHEME_CODES, device_type, native
+from plasticine.ops._native_interface import (
+    SCHEME_CODES,
+    device_type,
+    native,
+    threads_for,
+)
 from plasticine.ops._operator import Operator, map_over_batch
 
 
@@ -138,7 +143,7 @@ def _forward(
         SCHEME_CODES[scheme],
         interior,
         tuple(spacing),
-        torch.get_num_threads(),
+        threads_for(displacement),
     )
     return statistics
 

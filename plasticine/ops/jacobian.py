@@ -10,7 +10,13 @@ from torch import Tensor
 
 from plasticine import backends, reference
 from plasticine.ops import _checks
-from plasticine.ops._native_interface import SCHEME_CODES, contiguous_like, device_type, native
+from plasticine.ops._native_interface import (
+    SCHEME_CODES,
+    contiguous_like,
+    device_type,
+    native,
+    threads_for,
+)
 from plasticine.ops._operator import (
     Operator,
     map_over_batch,
@@ -67,7 +73,7 @@ def _forward(displacement: Tensor, scheme: str, spacing: Sequence[float], backen
         native(result),
         SCHEME_CODES[scheme],
         tuple(spacing),
-        torch.get_num_threads(),
+        threads_for(displacement),
     )
     return result
 
@@ -97,7 +103,7 @@ def _backward(
         native(result),
         SCHEME_CODES[scheme],
         tuple(spacing),
-        torch.get_num_threads(),
+        threads_for(displacement),
     )
     return result
 

@@ -40,8 +40,8 @@ class RegistrationObjective:
         inverse_consistency: weight of the mean squared residual, in voxels².
         structure: weight of one minus the Dice overlap of structure maps.
         jacobian: weight of the folding hinge.
-        affine: weight of the affine part's mean squared generator (translations as a
-            fraction of half the image), which keeps it near the identity.
+        affine: weight of the affine part's squared generator (its Frobenius norm, the
+            translation as a fraction of half the image), which keeps it near the identity.
         jacobian_threshold: the volume ratio below which the hinge acts.
         bins: bins of the mutual information.
     """
@@ -51,7 +51,7 @@ class RegistrationObjective:
     inverse_consistency: float = 0.1
     structure: float = 0.5
     jacobian: float = 0.1
-    affine: float = 0.1
+    affine: float = 10.0
     jacobian_threshold: float = 0.05
     bins: int = 32
 
@@ -141,7 +141,7 @@ class RegistrationObjective:
             half = u.new_tensor([n / 2 for n in u.shape[2:]])
             linear, translation = deformation.generator.split([len(half), 1], dim=2)
             relative = torch.cat([linear, translation / half[:, None]], 2)
-            terms["affine"] = relative.square().mean()
+            terms["affine"] = relative.square().sum((1, 2)).mean()
         return terms
 
     def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
