@@ -35,7 +35,8 @@ class Case:
     @property
     def name(self) -> str:
         size = "x".join(str(n) for n in self.spatial)
-        return f"{size} batch {self.batch} {str(self.dtype).removeprefix('torch.')}"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{len(self.spatial)}d {size} batch {self.batch} {dtype}"
 
     def inputs(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """A random image and a smooth displacement of a few voxels."""

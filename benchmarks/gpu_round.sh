@@ -27,7 +27,9 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-python3}
 site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT
-cd "$root"
+# Not in the checkout: its plasticine folder, which holds no binaries, would hide the installed one.
+mkdir "$site/empty"
+cd "$site/empty"
 
 steps=()
 failed=0
@@ -53,7 +55,7 @@ absent() {
 }
 
 describe() {
-  "$python" - "$output/device.json" <<'PYTHON'
+  "$python" - "$output/device.json" "$root" <<'PYTHON'
 import json, pathlib, subprocess, sys
 
 import plasticine
@@ -71,6 +73,8 @@ for index in range(torch.cuda.device_count()):
             "memory_bytes": properties.total_memory,
         }
     )
+revision = ["git", "-C", sys.argv[2], "describe", "--always", "--dirty"]
+record["revision"] = subprocess.run(revision, capture_output=True, text=True).stdout.strip()
 try:
     query = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,clocks.max.mem", "--format=csv"]
     record["nvidia_smi"] = subprocess.run(query, capture_output=True, text=True).stdout.split("\n")
@@ -82,48 +86,46 @@ PYTHON
 }
 
 run_pytest() {
-  "$python" -m pytest -o addopts=--import-mode=importlib -p no:cacheprovider -q -rs "$@"
+  "$python" -m pytest -c "$root/pyproject.toml" --rootdir "$root" \
+    -o addopts=--import-mode=importlib -p no:cacheprovider -q -rs "$@"
 }
 
-install=("$python" -m pip install --no-build-isolation --no-deps --no-index --target "$site" "$root")
-benchmark=(run_pytest benchmarks --benchmark-only "--benchmark-json=$output/benchmarks.json")
+install=("$python" -m pip install --no-build-isolation --no-deps --no-index --target "$site/packages" "$root")
+benchmark=(run_pytest "$root/benchmarks" --benchmark-only
+  "--benchmark-json=$output/benchmarks.json")
 
 if [[ $dry_run -eq 1 ]]; then
   # The installed copy holds no native code: it shows that the step works, and is not used further.
   step install env PLASTICINE_NATIVE=0 "${install[@]}"
   step device describe
-  step tests run_pytest tests/test_warp.py -k "2d-thin or empty"
-  step kernels env TRITON_INTERPRET=1 PLASTICINE_KERNELS=triton \
-    "$python" -m pytest -o addopts=--import-mode=importlib -p no:cacheprovider -q \
-    tests/warp_kernel_cases.py -k "empty or infinities"
-  step benchmarks "${benchmark[@]}" --device cpu -k "128x128-batch and forward and not compiled"
+  step tests run_pytest "$root/tests/test_warp.py" -k "reference_on_cpu and 2d-thin"
+  step benchmarks "${benchmark[@]}" --device cpu -k "2d-128x128 and not monai and not compiled"
+  step registers "$python" "$root/benchmarks/register_report.py" --help
+  absent sanitizer "this is a dry run"
 else
   step install env PLASTICINE_CUDA=1 "${install[@]}"
-  export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
+  export PYTHONPATH="$site/packages${PYTHONPATH:+:$PYTHONPATH}"
   step device describe
-  step tests run_pytest tests/test_warp.py tests/test_cuda_build.py tests/test_kernels_triton.py \
-    tests/test_backends.py
+  step tests run_pytest "$root"/tests/test_{warp,cuda_build,kernels_triton,backends}.py
   step benchmarks "${benchmark[@]}" --device cuda
-fi
-
-if [[ $dry_run -eq 0 ]] && command -v compute-sanitizer >/dev/null; then
-  for tool in memcheck racecheck; do
-    step "sanitizer-$tool" compute-sanitizer --tool "$tool" --error-exitcode 1 \
-      "$python" -m pytest -o addopts=--import-mode=importlib -p no:cacheprovider -q \
-      tests/test_warp.py -k "cuda_on_cuda and equals_the_float64_reference and float32"
-  done
-elif command -v compute-sanitizer >/dev/null; then
-  absent sanitizer "a dry run"
-else
-  absent sanitizer "compute-sanitizer is not on PATH"
-fi
-
-if [[ $dry_run -eq 1 ]]; then
-  step registers "$python" benchmarks/register_report.py --help
-elif command -v nvcc >/dev/null || [[ -n ${CUDACXX:-} ]]; then
-  step registers "$python" benchmarks/register_report.py --output "$output/registers.json"
-else
-  absent registers "nvcc is not on PATH"
+  if command -v nvcc >/dev/null || [[ -n ${CUDACXX:-} ]]; then
+    step registers "$python" "$root/benchmarks/register_report.py" \
+      --output "$output/registers.json"
+  else
+    absent registers "nvcc is not on PATH"
+  fi
+  if command -v compute-sanitizer >/dev/null; then
+    # Every tensor gets an allocation of its own, so that a step past its end is seen.
+    export PYTORCH_NO_CUDA_MEMORY_CACHING=1
+    for tool in memcheck racecheck; do
+      step "sanitizer-$tool" compute-sanitizer --tool "$tool" --error-exitcode 1 \
+        "$python" -m pytest -c "$root/pyproject.toml" --rootdir "$root" \
+        -o addopts=--import-mode=importlib -p no:cacheprovider -q "$root/tests/test_warp.py" \
+        -k "cuda_on_cuda and equals_the_float64_reference and float32"
+    done
+  else
+    absent sanitizer "compute-sanitizer is not on PATH"
+  fi
 fi
 
 printf '{"dry_run": %s, "steps": [\n  %s\n]}\n' \

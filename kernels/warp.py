@@ -16,114 +16,14 @@ import triton.language as tl
 from torch import Tensor
 
 from .fixed_point import fixed_point_scale, from_fixed_point
-from .interpolation import corner_weight, is_inside, sample_axis
+from .interpolation import corner_weight
+from .location import corner, locate, voxel_position
 
 # The voxels of a program and its warps; the grid is one program per block of every sample. The
 # backward kernel takes one voxel per thread: with two, its registers leave few warps resident.
 _FORWARD_BLOCK = 256
 _BACKWARD_BLOCK = 128
 _WARPS = 4
-
-
-@triton.jit
-def voxel_position(voxel, size):
-    """The (z, y, x) of a linear index into a grid of the given size."""
-    row = voxel // size[2]
-    return row // size[1], row % size[1], voxel % size[2]
-
-
-@triton.jit
-def affine_row(row, column_stride, position, NDIM: tl.constexpr, ACC: tl.constexpr):
-    """``A p + t`` on one axis; row points at the d + 1 entries of that axis."""
-    z, y, x = position
-    location = tl.load(row + NDIM * column_stride).to(ACC)
-    location += tl.load(row + (NDIM - 2) * column_stride).to(ACC) * y.to(ACC)
-    location += tl.load(row + (NDIM - 1) * column_stride).to(ACC) * x.to(ACC)
-    if NDIM == 3:
-        location += tl.load(row).to(ACC) * z.to(ACC)
-    return location
-
-
-@triton.jit
-def locate_axis(
-    displacement,
-    displacement_strides,
-    affine,
-    affine_strides,
-    n,
-    position,
-    active,
-    size,
-    AXIS: tl.constexpr,
-    NDIM: tl.constexpr,
-    MODE: tl.constexpr,
-    PADDING: tl.constexpr,
-    INDEX: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    """Where the voxels at a position are sampled along one axis of the image: see sample_axis."""
-    component: tl.constexpr = AXIS - (3 - NDIM)
-    z, y, x = position
-    plane = displacement + n * displacement_strides[0]
-    plane += component * tl.cast(displacement_strides[1], tl.int64)
-    voxel = z * displacement_strides[2] + y * displacement_strides[3] + x * displacement_strides[4]
-    coordinate = tl.load(plane + voxel, mask=active, other=0).to(ACC)
-    if affine is None:
-        coordinate += position[AXIS].to(ACC)
-    else:
-        row = affine + n * affine_strides[0] + component * affine_strides[1]
-        coordinate += affine_row(row, affine_strides[2], position, NDIM, ACC)
-    return sample_axis(coordinate, size[AXIS], MODE, PADDING, INDEX)
-
-
-@triton.jit
-def locate(
-    displacement,
-    displacement_strides,
-    affine,
-    affine_strides,
-    n,
-    position,
-    active,
-    size,
-    NDIM: tl.constexpr,
-    MODE: tl.constexpr,
-    PADDING: tl.constexpr,
-    INDEX: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    """locate_axis on all three axes.
-
-    Returns:
-        The first voxel read, the weights of the voxels above it, the derivatives of the padded
-        coordinates, each as (z, y, x), and the mask of the locations that do not exist.
-    """
-    arguments = (displacement, displacement_strides, affine, affine_strides, n, position, active)
-    y, weight_y, derivative_y, undefined_y = locate_axis(
-        *arguments, size, 1, NDIM, MODE, PADDING, INDEX, ACC
-    )
-    x, weight_x, derivative_x, undefined_x = locate_axis(
-        *arguments, size, 2, NDIM, MODE, PADDING, INDEX, ACC
-    )
-    undefined = undefined_y | undefined_x
-    z = tl.zeros_like(x)
-    weight_z = tl.zeros_like(weight_x)
-    derivative_z = tl.zeros_like(weight_x)
-    if NDIM == 3:
-        z, weight_z, derivative_z, undefined_z = locate_axis(
-            *arguments, size, 0, NDIM, MODE, PADDING, INDEX, ACC
-        )
-        undefined |= undefined_z
-    derivatives = (derivative_z, derivative_y, derivative_x)
-    return (z, y, x), (weight_z, weight_y, weight_x), derivatives, undefined & active
-
-
-@triton.jit
-def corner(voxel, size, DZ: tl.constexpr, DY: tl.constexpr, DX: tl.constexpr):
-    """The voxel of one corner of the cell, and the mask of those inside the image."""
-    z, y, x = voxel[0] + DZ, voxel[1] + DY, voxel[2] + DX
-    inside = is_inside(z, size[0]) & is_inside(y, size[1]) & is_inside(x, size[2])
-    return (z, y, x), inside
 
 
 @triton.jit

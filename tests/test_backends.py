@@ -177,6 +177,8 @@ def _python(code: str, *arguments: str, **environment: str) -> subprocess.Comple
         text=True,
         check=False,
         timeout=120,
+        # Not the root: the checkout would hide the installed package there.
+        cwd=Path(__file__).parent,
         env={**os.environ, **environment},
     )
 

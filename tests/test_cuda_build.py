@@ -58,6 +58,8 @@ def run(command: list[str], **environment: str) -> str:
     result = subprocess.run(
         command,
         env={**os.environ, **environment},
+        # Not the root: the checkout would hide the installed package there.
+        cwd=Path(__file__).parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

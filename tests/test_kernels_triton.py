@@ -35,6 +35,8 @@ def test_in_the_interpreter(selection):
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments, "-k", selection, str(CASES)],
         env=environment,
+        # Not the root: the checkout would hide the installed package there.
+        cwd=Path(__file__).parent,
         capture_output=True,
         text=True,
         check=False,

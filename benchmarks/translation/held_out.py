@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import platform
 from pathlib import Path
@@ -50,7 +51,11 @@ def load(folder: Path) -> dict[str, torch.Tensor]:
 def score(translated: torch.Tensor, data: dict[str, torch.Tensor]) -> dict[str, Any]:
     """The figures of one translation, as JSON holds them."""
     result = evaluate_translation(translated, data["truth"], mask=data["mask"], erosion=4)
-    return dataclasses.asdict(result)
+    # A constant image has no correlation, and JSON no NaN.
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in dataclasses.asdict(result).items()
+    }
 
 
 def measure(
@@ -149,9 +154,11 @@ def main() -> None:
     path = arguments.output / "held_out.json"
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for name, values in figures.items():
+        correlation = values["correlation_inside"]
         print(
             f"{name:40s} PSNR {values['psnr']:.2f} SSIM {values['ssim']:.3f}  inside: "
-            f"SSIM {values['ssim_inside']:.3f} correlation {values['correlation_inside']:.3f}  "
+            f"SSIM {values['ssim_inside']:.3f} "
+            f"correlation {'-' if correlation is None else f'{correlation:.3f}'}  "
             f"folds {values.get('folds', '-')}"
         )
 

@@ -13,6 +13,10 @@ template <typename Stored, typename T>
 void load_row(const void* source, std::int64_t stride, int n, T* out) {
   const Stored* PLASTICINE_RESTRICT values = static_cast<const Stored*>(source);
   if (stride == 1) {
+    // Rows are read in turn from several places, each too briefly for the hardware to run ahead.
+    for (int j = 0; j < n; j += 64 / static_cast<int>(sizeof(Stored))) {
+      __builtin_prefetch(values + 2 * n + j);
+    }
     for (int j = 0; j < n; ++j) {
       out[j] = load(values[j]);
     }

@@ -30,17 +30,14 @@ void scale_field(const Tensor& field, const Tensor& out, double scale, int threa
   const auto& rows = select_convert_rows<T>();
   parallel_for(field.shape[0] * grid.tasks, threads, [&](std::int64_t task) {
     const std::int64_t sample = task / grid.tasks;
-    const std::int64_t first = task % grid.tasks * kBlocksPerTask;
-    const std::int64_t end = std::min(first + kBlocksPerTask, grid.blocks);
-    for (std::int64_t block = first; block < end; ++block) {
+    grid.for_each_block(task % grid.tasks, [&](const Block& block) {
       for (std::int64_t channel = 0; channel < channels; ++channel) {
         alignas(64) T values[kBlock];
         load_block(field, grid, sample, channel, block, values);
-        T* target = out.as<T>() + sample * out.strides[0] + channel * out.strides[1];
-        rows.ramp(values, static_cast<T>(scale), T(0), T(0), grid.count(block),
-                  target + block * kBlock);
+        T* target = static_cast<T*>(block_target(out, sample, channel, block));
+        rows.ramp(values, static_cast<T>(scale), T(0), T(0), block.count, target);
       }
-    }
+    });
   });
 }
 

@@ -50,7 +50,15 @@ inline void* mutable_element(const Tensor& tensor, std::int64_t offset) {
   return static_cast<char*>(tensor.data) + offset * element_size(tensor.dtype);
 }
 
-// The output grid: where a block of consecutive voxels lies, row by row.
+// Consecutive voxels of one sample of the output.
+struct Block {
+  std::int64_t index;
+  std::int64_t first;        // its first voxel, counted in memory order
+  std::int64_t position[3];  // and that voxel's index on each axis
+  int count;
+};
+
+// The output grid, cut into blocks.
 struct Grid {
   int ndim;
   std::int64_t size[3];
@@ -67,25 +75,36 @@ struct Grid {
     tasks = divide_up(blocks, kBlocksPerTask);
   }
 
-  int count(std::int64_t block) const {
-    return static_cast<int>(std::min<std::int64_t>(kBlock, voxels - block * kBlock));
+  Block block(std::int64_t index) const {
+    Block block = {index, index * kBlock, {0, 0, 0}, 0};
+    std::int64_t rest = block.first;
+    for (int axis = ndim - 1; axis > 0; --axis) {
+      block.position[axis] = rest % size[axis];
+      rest /= size[axis];
+    }
+    block.position[0] = rest;
+    block.count = static_cast<int>(std::min<std::int64_t>(kBlock, voxels - block.first));
+    return block;
+  }
+
+  // Calls visit(block) for the blocks of a task.
+  template <typename Visit>
+  void for_each_block(std::int64_t task, const Visit& visit) const {
+    const std::int64_t end = std::min((task + 1) * kBlocksPerTask, blocks);
+    for (std::int64_t index = task * kBlocksPerTask; index < end; ++index) {
+      visit(block(index));
+    }
   }
 
   // Calls visit(position, start, length) for each piece of a row in the block; start counts from
   // the block's first voxel.
   template <typename Visit>
-  void for_each_row(std::int64_t block, const Visit& visit) const {
-    std::int64_t position[3] = {};
-    std::int64_t rest = block * kBlock;
-    for (int axis = ndim - 1; axis >= 0; --axis) {
-      position[axis] = rest % size[axis];
-      rest /= size[axis];
-    }
-    const int total = count(block);
+  void for_each_row(const Block& block, const Visit& visit) const {
+    std::int64_t position[3] = {block.position[0], block.position[1], block.position[2]};
     const int last = ndim - 1;
-    for (int start = 0; start < total;) {
-      const int length =
-          static_cast<int>(std::min<std::int64_t>(size[last] - position[last], total - start));
+    for (int start = 0; start < block.count;) {
+      const int length = static_cast<int>(
+          std::min<std::int64_t>(size[last] - position[last], block.count - start));
       visit(position, start, length);
       start += length;
       position[last] = 0;
@@ -99,12 +118,28 @@ struct Grid {
   }
 };
 
+// Whether a channel's voxels follow each other in memory.
+inline bool is_dense(const Tensor& tensor) {
+  std::int64_t stride = 1;
+  for (int axis = tensor.ndim - 1; axis >= 2; --axis) {
+    if (tensor.shape[axis] != 1 && tensor.strides[axis] != stride) {
+      return false;
+    }
+    stride *= tensor.shape[axis];
+  }
+  return true;
+}
+
 // Copies one channel of a block from a tensor of any strides, converted.
 template <typename T>
 void load_block(const Tensor& tensor, const Grid& grid, std::int64_t sample, std::int64_t channel,
-                std::int64_t block, T* out) {
+                const Block& block, T* out) {
   const auto load = select_convert_rows<T>().load[static_cast<int>(tensor.dtype)];
   const std::int64_t origin = sample * tensor.strides[0] + channel * tensor.strides[1];
+  if (is_dense(tensor)) {
+    load(element(tensor, origin + block.first), 1, block.count, out);
+    return;
+  }
   grid.for_each_row(block, [&](const std::int64_t* position, int start, int length) {
     std::int64_t offset = origin;
     for (int axis = 0; axis < grid.ndim; ++axis) {
@@ -112,6 +147,13 @@ void load_block(const Tensor& tensor, const Grid& grid, std::int64_t sample, std
     }
     load(element(tensor, offset), tensor.strides[grid.ndim + 1], length, out + start);
   });
+}
+
+// Where a block of one channel of a contiguous tensor is written.
+inline void* block_target(const Tensor& tensor, std::int64_t sample, std::int64_t channel,
+                          const Block& block) {
+  return mutable_element(tensor,
+                         sample * tensor.strides[0] + channel * tensor.strides[1] + block.first);
 }
 
 // Sample locations: affine p + scale * displacement(p).
@@ -131,21 +173,21 @@ class Locations {
   }
 
   // The displacement of a block, unscaled: rows of kBlock per axis.
-  void load_displacement(std::int64_t sample, std::int64_t block, T* out) const {
+  void load_displacement(std::int64_t sample, const Block& block, T* out) const {
     for (int axis = 0; axis < grid.ndim; ++axis) {
       load_block(displacement_, grid, sample, axis, block, out + axis * kBlock);
     }
   }
 
   // The coordinates of a block from its displacement; both may be the same memory.
-  void coordinates(std::int64_t sample, std::int64_t block, const T* displacement, T* out) const {
+  void coordinates(std::int64_t sample, const Block& block, const T* displacement, T* out) const {
     for (int axis = 0; axis < grid.ndim; ++axis) {
       axis_coordinates(sample, block, axis, displacement + axis * kBlock, out + axis * kBlock);
     }
   }
 
   // The coordinates on one axis, from memory.
-  void load_axis(std::int64_t sample, std::int64_t block, int axis, T* out) const {
+  void load_axis(std::int64_t sample, const Block& block, int axis, T* out) const {
     load_block(displacement_, grid, sample, axis, block, out);
     axis_coordinates(sample, block, axis, out, out);
   }
@@ -170,7 +212,7 @@ class Locations {
     }
   }
 
-  void axis_coordinates(std::int64_t sample, std::int64_t block, int axis, const T* displacement,
+  void axis_coordinates(std::int64_t sample, const Block& block, int axis, const T* displacement,
                         T* out) const {
     const auto& rows = select_convert_rows<T>();
     const std::size_t index = matrices_.size() == 1 ? 0 : static_cast<std::size_t>(sample);

@@ -24,17 +24,14 @@ class Forward {
     const Grid& grid = locations_.grid;
     const std::int64_t samples = call_.displacement.shape[0];
     parallel_for(samples * grid.tasks, call_.threads, [&](std::int64_t task) {
-      const std::int64_t first = task % grid.tasks * kBlocksPerTask;
-      const std::int64_t end = std::min(first + kBlocksPerTask, grid.blocks);
-      for (std::int64_t block = first; block < end; ++block) {
-        run_block(task / grid.tasks, block);
-      }
+      grid.for_each_block(task % grid.tasks,
+                          [&](const Block& block) { run_block(task / grid.tasks, block); });
     });
   }
 
  private:
-  void run_block(std::int64_t sample, std::int64_t block) const {
-    const int n = locations_.grid.count(block);
+  void run_block(std::int64_t sample, const Block& block) const {
+    const int n = block.count;
     alignas(64) T displacement[3 * kBlock];
     alignas(64) T coordinates[3 * kBlock];
     CellStorage<T> cells;
@@ -50,8 +47,7 @@ class Forward {
     const T scale = static_cast<T>(call_.scale);
     for (std::int64_t channel = 0; channel < image.shape[1]; ++channel) {
       const void* source = element(image, sample * image.strides[0] + channel * image.strides[1]);
-      void* target =
-          mutable_element(out, sample * out.strides[0] + channel * out.strides[1] + block * kBlock);
+      void* target = block_target(out, sample, channel, block);
       if (call_.mode == Mode::nearest) {
         rows_.gather_nearest(source, cells, n, target);
         continue;
@@ -91,11 +87,10 @@ class Gradient {
     const bool affine = call_.grad_affine.data != nullptr;
     std::vector<double> sums(affine ? samples * grid.tasks * entries : 0, 0.0);
     parallel_for(samples * grid.tasks, call_.threads, [&](std::int64_t task) {
-      const std::int64_t first = task % grid.tasks * kBlocksPerTask;
-      const std::int64_t end = std::min(first + kBlocksPerTask, grid.blocks);
-      for (std::int64_t block = first; block < end; ++block) {
-        run_block(task / grid.tasks, block, affine ? &sums[task * entries] : nullptr);
-      }
+      double* affine_sums = affine ? &sums[task * entries] : nullptr;
+      grid.for_each_block(task % grid.tasks, [&](const Block& block) {
+        run_block(task / grid.tasks, block, affine_sums);
+      });
     });
     if (affine) {
       store_affine(sums, samples, grid.tasks, entries);
@@ -103,9 +98,8 @@ class Gradient {
   }
 
  private:
-  void run_block(std::int64_t sample, std::int64_t block, double* affine_sums) const {
-    const Grid& grid = locations_.grid;
-    const int n = grid.count(block);
+  void run_block(std::int64_t sample, const Block& block, double* affine_sums) const {
+    const int n = block.count;
     alignas(64) T gradient[3 * kBlock] = {};
     if (call_.mode == Mode::linear) {
       differentiate(sample, block, n, gradient);
@@ -118,7 +112,7 @@ class Gradient {
     }
   }
 
-  void differentiate(std::int64_t sample, std::int64_t block, int n, T* gradient) const {
+  void differentiate(std::int64_t sample, const Block& block, int n, T* gradient) const {
     alignas(64) T coordinates[3 * kBlock];
     alignas(64) T grad[kBlock];
     CellStorage<T> cells;
@@ -148,7 +142,7 @@ class Gradient {
 
   // Loads the output's gradient of each channel in turn and calls visit(the channel's image).
   template <typename Visit>
-  void for_each_channel(std::int64_t sample, std::int64_t block, T* grad,
+  void for_each_channel(std::int64_t sample, const Block& block, T* grad,
                         const Visit& visit) const {
     const Tensor& image = call_.image;
     for (std::int64_t channel = 0; channel < image.shape[1]; ++channel) {
@@ -157,7 +151,7 @@ class Gradient {
     }
   }
 
-  void store_gradient(std::int64_t sample, std::int64_t block, int n, T* gradient) const {
+  void store_gradient(std::int64_t sample, const Block& block, int n, T* gradient) const {
     const Tensor& out = call_.grad_displacement;
     alignas(64) T grad[kBlock];
     for (int axis = 0; axis < shape_.ndim; ++axis) {
@@ -169,14 +163,13 @@ class Gradient {
           row[j] = scale * (row[j] + grad[j]);
         }
       }
-      void* target =
-          mutable_element(out, sample * out.strides[0] + axis * out.strides[1] + block * kBlock);
+      void* target = block_target(out, sample, axis, block);
       select_convert_rows<T>().store[static_cast<int>(out.dtype)](row, n, target);
     }
   }
 
   // sums (ndim, ndim + 1) += gradient outer (p, 1).
-  void add_affine(std::int64_t block, const T* gradient, double* sums) const {
+  void add_affine(const Block& block, const T* gradient, double* sums) const {
     const Grid& grid = locations_.grid;
     const int last = grid.ndim - 1;
     grid.for_each_row(block, [&](const std::int64_t* position, int start, int length) {

@@ -80,16 +80,14 @@ class Scatter {
     bounds_.resize(samples * grid.blocks);
     parallel_for(samples * grid.tasks, call_.threads, [&](std::int64_t task) {
       const std::int64_t sample = task / grid.tasks;
-      const std::int64_t first = task % grid.tasks * kBlocksPerTask;
-      const std::int64_t end = std::min(first + kBlocksPerTask, grid.blocks);
-      for (std::int64_t block = first; block < end; ++block) {
+      grid.for_each_block(task % grid.tasks, [&](const Block& block) {
         alignas(64) T coordinates[kBlock];
         T lowest;
         T highest;
         locations_.load_axis(sample, block, axis_, coordinates);
-        select_convert_rows<T>().range(coordinates, grid.count(block), &lowest, &highest);
-        bounds_[sample * grid.blocks + block] = reach(lowest, highest);
-      }
+        select_convert_rows<T>().range(coordinates, block.count, &lowest, &highest);
+        bounds_[sample * grid.blocks + block.index] = reach(lowest, highest);
+      });
     });
   }
 
@@ -171,33 +169,38 @@ class Scatter {
                       std::int64_t channel_stride, const ImageShape& target) const {
     const auto& rows = select_warp_rows<T>(call_.image.dtype, is_wide(target));
     const Grid& grid = locations_.grid;
-    for (std::int64_t block = 0; block < grid.blocks; ++block) {
-      const Bounds& bounds = bounds_[sample * grid.blocks + block];
-      if (bounds.first >= owned.last || bounds.last < owned.first) {
-        continue;
+    for (std::int64_t index = 0; index < grid.blocks; ++index) {
+      const Bounds& bounds = bounds_[sample * grid.blocks + index];
+      if (bounds.first < owned.last && bounds.last >= owned.first) {
+        scatter_block(rows, sample, grid.block(index), owned, base, channel_stride, target);
       }
-      const int n = grid.count(block);
-      alignas(64) T coordinates[3 * kBlock];
-      alignas(64) T grad[kBlock];
-      CellStorage<T> cells;
-      locations_.load_displacement(sample, block, coordinates);
-      locations_.coordinates(sample, block, coordinates, coordinates);
-      const bool linear = call_.mode == Mode::linear;
-      if (linear) {
-        rows.locate(coordinates, target, call_.padding, n, false, &cells);
-      } else {
-        rows.locate_nearest(coordinates, target, call_.padding, n, &cells);
-      }
-      for (std::int64_t channel = 0; channel < channels_; ++channel) {
-        load_block(call_.grad_out, grid, sample, channel, block, grad);
-        scale_gradient(n, grad);
-        T* image = base + channel * channel_stride;
-        if (!linear) {
-          rows.scatter_nearest(image, cells, n, grad, owned);
-        } else if (!rows.scatter(image, target, cells, n, grad, owned)) {
-          const auto careful = shape_.ndim == 2 ? careful_scatter<2, T> : careful_scatter<3, T>;
-          careful(image, target, call_.padding, coordinates, n, grad, owned);
-        }
+    }
+  }
+
+  void scatter_block(const WarpRows<T>& rows, std::int64_t sample, const Block& block,
+                     const OwnedRange& owned, T* base, std::int64_t channel_stride,
+                     const ImageShape& target) const {
+    alignas(64) T coordinates[3 * kBlock];
+    alignas(64) T grad[kBlock];
+    CellStorage<T> cells;
+    const int n = block.count;
+    locations_.load_displacement(sample, block, coordinates);
+    locations_.coordinates(sample, block, coordinates, coordinates);
+    const bool linear = call_.mode == Mode::linear;
+    if (linear) {
+      rows.locate(coordinates, target, call_.padding, n, false, &cells);
+    } else {
+      rows.locate_nearest(coordinates, target, call_.padding, n, &cells);
+    }
+    for (std::int64_t channel = 0; channel < channels_; ++channel) {
+      load_block(call_.grad_out, locations_.grid, sample, channel, block, grad);
+      scale_gradient(n, grad);
+      T* image = base + channel * channel_stride;
+      if (!linear) {
+        rows.scatter_nearest(image, cells, n, grad, owned);
+      } else if (!rows.scatter(image, target, cells, n, grad, owned)) {
+        const auto careful = shape_.ndim == 2 ? careful_scatter<2, T> : careful_scatter<3, T>;
+        careful(image, target, call_.padding, coordinates, n, grad, owned);
       }
     }
   }

@@ -202,6 +202,10 @@ def _colour_bar(figure: Figure, axis: Any, norm: Normalize, label: str, bottom: 
     ticks = [low, (low + high) / 2, high]
     bar.set_ticks(ticks, labels=[f"{value:.3g}" for value in ticks])
     bar.ax.tick_params(colors=_MUTED, labelsize=7, length=2, pad=1.5)
+    # Inwards at the ends, or neighbouring bars' labels run into each other.
+    first, _, last = bar.ax.get_xticklabels()
+    first.set_horizontalalignment("left")
+    last.set_horizontalalignment("right")
     bar.outline.set_visible(False)  # type: ignore[operator]
     if label:
         bar.set_label(label, color=_MUTED, fontsize=7, labelpad=1)
