@@ -98,6 +98,7 @@ def contender(name: str, case: Case, peer: Callable[[str], Any], device: torch.d
     if name == "compiled_reference":
         if device.type == "cpu" and case != CASES[2]:
             pytest.skip("on a CPU, compiled for 64**3 float32 alone: it takes half a minute")
+        torch.compiler.reset()  # or the ninth size would silently run uncompiled
         return torch.compile(reference.warp, dynamic=False)
     backend = name.removeprefix("plasticine_")
     reason = backends.unsuited(backend, "warp", device.type)

@@ -10,6 +10,9 @@
 # and round.json, the steps with their status and seconds. A failing step does not stop the others;
 # the exit status is 1 if any failed.
 #
+# GPU_ROUND_STEPS="tests benchmarks" takes these steps alone, after the installation: a machine may
+# allow a command less time than the whole round needs.
+#
 # --dry-run takes the same way without a GPU: the installation without native code, the tests and
 # benchmarks of what can run on the CPU, cut short. PYTHON chooses the interpreter, which needs
 # torch, pytest, pytest-benchmark, setuptools, pybind11 and ninja.
@@ -25,6 +28,7 @@ mkdir -p "$output"
 output=$(cd "$output" && pwd)
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-python3}
+only=${GPU_ROUND_STEPS:-}
 site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT
 # Not in the checkout: its plasticine folder, which holds no binaries, would hide the installed one.
@@ -38,6 +42,10 @@ failed=0
 step() {
   local name=$1 status=0 start=$SECONDS
   shift
+  if [[ -n $only && " install device $only " != *" $name "* ]]; then
+    absent "$name" "not asked for"
+    return
+  fi
   echo "== $name"
   "$@" >"$output/$name.log" 2>&1 || status=$?
   tail -n 3 "$output/$name.log" | sed 's/^/   /'
@@ -90,7 +98,8 @@ run_pytest() {
     -o addopts=--import-mode=importlib -p no:cacheprovider -q -rs "$@"
 }
 
-install=("$python" -m pip install --no-build-isolation --no-deps --no-index --target "$site/packages" "$root")
+install=("$python" -m pip install --no-build-isolation --no-deps --no-index
+  --target "$site/packages" "$root")
 benchmark=(run_pytest "$root/benchmarks" --benchmark-only
   "--benchmark-json=$output/benchmarks.json")
 

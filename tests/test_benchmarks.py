@@ -62,7 +62,7 @@ def test_gpu_round_reports_a_failing_step(tmp_path):
     broken.chmod(0o755)
     run = subprocess.run(
         ["bash", str(ROOT / "benchmarks" / "gpu_round.sh"), "--dry-run", str(tmp_path / "round")],
-        env={**os.environ, "PYTHON": str(broken)},
+        env={**os.environ, "PYTHON": str(broken), "GPU_ROUND_STEPS": "tests"},
         capture_output=True,
         text=True,
         check=False,
@@ -72,4 +72,5 @@ def test_gpu_round_reports_a_failing_step(tmp_path):
     statuses = {step["step"]: step.get("status") for step in record["steps"]}
     assert statuses["install"] == 3
     assert statuses["tests"] == 3
+    assert statuses["benchmarks"] is None  # not asked for
     assert "FAILED with status 3" in run.stdout

@@ -372,7 +372,7 @@ class TestObjective:
         x, y = blobs(2, (24, 20)), blobs(2, (24, 20), seed=1)
         network = VelocityNetwork(2, channels=(4, 6, 8))
         sx, sy = x.abs(), y.abs()
-        loss, terms = RegistrationObjective()(network, x, y, None, sx, sy)
+        loss, terms = RegistrationObjective(jitter=0.0)(network, x, y, None, sx, sy)
         information = mutual_information(x, y).item()
         for stem in ("pair", "single"):
             assert terms[f"{stem}.mutual_information"].item() == pytest.approx(information)
@@ -437,13 +437,50 @@ class TestObjective:
         )
         assert any((p.grad != 0).any() for p in network.single_stem.parameters())
 
+    def test_jitter_takes_away_the_reward_of_blur(self) -> None:
+        """Half a voxel's shift of a noisy image denoises it, which is not to be aligned."""
+        generator = _generator(0)
+        y = blobs(4, (64, 64))
+        x = 0.6 * y + 0.4 * (2 * torch.rand(y.shape, generator=generator) - 1)
+        at_rest = Deformation(torch.zeros(4, 2, 64, 64))
+        shifted = Deformation(torch.full((4, 2, 64, 64), 0.5))
+
+        def gain(jitter: float) -> float:
+            objective = RegistrationObjective(jitter=jitter)
+            rest, moved = 0.0, 0.0
+            for _ in range(20):
+                offset = objective.draw_offset(x, generator)
+                for_rest = objective.deformation_terms(at_rest, x, y, offset=offset)
+                for_moved = objective.deformation_terms(shifted, x, y, offset=offset)
+                rest += for_rest["mutual_information"].item() / 20
+                moved += for_moved["mutual_information"].item() / 20
+            return moved - rest
+
+        reward = gain(0.0)
+        assert reward > 0.02
+        assert abs(gain(0.5)) < 0.2 * reward
+
+    def test_jitter_comes_from_the_generator(self) -> None:
+        network = stirred(VelocityNetwork(2, channels=(4, 6)))
+        x, y = blobs(2, (20, 20)), blobs(2, (20, 20), seed=1)
+        objective = RegistrationObjective()
+        first, second, other = (
+            objective(network, x, y, generator=_generator(seed))[0] for seed in (0, 0, 1)
+        )
+        assert torch.equal(first, second)
+        assert not torch.equal(first, other)
+        offset = objective.draw_offset(x, _generator(0))
+        assert offset.shape == (2, 2, 20, 20)
+        assert 0 < offset.abs().max() <= 0.5
+        assert torch.equal(offset, offset[..., :1, :1].expand_as(offset))
+
     def test_structure_is_optional_but_comes_in_pairs(self) -> None:
         network, x = VelocityNetwork(2, channels=(4, 6)), blobs(1, (16, 16))
         _, terms = RegistrationObjective()(network, x, x)
         assert "pair.structure" not in terms
         with pytest.raises(ValueError, match="both be given"):
             RegistrationObjective()(network, x, x, None, x)
-        with pytest.raises(ValueError, match="weight smoothness"):
+        with pytest.raises(ValueError, match="smoothness must be at least 0"):
             RegistrationObjective(smoothness=-1.0)
 
     def test_learns_a_deformation(self) -> None:

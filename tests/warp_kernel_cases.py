@@ -13,21 +13,14 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
-from plasticine import reference
-from plasticine.kernels.fixed_point import fixed_point_scale, from_fixed_point
-from plasticine.ops._native_interface import (
-    MODE_CODES,
-    PADDING_CODES,
-    native,
-    native_or_none,
-)
+from plasticine import backends, reference
+from plasticine.ops import _warp_backends
 
 MODES = ("linear", "nearest")
 PADDINGS = ("zeros", "border", "reflection")
@@ -57,80 +50,20 @@ class Kernels(NamedTuple):
     backward: Callable[..., Gradients]
 
 
-def compiled_kernels(module: ModuleType) -> Kernels:
-    """The functions of a _cuda module whose kernels run on CPU tensors."""
-
-    def forward(
-        image: Tensor, displacement: Tensor, affine: Tensor | None, mode: str, padding: str
-    ) -> Tensor:
-        out = image.new_full((*image.shape[:2], *displacement.shape[2:]), 1234)
-        module.warp_forward(
-            native(image),
-            native(displacement),
-            native_or_none(affine),
-            native(out),
-            MODE_CODES[mode],
-            PADDING_CODES[padding],
-            0,
-            0,
-        )
-        return out
-
-    def backward(
-        grad: Tensor,
-        image: Tensor,
-        displacement: Tensor,
-        affine: Tensor | None,
-        mode: str,
-        padding: str,
-        needs: tuple[bool, bool, bool],
-    ) -> Gradients:
-        accumulator = torch.float64 if image.dtype == torch.float64 else torch.float32
-        grad_image = grad_displacement = partial = fixed = scale = None
-        batch, ndim = displacement.shape[:2]
-        if needs[0]:
-            grad_image = torch.full(image.shape, 1234, dtype=accumulator)
-            if torch.are_deterministic_algorithms_enabled() and grad.numel():
-                fixed = torch.full(image.shape, 1234, dtype=torch.int64)
-                scale = fixed_point_scale(grad, displacement.shape[2:].numel())
-        if needs[1]:
-            grad_displacement = torch.full(displacement.shape, 1234, dtype=displacement.dtype)
-        if needs[2] and affine is not None:
-            # Fewer blocks than the voxels would fill, so that each takes several turns.
-            partial = torch.full((batch, 2, ndim, ndim + 1), 1234, dtype=accumulator)
-        module.warp_backward(
-            native(grad),
-            native(image),
-            native(displacement),
-            *(native_or_none(x) for x in (affine, grad_image, fixed, scale)),
-            *(native_or_none(x) for x in (grad_displacement, partial)),
-            MODE_CODES[mode],
-            PADDING_CODES[padding],
-            0,
-            0,
-        )
-        if fixed is not None:
-            grad_image = from_fixed_point(fixed, scale, grad_image)
-        return (
-            None if grad_image is None else grad_image.to(image.dtype),
-            grad_displacement,
-            None if partial is None else partial.sum(1).to(affine.dtype),
-        )
-
-    return Kernels(forward, backward)
-
-
 @pytest.fixture(scope="session")
 def kernels() -> Kernels:
     which = os.environ["PLASTICINE_KERNELS"]
-    if which == "triton":
-        from plasticine.kernels import warp
-
-        return Kernels(warp.warp_forward, warp.warp_backward)
-    loader = importlib.machinery.ExtensionFileLoader("_cuda", which)
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("_cuda", loader))
-    loader.exec_module(module)
-    return compiled_kernels(module)
+    backend = "triton"
+    if which != "triton":
+        backend = "cuda"
+        loader = importlib.machinery.ExtensionFileLoader("_cuda", which)
+        module = importlib.util.module_from_spec(importlib.util.spec_from_loader("_cuda", loader))
+        loader.exec_module(module)
+        backends.CUDA = module
+        _warp_backends._cuda_launch = lambda x: (0, 0)
+        # Fewer than the voxels would fill, so that a block takes several turns.
+        _warp_backends._CUDA_BLOCKS = 2
+    return Kernels(_warp_backends.FORWARD[backend], _warp_backends.BACKWARD[backend])
 
 
 @pytest.fixture
@@ -211,8 +144,9 @@ def test_equals_the_reference(kernels, sizes, mode, padding, with_affine):
     check(kernels, make_inputs(sizes, with_affine=with_affine), mode, padding)
 
 
+@pytest.mark.usefixtures("deterministic")  # which fills what torch.empty returns with NaN
 @pytest.mark.parametrize("needs", list(itertools.product((True, False), repeat=3)), ids=str)
-def test_only_the_gradients_asked_for(kernels, needs):
+def test_only_the_gradients_asked_for_and_those_in_full(kernels, needs):
     check(kernels, make_inputs(SMALL_SIZES[0]), "linear", "border", needs)
     if needs in ((True, False, False), (False, True, True)):
         check(kernels, make_inputs(SMALL_SIZES[1]), "nearest", "border", needs)

@@ -28,7 +28,7 @@ void scale_field(const Tensor& field, const Tensor& out, double scale, int threa
   const Grid grid(field);
   const std::int64_t channels = field.shape[1];
   const auto& rows = select_convert_rows<T>();
-  parallel_for(field.shape[0] * grid.tasks, threads, [&](std::int64_t task) {
+  parallel_for(field.shape[0] * grid.tasks, kTaskGrain, threads, [&](std::int64_t task) {
     const std::int64_t sample = task / grid.tasks;
     grid.for_each_block(task % grid.tasks, [&](const Block& block) {
       for (std::int64_t channel = 0; channel < channels; ++channel) {

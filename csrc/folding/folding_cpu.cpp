@@ -47,7 +47,7 @@ class Folding {
     for (std::int64_t sample = 0; tasks_ > 0 && sample < shape_.samples; ++sample) {
       shifts[sample] = log_shift(sample);
     }
-    parallel_for(shape_.samples * tasks_, threads, [&](std::int64_t task) {
+    parallel_for(shape_.samples * tasks_, 1, threads, [&](std::int64_t task) {
       const std::int64_t sample = task / tasks_;
       run_task(sample, task % tasks_, shifts[sample], &sums[task]);
     });

@@ -11,6 +11,7 @@ namespace {
 
 // Enough voxels for a task to outweigh handing it out.
 constexpr std::int64_t kTaskVoxels = 4096;
+constexpr int kTaskGrain = 4;
 
 template <typename T>
 void forward(const Tensor& displacement, const Tensor& out, Scheme scheme, const double* spacing,
@@ -25,7 +26,7 @@ void forward(const Tensor& displacement, const Tensor& out, Scheme scheme, const
   const auto store = select_convert_rows<T>().store[static_cast<int>(out.dtype)];
   const std::int64_t lines_per_task = std::max<std::int64_t>(kTaskVoxels / columns, 1);
   const std::int64_t tasks = (lines + lines_per_task - 1) / lines_per_task;
-  parallel_for(tasks, threads, [&](std::int64_t task) {
+  parallel_for(tasks, kTaskGrain, threads, [&](std::int64_t task) {
     FieldRows<T> field(displacement, scheme, spacing);
     std::vector<T> result(columns);
     const std::int64_t end = std::min((task + 1) * lines_per_task, lines);
@@ -176,7 +177,7 @@ void backward(const Tensor& grad_out, const Tensor& displacement, const Tensor& 
   }
   const std::int64_t planes = (shape.size[0] + Tile::kPlanes - 1) / Tile::kPlanes;
   const std::int64_t rows = (shape.size[1] + Tile::kRows - 1) / Tile::kRows;
-  parallel_for(shape.samples * planes * rows, threads, [&](std::int64_t task) {
+  parallel_for(shape.samples * planes * rows, 1, threads, [&](std::int64_t task) {
     Tile tile(grad_out, displacement, grad_displacement, scheme, spacing);
     tile.run(task / (planes * rows), task / rows % planes * Tile::kPlanes,
              task % rows * Tile::kRows);

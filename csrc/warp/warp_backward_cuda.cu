@@ -107,7 +107,7 @@ __device__ __forceinline__ void linear_voxel(const WarpInputs<D, Image, Field, I
 
 template <Padding padding, bool needs_image, bool needs_location, int D, typename Image,
           typename Field, typename Index>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image>, Index>(3)))
     linear_backward_kernel(const __grid_constant__ WarpInputs<D, Image, Field, Index> inputs,
                            const __grid_constant__ ChannelFirst<D, Image, Index> grad,
                            GradientBuffers<accumulator_t<Image>, Field> buffers) {
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 // Nearest has no slope: only the image receives a gradient.
 template <Padding padding, int D, typename Image, typename Field, typename Index>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image>, Index>(3)))
     nearest_backward_kernel(const __grid_constant__ WarpInputs<D, Image, Field, Index> inputs,
                             const __grid_constant__ ChannelFirst<D, Image, Index> grad,
                             GradientBuffers<accumulator_t<Image>, Field> buffers) {

@@ -23,7 +23,7 @@ class Forward {
   void run() const {
     const Grid& grid = locations_.grid;
     const std::int64_t samples = call_.displacement.shape[0];
-    parallel_for(samples * grid.tasks, call_.threads, [&](std::int64_t task) {
+    parallel_for(samples * grid.tasks, kTaskGrain, call_.threads, [&](std::int64_t task) {
       grid.for_each_block(task % grid.tasks,
                           [&](const Block& block) { run_block(task / grid.tasks, block); });
     });
@@ -86,7 +86,7 @@ class Gradient {
     const int entries = grid.ndim * (grid.ndim + 1);
     const bool affine = call_.grad_affine.data != nullptr;
     std::vector<double> sums(affine ? samples * grid.tasks * entries : 0, 0.0);
-    parallel_for(samples * grid.tasks, call_.threads, [&](std::int64_t task) {
+    parallel_for(samples * grid.tasks, kTaskGrain, call_.threads, [&](std::int64_t task) {
       double* affine_sums = affine ? &sums[task * entries] : nullptr;
       grid.for_each_block(task % grid.tasks, [&](const Block& block) {
         run_block(task / grid.tasks, block, affine_sums);

@@ -6,7 +6,7 @@ namespace plasticine::cuda {
 namespace {
 
 template <Mode mode, Padding padding, int D, typename Image, typename Field, typename Index>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image>, Index>(4)))
     warp_forward_kernel(const __grid_constant__ WarpInputs<D, Image, Field, Index> inputs,
                         Image* __restrict__ out) {
   using T = accumulator_t<Image>;

@@ -9,6 +9,14 @@
 namespace plasticine::cuda {
 
 constexpr int kThreads = 256;
+
+// Blocks that must fit a multiprocessor at once, which bounds the registers of a thread. Float
+// coordinates with 32-bit offsets are what is run; the wide variants take what they need.
+template <typename T, typename Index>
+constexpr int resident_blocks(int narrow) {
+  return sizeof(T) == 4 && sizeof(Index) == 4 ? narrow : 1;
+}
+
 constexpr std::int64_t kLargestGridYZ = 65535;
 
 // A (N, C, *spatial) input. Offsets within a channel are of type Index; samples and channels are

@@ -23,6 +23,7 @@ class Scatter {
         locations_(call.displacement, Tensor(call.affine), 1.0),
         shape_(spatial_shape(call.grad_image)),
         channels_(call.image.shape[1]),
+        threads_(enough_work() ? call.threads : 1),
         direct_(element_size(call.image.dtype) == static_cast<std::int64_t>(sizeof(T))),
         axis_(owner_axis()),
         thickness_(range_thickness()) {}
@@ -31,7 +32,7 @@ class Scatter {
     const std::int64_t samples = call_.displacement.shape[0];
     find_bounds(samples);
     const std::int64_t ranges = divide_up(shape_.size[axis_], thickness_);
-    parallel_for(samples * ranges, call_.threads, [&](std::int64_t task) {
+    parallel_for(samples * ranges, 1, threads_, [&](std::int64_t task) {
       const std::int64_t first = task % ranges * thickness_;
       const OwnedRange owned = {axis_, first, std::min(first + thickness_, shape_.size[axis_])};
       if (direct_) {
@@ -48,12 +49,18 @@ class Scatter {
     std::int64_t last;  // inclusive
   };
 
+  // Whether there is more to add than waking another thread costs.
+  bool enough_work() const {
+    constexpr std::int64_t kVoxels = 8192;
+    return locations_.grid.voxels * channels_ * call_.displacement.shape[0] >= kVoxels;
+  }
+
   // The slowest axis that has a range for every thread, else the longest, never the last: the rows
   // of a block run along that one.
   int owner_axis() const {
     int best = 0;
     for (int axis = 0; axis < shape_.ndim - 1; ++axis) {
-      if (shape_.size[axis] >= 2 * call_.threads) {
+      if (shape_.size[axis] >= 2 * threads_) {
         return axis;
       }
       best = shape_.size[axis] > shape_.size[best] ? axis : best;
@@ -64,9 +71,10 @@ class Scatter {
   std::int64_t range_thickness() const {
     const std::int64_t size = shape_.size[axis_];
     // Two ranges a thread even out their loads; more would visit more blocks twice.
-    std::int64_t thickness = divide_up(size, call_.threads > 1 ? 2 * call_.threads : 1);
+    std::int64_t thickness = divide_up(size, threads_ > 1 ? 2 * threads_ : 1);
     if (!direct_) {
-      const std::int64_t slice = std::max<std::int64_t>(voxels() / size * channels_, 1);
+      const std::int64_t slice =
+          std::max<std::int64_t>(voxels() / std::max<std::int64_t>(size, 1) * channels_, 1);
       thickness = std::min(thickness, std::max<std::int64_t>(kSlabVoxels / slice, 1));
     }
     return std::max<std::int64_t>(thickness, 1);
@@ -78,7 +86,7 @@ class Scatter {
   void find_bounds(std::int64_t samples) {
     const Grid& grid = locations_.grid;
     bounds_.resize(samples * grid.blocks);
-    parallel_for(samples * grid.tasks, call_.threads, [&](std::int64_t task) {
+    parallel_for(samples * grid.tasks, kTaskGrain, call_.threads, [&](std::int64_t task) {
       const std::int64_t sample = task / grid.tasks;
       grid.for_each_block(task % grid.tasks, [&](const Block& block) {
         alignas(64) T coordinates[kBlock];
@@ -218,6 +226,7 @@ class Scatter {
   const Locations<T> locations_;
   const ImageShape shape_;
   const std::int64_t channels_;
+  const int threads_;
   const bool direct_;  // the gradient is stored in the type it is summed in
   const int axis_;
   const std::int64_t thickness_;

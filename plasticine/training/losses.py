@@ -64,7 +64,7 @@ class RegistrationLoss:
     Args:
         model: whose velocity network is trained; its denoiser, trained already, gives ε̂.
         domains: the images, on the training device.
-        deformation: the random deformation, drawn apart for source and target.
+        deformation: the random deformation of a source and its target together.
         settings: ``batch``, ``nearest`` (targets to draw from for each source),
             ``noise_steps`` (largest diffusion step k of ε̂), ``bfloat16`` and ``weights`` (of
             the objective's terms).
@@ -92,11 +92,14 @@ class RegistrationLoss:
         index = _draw(self.domains.source, count, generator)
         choice = torch.randint(self.nearest.shape[1], (count,), generator=generator)
         target = self.domains.target[self.nearest[index.to(device), choice.to(device)]]
-        (x,) = self.deformation([self.domains.source[index.to(device)]], generator)
-        (y,) = self.deformation([target], generator)
+        # One deformation for both: two of their own would leave y's place unknowable from x, and
+        # teach the single stem to move images at random.
+        x, y = self.deformation([self.domains.source[index.to(device)], target], generator)
         structure_x, structure_y = self.model.structure(x), self.model.structure(y)
         noise = self._noise_estimate(y, structure_y, generator)
-        loss, terms = self.objective(self.model.velocity, x, y, noise, structure_x, structure_y)
+        loss, terms = self.objective(
+            self.model.velocity, x, y, noise, structure_x, structure_y, generator
+        )
         shown = ("single.mutual_information", "single.structure", "single.jacobian")
         return loss, {name: terms[name] for name in shown if name in terms}
 
