@@ -31,7 +31,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:
     """Everything that a figure depends on, and nothing that names the machine."""
-    machine_info.pop("node", None)
+    for name in ("node", "release"):
+        machine_info.pop(name, None)
     machine_info["device"] = device_name(config.getoption("--device"))
     machine_info["note"] = os.environ.get("PLASTICINE_BENCH_NOTE", "")
     machine_info["load_average"] = os.getloadavg() if hasattr(os, "getloadavg") else None

@@ -27,7 +27,8 @@ def recipe(tmp_path: Path) -> Recipe:
     np.savez(tmp_path / "images.npz", a=source[:3], b=source[3:], c=255 - source)
     shipped = load_recipe("brain-t1-t2")
     small = copy.deepcopy(shipped)
-    del small.data["crop"]
+    for key in ("crop", "source_subjects", "target_subjects"):
+        del small.data[key]
     small.data.update(file="images.npz", source=["a", "b"], target=["c"])
     small.model.update(
         denoiser={"channels": [8, 8], "blocks": 1, "patch_size": 2}, velocity={"channels": [4, 4]}
@@ -79,6 +80,22 @@ def test_a_crop_is_cut_from_the_middle(recipe: Recipe, tmp_path: Path) -> None:
     for crop in ([17, 20], [10], [0, 5]):
         with pytest.raises(ValueError, match=r"does not fit images of \(16, 20\)"):
             load_domains(recipe.data | {"crop": crop}, tmp_path, seed=0)
+
+
+def test_images_of_one_subject_never_meet(recipe: Recipe, tmp_path: Path) -> None:
+    """Subject "a" has the first three sources and all of the targets but none may be paired."""
+    assert load_domains(recipe.data, tmp_path, seed=0).pairable is None
+    named = recipe.data | {"source_subjects": ["a", "b"], "target_subjects": ["a"]}
+    domains = load_domains(named, tmp_path, seed=0)
+    assert domains.pairable is not None
+    assert domains.pairable.shape == (6, 6)
+    with np.load(tmp_path / "images.npz") as archive:
+        first = torch.from_numpy(archive["a"]).float() * (2 / 255) - 1
+    of_a = [bool((first == image).flatten(1).all(1).any()) for image in domains.source[:, 0]]
+    assert sum(of_a) == 3
+    assert torch.equal(~domains.pairable, torch.tensor(of_a)[:, None].expand(6, 6))
+    with pytest.raises(ValueError, match="source_subjects must name 2 arrays"):
+        load_domains(named | {"source_subjects": ["a"]}, tmp_path, seed=0)
 
 
 def test_missing_data_is_told(recipe: Recipe, tmp_path: Path) -> None:

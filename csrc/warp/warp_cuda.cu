@@ -5,8 +5,16 @@
 namespace plasticine::cuda {
 namespace {
 
+// Four would make sm_80's compiler spill.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kResidentBlocks = 3;
+#else
+constexpr int kResidentBlocks = 4;
+#endif
+
 template <Mode mode, Padding padding, int D, typename Image, typename Field, typename Index>
-__global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image>, Index>(4)))
+__global__ void __launch_bounds__(kThreads,
+                                  (resident_blocks<accumulator_t<Image>, Index>(kResidentBlocks)))
     warp_forward_kernel(const __grid_constant__ WarpInputs<D, Image, Field, Index> inputs,
                         Image* __restrict__ out) {
   using T = accumulator_t<Image>;

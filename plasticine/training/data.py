@@ -19,10 +19,23 @@ from plasticine.ops.warp import warp
 
 @dataclass(frozen=True)
 class Domains:
-    """Unpaired images of two domains, each (n, 1, *spatial) float32 within [-1, 1]."""
+    """Unpaired images of two domains.
+
+    Attributes:
+        source: (n, 1, *spatial) float32 within [-1, 1].
+        target: (m, 1, *spatial), likewise.
+        pairable: (n, m) bool, false where source and target are of one subject and must not
+            meet; None where no subjects are known.
+    """
 
     source: Tensor
     target: Tensor
+    pairable: Tensor | None = None
+
+    def to(self, device: str | torch.device) -> Domains:
+        """The same on ``device``."""
+        pairable = None if self.pairable is None else self.pairable.to(device)
+        return Domains(self.source.to(device), self.target.to(device), pairable)
 
 
 def load_domains(data: dict[str, Any], folder: Path, seed: int) -> Domains:
@@ -31,7 +44,8 @@ def load_domains(data: dict[str, Any], folder: Path, seed: int) -> Domains:
     Args:
         data: ``file`` (an .npz below ``folder``), ``source`` and ``target`` (its keys),
             ``maximum``, the value that is white, and optionally ``crop``, the spatial size
-            that is cut from the middle.
+            that is cut from the middle, and ``source_subjects`` and ``target_subjects``, who is
+            in each array: images of one subject are then never shown to each other.
         folder: the data folder.
         seed: of the shuffle, after which no index of one domain tells of the other.
 
@@ -48,12 +62,20 @@ def load_domains(data: dict[str, Any], folder: Path, seed: int) -> Domains:
             for domain in ("source", "target")
         }
     generator = torch.Generator().manual_seed(seed)
-    domains = {}
+    domains, subjects = {}, {}
     for domain, parts in stacks.items():
         images = torch.from_numpy(np.concatenate(parts)).float()[:, None]
         images = crop_to(images, data.get("crop")) * (2 / data["maximum"]) - 1
-        domains[domain] = images[torch.randperm(len(images), generator=generator)]
-    return Domains(**domains)
+        order = torch.randperm(len(images), generator=generator)
+        domains[domain] = images[order]
+        names = data.get(f"{domain}_subjects", [])
+        if names and len(names) != len(parts):
+            raise ValueError(f"{domain}_subjects must name {len(parts)} arrays; got {names}")
+        subjects[domain] = np.repeat(names, [len(part) for part in parts])[order] if names else None
+    if subjects["source"] is None or subjects["target"] is None:
+        return Domains(**domains)
+    differ = subjects["source"][:, None] != subjects["target"][None]
+    return Domains(**domains, pairable=torch.from_numpy(differ))
 
 
 def crop_to(images: Tensor, size: Sequence[int] | None) -> Tensor:

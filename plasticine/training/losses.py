@@ -84,7 +84,9 @@ class RegistrationLoss:
             structure_descriptor(images, model.structure)
             for images in (domains.source, domains.target)
         )
-        self.nearest = nearest_targets(source, target, settings["nearest"])
+        self.nearest = nearest_targets(
+            source, target, settings["nearest"], allowed=domains.pairable
+        )
 
     def __call__(self, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch drawn with ``generator``, and the terms to show."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from plasticine.training.data import Domains, RandomDeformation, load_domains
+from plasticine.training.data import RandomDeformation, load_domains
 from plasticine.training.losses import DenoisingLoss, RegistrationLoss
 from plasticine.training.recipe import Recipe, load_recipe
 from plasticine.training.stage import Progress, Stage
@@ -54,8 +54,7 @@ def train(
         raise ValueError(
             f"{output} holds {', '.join(kept)} of an earlier run: resume it, or give another folder"
         )
-    domains = load_domains(recipe.data, data_folder, seed)
-    domains = Domains(domains.source.to(device), domains.target.to(device))
+    domains = load_domains(recipe.data, data_folder, seed).to(device)
     torch.manual_seed(seed)
     model = TranslationModel(recipe.model).to(device)
     deformation = RandomDeformation(**recipe.augmentation)
