@@ -2,6 +2,9 @@
 
     PLASTICINE_DATA=... python -m benchmarks.translation.held_out --output FOLDER
 
+The checkout must be installed with ``pip install -e .``: otherwise it hides the installed package,
+and the operators run on their reference.
+
 Translates every T1 slice of patient 07 without deformation, and with it, pulling the result
 back by the inverse deformation, and compares both with the true T2 slices: one sample, and the
 mean of several. Writes ``held_out.json`` and ``held_out.png``.
