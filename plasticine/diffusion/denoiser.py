@@ -52,9 +52,7 @@ class Denoiser(nn.Module):
         Returns:
             (y0, ε), each (N, 1, *spatial), float32.
         """
-        mix = self._mix(noisy, condition, k)
-        signal, spread = self.schedule.levels(k, noisy.ndim - 2)
-        return signal * noisy - spread * mix, spread * noisy + signal * mix
+        return self._split(noisy, self._mix(noisy, condition, k), k)
 
     def predict_noise(self, noisy: Tensor, condition: Tensor | None, k: Tensor) -> Tensor:
         """ε_θ(y_k, c, k), (N, 1, *spatial) float32; arguments as ``predict``'s."""
@@ -75,8 +73,7 @@ class Denoiser(nn.Module):
         if guidance == 1:
             return self.predict(noisy, condition, k)
         mix = torch.lerp(self._mix(noisy, None, k), self._mix(noisy, condition, k), guidance)
-        signal, spread = self.schedule.levels(k, noisy.ndim - 2)
-        return signal * noisy - spread * mix, spread * noisy + signal * mix
+        return self._split(noisy, mix, k)
 
     def loss(
         self, image: Tensor, condition: Tensor, noise: Tensor, k: Tensor, keep: Tensor
@@ -94,6 +91,11 @@ class Denoiser(nn.Module):
         noisy = signal * image + spread * noise
         mix = self._mix(noisy, condition, k, keep)
         return torch.mean((mix - (signal * noise - spread * image)) ** 2)
+
+    def _split(self, noisy: Tensor, mix: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """(y0, ε) of a noisy image and its v."""
+        signal, spread = self.schedule.levels(k, noisy.ndim - 2)
+        return signal * noisy - spread * mix, spread * noisy + signal * mix
 
     def _mix(
         self, noisy: Tensor, condition: Tensor | None, k: Tensor, keep: Tensor | None = None

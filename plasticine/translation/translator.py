@@ -56,6 +56,10 @@ class Sampling:
         if not 0 < self.start <= 1:
             raise ValueError(f"start must lie within (0, 1]; got {self.start}")
 
+    def start_step(self, model: TranslationModel) -> int:
+        """The diffusion step K that a sample begins from."""
+        return max(1, round(self.start * model.denoiser.schedule.steps))
+
 
 class Translator:
     """Translates images with a trained model.
@@ -246,7 +250,7 @@ class Translator:
     ) -> Tensor:
         """The mean of the samples, each from noise of its own: (N, 1, *spatial) in [-1, 1]."""
         denoiser = self.model.denoiser
-        start = max(1, round(sampling.start * denoiser.schedule.steps))
+        start = sampling.start_step(self.model)
         k = torch.full((len(moved),), start, device=moved.device)
         total = torch.zeros_like(moved)
         for index in range(sampling.samples):
@@ -296,8 +300,7 @@ class _Progress:
         model: TranslationModel,
         report: Callable[[int, int], None] | None,
     ) -> None:
-        start = max(1, round(sampling.start * model.denoiser.schedule.steps))
-        runs = len(sampling_steps(start, sampling.steps)) - 1
+        runs = len(sampling_steps(sampling.start_step(model), sampling.steps)) - 1
         self.total = -(-images // batch) * sampling.samples * runs
         self.done = 0
         self.report = report
