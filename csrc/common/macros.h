@@ -16,6 +16,12 @@
 #endif
 
 #if defined(__GNUC__)
+#define PLASTICINE_INLINE_LAMBDA __attribute__((always_inline))
+#else
+#define PLASTICINE_INLINE_LAMBDA
+#endif
+
+#if defined(__GNUC__)
 #define PLASTICINE_RESTRICT __restrict__
 #else
 #define PLASTICINE_RESTRICT

@@ -150,6 +150,27 @@ void load_block(const Tensor& tensor, const Grid& grid, std::int64_t sample, std
   });
 }
 
+// The same without a copy where the tensor holds the block as consecutive T; otherwise by way of
+// buffer, kBlock long.
+template <typename T>
+const T* block_values(const Tensor& tensor, const Grid& grid, std::int64_t sample,
+                      std::int64_t channel, const Block& block, T* buffer) {
+  if (element_size(tensor.dtype) == static_cast<std::int64_t>(sizeof(T)) && is_dense(tensor)) {
+    const std::int64_t origin = sample * tensor.strides[0] + channel * tensor.strides[1];
+    return static_cast<const T*>(element(tensor, origin + block.first));
+  }
+  load_block(tensor, grid, sample, channel, block, buffer);
+  return buffer;
+}
+
+// Whether rows of an image can be read, or added to, as wholes (WarpRows::gather_row and so on), and
+// are worth it.
+inline bool has_rows(const ImageShape& image, const Grid& grid) {
+  constexpr std::int64_t kShortRow = 8;
+  const int last = image.ndim - 1;
+  return image.stride[last] == 1 && image.size[last] >= 2 && grid.size[last] >= kShortRow;
+}
+
 // Where a block of one channel of a contiguous tensor is written.
 inline void* block_target(const Tensor& tensor, std::int64_t sample, std::int64_t channel,
                           const Block& block) {
@@ -193,9 +214,39 @@ class Locations {
     axis_coordinates(sample, block, axis, out, out);
   }
 
+  // Calls visit(piece, start) for each piece of a row in the block; start counts from its first
+  // voxel.
+  template <typename Visit>
+  void for_each_piece(std::int64_t sample, const Block& block, const Visit& visit) const {
+    alignas(64) T buffer[3 * kBlock];
+    const T* displacement[3];
+    for (int axis = 0; axis < grid.ndim; ++axis) {
+      displacement[axis] =
+          block_values(displacement_, grid, sample, axis, block, buffer + axis * kBlock);
+    }
+    grid.for_each_row(block, [&](const std::int64_t* position, int start, int length) {
+      RowPiece<T> piece;
+      piece.n = length;
+      piece.scale = scale_;
+      for (int axis = 0; axis < grid.ndim; ++axis) {
+        const Ramp ramp = ramp_at(sample, axis, position);
+        piece.displacement[axis] = displacement[axis] + start;
+        piece.start[axis] = ramp.start;
+        piece.step[axis] = ramp.step;
+      }
+      visit(piece, start);
+    });
+  }
+
   const Grid grid;
 
  private:
+  // What the affine gives along a row: start + step * j.
+  struct Ramp {
+    T start;
+    T step;
+  };
+
   struct Matrix {
     double entry[3][4];
   };
@@ -213,18 +264,22 @@ class Locations {
     }
   }
 
+  Ramp ramp_at(std::int64_t sample, int axis, const std::int64_t* position) const {
+    const std::size_t index = matrices_.size() == 1 ? 0 : static_cast<std::size_t>(sample);
+    const double* row = matrices_[index].entry[axis];
+    double start = row[grid.ndim];
+    for (int column = 0; column < grid.ndim; ++column) {
+      start += row[column] * static_cast<double>(position[column]);
+    }
+    return {static_cast<T>(start), static_cast<T>(row[grid.ndim - 1])};
+  }
+
   void axis_coordinates(std::int64_t sample, const Block& block, int axis, const T* displacement,
                         T* out) const {
     const auto& rows = select_convert_rows<T>();
-    const std::size_t index = matrices_.size() == 1 ? 0 : static_cast<std::size_t>(sample);
-    const double* row = matrices_[index].entry[axis];
-    const T step = static_cast<T>(row[grid.ndim - 1]);
     grid.for_each_row(block, [&](const std::int64_t* position, int start, int length) {
-      double first = row[grid.ndim];
-      for (int column = 0; column < grid.ndim; ++column) {
-        first += row[column] * static_cast<double>(position[column]);
-      }
-      rows.ramp(displacement + start, scale_, static_cast<T>(first), step, length, out + start);
+      const Ramp ramp = ramp_at(sample, axis, position);
+      rows.ramp(displacement + start, scale_, ramp.start, ramp.step, length, out + start);
     });
   }
 

@@ -22,31 +22,35 @@ struct AxisCell {
 
 template <Padding padding, typename T, typename Index>
 PLASTICINE_INLINE AxisCell<T, Index> axis_cell(T coordinate, Index size) {
-  const PaddedCoordinate<T> padded = pad_coordinate<padding>(coordinate, static_cast<T>(size - 1));
+  const T zero = constant<T>(0);
+  const T one = constant<T>(1);
+  const Index none = truncated_index<Index>(zero);
+  const PaddedCoordinate<T> padded =
+      pad_coordinate<padding>(coordinate, index_value<T>(size - 1));
   const T x = padded.value;
-  const Index last_base = size > 1 ? size - 2 : 0;
-  const Index truncated = static_cast<Index>(x > T(0) ? x : T(0));
+  const Index last_base = size > 1 ? size - 2 : none;
+  const Index truncated = truncated_index<Index>(x > zero ? x : zero);  // NaN: zero
   AxisCell<T, Index> cell;
   cell.base = truncated < last_base ? truncated : last_base;
-  const T t = x - static_cast<T>(cell.base);
+  const T t = x - index_value<T>(cell.base);
   if constexpr (padding == Padding::zeros) {
     // A hat for each of the two voxels, of which one or both may be out of reach. The slopes are
     // those of the interval that t lies in, closed below as floor is.
-    const T second = size > 1 ? T(1) : T(0);
-    const T hat_first = T(1) - (t < T(0) ? -t : t);
-    const T hat_second = T(1) - (t < T(1) ? T(1) - t : t - T(1));
-    cell.weight_first = hat_first < T(0) ? T(0) : hat_first;
-    cell.weight_second = second * (hat_second < T(0) ? T(0) : hat_second);
-    const T rising_first = t < T(-1) ? T(0) : padded.derivative;
-    const T falling_first = t < T(1) ? -padded.derivative : T(0);
-    cell.slope_first = t < T(0) ? rising_first : falling_first;
-    const T rising_second = t < T(0) ? T(0) : padded.derivative;
-    const T falling_second = t < T(2) ? -padded.derivative : T(0);
-    cell.slope_second = second * (t < T(1) ? rising_second : falling_second);
+    const T second = index_value<T>(size) > one ? one : zero;
+    const T hat_first = one - (t < zero ? -t : t);
+    const T hat_second = one - (t < one ? one - t : t - one);
+    cell.weight_first = hat_first < zero ? zero : hat_first;
+    cell.weight_second = second * (hat_second < zero ? zero : hat_second);
+    const T rising_first = t < -one ? zero : padded.derivative;
+    const T falling_first = t < one ? -padded.derivative : zero;
+    cell.slope_first = t < zero ? rising_first : falling_first;
+    const T rising_second = t < zero ? zero : padded.derivative;
+    const T falling_second = t < constant<T>(2) ? -padded.derivative : zero;
+    cell.slope_second = second * (t < one ? rising_second : falling_second);
   } else {
     // x is within the image, and at its last voxel, where the second voxel has weight one, the
     // derivative is zero.
-    cell.weight_first = T(1) - t;
+    cell.weight_first = one - t;
     cell.weight_second = t;
     cell.slope_first = -padded.derivative;
     cell.slope_second = padded.derivative;

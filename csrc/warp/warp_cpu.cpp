@@ -18,18 +18,65 @@ class Forward {
       : call_(call),
         locations_(call.displacement, call.affine, call.scale),
         shape_(spatial_shape(call.image)),
-        rows_(select_warp_rows<T>(call.image.dtype, is_wide(shape_))) {}
+        rows_(select_warp_rows<T>(call.image.dtype, is_wide(shape_))),
+        whole_rows_(rows_.gather_row != nullptr && call.mode == Mode::linear &&
+                    has_rows(shape_, locations_.grid)) {}
 
   void run() const {
     const Grid& grid = locations_.grid;
     const std::int64_t samples = call_.displacement.shape[0];
     parallel_for(samples * grid.tasks, kTaskGrain, call_.threads, [&](std::int64_t task) {
-      grid.for_each_block(task % grid.tasks,
-                          [&](const Block& block) { run_block(task / grid.tasks, block); });
+      grid.for_each_block(task % grid.tasks, [&](const Block& block) {
+        if (whole_rows_) {
+          run_rows(task / grid.tasks, block);
+        } else {
+          run_block(task / grid.tasks, block);
+        }
+      });
     });
   }
 
  private:
+  void run_rows(std::int64_t sample, const Block& block) const {
+    const Tensor& image = call_.image;
+    const Tensor& out = call_.out;
+    const Channels<const void*> source = {element(image, sample * image.strides[0]),
+                                          image.strides[1], image.shape[1]};
+    locations_.for_each_piece(sample, block, [&](const RowPiece<T>& piece, int start) {
+      const std::int64_t first = sample * out.strides[0] + block.first + start;
+      const Channels<void*> target = {mutable_element(out, first), out.strides[1], out.shape[1]};
+      if (!rows_.gather_row(piece, shape_, call_.padding, source, static_cast<T>(call_.scale),
+                            call_.add, target)) {
+        run_carefully(sample, block);
+      }
+    });
+  }
+
+  // Where a NaN or an infinity is met.
+  void run_carefully(std::int64_t sample, const Block& block) const {
+    alignas(64) T displacement[3 * kBlock];
+    alignas(64) T coordinates[3 * kBlock];
+    locations_.load_displacement(sample, block, displacement);
+    locations_.coordinates(sample, block, displacement, coordinates);
+    for (std::int64_t channel = 0; channel < call_.image.shape[1]; ++channel) {
+      gather_carefully(sample, block, channel, coordinates,
+                       call_.add ? displacement + channel * kBlock : nullptr);
+    }
+  }
+
+  void gather_carefully(std::int64_t sample, const Block& block, std::int64_t channel,
+                        const T* coordinates, const T* add) const {
+    const Tensor& image = call_.image;
+    const void* source = element(image, sample * image.strides[0] + channel * image.strides[1]);
+    with_stored<T>(image.dtype, [&](auto stored) {
+      using Stored = decltype(stored);
+      const auto gather =
+          shape_.ndim == 2 ? careful_gather<2, Stored, T> : careful_gather<3, Stored, T>;
+      gather(source, shape_, call_.padding, coordinates, block.count, static_cast<T>(call_.scale),
+             add, block_target(call_.out, sample, channel, block));
+    });
+  }
+
   void run_block(std::int64_t sample, const Block& block) const {
     const int n = block.count;
     alignas(64) T displacement[3 * kBlock];
@@ -54,12 +101,7 @@ class Forward {
       }
       const T* add = call_.add ? displacement + channel * kBlock : nullptr;
       if (!rows_.gather(source, shape_, cells, n, scale, add, target)) {
-        with_stored<T>(image.dtype, [&](auto stored) {
-          using Stored = decltype(stored);
-          const auto gather =
-              shape_.ndim == 2 ? careful_gather<2, Stored, T> : careful_gather<3, Stored, T>;
-          gather(source, shape_, call_.padding, coordinates, n, scale, add, target);
-        });
+        gather_carefully(sample, block, channel, coordinates, add);
       }
     }
   }
@@ -68,6 +110,7 @@ class Forward {
   const Locations<T> locations_;
   const ImageShape shape_;
   const WarpRows<T>& rows_;
+  const bool whole_rows_;
 };
 
 // The gradients to the displacement and the affine, and on the way what the scatter must know.
@@ -78,7 +121,9 @@ class Gradient {
       : call_(call),
         locations_(call.displacement, call.affine, 1.0),
         shape_(spatial_shape(call.image)),
-        rows_(select_warp_rows<T>(call.image.dtype, is_wide(shape_))) {}
+        rows_(select_warp_rows<T>(call.image.dtype, is_wide(shape_))),
+        whole_rows_(rows_.gradient_row != nullptr && call.mode == Mode::linear &&
+                    has_rows(shape_, locations_.grid) && is_dense(call.grad_out)) {}
 
   void run() const {
     const Grid& grid = locations_.grid;
@@ -101,7 +146,11 @@ class Gradient {
   void run_block(std::int64_t sample, const Block& block, double* affine_sums) const {
     const int n = block.count;
     alignas(64) T gradient[3 * kBlock] = {};
-    if (call_.mode == Mode::linear) {
+    if (whole_rows_) {
+      if (differentiate_rows(sample, block, affine_sums == nullptr, gradient)) {
+        return;
+      }
+    } else if (call_.mode == Mode::linear) {
       differentiate(sample, block, n, gradient);
     }
     if (affine_sums != nullptr) {
@@ -110,6 +159,42 @@ class Gradient {
     if (call_.grad_displacement.data != nullptr) {
       store_gradient(sample, block, n, gradient);
     }
+  }
+
+  // Without what is added and the scale where they are left to store_gradient. True where the
+  // result has been stored.
+  bool differentiate_rows(std::int64_t sample, const Block& block, bool may_store,
+                          T* gradient) const {
+    const Tensor& image = call_.image;
+    const Tensor& grad_out = call_.grad_out;
+    const Tensor& out = call_.grad_displacement;
+    const bool in_place =
+        may_store && element_size(out.dtype) == static_cast<std::int64_t>(sizeof(T));
+    const Channels<const void*> source = {element(image, sample * image.strides[0]),
+                                          image.strides[1], image.shape[1]};
+    bool finite = true;
+    locations_.for_each_piece(sample, block, [&](const RowPiece<T>& piece, int start) {
+      T* target[3];
+      for (int axis = 0; axis < shape_.ndim; ++axis) {
+        target[axis] = (in_place ? static_cast<T*>(block_target(out, sample, axis, block))
+                                 : gradient + axis * kBlock) +
+                       start;
+      }
+      const std::int64_t first = sample * grad_out.strides[0] + block.first + start;
+      const Channels<const void*> grad = {element(grad_out, first), grad_out.strides[1],
+                                          grad_out.shape[1]};
+      finite = rows_.gradient_row(piece, shape_, call_.padding, source, grad,
+                                  in_place ? static_cast<T>(call_.scale) : T(1),
+                                  in_place && call_.add, target) &&
+               finite;
+    });
+    if (!finite) {
+      alignas(64) T coordinates[3 * kBlock];
+      locations_.load_displacement(sample, block, coordinates);
+      locations_.coordinates(sample, block, coordinates, coordinates);
+      differentiate_carefully(sample, block, coordinates, gradient);
+    }
+    return in_place && finite;
   }
 
   void differentiate(std::int64_t sample, const Block& block, int n, T* gradient) const {
@@ -126,16 +211,22 @@ class Gradient {
     for (int axis = 0; axis < shape_.ndim; ++axis) {
       nan = nan || select_convert_rows<T>().has_nan(gradient + axis * kBlock, n);
     }
-    if (!nan) {
-      return;
+    if (nan) {
+      differentiate_carefully(sample, block, coordinates, gradient);
     }
+  }
+
+  // Where a NaN or an infinity is met.
+  void differentiate_carefully(std::int64_t sample, const Block& block, const T* coordinates,
+                               T* gradient) const {
+    alignas(64) T grad[kBlock];
     std::fill_n(gradient, 3 * kBlock, T(0));
     with_stored<T>(call_.image.dtype, [&](auto stored) {
       using Stored = decltype(stored);
       const auto careful =
           shape_.ndim == 2 ? careful_gradient<2, Stored, T> : careful_gradient<3, Stored, T>;
       for_each_channel(sample, block, grad, [&](const void* source) {
-        careful(source, shape_, call_.padding, coordinates, n, grad, gradient);
+        careful(source, shape_, call_.padding, coordinates, block.count, grad, gradient);
       });
     });
   }
@@ -206,6 +297,7 @@ class Gradient {
   const Locations<T> locations_;
   const ImageShape shape_;
   const WarpRows<T>& rows_;
+  const bool whole_rows_;
 };
 
 template <typename T>

@@ -4,7 +4,8 @@
 // conventions included, on voxel coordinates: coordinate 0 is the centre of the first voxel. One
 // source for host and device, without branches, so that rows of voxels vectorise.
 //
-// T is the accumulator type (float or double); Index is int32_t or int64_t.
+// T is the accumulator type (float or double); Index is int32_t or int64_t. What locates a voxel also
+// takes vectors of these, one voxel a lane (common/lanes.h).
 #pragma once
 
 #include "../common/macros.h"
@@ -12,8 +13,42 @@
 
 PLASTICINE_NAMESPACE_BEGIN
 
-PLASTICINE_INLINE float round_down(float x) { return __builtin_floorf(x); }
-PLASTICINE_INLINE double round_down(double x) { return __builtin_floor(x); }
+// A number as a T: in every lane where T is a vector.
+template <typename T>
+PLASTICINE_INLINE T constant(double value) {
+  return static_cast<T>(value);
+}
+
+// The integer part of a T of either sign, towards zero; and back.
+template <typename Index, typename T>
+PLASTICINE_INLINE Index truncated_index(T value) {
+  return static_cast<Index>(value);
+}
+template <typename T, typename Index>
+PLASTICINE_INLINE T index_value(Index index) {
+  return static_cast<T>(index);
+}
+
+// x where it is not above, or not below, the limit, else the limit. NaN stays NaN.
+template <typename T>
+PLASTICINE_INLINE T at_most(T x, T limit) {
+  return x > limit ? limit : x;
+}
+template <typename T>
+PLASTICINE_INLINE T at_least(T x, T limit) {
+  return x < limit ? limit : x;
+}
+
+template <typename T>
+PLASTICINE_INLINE T round_down(T x);
+template <>
+PLASTICINE_INLINE float round_down(float x) {
+  return __builtin_floorf(x);
+}
+template <>
+PLASTICINE_INLINE double round_down(double x) {
+  return __builtin_floor(x);
+}
 
 // A coordinate after the padding rule, with its derivative with respect to the coordinate given.
 // Both are NaN when there is no location: a NaN coordinate, or reflection of an infinite one.
@@ -26,29 +61,28 @@ struct PaddedCoordinate {
 // last = size - 1. The result is within [-2, last + 2] (zeros) or [0, last], or NaN.
 template <Padding padding, typename T>
 PLASTICINE_INLINE PaddedCoordinate<T> pad_coordinate(T x, T last) {
-  T derivative = T(1);
+  const T zero = constant<T>(0);
+  const T one = constant<T>(1);
+  const T two = constant<T>(2);
+  T derivative = one;
   if constexpr (padding == Padding::zeros) {
     // Both neighbours of anything further out lie outside: bounding it keeps the conversion to an
     // index defined and the weights finite.
-    x = x < T(-2) ? T(-2) : x;
-    x = x > last + T(2) ? last + T(2) : x;
+    x = at_most(at_least(x, -two), last + two);
   } else {
     if constexpr (padding == Padding::reflection) {
       // Mirrors lie on the first and the last voxel centre.
-      const T span = last > T(0) ? last : T(1);
-      const T distance = x < T(0) ? -x : x;
-      derivative = x < T(0) ? T(-1) : T(1);
-      const T phase = distance - T(2) * span * round_down(distance / (T(2) * span));
-      const bool returning = phase >= span;
-      x = returning ? T(2) * span - phase : phase;
-      derivative = returning ? -derivative : derivative;
+      const T span = last > zero ? last : one;
+      const T distance = x < zero ? -x : x;
+      derivative = x < zero ? -one : one;
+      const T phase = distance - two * span * round_down(distance / (two * span));
+      x = phase >= span ? two * span - phase : phase;
+      derivative = phase >= span ? -derivative : derivative;
     }
     // torch sets the gradient to zero at the limits as well as beyond them.
-    const bool below = x <= T(0);
-    const bool above = x >= last;
-    derivative = below || above ? T(0) : derivative;
-    x = above ? last : x;
-    x = below ? T(0) : x;
+    derivative = x <= zero ? zero : derivative;
+    derivative = x >= last ? zero : derivative;
+    x = at_least(at_most(x, last), zero);
   }
   derivative = x == x ? derivative : x;
   return {x, derivative};

@@ -2,6 +2,7 @@
 // functions may be included here.
 #include "warp_rows.h"
 
+#include "warp_fused_rows.h"
 #include "warp_gather_rows.h"
 #include "warp_scatter_rows.h"
 
@@ -11,7 +12,19 @@ namespace PLASTICINE_SIMD {
 namespace {
 
 template <typename Stored, typename Index>
-constexpr WarpRows<accumulator_t<Stored>> kTable = {
+constexpr WarpRows<accumulator_t<Stored>> with_fused_rows(WarpRows<accumulator_t<Stored>> rows) {
+#if defined(PLASTICINE_SIMD_AVX512)
+  if constexpr (sizeof(accumulator_t<Stored>) == sizeof(float)) {
+    rows.gather_row = gather_row<Stored>;
+    rows.gradient_row = gradient_row<Stored>;
+    rows.scatter_row = scatter_row;
+  }
+#endif
+  return rows;
+}
+
+template <typename Stored, typename Index>
+constexpr WarpRows<accumulator_t<Stored>> kTable = with_fused_rows<Stored, Index>({
     locate<accumulator_t<Stored>, Index>,
     gather<Stored, Index>,
     gradient<Stored, Index>,
@@ -19,7 +32,10 @@ constexpr WarpRows<accumulator_t<Stored>> kTable = {
     locate_nearest<accumulator_t<Stored>, Index>,
     gather_nearest<Stored, Index>,
     scatter_nearest<accumulator_t<Stored>, Index>,
-};
+    nullptr,
+    nullptr,
+    nullptr,
+});
 
 template <typename Stored>
 const WarpRows<accumulator_t<Stored>>& table(bool wide) {

@@ -42,6 +42,27 @@ struct OwnedRange {
   std::int64_t last;
 };
 
+// A piece of at most kBlock voxels of a row of the output. The coordinate of voxel j on an axis is
+// start + step * j + scale * displacement[j].
+template <typename T>
+struct RowPiece {
+  int n;
+  T scale;
+  const T* displacement[3];
+  T start[3];
+  T step[3];
+};
+
+// The channels of a row or of an image: channel c begins at data + c * stride elements.
+template <typename Pointer>
+struct Channels {
+  Pointer data;
+  std::int64_t stride;
+  std::int64_t count;
+};
+
+constexpr int kScatterChannels = 3;
+
 // Coordinates are rows of kBlock, one per axis; T is the accumulator type of the image.
 template <typename T>
 struct WarpRows {
@@ -65,6 +86,23 @@ struct WarpRows {
   void (*gather_nearest)(const void* image, const CellStorage<T>& cells, int n, void* out);
   void (*scatter_nearest)(T* image, const CellStorage<T>& cells, int n, const T* grad,
                           const OwnedRange& owned);
+
+  // Linear mode in one go, without cells in between. Null where that is not faster; the rows of the
+  // image must be contiguous and hold two voxels or more.
+  //
+  // As gather, of all channels; add is the displacement itself, a channel per axis.
+  bool (*gather_row)(const RowPiece<T>& piece, const ImageShape& shape, Padding padding,
+                     const Channels<const void*>& image, T scale, bool add,
+                     const Channels<void*>& out);
+  // out[axis][j] = scale * (sum over channels of grad * derivative + grad[axis][j] if add). grad is
+  // of the image's type. False when some result is NaN.
+  bool (*gradient_row)(const RowPiece<T>& piece, const ImageShape& shape, Padding padding,
+                       const Channels<const void*>& image, const Channels<const void*>& grad,
+                       T scale, bool add, T* const* out);
+  // As scatter, of kScatterChannels channels at most, times scale.
+  bool (*scatter_row)(const RowPiece<T>& piece, const ImageShape& shape, Padding padding,
+                      const T* const* grad, T scale, const Channels<T*>& image,
+                      const OwnedRange& owned);
 };
 
 }  // namespace plasticine

@@ -177,11 +177,59 @@ class Scatter {
                       std::int64_t channel_stride, const ImageShape& target) const {
     const auto& rows = select_warp_rows<T>(call_.image.dtype, is_wide(target));
     const Grid& grid = locations_.grid;
+    const bool whole_rows =
+        rows.scatter_row != nullptr && call_.mode == Mode::linear && has_rows(target, grid);
     for (std::int64_t index = 0; index < grid.blocks; ++index) {
       const Bounds& bounds = bounds_[sample * grid.blocks + index];
       if (bounds.first < owned.last && bounds.last >= owned.first) {
-        scatter_block(rows, sample, grid.block(index), owned, base, channel_stride, target);
+        if (whole_rows) {
+          scatter_rows(rows, sample, grid.block(index), owned, base, channel_stride, target);
+        } else {
+          scatter_block(rows, sample, grid.block(index), owned, base, channel_stride, target);
+        }
       }
+    }
+  }
+
+  void scatter_rows(const WarpRows<T>& rows, std::int64_t sample, const Block& block,
+                    const OwnedRange& owned, T* base, std::int64_t channel_stride,
+                    const ImageShape& target) const {
+    alignas(64) T buffer[kScatterChannels * kBlock];
+    for (std::int64_t first = 0; first < channels_; first += kScatterChannels) {
+      const Channels<T*> image = {base + first * channel_stride, channel_stride,
+                                  std::min<std::int64_t>(kScatterChannels, channels_ - first)};
+      const T* values[kScatterChannels];
+      for (std::int64_t c = 0; c < image.count; ++c) {
+        values[c] = block_values(call_.grad_out, locations_.grid, sample, first + c, block,
+                                 buffer + c * kBlock);
+      }
+      locations_.for_each_piece(sample, block, [&](const RowPiece<T>& piece, int start) {
+        const T* grad[kScatterChannels];
+        for (std::int64_t c = 0; c < image.count; ++c) {
+          grad[c] = values[c] + start;
+        }
+        if (!rows.scatter_row(piece, target, call_.padding, grad, static_cast<T>(call_.scale),
+                              image, owned)) {
+          scatter_carefully(sample, block, start, piece.n, grad, image, owned, target);
+        }
+      });
+    }
+  }
+
+  // Where a NaN or an infinity is met.
+  void scatter_carefully(std::int64_t sample, const Block& block, int start, int n,
+                         const T* const* grad, const Channels<T*>& image, const OwnedRange& owned,
+                         const ImageShape& target) const {
+    alignas(64) T coordinates[3 * kBlock];
+    locations_.load_displacement(sample, block, coordinates);
+    locations_.coordinates(sample, block, coordinates, coordinates);
+    const auto careful = shape_.ndim == 2 ? careful_scatter<2, T> : careful_scatter<3, T>;
+    for (std::int64_t c = 0; c < image.count; ++c) {
+      alignas(64) T scaled[kBlock];
+      std::copy_n(grad[c], n, scaled);
+      scale_gradient(n, scaled);
+      careful(image.data + c * image.stride, target, call_.padding, coordinates + start, n, scaled,
+              owned);
     }
   }
 

@@ -1,7 +1,16 @@
 // Gradients added to the image at cells. Part of warp_rows.cpp, which is compiled once per
 // instruction set.
+//
+// In a smooth field most cells begin one voxel after the cell before them: such a run of cells adds
+// a contiguous piece of every line that it touches, once the share that a cell has in the voxel of
+// the next is added to the next cell's own. What is left of each run, the share in the voxel after
+// its last cell, follows when all runs are done: a voxel written a moment ago is slow to read.
+//
+// The order of all multiplications and additions depends on the cells alone, not on the axis and
+// range that are owned: the result must not depend on how the image is shared out.
 #pragma once
 
+#include "../common/lanes.h"
 #include "warp_locate_rows.h"
 
 PLASTICINE_NAMESPACE_BEGIN
@@ -15,20 +24,103 @@ struct Shares {
   alignas(64) T second[kLines][kBlock];
 };
 
-// Whether cell j begins one voxel after the cell before it, on the same line. Offsets alone do not
-// tell where the target holds only the owned range: outside of it they mean nothing.
-template <typename T, typename Index>
-PLASTICINE_INLINE bool follows(const Cells<T, Index>& cells, int owner_axis, int j) {
-  const Index* position = cells.position[owner_axis];
-  return (cells.base[j] - cells.base[j - 1] == 1) & (position[j] == position[j - 1]);
+// Where runs end: the index after their last cell.
+struct Runs {
+  int count = 0;
+  int end[kBlock];
+};
+
+// Where a block's cells are: their offset in the image, and their index on the owned axis.
+template <typename Index>
+struct RunCells {
+  const Index* base;
+  const Index* position;
+};
+
+// line[j] += values[j].
+template <typename T>
+PLASTICINE_INLINE void add_to_line(T* PLASTICINE_RESTRICT line,
+                                   const T* PLASTICINE_RESTRICT values, int n) {
+  for (int j = 0; j < n; ++j) {
+    line[j] += values[j];
+  }
 }
 
-// Where a cell begins one voxel after the cell before it, as most do in a smooth field, it shares a
-// voxel with it: the two shares are added here, so that memory is touched once. False where a
-// gradient or a weight is not finite.
+#if defined(PLASTICINE_SIMD_AVX512)
+template <>
+PLASTICINE_INLINE void add_to_line(float* PLASTICINE_RESTRICT line,
+                                   const float* PLASTICINE_RESTRICT values, int n) {
+  if (n <= 2) {
+    line[0] += values[0];
+    if (n == 2) {
+      line[1] += values[1];
+    }
+    return;
+  }
+  for (int j = 0; j < n; j += kLanes) {
+    const unsigned live = first_bits(n - j < kLanes ? n - j : kLanes);
+    store_lanes(load_lanes(line + j, live) + load_lanes(values + j, live), live, line + j);
+  }
+}
+#endif
+
+// whole: all cells are within the owned range.
+template <int D, bool whole, typename T, typename Index>
+void add_runs(T* image, const Steps<D>& steps, const RunCells<Index>& cells, const Runs& runs,
+              const Shares<D, T>& shares, const OwnedRange& owned) {
+  constexpr int kLines = Shares<D, T>::kLines;
+  std::int64_t offset[kLines];
+  for (int line = 0; line < kLines; ++line) {
+    offset[line] = steps.line(line);
+  }
+  // All cells of a run are on one row.
+  const auto owns = [&](int j, int line) {
+    const int side = D == 3 && owned.axis == 0 ? line >> 1 : line & 1;
+    const std::int64_t position = static_cast<std::int64_t>(cells.position[j]) + side;
+    return whole || (position >= owned.first && position < owned.last);
+  };
+  int start = 0;
+  for (int run = 0; run < runs.count; ++run) {
+    const int end = runs.end[run];
+    for (int line = 0; line < kLines; ++line) {
+      if (owns(start, line)) {
+        add_to_line(image + cells.base[start] + offset[line], shares.first[line] + start,
+                    end - start);
+      }
+    }
+    start = end;
+  }
+  const std::int64_t next = steps.axis[D - 1];
+  for (int run = 0; run < runs.count; ++run) {
+    const int last = runs.end[run] - 1;
+    for (int line = 0; line < kLines; ++line) {
+      if (owns(last, line)) {
+        image[cells.base[last] + offset[line] + next] += shares.second[line][last];
+      }
+    }
+  }
+}
+
 template <int D, typename T, typename Index>
-bool fill_shares(const Cells<T, Index>& cells, bool adjacent, int owner_axis, int n,
-                 const T* PLASTICINE_RESTRICT grad, Shares<D, T>* PLASTICINE_RESTRICT shares) {
+void add_runs(T* image, const Steps<D>& steps, const RunCells<Index>& cells, int n,
+              const Runs& runs, const Shares<D, T>& shares, const OwnedRange& owned) {
+  const Index first = static_cast<Index>(owned.first);
+  const Index last = static_cast<Index>(owned.last - 1);
+  int outside = 0;
+  for (int j = 0; j < n; ++j) {
+    outside |= (cells.position[j] < first ? 1 : 0) | (cells.position[j] >= last ? 1 : 0);
+  }
+  if (outside == 0) {
+    add_runs<D, true>(image, steps, cells, runs, shares, owned);
+  } else {
+    add_runs<D, false>(image, steps, cells, runs, shares, owned);
+  }
+}
+
+// False where a gradient or a weight is not finite.
+template <int D, typename T, typename Index>
+bool fill_shares(const Cells<T, Index>& cells, int n, const T* PLASTICINE_RESTRICT grad,
+                 Shares<D, T>* PLASTICINE_RESTRICT shares) {
   int bad = 0;
   for (int j = 0; j < n; ++j) {
     T zero = grad[j] * T(0);
@@ -45,53 +137,33 @@ bool fill_shares(const Cells<T, Index>& cells, bool adjacent, int owner_axis, in
       shares->second[line][j] = weight * cells.weight[D - 1][1][j];
     }
   }
-  if (bad != 0) {
-    return false;
-  }
-  for (int line = 0; adjacent && line < Shares<D, T>::kLines; ++line) {
-    for (int j = 1; j < n; ++j) {
-      shares->first[line][j] += follows(cells, owner_axis, j) ? shares->second[line][j - 1] : T(0);
-    }
-  }
-  return true;
+  return bad == 0;
 }
 
-// whole: all cells are within the owned range. The order of multiplications and additions is the
-// same whichever axis and range is owned: the result must not depend on how the image is shared
-// out.
-template <int D, bool whole, typename T, typename Index>
-void add_cells(T* image, const Steps<D>& steps, const Cells<T, Index>& cells, int n,
-               const Shares<D, T>& shares, const OwnedRange& owned) {
-  constexpr int kLines = 1 << (D - 1);
-  std::int64_t offset[kLines];
-  bool inside[kLines];
-  for (int line = 0; line < kLines; ++line) {
-    offset[line] = steps.line(line);
-    inside[line] = true;
+// Finds the runs, and adds the share in the voxel of the next cell of a run to the next cell's. A
+// cell follows another where it begins one voxel after it, on the same line: offsets alone do not
+// tell where the image holds only the owned range, outside of which they mean nothing.
+template <int D, typename T, typename Index>
+void join_runs(const RunCells<Index>& cells, bool adjacent, int n, Shares<D, T>* shares,
+               Runs* runs) {
+  alignas(64) T follows[kBlock];
+  follows[0] = T(0);
+  for (int j = 1; j < n; ++j) {
+    const bool one_on = (cells.base[j] - cells.base[j - 1] == 1) &
+                        (cells.position[j] == cells.position[j - 1]) & adjacent;
+    follows[j] = one_on ? T(1) : T(0);
   }
-  const std::int64_t next = steps.axis[D - 1];
-  for (int j = 0; j < n; ++j) {
-    if constexpr (!whole) {
-      for (int line = 0; line < kLines; ++line) {
-        const int side = D == 3 && owned.axis == 0 ? line >> 1 : line & 1;
-        const std::int64_t position = cells.position[owned.axis][j] + side;
-        inside[line] = position >= owned.first && position < owned.last;
-      }
-    }
-    T* cell = image + cells.base[j];
-    for (int line = 0; line < kLines; ++line) {
-      if (inside[line]) {
-        cell[offset[line]] += shares.first[line][j];
-      }
-    }
-    if (j + 1 == n || next != 1 || !follows(cells, owned.axis, j + 1)) {
-      for (int line = 0; line < kLines; ++line) {
-        if (inside[line]) {
-          cell[offset[line] + next] += shares.second[line][j];
-        }
-      }
+  for (int line = 0; line < Shares<D, T>::kLines; ++line) {
+    for (int j = 1; j < n; ++j) {
+      shares->first[line][j] += follows[j] * shares->second[line][j - 1];
     }
   }
+  runs->count = 0;
+  for (int j = 1; j < n; ++j) {
+    runs->end[runs->count] = j;
+    runs->count += follows[j] == T(0) ? 1 : 0;
+  }
+  runs->end[runs->count++] = n;
 }
 
 template <int D, typename T, typename Index>
@@ -99,21 +171,13 @@ bool scatter_cells(T* image, const ImageShape& shape, const Cells<T, Index>& cel
                    const T* grad, const OwnedRange& owned) {
   const Steps<D> steps(shape);
   Shares<D, T> shares;
-  if (!fill_shares(cells, steps.axis[D - 1] == 1, owned.axis, n, grad, &shares)) {
+  if (!fill_shares(cells, n, grad, &shares)) {
     return false;
   }
-  const Index first = static_cast<Index>(owned.first);
-  const Index last = static_cast<Index>(owned.last - 1);
-  const Index* position = cells.position[owned.axis];
-  int outside = 0;
-  for (int j = 0; j < n; ++j) {
-    outside |= (position[j] < first ? 1 : 0) | (position[j] >= last ? 1 : 0);
-  }
-  if (outside == 0) {
-    add_cells<D, true>(image, steps, cells, n, shares, owned);
-  } else {
-    add_cells<D, false>(image, steps, cells, n, shares, owned);
-  }
+  Runs runs;
+  const RunCells<Index> run_cells = {cells.base, cells.position[owned.axis]};
+  join_runs(run_cells, steps.axis[D - 1] == 1, n, &shares, &runs);
+  add_runs<D>(image, steps, run_cells, n, runs, shares, owned);
   return true;
 }
 

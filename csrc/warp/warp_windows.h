@@ -1,0 +1,168 @@
+// Corner values of 16 cells at a time on AVX-512. Part of warp_rows.cpp, which is compiled once per
+// instruction set.
+//
+// Neighbouring output voxels mostly sample one row of the image within a few voxels of each other: a
+// window of 32 contiguous voxels then holds what 16 cells need of a line, and two permutations pick
+// it out, where 16 loads of a pair each would be bound by the load units.
+#pragma once
+
+#include "../common/lanes.h"
+#include "warp_locate_rows.h"
+
+#if defined(PLASTICINE_SIMD_AVX512)
+
+PLASTICINE_NAMESPACE_BEGIN
+
+constexpr int kWindow = 2 * kLanes;
+
+// A piece of an image line: voxels [0, 16) in low, [16, 32) in high.
+struct Window {
+  __m512 low;
+  __m512 high;
+
+  // Voxel index[lane], at most 31, for every lane.
+  PLASTICINE_INLINE FloatLanes at(IndexLanes index) const {
+    return _mm512_permutex2var_ps(low, as_integers(index), high);
+  }
+};
+
+// Reads what `valid` marks, and nothing else.
+PLASTICINE_INLINE Window load_window(const float* line, unsigned valid) {
+  return {_mm512_maskz_loadu_ps(static_cast<__mmask16>(valid), line),
+          _mm512_maskz_loadu_ps(static_cast<__mmask16>(valid >> kLanes), line + kLanes)};
+}
+
+PLASTICINE_INLINE Window load_window(const Half* line, unsigned valid) {
+  const __m512i bits = _mm512_maskz_loadu_epi16(valid, line);
+  return {_mm512_cvtph_ps(_mm512_castsi512_si256(bits)),
+          _mm512_cvtph_ps(_mm512_extracti64x4_epi64(bits, 1))};
+}
+
+PLASTICINE_INLINE Window load_window(const BFloat16* line, unsigned valid) {
+  const __m512i bits = _mm512_maskz_loadu_epi16(valid, line);
+  return {widen_bfloat16(_mm512_castsi512_si256(bits)),
+          widen_bfloat16(_mm512_extracti64x4_epi64(bits, 1))};
+}
+
+// The pairs of voxels that begin at line[offset[lane]].
+PLASTICINE_INLINE void gather_pairs(const float* line, IndexLanes offset, FloatLanes* first,
+                                    FloatLanes* second) {
+  const __m512i offsets = as_integers(offset);
+  const __m512d low =
+      _mm512_i32gather_pd(_mm512_castsi512_si256(offsets), line, sizeof(float));
+  const __m512d high =
+      _mm512_i32gather_pd(_mm512_extracti64x4_epi64(offsets, 1), line, sizeof(float));
+  const Window pairs = {_mm512_castpd_ps(low), _mm512_castpd_ps(high)};
+  *first = pairs.at(lane_numbers() * 2);
+  *second = pairs.at(lane_numbers() * 2 + 1);
+}
+
+PLASTICINE_INLINE __m512i gather_half_pairs(const void* line, IndexLanes offset) {
+  return _mm512_i32gather_epi32(as_integers(offset), line, sizeof(Half));
+}
+
+PLASTICINE_INLINE void gather_pairs(const Half* line, IndexLanes offset, FloatLanes* first,
+                                    FloatLanes* second) {
+  const __m512i pairs = gather_half_pairs(line, offset);
+  *first = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs));
+  *second = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(pairs, 16)));
+}
+
+PLASTICINE_INLINE void gather_pairs(const BFloat16* line, IndexLanes offset, FloatLanes* first,
+                                    FloatLanes* second) {
+  const __m512i pairs = gather_half_pairs(line, offset);
+  *first = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+  *second = _mm512_castsi512_ps(_mm512_andnot_si512(_mm512_set1_epi32(0xffff), pairs));
+}
+
+// A window of a row, and what is looked up in it.
+template <int D>
+struct RowWindow {
+  static constexpr int kLines = 1 << (D - 1);
+
+  IndexLanes index;    // of each cell's first voxel within the window
+  std::int64_t first;  // offset of the window
+  unsigned valid;      // which of its voxels are in the row
+  __mmask16 found;     // the cells that it serves
+
+  // row, column: the offset of each cell's row and its index on the last axis, of size `size`.
+  PLASTICINE_INLINE RowWindow(IndexLanes row, IndexLanes column, int from_row, int from_column,
+                              int size, unsigned wanted) {
+    index = column - from_column;
+    const __mmask16 on_row =
+        _mm512_mask_cmpeq_epi32_mask(static_cast<__mmask16>(wanted), as_integers(row),
+                                     as_integers(all_lanes(from_row)));
+    found = _mm512_mask_cmple_epu32_mask(on_row, as_integers(index),
+                                         as_integers(all_lanes(kWindow - 2)));
+    const int length = size - from_column;
+    valid = first_bits(length < kWindow ? length : kWindow);
+    first = static_cast<std::int64_t>(from_row) + from_column;
+  }
+
+  // offset: the distance of each line of a cell from its first.
+  template <typename Stored>
+  PLASTICINE_INLINE void look_up(const Stored* image, const std::int64_t (&offset)[kLines],
+                                 FloatLanes (&corner)[1 << D]) const {
+    for (int i = 0; i < kLines; ++i) {
+      const Window window = load_window(image + first + offset[i], valid);
+      corner[2 * i] = window.at(index);
+      corner[2 * i + 1] = window.at(index + 1);
+    }
+  }
+
+  // The same for the cells that it serves alone.
+  template <typename Stored>
+  PLASTICINE_INLINE void add(const Stored* image, const std::int64_t (&offset)[kLines],
+                             FloatLanes (&corner)[1 << D]) const {
+    FloatLanes own[1 << D];
+    look_up(image, offset, own);
+    for (int i = 0; i < 1 << D; ++i) {
+      corner[i] = _mm512_mask_mov_ps(corner[i], found, own[i]);
+    }
+  }
+};
+
+// Calls work(channel, corners) with the corners of 16 cells in every channel of an image whose rows
+// are contiguous and hold two voxels or more.
+template <int D, typename Stored, typename Work>
+PLASTICINE_INLINE void for_each_corners(const Channels<const void*>& image,
+                                        const std::int64_t (&offset)[1 << (D - 1)], IndexLanes row,
+                                        IndexLanes column, int size, unsigned live,
+                                        const Work& work) {
+  const Stored* source = static_cast<const Stored*>(image.data);
+  const std::int64_t stride = image.stride;
+  const std::int64_t channels = image.count;
+  FloatLanes corner[1 << D];
+  // A window from the first cell on.
+  const RowWindow<D> front(row, column, lane_0(row), lane_0(column), size, live);
+  const unsigned left = live & ~static_cast<unsigned>(front.found);
+  if (left == 0) {
+    for (std::int64_t channel = 0; channel < channels; ++channel) {
+      front.look_up(source + channel * stride, offset, corner);
+      work(channel, corner);
+    }
+    return;
+  }
+  // Where that is not all, another that ends with the last cell.
+  const int end = lane_15(column) - (kWindow - 2);
+  const RowWindow<D> back(row, column, lane_15(row), end > 0 ? end : 0, size, left);
+  if ((left & ~static_cast<unsigned>(back.found)) == 0) {
+    for (std::int64_t channel = 0; channel < channels; ++channel) {
+      front.look_up(source + channel * stride, offset, corner);
+      back.add(source + channel * stride, offset, corner);
+      work(channel, corner);
+    }
+    return;
+  }
+  // A cell lies within the image even where there is no voxel: all lanes can be loaded.
+  for (std::int64_t channel = 0; channel < channels; ++channel) {
+    for (int i = 0; i < 1 << (D - 1); ++i) {
+      gather_pairs(source + channel * stride + offset[i], row + column, &corner[2 * i],
+                   &corner[2 * i + 1]);
+    }
+    work(channel, corner);
+  }
+}
+
+PLASTICINE_NAMESPACE_END
+#endif  // defined(PLASTICINE_SIMD_AVX512)
