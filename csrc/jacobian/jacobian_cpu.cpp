@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "../common/huge_pages.h"
 #include "../common/parallel.h"
 #include "field_rows.h"
 
@@ -188,6 +189,7 @@ void backward(const Tensor& grad_out, const Tensor& displacement, const Tensor& 
 
 void jacobian_forward(const Tensor& displacement, const Tensor& out, Scheme scheme,
                       const double* spacing, int threads) {
+  prefer_huge_pages(out);
   if (displacement.dtype == DType::float64) {
     forward<double>(displacement, out, scheme, spacing, threads);
   } else {
@@ -198,6 +200,7 @@ void jacobian_forward(const Tensor& displacement, const Tensor& out, Scheme sche
 void jacobian_backward(const Tensor& grad_out, const Tensor& displacement,
                        const Tensor& grad_displacement, Scheme scheme, const double* spacing,
                        int threads) {
+  prefer_huge_pages(grad_displacement);
   if (displacement.dtype == DType::float64) {
     backward<double>(grad_out, displacement, grad_displacement, scheme, spacing, threads);
   } else {

@@ -163,8 +163,8 @@ const T* block_values(const Tensor& tensor, const Grid& grid, std::int64_t sampl
   return buffer;
 }
 
-// Whether rows of an image can be read, or added to, as wholes (WarpRows::gather_row and so on), and
-// are worth it.
+// Whether rows of an image can be read, or added to, as wholes (WarpRows::gather_row and so on),
+// and are worth it.
 inline bool has_rows(const ImageShape& image, const Grid& grid) {
   constexpr std::int64_t kShortRow = 8;
   const int last = image.ndim - 1;

@@ -25,8 +25,7 @@ PLASTICINE_INLINE AxisCell<T, Index> axis_cell(T coordinate, Index size) {
   const T zero = constant<T>(0);
   const T one = constant<T>(1);
   const Index none = truncated_index<Index>(zero);
-  const PaddedCoordinate<T> padded =
-      pad_coordinate<padding>(coordinate, index_value<T>(size - 1));
+  const PaddedCoordinate<T> padded = pad_coordinate<padding>(coordinate, index_value<T>(size - 1));
   const T x = padded.value;
   const Index last_base = size > 1 ? size - 2 : none;
   const Index truncated = truncated_index<Index>(x > zero ? x : zero);  // NaN: zero

@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "../common/huge_pages.h"
 #include "../common/parallel.h"
 #include "warp_blocks.h"
 #include "warp_careful.h"
@@ -142,7 +143,7 @@ class Gradient {
     }
   }
 
- private:
+  // affine_sums, where not null, receives what the block adds to the affine's gradient.
   void run_block(std::int64_t sample, const Block& block, double* affine_sums) const {
     const int n = block.count;
     alignas(64) T gradient[3 * kBlock] = {};
@@ -161,6 +162,7 @@ class Gradient {
     }
   }
 
+ private:
   // Without what is added and the scale where they are left to store_gradient. True where the
   // result has been stored.
   bool differentiate_rows(std::int64_t sample, const Block& block, bool may_store,
@@ -302,10 +304,23 @@ class Gradient {
 
 template <typename T>
 void backward(const WarpBackward& call) {
-  if (call.grad_displacement.data != nullptr || call.grad_affine.data != nullptr) {
-    Gradient<T>(call).run();
-  }
-  if (call.grad_image.data != nullptr) {
+  prefer_huge_pages(call.grad_image);
+  prefer_huge_pages(call.grad_displacement);
+  const bool field = call.grad_displacement.data != nullptr;
+  const bool affine = call.grad_affine.data != nullptr;
+  if (call.grad_image.data == nullptr || affine || call.accumulate) {
+    if (field || affine) {
+      Gradient<T>(call).run();
+    }
+    if (call.grad_image.data != nullptr) {
+      scatter_to_image<T>(call);
+    }
+  } else if (field) {
+    const Gradient<T> gradient(call);
+    scatter_to_image<T>(call, [&](std::int64_t sample, const Block& block) {
+      gradient.run_block(sample, block, nullptr);
+    });
+  } else {
     scatter_to_image<T>(call);
   }
 }
@@ -313,6 +328,7 @@ void backward(const WarpBackward& call) {
 }  // namespace
 
 void warp_forward(const WarpForward& call) {
+  prefer_huge_pages(call.out);
   if (call.image.dtype == DType::float64) {
     Forward<double>(call).run();
   } else {

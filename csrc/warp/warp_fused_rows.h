@@ -175,20 +175,19 @@ bool gradient_row_of(const RowPiece<float>& piece, const ImageShape& shape,
   return nan == 0;
 }
 
-template <int D, Padding padding>
-bool scatter_row_of(const RowPiece<float>& piece, const ImageShape& shape,
-                    const float* const* grad, float scale, const Channels<float*>& image,
-                    const OwnedRange& owned) {
+template <int D, Padding padding, int channels>
+bool scatter_row_of(const RowPiece<float>& piece, const ImageShape& shape, const float* const* grad,
+                    float scale, const Channels<float*>& image, const OwnedRange& owned) {
   constexpr int kLines = 1 << (D - 1);
   const Locator<D, padding> locator(piece, shape);
-  Shares<D, float> shares[kScatterChannels];
+  Shares<D, float> shares[channels];
   alignas(64) std::int32_t base[kBlock];
   alignas(64) std::int32_t position[kBlock];
-  const int channels = static_cast<int>(image.count);
-  FloatLanes before[kScatterChannels][kLines] = {};
+  FloatLanes before[channels][kLines] = {};
   IndexLanes base_before = all_lanes(-2);
   IndexLanes position_before = {};
   Runs runs;
+  runs.cells = piece.n;
   unsigned bad = 0;
   for_each_lanes(piece.n, [&](int start, unsigned live) PLASTICINE_INLINE_LAMBDA {
     const CellLanes<D> cell = locator.locate(start, live);
@@ -223,21 +222,16 @@ bool scatter_row_of(const RowPiece<float>& piece, const ImageShape& shape,
       }
     }
     bad |= nan_bits(zero, live);
-    // A run ends where a cell does not follow; the first cell of all ends none.
-    unsigned ends = ~static_cast<unsigned>(follows) & live & (start == 0 ? ~1u : ~0u);
-    for (; ends != 0; ends &= ends - 1) {
-      runs.end[runs.count++] = start + __builtin_ctz(ends);
-    }
+    const std::uint64_t begins = ~static_cast<unsigned>(follows) & live & (start == 0 ? ~1u : ~0u);
+    runs.begins[start / 64] |= begins << start % 64;
   });
   if (bad != 0) {
     return false;
   }
-  runs.end[runs.count++] = piece.n;
   const Steps<D> steps(shape);
   const RunCells<std::int32_t> cells = {base, position};
   for (int channel = 0; channel < channels; ++channel) {
-    add_runs<D>(image.data + channel * image.stride, steps, cells, piece.n, runs, shares[channel],
-                owned);
+    add_runs<D>(image.data + channel * image.stride, steps, cells, runs, shares[channel], owned);
   }
   return true;
 }
@@ -279,8 +273,16 @@ bool gradient_row(const RowPiece<float>& piece, const ImageShape& shape, Padding
 inline bool scatter_row(const RowPiece<float>& piece, const ImageShape& shape, Padding padding,
                         const float* const* grad, float scale, const Channels<float*>& image,
                         const OwnedRange& owned) {
+  static_assert(kScatterChannels == 3, "one, two or three channels");
   return with_cells(shape.ndim, padding, [&](auto d, auto p) {
-    return scatter_row_of<d.value, p.value>(piece, shape, grad, scale, image, owned);
+    switch (image.count) {
+      case 1:
+        return scatter_row_of<d.value, p.value, 1>(piece, shape, grad, scale, image, owned);
+      case 2:
+        return scatter_row_of<d.value, p.value, 2>(piece, shape, grad, scale, image, owned);
+      default:
+        return scatter_row_of<d.value, p.value, 3>(piece, shape, grad, scale, image, owned);
+    }
   });
 }
 

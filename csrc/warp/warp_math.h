@@ -4,8 +4,8 @@
 // conventions included, on voxel coordinates: coordinate 0 is the centre of the first voxel. One
 // source for host and device, without branches, so that rows of voxels vectorise.
 //
-// T is the accumulator type (float or double); Index is int32_t or int64_t. What locates a voxel also
-// takes vectors of these, one voxel a lane (common/lanes.h).
+// T is the accumulator type (float or double); Index is int32_t or int64_t. What locates a voxel
+// also takes vectors of these, one voxel a lane (common/lanes.h).
 #pragma once
 
 #include "../common/macros.h"

@@ -1,13 +1,22 @@
 // The gradient to the image: each output voxel's gradient, spread over its cell.
 #pragma once
 
+#include <cstdint>
+#include <functional>
+
+#include "warp_blocks.h"
 #include "warp_cpu.h"
 
 namespace plasticine {
 
+// Work on a block of a sample.
+using BlockWork = std::function<void(std::int64_t sample, const Block& block)>;
+
 // Deterministic whatever the number of threads, without a copy of the image per thread: every task
 // owns a range of one image axis and visits, in the output's order, the blocks that reach into it.
+// first, where given, is called once for every block before it is scattered, while what both read
+// is in the cache.
 template <typename T>
-void scatter_to_image(const WarpBackward& call);
+void scatter_to_image(const WarpBackward& call, const BlockWork& first = nullptr);
 
 }  // namespace plasticine

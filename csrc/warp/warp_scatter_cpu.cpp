@@ -18,8 +18,9 @@ constexpr std::int64_t kSlabVoxels = std::int64_t{1} << 20;
 template <typename T>
 class Scatter {
  public:
-  explicit Scatter(const WarpBackward& call)
+  Scatter(const WarpBackward& call, const BlockWork& first)
       : call_(call),
+        first_(first),
         locations_(call.displacement, Tensor(call.affine), 1.0),
         shape_(spatial_shape(call.grad_image)),
         channels_(call.image.shape[1]),
@@ -30,8 +31,11 @@ class Scatter {
 
   void run() {
     const std::int64_t samples = call_.displacement.shape[0];
-    find_bounds(samples);
-    const std::int64_t ranges = divide_up(shape_.size[axis_], thickness_);
+    const std::int64_t ranges =
+        std::max<std::int64_t>(divide_up(shape_.size[axis_], thickness_), 1);
+    if (ranges > 1) {
+      find_bounds(samples);
+    }
     parallel_for(samples * ranges, 1, threads_, [&](std::int64_t task) {
       const std::int64_t first = task % ranges * thickness_;
       const OwnedRange owned = {axis_, first, std::min(first + thickness_, shape_.size[axis_])};
@@ -70,8 +74,10 @@ class Scatter {
 
   std::int64_t range_thickness() const {
     const std::int64_t size = shape_.size[axis_];
-    // Two ranges a thread even out their loads; more would visit more blocks twice.
-    std::int64_t thickness = divide_up(size, threads_ > 1 ? 2 * threads_ : 1);
+    // As few ranges as keep the threads busy: blocks at their borders are visited twice.
+    const std::int64_t samples = call_.displacement.shape[0];
+    const bool samples_suffice = samples % threads_ == 0 || samples >= 4 * threads_;
+    std::int64_t thickness = divide_up(size, samples_suffice ? 1 : threads_);
     if (!direct_) {
       const std::int64_t slice =
           std::max<std::int64_t>(voxels() / std::max<std::int64_t>(size, 1) * channels_, 1);
@@ -97,6 +103,17 @@ class Scatter {
         bounds_[sample * grid.blocks + block.index] = reach(lowest, highest);
       });
     });
+  }
+
+  Bounds bounds_of(std::int64_t sample, std::int64_t block) const {
+    return bounds_.empty() ? Bounds{0, shape_.size[axis_] - 1}
+                           : bounds_[sample * locations_.grid.blocks + block];
+  }
+
+  // Whether this is the one range that does what is done once for a block.
+  static bool is_first(const Bounds& bounds, const OwnedRange& owned) {
+    const std::int64_t position = std::max<std::int64_t>(bounds.first, 0);
+    return position >= owned.first && position < owned.last;
   }
 
   Bounds reach(T lowest, T highest) const {
@@ -180,7 +197,10 @@ class Scatter {
     const bool whole_rows =
         rows.scatter_row != nullptr && call_.mode == Mode::linear && has_rows(target, grid);
     for (std::int64_t index = 0; index < grid.blocks; ++index) {
-      const Bounds& bounds = bounds_[sample * grid.blocks + index];
+      const Bounds bounds = bounds_of(sample, index);
+      if (first_ != nullptr && is_first(bounds, owned)) {
+        first_(sample, grid.block(index));
+      }
       if (bounds.first < owned.last && bounds.last >= owned.first) {
         if (whole_rows) {
           scatter_rows(rows, sample, grid.block(index), owned, base, channel_stride, target);
@@ -271,6 +291,7 @@ class Scatter {
   }
 
   const WarpBackward& call_;
+  const BlockWork& first_;
   const Locations<T> locations_;
   const ImageShape shape_;
   const std::int64_t channels_;
@@ -284,11 +305,11 @@ class Scatter {
 }  // namespace
 
 template <typename T>
-void scatter_to_image(const WarpBackward& call) {
-  Scatter<T>(call).run();
+void scatter_to_image(const WarpBackward& call, const BlockWork& first) {
+  Scatter<T>(call, first).run();
 }
 
-template void scatter_to_image<float>(const WarpBackward& call);
-template void scatter_to_image<double>(const WarpBackward& call);
+template void scatter_to_image<float>(const WarpBackward& call, const BlockWork& first);
+template void scatter_to_image<double>(const WarpBackward& call, const BlockWork& first);
 
 }  // namespace plasticine

@@ -24,10 +24,24 @@ struct Shares {
   alignas(64) T second[kLines][kBlock];
 };
 
-// Where runs end: the index after their last cell.
+// The cells, but the first, that begin a run: bit j % 64 of word j / 64.
 struct Runs {
-  int count = 0;
-  int end[kBlock];
+  int cells;
+  std::uint64_t begins[kBlock / 64] = {};
+
+  // Calls visit(first cell, cell after the last) for every run.
+  template <typename Visit>
+  PLASTICINE_INLINE void for_each(const Visit& visit) const {
+    int start = 0;
+    for (int word = 0; word < kBlock / 64; ++word) {
+      for (std::uint64_t bits = begins[word]; bits != 0; bits &= bits - 1) {
+        const int end = 64 * word + __builtin_ctzll(bits);
+        visit(start, end);
+        start = end;
+      }
+    }
+    visit(start, cells);
+  }
 };
 
 // Where a block's cells are: their offset in the image, and their index on the owned axis.
@@ -39,27 +53,43 @@ struct RunCells {
 
 // line[j] += values[j].
 template <typename T>
-PLASTICINE_INLINE void add_to_line(T* PLASTICINE_RESTRICT line,
-                                   const T* PLASTICINE_RESTRICT values, int n) {
+PLASTICINE_INLINE void add_to_line(T* PLASTICINE_RESTRICT line, const T* PLASTICINE_RESTRICT values,
+                                   int n) {
   for (int j = 0; j < n; ++j) {
     line[j] += values[j];
   }
 }
 
+// cell[offset[line] + j] += values[line][start + j] for every line of a run of n cells.
+template <int kLines, typename T>
+PLASTICINE_INLINE void add_run(T* cell, const std::int64_t (&offset)[kLines],
+                               const T (&values)[kLines][kBlock], int start, int n) {
+  for (int line = 0; line < kLines; ++line) {
+    add_to_line(cell + offset[line], values[line] + start, n);
+  }
+}
+
 #if defined(PLASTICINE_SIMD_AVX512)
-template <>
-PLASTICINE_INLINE void add_to_line(float* PLASTICINE_RESTRICT line,
-                                   const float* PLASTICINE_RESTRICT values, int n) {
+template <int kLines>
+PLASTICINE_INLINE void add_run(float* cell, const std::int64_t (&offset)[kLines],
+                               const float (&values)[kLines][kBlock], int start, int n) {
   if (n <= 2) {
-    line[0] += values[0];
-    if (n == 2) {
-      line[1] += values[1];
+    for (int line = 0; line < kLines; ++line) {
+      float* target = cell + offset[line];
+      target[0] += values[line][start];
+      if (n == 2) {
+        target[1] += values[line][start + 1];
+      }
     }
     return;
   }
   for (int j = 0; j < n; j += kLanes) {
     const unsigned live = first_bits(n - j < kLanes ? n - j : kLanes);
-    store_lanes(load_lanes(line + j, live) + load_lanes(values + j, live), live, line + j);
+    for (int line = 0; line < kLines; ++line) {
+      float* target = cell + offset[line] + j;
+      store_lanes(load_lanes(target, live) + load_lanes(values[line] + start + j, live), live,
+                  target);
+    }
   }
 }
 #endif
@@ -79,35 +109,36 @@ void add_runs(T* image, const Steps<D>& steps, const RunCells<Index>& cells, con
     const std::int64_t position = static_cast<std::int64_t>(cells.position[j]) + side;
     return whole || (position >= owned.first && position < owned.last);
   };
-  int start = 0;
-  for (int run = 0; run < runs.count; ++run) {
-    const int end = runs.end[run];
-    for (int line = 0; line < kLines; ++line) {
-      if (owns(start, line)) {
-        add_to_line(image + cells.base[start] + offset[line], shares.first[line] + start,
-                    end - start);
+  runs.for_each([&](int start, int end) PLASTICINE_INLINE_LAMBDA {
+    T* cell = image + cells.base[start];
+    if constexpr (whole) {
+      add_run(cell, offset, shares.first, start, end - start);
+    } else {
+      for (int line = 0; line < kLines; ++line) {
+        if (owns(start, line)) {
+          add_to_line(cell + offset[line], shares.first[line] + start, end - start);
+        }
       }
     }
-    start = end;
-  }
+  });
   const std::int64_t next = steps.axis[D - 1];
-  for (int run = 0; run < runs.count; ++run) {
-    const int last = runs.end[run] - 1;
+  runs.for_each([&](int, int end) PLASTICINE_INLINE_LAMBDA {
+    const int last = end - 1;
     for (int line = 0; line < kLines; ++line) {
       if (owns(last, line)) {
         image[cells.base[last] + offset[line] + next] += shares.second[line][last];
       }
     }
-  }
+  });
 }
 
 template <int D, typename T, typename Index>
-void add_runs(T* image, const Steps<D>& steps, const RunCells<Index>& cells, int n,
-              const Runs& runs, const Shares<D, T>& shares, const OwnedRange& owned) {
+void add_runs(T* image, const Steps<D>& steps, const RunCells<Index>& cells, const Runs& runs,
+              const Shares<D, T>& shares, const OwnedRange& owned) {
   const Index first = static_cast<Index>(owned.first);
   const Index last = static_cast<Index>(owned.last - 1);
   int outside = 0;
-  for (int j = 0; j < n; ++j) {
+  for (int j = 0; j < runs.cells; ++j) {
     outside |= (cells.position[j] < first ? 1 : 0) | (cells.position[j] >= last ? 1 : 0);
   }
   if (outside == 0) {
@@ -158,12 +189,10 @@ void join_runs(const RunCells<Index>& cells, bool adjacent, int n, Shares<D, T>*
       shares->first[line][j] += follows[j] * shares->second[line][j - 1];
     }
   }
-  runs->count = 0;
+  runs->cells = n;
   for (int j = 1; j < n; ++j) {
-    runs->end[runs->count] = j;
-    runs->count += follows[j] == T(0) ? 1 : 0;
+    runs->begins[j / 64] |= static_cast<std::uint64_t>(follows[j] == T(0)) << j % 64;
   }
-  runs->end[runs->count++] = n;
 }
 
 template <int D, typename T, typename Index>
@@ -177,7 +206,7 @@ bool scatter_cells(T* image, const ImageShape& shape, const Cells<T, Index>& cel
   Runs runs;
   const RunCells<Index> run_cells = {cells.base, cells.position[owned.axis]};
   join_runs(run_cells, steps.axis[D - 1] == 1, n, &shares, &runs);
-  add_runs<D>(image, steps, run_cells, n, runs, shares, owned);
+  add_runs<D>(image, steps, run_cells, runs, shares, owned);
   return true;
 }
 

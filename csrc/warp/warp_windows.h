@@ -1,9 +1,9 @@
 // Corner values of 16 cells at a time on AVX-512. Part of warp_rows.cpp, which is compiled once per
 // instruction set.
 //
-// Neighbouring output voxels mostly sample one row of the image within a few voxels of each other: a
-// window of 32 contiguous voxels then holds what 16 cells need of a line, and two permutations pick
-// it out, where 16 loads of a pair each would be bound by the load units.
+// Neighbouring output voxels mostly sample one row of the image within a few voxels of each other:
+// a window of 32 contiguous voxels then holds what 16 cells need of a line, and two permutations
+// pick it out, where 16 loads of a pair each would be bound by the load units.
 #pragma once
 
 #include "../common/lanes.h"
@@ -48,8 +48,7 @@ PLASTICINE_INLINE Window load_window(const BFloat16* line, unsigned valid) {
 PLASTICINE_INLINE void gather_pairs(const float* line, IndexLanes offset, FloatLanes* first,
                                     FloatLanes* second) {
   const __m512i offsets = as_integers(offset);
-  const __m512d low =
-      _mm512_i32gather_pd(_mm512_castsi512_si256(offsets), line, sizeof(float));
+  const __m512d low = _mm512_i32gather_pd(_mm512_castsi512_si256(offsets), line, sizeof(float));
   const __m512d high =
       _mm512_i32gather_pd(_mm512_extracti64x4_epi64(offsets, 1), line, sizeof(float));
   const Window pairs = {_mm512_castpd_ps(low), _mm512_castpd_ps(high)};
@@ -89,9 +88,8 @@ struct RowWindow {
   PLASTICINE_INLINE RowWindow(IndexLanes row, IndexLanes column, int from_row, int from_column,
                               int size, unsigned wanted) {
     index = column - from_column;
-    const __mmask16 on_row =
-        _mm512_mask_cmpeq_epi32_mask(static_cast<__mmask16>(wanted), as_integers(row),
-                                     as_integers(all_lanes(from_row)));
+    const __mmask16 on_row = _mm512_mask_cmpeq_epi32_mask(
+        static_cast<__mmask16>(wanted), as_integers(row), as_integers(all_lanes(from_row)));
     found = _mm512_mask_cmple_epu32_mask(on_row, as_integers(index),
                                          as_integers(all_lanes(kWindow - 2)));
     const int length = size - from_column;
