@@ -22,10 +22,14 @@ BACKENDS = ("cpu", "cuda", "triton", "reference")
 
 #: The operators that each backend holds.
 OPERATORS = {
-    "cpu": frozenset({"warp", "compose", "exponential", "jacobian", "folding"}),
+    "cpu": frozenset(
+        {"warp", "warp_double_backward", "compose", "exponential", "jacobian", "folding"}
+    ),
     "cuda": frozenset({"warp"}),
     "triton": frozenset({"warp"}),
-    "reference": frozenset({"warp", "compose", "exponential", "jacobian", "folding"}),
+    "reference": frozenset(
+        {"warp", "warp_double_backward", "compose", "exponential", "jacobian", "folding"}
+    ),
 }
 
 
@@ -129,7 +133,7 @@ def choose(requested: str, operator: str, device: str) -> str:
 
     Args:
         requested: "auto", or a backend by name.
-        operator: "warp", "compose", "exponential", "jacobian" or "folding".
+        operator: "warp", "warp_double_backward", "compose", "exponential", "jacobian" or "folding".
         device: the type of the tensors' device: "cpu", "cuda", ...
 
     Returns:

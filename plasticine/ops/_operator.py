@@ -161,8 +161,22 @@ def not_twice_differentiable(name: str, tensors: int) -> type[torch.autograd.Fun
         name: the public operator's name.
         tensors: how many leading arguments are tensors.
     """
+    return not_differentiable_again(
+        f"plasticine.{name} has no second derivative: its gradient cannot be differentiated again "
+        "(create_graph=True followed by a second backward)",
+        tensors,
+    )
 
-    class NotTwiceDifferentiable(torch.autograd.Function):
+
+def not_differentiable_again(message: str, tensors: int) -> type[torch.autograd.Function]:
+    """The autograd function of an operator that has no derivative: it says so.
+
+    Args:
+        message: the error's.
+        tensors: how many leading arguments are tensors.
+    """
+
+    class NotDifferentiableAgain(torch.autograd.Function):
         @staticmethod
         def forward(*arguments: Any) -> Any:
             return arguments[-1](*arguments[:-1])
@@ -173,16 +187,13 @@ def not_twice_differentiable(name: str, tensors: int) -> type[torch.autograd.Fun
 
         @staticmethod
         def backward(ctx: Any, *gradients: Tensor) -> Any:
-            raise RuntimeError(
-                f"plasticine.{name} has no second derivative: its gradient cannot be "
-                "differentiated again (create_graph=True followed by a second backward)"
-            )
+            raise RuntimeError(message)
 
         @staticmethod
         def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
             return map_over_batch(info, in_dims, arguments, tensors)
 
-    return NotTwiceDifferentiable
+    return NotDifferentiableAgain
 
 
 def map_over_batch(

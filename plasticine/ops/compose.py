@@ -21,9 +21,9 @@ from plasticine.ops._native_interface import (
 from plasticine.ops._operator import (
     Operator,
     map_over_batch,
-    not_twice_differentiable,
     reference_gradients,
 )
+from plasticine.ops._warp_double_backward import differentiate_backward
 
 Gradients = tuple[Tensor | None, Tensor | None]
 
@@ -44,7 +44,7 @@ def compose(u: Tensor, v: Tensor, *, padding: str = "border", backend: str = "au
     Either may have a batch of 1 where the other has N.
 
     Returns:
-        ``(N, d, *spatial)`` in the dtype of ``u``. Differentiable once with respect to both.
+        ``(N, d, *spatial)`` in the dtype of ``u``. Differentiable twice with respect to both.
 
     Raises:
         TypeError: an argument is no tensor, or of a dtype that is not served.
@@ -134,6 +134,35 @@ class _Compose(torch.autograd.Function):
         return map_over_batch(info, in_dims, arguments, 2)
 
 
+class _ComposeBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(*arguments: Any) -> Any:
+        return arguments[-1](*arguments[:-1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[:3])
+        ctx.options = inputs[3:5]
+        ctx.found = inputs[5]
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        padding, backend = ctx.options
+        directions = [x if found else None for x, found in zip(cotangents, ctx.found, strict=True)]
+        results = differentiate_backward(
+            (*directions, None),
+            (*ctx.saved_tensors, None),
+            ("linear", padding, True, backend),
+            (*ctx.needs_input_grad[:3], False),
+        )
+        return (*results[:3], None, None, None, None)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        return map_over_batch(info, in_dims, arguments, 3)
+
+
 COMPOSE = Operator(
     "compose(Tensor u, Tensor v, str padding, str backend) -> Tensor",
     _forward,
@@ -146,7 +175,7 @@ COMPOSE_BACKWARD = Operator(
     " -> (Tensor, Tensor)",
     _backward,
     _backward_fake,
-    not_twice_differentiable("compose", 3),
+    _ComposeBackward,
     tensors=3,
     unchecked=_backward_unchecked,
 )

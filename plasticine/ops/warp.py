@@ -11,8 +11,9 @@ from torch import Tensor
 from plasticine import backends
 from plasticine.ops import _checks
 from plasticine.ops._native_interface import MODE_CODES, PADDING_CODES, device_type
-from plasticine.ops._operator import Operator, map_over_batch, not_twice_differentiable
+from plasticine.ops._operator import Operator, map_over_batch
 from plasticine.ops._warp_backends import BACKWARD, FORWARD, Gradients
+from plasticine.ops._warp_double_backward import WarpBackward
 
 
 def warp(
@@ -46,7 +47,7 @@ def warp(
     Any of the three tensors may have a batch of 1 where the others have N.
 
     Returns:
-        ``(N, C, *output_spatial)`` in the image's dtype. Differentiable once with respect to the
+        ``(N, C, *output_spatial)`` in the image's dtype. Differentiable twice with respect to the
         image, the displacement and the affine.
 
     Raises:
@@ -209,7 +210,7 @@ WARP_BACKWARD = Operator(
     " str padding, str backend, bool[3] needs) -> (Tensor, Tensor, Tensor)",
     _backward,
     _backward_fake,
-    not_twice_differentiable("warp", 4),
+    WarpBackward,
     tensors=4,
     unchecked=_backward_unchecked,
 )
