@@ -28,7 +28,15 @@ OPERATORS = {
     "cuda": frozenset({"warp"}),
     "triton": frozenset({"warp"}),
     "reference": frozenset(
-        {"warp", "warp_double_backward", "compose", "exponential", "jacobian", "folding"}
+        {
+            "warp",
+            "warp_double_backward",
+            "compose",
+            "exponential",
+            "jacobian",
+            "jacobian_double_backward",
+            "folding",
+        }
     ),
 }
 
@@ -133,7 +141,7 @@ def choose(requested: str, operator: str, device: str) -> str:
 
     Args:
         requested: "auto", or a backend by name.
-        operator: "warp", "warp_double_backward", "compose", "exponential", "jacobian" or "folding".
+        operator: one of OPERATORS: "warp", "compose", ...
         device: the type of the tensors' device: "cpu", "cuda", ...
 
     Returns:
