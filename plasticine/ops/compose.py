@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from plasticine import backends, reference
-from plasticine.ops import _checks
+from plasticine.ops import _autocast, _checks
 from plasticine.ops._native_interface import (
     PADDING_CODES,
     contiguous_like,
@@ -41,7 +41,8 @@ def compose(u: Tensor, v: Tensor, *, padding: str = "border", backend: str = "au
             use zeros.
         backend: "auto", "cpu", "cuda", "triton" or "reference"; see :mod:`plasticine.backends`.
 
-    Either may have a batch of 1 where the other has N.
+    Either may have a batch of 1 where the other has N. Under ``torch.autocast`` half fields are
+    composed, and returned, in float32.
 
     Returns:
         ``(N, d, *spatial)`` in the dtype of ``u``. Differentiable twice with respect to both.
@@ -53,6 +54,11 @@ def compose(u: Tensor, v: Tensor, *, padding: str = "border", backend: str = "au
     """
     _checks.is_tensor(u, "u")
     _checks.is_tensor(v, "v")
+    if _autocast.is_any_enabled():
+        # One field is widened once, so that its two gradients are added in float32.
+        one = v is u
+        u = _autocast.single(u)
+        v = u if one else _autocast.single(v)
     if u.shape[0] != v.shape[0]:
         if u.shape[0] == 1:
             u = u.expand(v.shape[0], *u.shape[1:])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from plasticine import backends, reference
-from plasticine.ops import _checks
+from plasticine.ops import _autocast, _checks
 from plasticine.ops._native_interface import (
     SCHEME_CODES,
     contiguous_like,
@@ -36,7 +36,8 @@ def jacobian_determinant(
 
     Args:
         displacement: ``(N, d, *spatial)``, 2D or 3D, float32, float64, float16 or bfloat16, in
-            voxels, or in the unit of ``spacing``. Half types are computed in float32.
+            voxels, or in the unit of ``spacing``. Half types are computed in float32, and returned
+            in it under ``torch.autocast``.
         scheme: the finite differences: "central" (one-sided at the border), "forward" or
             "backward" (falling back to the other side at the last or first voxel). An axis of
             length 1 has derivative 0.
@@ -54,6 +55,8 @@ def jacobian_determinant(
     """
     _checks.is_tensor(displacement, "displacement")
     ndim = _checks.field(displacement, "displacement")
+    if _autocast.is_any_enabled():
+        displacement = _autocast.single(displacement)
     return JACOBIAN(displacement, scheme, _checks.spacing_of(spacing, ndim), backend)
 
 

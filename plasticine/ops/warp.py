@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from plasticine import backends
-from plasticine.ops import _checks
+from plasticine.ops import _autocast, _checks
 from plasticine.ops._native_interface import MODE_CODES, PADDING_CODES, device_type
 from plasticine.ops._operator import Operator, map_over_batch
 from plasticine.ops._warp_backends import BACKWARD, FORWARD, Gradients
@@ -44,7 +44,8 @@ def warp(
             (about the centres of its outermost voxels).
         backend: "auto", "cpu", "cuda", "triton" or "reference"; see :mod:`plasticine.backends`.
 
-    Any of the three tensors may have a batch of 1 where the others have N.
+    Any of the three tensors may have a batch of 1 where the others have N. Under ``torch.autocast``
+    they take the widest of their dtypes where they do not fit as they are.
 
     Returns:
         ``(N, C, *output_spatial)`` in the image's dtype. Differentiable twice with respect to the
@@ -59,6 +60,8 @@ def warp(
     _checks.is_tensor(displacement, "displacement")
     if affine is not None:
         _checks.is_tensor(affine, "affine")
+    if _autocast.is_any_enabled():
+        image, displacement, affine = _autocast.widest(image, displacement, affine)
     batch = displacement.shape[0]
     if image.shape[0] != batch or (affine is not None and affine.shape[0] != batch):
         image, displacement, affine = _broadcast_batch(image, displacement, affine)
