@@ -18,7 +18,7 @@ from plasticine.ops._native_interface import (
     native_or_none,
     threads_for,
 )
-from plasticine.ops._operator import Operator, map_over_batch, not_differentiable_again
+from plasticine.ops._operator import Operator, not_differentiable_again
 from plasticine.ops._warp_backends import FORWARD
 
 # A tuple: autograd takes a list of tensors for one result that is none, and loses them.
@@ -28,39 +28,13 @@ Results = tuple[Tensor | None, ...]
 MODES = ("linear", "nearest")
 
 
-class WarpBackward(torch.autograd.Function):
-    """The autograd formula of ``warp_backward``."""
-
-    @staticmethod
-    def forward(*arguments: Any) -> Any:
-        return arguments[-1](*arguments[:-1])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:4])
-        ctx.options = inputs[4:7]
-        ctx.found = inputs[7]
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        mode, padding, backend = ctx.options
-        if mode not in MODES:
-            raise RuntimeError(
-                f"plasticine.warp has no second derivative in mode {mode!r}: its gradient cannot "
-                "be differentiated again (create_graph=True followed by a second backward)"
-            )
-        # What stands for a gradient that was not asked for has no cotangent.
-        directions = [x if found else None for x, found in zip(cotangents, ctx.found, strict=True)]
-        needs = ctx.needs_input_grad[:4]
-        results = differentiate_backward(
-            directions, ctx.saved_tensors, (mode, padding, False, backend), needs
+def require_second_derivative(mode: str) -> None:
+    """Raises RuntimeError where the warp's gradient cannot be differentiated."""
+    if mode not in MODES:
+        raise RuntimeError(
+            f"plasticine.warp has no second derivative in mode {mode!r}: its gradient cannot be "
+            "differentiated again (create_graph=True followed by a second backward)"
         )
-        return (*results, None, None, None, None, None)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
-        return map_over_batch(info, in_dims, arguments, 4)
 
 
 def differentiate_backward(
@@ -84,6 +58,54 @@ def differentiate_backward(
         return [None] * 4
     results = WARP_DOUBLE_BACKWARD.from_autograd(*directions, *saved, *options, needs)
     return [x if need else None for x, need in zip(results, needs, strict=True)]
+
+
+def tangent_of_result(
+    tangents: Sequence[Tensor | None], inputs: Sequence[Tensor | None], options: Sequence[Any]
+) -> Tensor:
+    """The derivative of a warp along tangents of its inputs.
+
+    Args:
+        tangents: of image, displacement and affine, or None.
+        inputs: image, displacement and affine.
+        options: mode, padding, add and backend.
+    """
+    image, displacement, _ = inputs
+    assert image is not None
+    assert displacement is not None
+    # It does not depend on the gradient, whose shape is asked for.
+    grad = image.new_zeros(()).expand(image.shape[:2] + displacement.shape[2:])
+    needs = [True, False, False, False]
+    return WARP_DOUBLE_BACKWARD(*tangents, grad, *inputs, *options, needs)[0]
+
+
+def tangents_of_gradients(
+    of_grad: Sequence[Tensor],
+    tangents: Sequence[Tensor | None],
+    saved: Sequence[Tensor | None],
+    options: Sequence[Any],
+    found: Sequence[bool],
+) -> tuple[Tensor, ...]:
+    """The derivatives of a warp's gradients along tangents.
+
+    Args:
+        of_grad: what the tangent of grad gives; nothing where it has none.
+        tangents: of image, displacement and affine, or None.
+        saved: grad, image, displacement and affine.
+        options: mode, padding, add and backend.
+        found: which gradients were computed.
+    """
+    grad = saved[0]
+    assert grad is not None
+    if all(x is None for x in tangents):
+        of_inputs = [grad.new_zeros(1).expand(x.shape) for x in of_grad]
+    else:
+        # The Hessian is symmetric: its product with a direction is the tangent as well.
+        needs = [False, *found]
+        of_inputs = WARP_DOUBLE_BACKWARD(*tangents, *saved, *options, needs)[1:]
+    if not of_grad:
+        return tuple(of_inputs)
+    return tuple(x + y for x, y in zip(of_grad, of_inputs, strict=True))
 
 
 def check(

@@ -20,10 +20,15 @@ from plasticine.ops._native_interface import (
 )
 from plasticine.ops._operator import (
     Operator,
+    keep_for_tangents,
     map_over_batch,
     reference_gradients,
 )
-from plasticine.ops._warp_double_backward import differentiate_backward
+from plasticine.ops._warp_double_backward import (
+    differentiate_backward,
+    tangent_of_result,
+    tangents_of_gradients,
+)
 
 Gradients = tuple[Tensor | None, Tensor | None]
 
@@ -126,6 +131,7 @@ class _Compose(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:2])
+        keep_for_tangents(ctx, *inputs[:2])
         ctx.options = inputs[2:4]
 
     @staticmethod
@@ -134,6 +140,12 @@ class _Compose(torch.autograd.Function):
         gradients = COMPOSE_BACKWARD.from_autograd(grad, *ctx.saved_tensors, *ctx.options, needs)
         wanted = [x if need else None for x, need in zip(gradients, needs, strict=True)]
         return (*wanted, None, None, None)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        padding, backend = ctx.options
+        options = ("linear", padding, True, backend)
+        return tangent_of_result((*tangents[:2], None), (*ctx.saved_tensors, None), options)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
@@ -149,6 +161,7 @@ class _ComposeBackward(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs[:3])
+        keep_for_tangents(ctx, *inputs[:3])
         ctx.options = inputs[3:5]
         ctx.found = inputs[5]
 
@@ -163,6 +176,25 @@ class _ComposeBackward(torch.autograd.Function):
             (*ctx.needs_input_grad[:3], False),
         )
         return (*results[:3], None, None, None, None)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, ...]:
+        padding, backend = ctx.options
+        saved = ctx.saved_tensors
+        of_grad: tuple[Tensor, ...] = ()
+        if tangents[0] is not None:
+            of_grad = (
+                *COMPOSE_BACKWARD(tangents[0], *saved[1:], *ctx.options, ctx.found),
+                saved[0].new_zeros(0),
+            )
+        results = tangents_of_gradients(
+            of_grad,
+            (*tangents[1:3], None),
+            (*saved, None),
+            ("linear", padding, True, backend),
+            (*ctx.found, False),
+        )
+        return results[:2]
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:

@@ -11,9 +11,14 @@ from torch import Tensor
 from plasticine import backends
 from plasticine.ops import _autocast, _checks
 from plasticine.ops._native_interface import MODE_CODES, PADDING_CODES, device_type
-from plasticine.ops._operator import Operator, map_over_batch
+from plasticine.ops._operator import Operator, keep_for_tangents, map_over_batch
 from plasticine.ops._warp_backends import BACKWARD, FORWARD, Gradients
-from plasticine.ops._warp_double_backward import WarpBackward
+from plasticine.ops._warp_double_backward import (
+    differentiate_backward,
+    require_second_derivative,
+    tangent_of_result,
+    tangents_of_gradients,
+)
 
 
 def warp(
@@ -177,6 +182,7 @@ class _Warp(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:3])
+        keep_for_tangents(ctx, *inputs[:3])
         ctx.options = inputs[3:6]
 
     @staticmethod
@@ -196,8 +202,57 @@ class _Warp(torch.autograd.Function):
         )
 
     @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        mode, padding, backend = ctx.options
+        require_second_derivative(mode)  # the same kernel's
+        return tangent_of_result(tangents[:3], ctx.saved_tensors, (mode, padding, False, backend))
+
+    @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
         return map_over_batch(info, in_dims, arguments, 3)
+
+
+class _WarpBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(*arguments: Any) -> Any:
+        return arguments[-1](*arguments[:-1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[:4])
+        keep_for_tangents(ctx, *inputs[:4])
+        ctx.options = inputs[4:7]
+        ctx.found = inputs[7]
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        mode, padding, backend = ctx.options
+        require_second_derivative(mode)
+        # What stands for a gradient that was not asked for has no cotangent.
+        directions = [x if found else None for x, found in zip(cotangents, ctx.found, strict=True)]
+        results = differentiate_backward(
+            directions,
+            ctx.saved_tensors,
+            (mode, padding, False, backend),
+            ctx.needs_input_grad[:4],
+        )
+        return (*results, None, None, None, None, None)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, ...]:
+        mode, padding, backend = ctx.options
+        require_second_derivative(mode)
+        saved = ctx.saved_tensors
+        of_grad: tuple[Tensor, ...] = ()
+        if tangents[0] is not None:
+            of_grad = WARP_BACKWARD(tangents[0], *saved[1:], *ctx.options, ctx.found)
+        options = (mode, padding, False, backend)
+        return tangents_of_gradients(of_grad, tangents[1:4], saved, options, ctx.found)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        return map_over_batch(info, in_dims, arguments, 4)
 
 
 WARP = Operator(
@@ -213,7 +268,7 @@ WARP_BACKWARD = Operator(
     " str padding, str backend, bool[3] needs) -> (Tensor, Tensor, Tensor)",
     _backward,
     _backward_fake,
-    WarpBackward,
+    _WarpBackward,
     tensors=4,
     unchecked=_backward_unchecked,
 )
