@@ -169,7 +169,11 @@ def _is_plain(tensors: Sequence[Tensor | None]) -> bool:
         return False
     for x in tensors:
         if x is not None and (
-            type(x) not in _PLAIN_TYPES or not (x.is_cpu or x.is_cuda) or x.is_neg()
+            type(x) not in _PLAIN_TYPES
+            or not (x.is_cpu or x.is_cuda)
+            or x.is_neg()
+            # What a transform that has ended leaves behind, as when torch.func.vjp pulls back.
+            or torch._C._functorch.is_functorch_wrapped_tensor(x)
         ):
             return False
     return True
