@@ -50,7 +50,8 @@ def compose(u: Tensor, v: Tensor, *, padding: str = "border", backend: str = "au
     composed, and returned, in float32.
 
     Returns:
-        ``(N, d, *spatial)`` in the dtype of ``u``. Differentiable twice with respect to both.
+        ``(N, d, *spatial)`` in the dtype of ``u``. Differentiable twice with respect to both, and
+        in forward mode.
 
     Raises:
         TypeError: an argument is no tensor, or of a dtype that is not served.

@@ -54,7 +54,7 @@ def warp(
 
     Returns:
         ``(N, C, *output_spatial)`` in the image's dtype. Differentiable twice with respect to the
-        image, the displacement and the affine.
+        image, the displacement and the affine, and in forward mode.
 
     Raises:
         TypeError: an argument is no tensor, or of a dtype that is not served.
