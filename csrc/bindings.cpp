@@ -14,6 +14,7 @@
 #include "folding/folding_cpu.h"
 #include "jacobian/jacobian_cpu.h"
 #include "warp/warp_cpu.h"
+#include "warp/warp_double_backward.h"
 
 namespace py = pybind11;
 
@@ -54,6 +55,31 @@ void bind_warp_backward(const Tensor& grad_out, const Tensor& image, const Tenso
   call.padding = static_cast<Padding>(padding);
   call.threads = threads;
   warp_backward(call);
+}
+
+void bind_warp_double_backward(const MaybeTensor& image_direction,
+                               const MaybeTensor& field_direction,
+                               const MaybeTensor& affine_direction, const Tensor& grad_out,
+                               const Tensor& image, const Tensor& displacement,
+                               const MaybeTensor& affine, const MaybeTensor& to_grad_out,
+                               const MaybeTensor& to_image, const MaybeTensor& to_displacement,
+                               const MaybeTensor& to_affine, int padding, bool add, int threads) {
+  WarpDoubleBackward call;
+  call.image_direction = or_null(image_direction);
+  call.field_direction = or_null(field_direction);
+  call.affine_direction = or_null(affine_direction);
+  call.grad_out = grad_out;
+  call.image = image;
+  call.displacement = displacement;
+  call.affine = or_null(affine);
+  call.to_grad_out = or_null(to_grad_out);
+  call.to_image = or_null(to_image);
+  call.to_displacement = or_null(to_displacement);
+  call.to_affine = or_null(to_affine);
+  call.padding = static_cast<Padding>(padding);
+  call.add = add;
+  call.threads = threads;
+  warp_double_backward(call);
 }
 
 void bind_compose_forward(const Tensor& u, const Tensor& v, const Tensor& out, int padding,
@@ -125,6 +151,7 @@ PYBIND11_MODULE(_native, module) {
   module.doc() = "CPU operators of plasticine; called through plasticine.ops, which validates.";
   module.def("warp_forward", &bind_warp_forward, release());
   module.def("warp_backward", &bind_warp_backward, release());
+  module.def("warp_double_backward", &bind_warp_double_backward, release());
   module.def("compose_forward", &bind_compose_forward, release());
   module.def("compose_backward", &bind_compose_backward, release());
   module.def("exponential_forward", &bind_exponential_forward, release());

@@ -22,10 +22,22 @@ BACKENDS = ("cpu", "cuda", "triton", "reference")
 
 #: The operators that each backend holds.
 OPERATORS = {
-    "cpu": frozenset({"warp", "compose", "exponential", "jacobian", "folding"}),
+    "cpu": frozenset(
+        {"warp", "warp_double_backward", "compose", "exponential", "jacobian", "folding"}
+    ),
     "cuda": frozenset({"warp"}),
     "triton": frozenset({"warp"}),
-    "reference": frozenset({"warp", "compose", "exponential", "jacobian", "folding"}),
+    "reference": frozenset(
+        {
+            "warp",
+            "warp_double_backward",
+            "compose",
+            "exponential",
+            "jacobian",
+            "jacobian_double_backward",
+            "folding",
+        }
+    ),
 }
 
 
@@ -129,7 +141,7 @@ def choose(requested: str, operator: str, device: str) -> str:
 
     Args:
         requested: "auto", or a backend by name.
-        operator: "warp", "compose", "exponential", "jacobian" or "folding".
+        operator: one of OPERATORS: "warp", "compose", ...
         device: the type of the tensors' device: "cpu", "cuda", ...
 
     Returns:

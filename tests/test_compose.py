@@ -176,14 +176,6 @@ def test_gradcheck(served, generator):
             )
 
 
-def test_a_second_derivative_is_refused(served, generator):
-    u, v = (x.to(served.device).requires_grad_() for x in make_inputs(generator, SIZES["2d"]))
-    result = plasticine.compose(u, v, backend=served.backend).square().sum()
-    (gradient,) = torch.autograd.grad(result, u, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"plasticine\.compose has no second derivative"):
-        gradient.sum().backward()
-
-
 def test_the_same_bits_for_any_number_of_threads(native, generator):
     u, v = (x.float() for x in make_inputs(generator, ((9, 8, 33), (13, 11, 37)), batch=1))
     v[:, :, :5] -= 4  # crowd one border

@@ -10,7 +10,7 @@ from torch import Tensor
 import plasticine
 from plasticine import reference
 from plasticine.ops._native_interface import SHARED_SIZE
-from plasticine.ops.jacobian import JACOBIAN, JACOBIAN_BACKWARD
+from plasticine.ops.jacobian import JACOBIAN, JACOBIAN_BACKWARD, JACOBIAN_DOUBLE_BACKWARD
 
 OPERATOR = "jacobian"
 
@@ -188,11 +188,32 @@ def test_gradcheck(served, generator):
             )
 
 
-def test_a_second_derivative_is_refused(served, generator):
-    field = make_field(generator, SIZES["2d"]).to(served.device).requires_grad_()
-    result = plasticine.jacobian_determinant(field, backend=served.backend)
-    (gradient,) = torch.autograd.grad(result.square().sum(), field, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"jacobian_determinant has no second derivative"):
+@pytest.mark.parametrize("size", ["2d", "3d"])
+@pytest.mark.parametrize("scheme", ["central", "forward", "backward"])
+def test_gradgradcheck(generator, size, scheme):
+    field = make_field(generator, SIZES[size], batch=1).requires_grad_()
+    spacing = [0.5, 2.0, 1.5][: field.shape[1]]
+    torch.autograd.gradgradcheck(
+        lambda u: plasticine.jacobian_determinant(u, scheme=scheme, spacing=spacing),
+        field,
+        fast_mode=True,
+    )
+
+
+def test_a_third_derivative_is_refused(generator):
+    field = make_field(generator, SIZES["3d"]).requires_grad_()
+    result = plasticine.jacobian_determinant(field).square().sum()
+    (first,) = torch.autograd.grad(result, field, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), field, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"jacobian_determinant has no third derivative"):
+        second.sum().backward()
+
+
+def test_a_second_derivative_by_a_backend_without_it_is_refused(native, generator):
+    field = make_field(generator, SIZES["2d"]).requires_grad_()
+    result = plasticine.jacobian_determinant(field, backend="cpu").square().sum()
+    (gradient,) = torch.autograd.grad(result, field, create_graph=True)
+    with pytest.raises(RuntimeError, match="'cpu' cannot serve jacobian_double_backward"):
         gradient.sum().backward()
 
 
@@ -218,6 +239,9 @@ def test_opcheck(served, generator):
     options = ("central", [1.0, 2.0], served.backend)
     torch.library.opcheck(JACOBIAN_BACKWARD.overload, (field[:, :1], field, *options))
     torch.library.opcheck(JACOBIAN.overload, (field.requires_grad_(), *options))
+    field = field.detach()
+    arguments = (field, field[:, :1], field, *options[:2], "auto", [True, False])
+    torch.library.opcheck(JACOBIAN_DOUBLE_BACKWARD.overload, arguments)
 
 
 def test_function_transforms(served, generator):

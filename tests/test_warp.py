@@ -416,16 +416,6 @@ def test_gradcheck(served, generator):
             )
 
 
-def test_a_second_derivative_is_refused(served, generator):
-    image, displacement, _ = (x.to(served.device) for x in make_inputs(generator, SIZES["2d"]))
-    displacement.requires_grad_()
-    result = plasticine.warp(image, displacement, backend=served.backend)
-    (gradient,) = torch.autograd.grad(result.square().sum(), displacement, create_graph=True)
-    assert gradient.requires_grad
-    with pytest.raises(RuntimeError, match=r"plasticine\.warp has no second derivative"):
-        gradient.sum().backward()
-
-
 @pytest.mark.parametrize("image_size", [(9, 8, 33), (3, 4, 35), (11, 67)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_the_same_bits_for_any_number_of_threads(native, generator, image_size, dtype):

@@ -85,9 +85,10 @@ class Folding {
         field.for_each_piece([&](std::int64_t start, int n, const DifferenceRows<T>& differences) {
           select_jacobian_rows<T>().determinant(differences, n, jacobian.data() + start);
         });
-        select_folding_rows<T>().add_jacobians(jacobian.data() + first_[2],
-                                               static_cast<int>(last_[2] - first_[2]), shift,
-                                               &sums->jacobian);
+        for_each_part(first_[2], last_[2], [&](std::int64_t start, int n) {
+          select_folding_rows<T>().add_jacobians(jacobian.data() + start, n, shift,
+                                                 &sums->jacobian);
+        });
       }
       add_cells(sample, plane, row, &corners, &sums->volume);
     }
@@ -109,8 +110,15 @@ class Folding {
         corner[i][line] = field->row(sample, i, plane + (line >> 1), row + (line & 1), line);
       }
     }
-    select_folding_rows<T>().add_cells(shape_.ndim, corner, scale,
-                                       static_cast<int>(shape_.size[2] - 1), volume);
+    for_each_part(0, shape_.size[2] - 1, [&](std::int64_t start, int n) {
+      const T* part[3][4];
+      for (int i = 0; i < shape_.ndim; ++i) {
+        for (int line = 0; line < (volumetric ? 4 : 2); ++line) {
+          part[i][line] = corner[i][line] + start;
+        }
+      }
+      select_folding_rows<T>().add_cells(shape_.ndim, part, scale, n, volume);
+    });
   }
 
   void finish(const TaskSums* sums, double* statistics) const {

@@ -26,6 +26,16 @@ struct FieldShape {
   }
 };
 
+// Calls visit(start, n) for pieces of [first, last) whose length an int holds, as the inner loops
+// count.
+template <typename Visit>
+void for_each_part(std::int64_t first, std::int64_t last, const Visit& visit) {
+  constexpr std::int64_t kLongest = std::int64_t{1} << 30;
+  for (std::int64_t start = first; start < last; start += kLongest) {
+    visit(start, static_cast<int>(std::min(kLongest, last - start)));
+  }
+}
+
 // The rows of the neighbourhood of one row, for every component. In place where they lie in memory
 // as T, otherwise converted into a buffer.
 template <typename T>
@@ -58,8 +68,11 @@ class FieldRows {
     T* target = buffer_.data() + (component * kNeighbours + slot) * shape_.size[2];
     const char* source =
         static_cast<const char*>(field_.data) + offset * element_size(field_.dtype);
-    select_convert_rows<T>().load[static_cast<int>(field_.dtype)](
-        source, strides[2], static_cast<int>(shape_.size[2]), target);
+    const auto load = select_convert_rows<T>().load[static_cast<int>(field_.dtype)];
+    const std::int64_t step = strides[2] * element_size(field_.dtype);
+    for_each_part(0, shape_.size[2], [&](std::int64_t start, int n) {
+      load(source + start * step, strides[2], n, target + start);
+    });
     return target;
   }
 
@@ -89,9 +102,7 @@ class FieldRows {
   void for_each_piece(const Visit& visit) const {
     const std::int64_t columns = shape_.size[2];
     visit_piece(0, 1, visit);
-    if (columns > 2) {
-      visit_piece(1, static_cast<int>(columns - 2), visit);
-    }
+    for_each_part(1, columns - 1, [&](std::int64_t start, int n) { visit_piece(start, n, visit); });
     if (columns > 1) {
       visit_piece(columns - 1, 1, visit);
     }

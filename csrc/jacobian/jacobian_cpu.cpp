@@ -39,7 +39,9 @@ void forward(const Tensor& displacement, const Tensor& out, Scheme scheme, const
         rows.determinant(differences, n, result.data() + start);
       });
       char* target = static_cast<char*>(out.data) + line * columns * element_size(out.dtype);
-      store(result.data(), static_cast<int>(columns), target);
+      for_each_part(0, columns, [&](std::int64_t start, int n) {
+        store(result.data() + start, n, target + start * element_size(out.dtype));
+      });
     }
   });
 }
@@ -93,8 +95,12 @@ class BackwardTile {
     for (std::int64_t row = std::max<std::int64_t>(first_row_ - 1, 0); row < end; ++row) {
       const std::int64_t offset = sample_ * grad_out_.strides[0] + row * strides[1] +
                                   (shape_.ndim == 3 ? plane * strides[0] : 0);
-      load(static_cast<const char*>(grad_out_.data) + offset * element_size(grad_out_.dtype),
-           strides[2], static_cast<int>(shape_.size[2]), grad_.data());
+      const char* source =
+          static_cast<const char*>(grad_out_.data) + offset * element_size(grad_out_.dtype);
+      for_each_part(0, shape_.size[2], [&](std::int64_t start, int n) {
+        load(source + start * strides[2] * element_size(grad_out_.dtype), strides[2], n,
+             grad_.data() + start);
+      });
       field_.move_to(sample_, plane, row);
       field_.for_each_piece([&](std::int64_t start, int n, const DifferenceRows<T>& differences) {
         T* targets[9];
@@ -117,16 +123,17 @@ class BackwardTile {
       for (std::int64_t x = 0; x < edge; ++x) {
         gather_piece(i, plane, row, x, 1);
       }
-      if (columns > 4) {
-        gather_piece(i, plane, row, 2, static_cast<int>(columns - 4));
-      }
+      for_each_part(2, columns - 2,
+                    [&](std::int64_t x, int n) { gather_piece(i, plane, row, x, n); });
       for (std::int64_t x = std::max(edge, columns - 2); x < columns; ++x) {
         gather_piece(i, plane, row, x, 1);
       }
       const std::int64_t offset =
           (((sample_ * shape_.ndim + i) * shape_.size[0] + plane) * shape_.size[1] + row) * columns;
-      store(result_.data(), static_cast<int>(columns),
-            static_cast<char*>(out_.data) + offset * element_size(out_.dtype));
+      char* target = static_cast<char*>(out_.data) + offset * element_size(out_.dtype);
+      for_each_part(0, columns, [&](std::int64_t start, int n) {
+        store(result_.data() + start, n, target + start * element_size(out_.dtype));
+      });
     }
   }
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 LIBRARY = torch.library.Library("plasticine", "FRAGMENT")
 
@@ -63,7 +64,7 @@ class Operator:
         LIBRARY.impl(self.name, self._autograd, "Autograd", with_keyset=True)
 
         def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
-            return function.vmap(info, in_dims, *arguments, self.overload)
+            return function.vmap(info, in_dims, *arguments, self._below_transform)
 
         torch.library.register_vmap(f"plasticine::{self.name}", vmap, lib=LIBRARY)
 
@@ -79,13 +80,22 @@ class Operator:
         if torch.compiler.is_compiling():
             return self.overload(*arguments)
         if torch._C._are_functorch_transforms_active():
-            return self._function.apply(*arguments, self.overload)
+            return self._function.apply(*arguments, self._below_transform)
+        if forward_ad._current_level >= 0:
+            # The formula says what the tangents are, or that it knows none.
+            return self._function.apply(*arguments, _without_tangents(kernel))
         inputs = arguments[: self._tensors]
         if not _is_plain(inputs):
             return self.overload(*arguments)
         if _is_recorded(inputs):
             return self._apply(*arguments, kernel)
         return kernel(*arguments)
+
+    def _below_transform(self, *arguments: Any) -> Any:
+        """What a transform's rule calls: there may be another transform below it."""
+        if torch._C._are_functorch_transforms_active():
+            return self._function.apply(*arguments, self._below_transform)
+        return self.overload(*arguments)
 
     def _dispatched(self, *arguments: Any) -> Any:
         """The kernel as the dispatcher calls it: also with subclasses, whose methods may differ."""
@@ -107,6 +117,17 @@ class Operator:
         if _is_recorded(arguments[: self._tensors]):
             return self._apply(*arguments, below)
         return below(*arguments)
+
+
+def _without_tangents(kernel: Kernel) -> Kernel:
+    """A kernel that leaves forward-mode differentiation to the formula around it."""
+
+    def execute(*arguments: Any) -> Any:
+        return kernel(
+            *(forward_ad.unpack_dual(x).primal if isinstance(x, Tensor) else x for x in arguments)
+        )
+
+    return execute
 
 
 def _is_recorded(tensors: Sequence[Tensor | None]) -> bool:
@@ -148,7 +169,11 @@ def _is_plain(tensors: Sequence[Tensor | None]) -> bool:
         return False
     for x in tensors:
         if x is not None and (
-            type(x) not in _PLAIN_TYPES or not (x.is_cpu or x.is_cuda) or x.is_neg()
+            type(x) not in _PLAIN_TYPES
+            or not (x.is_cpu or x.is_cuda)
+            or x.is_neg()
+            # What a transform that has ended leaves behind, as when torch.func.vjp pulls back.
+            or torch._C._functorch.is_functorch_wrapped_tensor(x)
         ):
             return False
     return True
@@ -161,8 +186,22 @@ def not_twice_differentiable(name: str, tensors: int) -> type[torch.autograd.Fun
         name: the public operator's name.
         tensors: how many leading arguments are tensors.
     """
+    return not_differentiable_again(
+        f"plasticine.{name} has no second derivative: its gradient cannot be differentiated again "
+        "(create_graph=True followed by a second backward)",
+        tensors,
+    )
 
-    class NotTwiceDifferentiable(torch.autograd.Function):
+
+def not_differentiable_again(message: str, tensors: int) -> type[torch.autograd.Function]:
+    """The autograd function of an operator that has no derivative: it says so.
+
+    Args:
+        message: the error's.
+        tensors: how many leading arguments are tensors.
+    """
+
+    class NotDifferentiableAgain(torch.autograd.Function):
         @staticmethod
         def forward(*arguments: Any) -> Any:
             return arguments[-1](*arguments[:-1])
@@ -173,22 +212,28 @@ def not_twice_differentiable(name: str, tensors: int) -> type[torch.autograd.Fun
 
         @staticmethod
         def backward(ctx: Any, *gradients: Tensor) -> Any:
-            raise RuntimeError(
-                f"plasticine.{name} has no second derivative: its gradient cannot be "
-                "differentiated again (create_graph=True followed by a second backward)"
-            )
+            raise RuntimeError(message)
 
         @staticmethod
         def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
             return map_over_batch(info, in_dims, arguments, tensors)
 
-    return NotTwiceDifferentiable
+    return NotDifferentiableAgain
+
+
+def keep_for_tangents(ctx: Any, *tensors: Tensor | None) -> None:
+    """Saves tensors for a formula's ``jvp``, where forward-mode differentiation is on."""
+    if forward_ad._current_level >= 0:
+        ctx.save_for_forward(*tensors)
 
 
 def map_over_batch(
     info: Any, in_dims: tuple[Any, ...], arguments: tuple[Any, ...], tensors: int
 ) -> tuple[Any, Any]:
     """A vmap rule for operators whose tensors all begin with the batch axis: fold vmap's into it.
+
+    A tensor that is not mapped is a view of stride 0 where its own batch is 1; a larger batch would
+    have to interleave with the mapped axis, and is copied.
 
     Args:
         info: with ``batch_size``, as vmap rules receive it.

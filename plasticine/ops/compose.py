@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from plasticine import backends, reference
-from plasticine.ops import _checks
+from plasticine.ops import _autocast, _checks
 from plasticine.ops._native_interface import (
     PADDING_CODES,
     contiguous_like,
@@ -20,9 +20,14 @@ from plasticine.ops._native_interface import (
 )
 from plasticine.ops._operator import (
     Operator,
+    keep_for_tangents,
     map_over_batch,
-    not_twice_differentiable,
     reference_gradients,
+)
+from plasticine.ops._warp_double_backward import (
+    differentiate_backward,
+    tangent_of_result,
+    tangents_of_gradients,
 )
 
 Gradients = tuple[Tensor | None, Tensor | None]
@@ -41,10 +46,12 @@ def compose(u: Tensor, v: Tensor, *, padding: str = "border", backend: str = "au
             use zeros.
         backend: "auto", "cpu", "cuda", "triton" or "reference"; see :mod:`plasticine.backends`.
 
-    Either may have a batch of 1 where the other has N.
+    Either may have a batch of 1 where the other has N. Under ``torch.autocast`` half fields are
+    composed, and returned, in float32.
 
     Returns:
-        ``(N, d, *spatial)`` in the dtype of ``u``. Differentiable once with respect to both.
+        ``(N, d, *spatial)`` in the dtype of ``u``. Differentiable twice with respect to both, and
+        in forward mode.
 
     Raises:
         TypeError: an argument is no tensor, or of a dtype that is not served.
@@ -53,6 +60,11 @@ def compose(u: Tensor, v: Tensor, *, padding: str = "border", backend: str = "au
     """
     _checks.is_tensor(u, "u")
     _checks.is_tensor(v, "v")
+    if _autocast.is_any_enabled():
+        # One field is widened once, so that its two gradients are added in float32.
+        one = v is u
+        u = _autocast.single(u)
+        v = u if one else _autocast.single(v)
     if u.shape[0] != v.shape[0]:
         if u.shape[0] == 1:
             u = u.expand(v.shape[0], *u.shape[1:])
@@ -120,6 +132,7 @@ class _Compose(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:2])
+        keep_for_tangents(ctx, *inputs[:2])
         ctx.options = inputs[2:4]
 
     @staticmethod
@@ -130,8 +143,63 @@ class _Compose(torch.autograd.Function):
         return (*wanted, None, None, None)
 
     @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        padding, backend = ctx.options
+        options = ("linear", padding, True, backend)
+        return tangent_of_result((*tangents[:2], None), (*ctx.saved_tensors, None), options)
+
+    @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
         return map_over_batch(info, in_dims, arguments, 2)
+
+
+class _ComposeBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(*arguments: Any) -> Any:
+        return arguments[-1](*arguments[:-1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[:3])
+        keep_for_tangents(ctx, *inputs[:3])
+        ctx.options = inputs[3:5]
+        ctx.found = inputs[5]
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        padding, backend = ctx.options
+        directions = [x if found else None for x, found in zip(cotangents, ctx.found, strict=True)]
+        results = differentiate_backward(
+            (*directions, None),
+            (*ctx.saved_tensors, None),
+            ("linear", padding, True, backend),
+            (*ctx.needs_input_grad[:3], False),
+        )
+        return (*results[:3], None, None, None, None)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, ...]:
+        padding, backend = ctx.options
+        saved = ctx.saved_tensors
+        of_grad: tuple[Tensor, ...] = ()
+        if tangents[0] is not None:
+            of_grad = (
+                *COMPOSE_BACKWARD(tangents[0], *saved[1:], *ctx.options, ctx.found),
+                saved[0].new_zeros(0),
+            )
+        results = tangents_of_gradients(
+            of_grad,
+            (*tangents[1:3], None),
+            (*saved, None),
+            ("linear", padding, True, backend),
+            (*ctx.found, False),
+        )
+        return results[:2]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        return map_over_batch(info, in_dims, arguments, 3)
 
 
 COMPOSE = Operator(
@@ -146,7 +214,7 @@ COMPOSE_BACKWARD = Operator(
     " -> (Tensor, Tensor)",
     _backward,
     _backward_fake,
-    not_twice_differentiable("compose", 3),
+    _ComposeBackward,
     tensors=3,
     unchecked=_backward_unchecked,
 )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from plasticine import backends, reference
-from plasticine.ops import _checks
+from plasticine.ops import _autocast, _checks
 from plasticine.ops._native_interface import (
     PADDING_CODES,
     contiguous_like,
@@ -77,7 +77,8 @@ def exponential(
 
     Args:
         velocity: ``(N, d, *spatial)`` in voxels, 2D or 3D, float32, float64, float16 or bfloat16.
-            Half types are integrated in float32 and rounded once.
+            Half types are integrated in float32 and rounded once (under ``torch.autocast`` not
+            rounded: the result is float32).
         steps: number of squarings, 0 or more.
         method: how the scaled field is turned into the first displacement: "euler".
         padding: how the field continues outside its grid: "border", "zeros" or "reflection".
@@ -102,6 +103,8 @@ def exponential(
     _checks.one_of(method, "method", _checks.METHODS)
     _checks.one_of(padding, "padding", _checks.PADDINGS)
     _checks.one_of(checkpoint, "checkpoint", _checks.CHECKPOINTS)
+    if _autocast.is_any_enabled():
+        velocity = _autocast.single(velocity)
     precise = velocity.float() if velocity.element_size() < 4 else velocity
     scales = (0.5**steps, -(0.5**steps)) if inverse else (0.5**steps,)
     store = checkpoint == "store" and torch.is_grad_enabled() and velocity.requires_grad

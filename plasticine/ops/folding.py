@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from plasticine import backends, reference
-from plasticine.ops import _checks
+from plasticine.ops import _autocast, _checks
 from plasticine.ops._native_interface import (
     SCHEME_CODES,
     device_type,
@@ -106,6 +106,8 @@ def folding(
     _checks.is_tensor(displacement, "displacement")
     ndim = _checks.field(displacement, "displacement")
     sizes = _checks.spacing_of(spacing, ndim)
+    if _autocast.is_any_enabled():
+        displacement = _autocast.single(displacement)
     statistics = FOLDING(displacement.detach(), scheme, region, sizes, backend)
     folds, count, minimum, maximum, deviation, volume = statistics.unbind(1)
     return Folding(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from plasticine import backends, reference
-from plasticine.ops import _checks
+from plasticine.ops import _autocast, _checks
 from plasticine.ops._native_interface import (
     SCHEME_CODES,
     contiguous_like,
@@ -20,7 +20,7 @@ from plasticine.ops._native_interface import (
 from plasticine.ops._operator import (
     Operator,
     map_over_batch,
-    not_twice_differentiable,
+    not_differentiable_again,
     reference_gradients,
 )
 
@@ -36,7 +36,8 @@ def jacobian_determinant(
 
     Args:
         displacement: ``(N, d, *spatial)``, 2D or 3D, float32, float64, float16 or bfloat16, in
-            voxels, or in the unit of ``spacing``. Half types are computed in float32.
+            voxels, or in the unit of ``spacing``. Half types are computed in float32, and returned
+            in it under ``torch.autocast``.
         scheme: the finite differences: "central" (one-sided at the border), "forward" or
             "backward" (falling back to the other side at the last or first voxel). An axis of
             length 1 has derivative 0.
@@ -44,7 +45,8 @@ def jacobian_determinant(
         backend: "auto", "cpu", "cuda", "triton" or "reference"; see :mod:`plasticine.backends`.
 
     Returns:
-        ``(N, 1, *spatial)`` in the dtype of the displacement. Differentiable once.
+        ``(N, 1, *spatial)`` in the dtype of the displacement. Differentiable twice; the second
+        derivative is the reference's, whatever the device.
 
     Raises:
         TypeError: ``displacement`` is no tensor or of a dtype that is not served.
@@ -53,6 +55,8 @@ def jacobian_determinant(
     """
     _checks.is_tensor(displacement, "displacement")
     ndim = _checks.field(displacement, "displacement")
+    if _autocast.is_any_enabled():
+        displacement = _autocast.single(displacement)
     return JACOBIAN(displacement, scheme, _checks.spacing_of(spacing, ndim), backend)
 
 
@@ -126,6 +130,53 @@ def _reference_backward(
     return gradient
 
 
+def _double_backward(
+    direction: Tensor,
+    grad: Tensor,
+    displacement: Tensor,
+    scheme: str,
+    spacing: Sequence[float],
+    backend: str,
+    needs: list[bool],
+) -> tuple[Tensor, Tensor]:
+    """The gradients of grad and displacement; an empty tensor where not needed."""
+    _check_double_backward(direction, grad, displacement, scheme, spacing)
+    backends.choose(backend, "jacobian_double_backward", device_type(displacement))
+
+    def function(field: Tensor) -> Tensor:
+        return reference.jacobian_determinant(field, scheme, spacing)
+
+    first, second = reference.double_backward(function, (displacement,), (direction,), grad, needs)
+    return (
+        grad.new_empty(0) if first is None else first,
+        grad.new_empty(0) if second is None else second,
+    )
+
+
+def _double_backward_fake(
+    direction: Tensor,
+    grad: Tensor,
+    displacement: Tensor,
+    scheme: str,
+    spacing: Sequence[float],
+    backend: str,
+    needs: list[bool],
+) -> tuple[Tensor, Tensor]:
+    _check_double_backward(direction, grad, displacement, scheme, spacing)
+    return (
+        grad.new_empty(grad.shape if needs[0] else 0),
+        grad.new_empty(displacement.shape if needs[1] else 0),
+    )
+
+
+def _check_double_backward(
+    direction: Tensor, grad: Tensor, displacement: Tensor, scheme: str, spacing: Sequence[float]
+) -> None:
+    check(displacement, scheme, spacing)
+    _checks.gradient(grad, _shape(displacement), displacement)
+    _checks.gradient(direction, displacement.shape, displacement)
+
+
 class _Jacobian(torch.autograd.Function):
     @staticmethod
     def forward(*arguments: Any) -> Tensor:
@@ -145,6 +196,28 @@ class _Jacobian(torch.autograd.Function):
         return map_over_batch(info, in_dims, arguments, 1)
 
 
+class _JacobianBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(*arguments: Any) -> Tensor:
+        return arguments[-1](*arguments[:-1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.options = inputs[2:5]
+
+    @staticmethod
+    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
+        needs = ctx.needs_input_grad[:2]
+        results = JACOBIAN_DOUBLE_BACKWARD(direction, *ctx.saved_tensors, *ctx.options, needs)
+        wanted = [x if need else None for x, need in zip(results, needs, strict=True)]
+        return (*wanted, None, None, None, None)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        return map_over_batch(info, in_dims, arguments, 2)
+
+
 JACOBIAN = Operator(
     "jacobian(Tensor displacement, str scheme, float[] spacing, str backend) -> Tensor",
     _forward,
@@ -157,6 +230,18 @@ JACOBIAN_BACKWARD = Operator(
     " str backend) -> Tensor",
     _backward,
     _backward_fake,
-    not_twice_differentiable("jacobian_determinant", 2),
+    _JacobianBackward,
     tensors=2,
+)
+JACOBIAN_DOUBLE_BACKWARD = Operator(
+    "jacobian_double_backward(Tensor direction, Tensor grad, Tensor displacement, str scheme,"
+    " float[] spacing, str backend, bool[2] needs) -> (Tensor, Tensor)",
+    _double_backward,
+    _double_backward_fake,
+    not_differentiable_again(
+        "plasticine.jacobian_determinant has no third derivative: its second derivative cannot be "
+        "differentiated again (create_graph=True followed by a third backward)",
+        tensors=3,
+    ),
+    tensors=3,
 )

@@ -9,10 +9,16 @@ import torch
 from torch import Tensor
 
 from plasticine import backends
-from plasticine.ops import _checks
+from plasticine.ops import _autocast, _checks
 from plasticine.ops._native_interface import MODE_CODES, PADDING_CODES, device_type
-from plasticine.ops._operator import Operator, map_over_batch, not_twice_differentiable
+from plasticine.ops._operator import Operator, keep_for_tangents, map_over_batch
 from plasticine.ops._warp_backends import BACKWARD, FORWARD, Gradients
+from plasticine.ops._warp_double_backward import (
+    differentiate_backward,
+    require_second_derivative,
+    tangent_of_result,
+    tangents_of_gradients,
+)
 
 
 def warp(
@@ -43,11 +49,12 @@ def warp(
             (about the centres of its outermost voxels).
         backend: "auto", "cpu", "cuda", "triton" or "reference"; see :mod:`plasticine.backends`.
 
-    Any of the three tensors may have a batch of 1 where the others have N.
+    Any of the three tensors may have a batch of 1 where the others have N. Under ``torch.autocast``
+    they take the widest of their dtypes where they do not fit as they are.
 
     Returns:
-        ``(N, C, *output_spatial)`` in the image's dtype. Differentiable once with respect to the
-        image, the displacement and the affine.
+        ``(N, C, *output_spatial)`` in the image's dtype. Differentiable twice with respect to the
+        image, the displacement and the affine, and in forward mode.
 
     Raises:
         TypeError: an argument is no tensor, or of a dtype that is not served.
@@ -58,6 +65,8 @@ def warp(
     _checks.is_tensor(displacement, "displacement")
     if affine is not None:
         _checks.is_tensor(affine, "affine")
+    if _autocast.is_any_enabled():
+        image, displacement, affine = _autocast.widest(image, displacement, affine)
     batch = displacement.shape[0]
     if image.shape[0] != batch or (affine is not None and affine.shape[0] != batch):
         image, displacement, affine = _broadcast_batch(image, displacement, affine)
@@ -173,6 +182,7 @@ class _Warp(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:3])
+        keep_for_tangents(ctx, *inputs[:3])
         ctx.options = inputs[3:6]
 
     @staticmethod
@@ -192,8 +202,57 @@ class _Warp(torch.autograd.Function):
         )
 
     @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        mode, padding, backend = ctx.options
+        require_second_derivative(mode)  # the same kernel's
+        return tangent_of_result(tangents[:3], ctx.saved_tensors, (mode, padding, False, backend))
+
+    @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
         return map_over_batch(info, in_dims, arguments, 3)
+
+
+class _WarpBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(*arguments: Any) -> Any:
+        return arguments[-1](*arguments[:-1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[:4])
+        keep_for_tangents(ctx, *inputs[:4])
+        ctx.options = inputs[4:7]
+        ctx.found = inputs[7]
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        mode, padding, backend = ctx.options
+        require_second_derivative(mode)
+        # What stands for a gradient that was not asked for has no cotangent.
+        directions = [x if found else None for x, found in zip(cotangents, ctx.found, strict=True)]
+        results = differentiate_backward(
+            directions,
+            ctx.saved_tensors,
+            (mode, padding, False, backend),
+            ctx.needs_input_grad[:4],
+        )
+        return (*results, None, None, None, None, None)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, ...]:
+        mode, padding, backend = ctx.options
+        require_second_derivative(mode)
+        saved = ctx.saved_tensors
+        of_grad: tuple[Tensor, ...] = ()
+        if tangents[0] is not None:
+            of_grad = WARP_BACKWARD(tangents[0], *saved[1:], *ctx.options, ctx.found)
+        options = (mode, padding, False, backend)
+        return tangents_of_gradients(of_grad, tangents[1:4], saved, options, ctx.found)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        return map_over_batch(info, in_dims, arguments, 4)
 
 
 WARP = Operator(
@@ -209,7 +268,7 @@ WARP_BACKWARD = Operator(
     " str padding, str backend, bool[3] needs) -> (Tensor, Tensor, Tensor)",
     _backward,
     _backward_fake,
-    not_twice_differentiable("warp", 4),
+    _WarpBackward,
     tensors=4,
     unchecked=_backward_unchecked,
 )

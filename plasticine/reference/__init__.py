@@ -5,9 +5,18 @@ being read over being fast, and trust their input: the checks live in :mod:`plas
 """
 
 from plasticine.reference.compose import compose
+from plasticine.reference.double_backward import double_backward, warp_double_backward
 from plasticine.reference.exponential import exponential
 from plasticine.reference.folding import folding
 from plasticine.reference.jacobian import jacobian_determinant
 from plasticine.reference.warp import warp
 
-__all__ = ["compose", "exponential", "folding", "jacobian_determinant", "warp"]
+__all__ = [
+    "compose",
+    "double_backward",
+    "exponential",
+    "folding",
+    "jacobian_determinant",
+    "warp",
+    "warp_double_backward",
+]

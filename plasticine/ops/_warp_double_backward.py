@@ -1,0 +1,293 @@
+"""The second derivatives of ``warp``, and of ``compose``, which is a warp that adds its field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plasticine import backends, reference
+from plasticine.ops import _checks
+from plasticine.ops._native_interface import (
+    PADDING_CODES,
+    contiguous_like,
+    device_type,
+    native,
+    native_or_none,
+    threads_for,
+)
+from plasticine.ops._operator import Operator, not_differentiable_again
+from plasticine.ops._warp_backends import FORWARD
+
+# A tuple: autograd takes a list of tensors for one result that is none, and loses them.
+Results = tuple[Tensor | None, ...]
+
+#: The modes that have second derivatives.
+MODES = ("linear", "nearest")
+
+
+def require_second_derivative(mode: str) -> None:
+    """Raises RuntimeError where the warp's gradient cannot be differentiated."""
+    if mode not in MODES:
+        raise RuntimeError(
+            f"plasticine.warp has no second derivative in mode {mode!r}: its gradient cannot be "
+            "differentiated again (create_graph=True followed by a second backward)"
+        )
+
+
+def differentiate_backward(
+    directions: Sequence[Tensor | None],
+    saved: Sequence[Tensor | None],
+    options: Sequence[Any],
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """The gradients that a backward's autograd formula returns for grad and the warp's inputs.
+
+    Args:
+        directions: the cotangents of the gradients of image, displacement and affine.
+        saved: grad, image, displacement and affine.
+        options: mode, padding, add and backend.
+        needs: which of the saved want a gradient.
+
+    Returns:
+        For each of the saved its gradient or None.
+    """
+    if all(x is None for x in directions):
+        return [None] * 4
+    results = WARP_DOUBLE_BACKWARD.from_autograd(*directions, *saved, *options, needs)
+    return [x if need else None for x, need in zip(results, needs, strict=True)]
+
+
+def tangent_of_result(
+    tangents: Sequence[Tensor | None], inputs: Sequence[Tensor | None], options: Sequence[Any]
+) -> Tensor:
+    """The derivative of a warp along tangents of its inputs.
+
+    Args:
+        tangents: of image, displacement and affine, or None.
+        inputs: image, displacement and affine.
+        options: mode, padding, add and backend.
+    """
+    image, displacement, _ = inputs
+    assert image is not None
+    assert displacement is not None
+    # It does not depend on the gradient, whose shape is asked for.
+    grad = image.new_zeros(()).expand(image.shape[:2] + displacement.shape[2:])
+    needs = [True, False, False, False]
+    return WARP_DOUBLE_BACKWARD(*tangents, grad, *inputs, *options, needs)[0]
+
+
+def tangents_of_gradients(
+    of_grad: Sequence[Tensor],
+    tangents: Sequence[Tensor | None],
+    saved: Sequence[Tensor | None],
+    options: Sequence[Any],
+    found: Sequence[bool],
+) -> tuple[Tensor, ...]:
+    """The derivatives of a warp's gradients along tangents.
+
+    Args:
+        of_grad: what the tangent of grad gives; nothing where it has none.
+        tangents: of image, displacement and affine, or None.
+        saved: grad, image, displacement and affine.
+        options: mode, padding, add and backend.
+        found: which gradients were computed.
+    """
+    grad = saved[0]
+    assert grad is not None
+    if all(x is None for x in tangents):
+        of_inputs = [grad.new_zeros(1).expand(x.shape) for x in of_grad]
+    else:
+        # The Hessian is symmetric: its product with a direction is the tangent as well.
+        needs = [False, *found]
+        of_inputs = WARP_DOUBLE_BACKWARD(*tangents, *saved, *options, needs)[1:]
+    if not of_grad:
+        return tuple(of_inputs)
+    return tuple(x + y for x, y in zip(of_grad, of_inputs, strict=True))
+
+
+def check(
+    directions: Sequence[Tensor | None],
+    grad: Tensor,
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    mode: str,
+    padding: str,
+    add: bool,
+) -> None:
+    """Raises unless the arguments fit together."""
+    _checks.one_of(mode, "mode", MODES)
+    _checks.one_of(padding, "padding", _checks.PADDINGS)
+    ndim = _checks.image_and_displacement(image, displacement)
+    if affine is not None:
+        _checks.affine_of(affine, displacement, ndim)
+    result_shape = image.shape[:2] + displacement.shape[2:]
+    _checks.gradient(grad, result_shape, image)
+    if add and (grad.shape != displacement.shape or affine is not None):
+        raise ValueError(
+            "with add, image must have as many channels as displacement, and there is no affine; "
+            f"got image of shape {tuple(image.shape)} and displacement of shape "
+            f"{tuple(displacement.shape)}"
+        )
+    names = ("image", "displacement", "affine")
+    for direction, of, name in zip(directions, (image, displacement, affine), names, strict=True):
+        if direction is None:
+            continue
+        if of is None:
+            raise ValueError(f"a direction of {name} was given, but no {name}")
+        _checks.gradient(direction, of.shape, of)
+
+
+def _kernel(
+    image_direction: Tensor | None,
+    displacement_direction: Tensor | None,
+    affine_direction: Tensor | None,
+    grad: Tensor,
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    mode: str,
+    padding: str,
+    add: bool,
+    backend: str,
+    needs: list[bool],
+) -> tuple[Tensor, ...]:
+    """The gradients of grad, image, displacement and affine; an empty tensor where not needed."""
+    directions = (image_direction, displacement_direction, affine_direction)
+    check(directions, grad, image, displacement, affine, mode, padding, add)
+    results = _unchecked(
+        *directions, grad, image, displacement, affine, mode, padding, add, backend, needs
+    )
+    return tuple(image.new_empty(0) if x is None else x for x in results)
+
+
+def _unchecked(
+    image_direction: Tensor | None,
+    displacement_direction: Tensor | None,
+    affine_direction: Tensor | None,
+    grad: Tensor,
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    mode: str,
+    padding: str,
+    add: bool,
+    backend: str,
+    needs: Sequence[bool],
+) -> Results:
+    serve = _BACKENDS[backends.choose(backend, "warp_double_backward", device_type(image))]
+    directions = (image_direction, displacement_direction, affine_direction)
+    return serve(directions, grad, image, displacement, affine, mode, padding, add, needs)
+
+
+def _fake(
+    image_direction: Tensor | None,
+    displacement_direction: Tensor | None,
+    affine_direction: Tensor | None,
+    grad: Tensor,
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    mode: str,
+    padding: str,
+    add: bool,
+    backend: str,
+    needs: list[bool],
+) -> tuple[Tensor, ...]:
+    directions = (image_direction, displacement_direction, affine_direction)
+    check(directions, grad, image, displacement, affine, mode, padding, add)
+    return tuple(
+        x.new_empty(x.shape) if x is not None and need else image.new_empty(0)
+        for x, need in zip((grad, image, displacement, affine), needs, strict=True)
+    )
+
+
+def _cpu(
+    directions: tuple[Tensor | None, Tensor | None, Tensor | None],
+    grad: Tensor,
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    mode: str,
+    padding: str,
+    add: bool,
+    needs: Sequence[bool],
+) -> Results:
+    along_image, along_field, along_affine = directions
+    if mode == "nearest":
+        return _cpu_nearest(along_image, grad, image, displacement, affine, padding, needs)
+    if along_affine is not None and along_field is None:
+        along_field = displacement.new_zeros(1).expand(displacement.shape)
+    inputs = (grad, image, displacement, affine)
+    results = [
+        contiguous_like(x) if x is not None and need else None
+        for x, need in zip(inputs, needs, strict=True)
+    ]
+    if along_field is None and results[1] is not None:
+        # The image's gradient does not depend on the image.
+        results[1].zero_()
+    backends.NATIVE.warp_double_backward(
+        native_or_none(along_image),
+        native_or_none(along_field),
+        native_or_none(along_affine),
+        native(grad),
+        native(image),
+        native(displacement),
+        native_or_none(affine),
+        native_or_none(results[0]),
+        None if along_field is None else native_or_none(results[1]),
+        native_or_none(results[2]),
+        native_or_none(results[3]),
+        PADDING_CODES[padding],
+        add,
+        threads_for(displacement),
+    )
+    return tuple(results)
+
+
+def _cpu_nearest(
+    along_image: Tensor | None,
+    grad: Tensor,
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    padding: str,
+    needs: Sequence[bool],
+) -> Results:
+    """Linear in the image, and without a gradient to anything else."""
+    to_grad = None
+    if needs[0]:
+        along = image.new_zeros(1).expand(image.shape) if along_image is None else along_image
+        to_grad = FORWARD["cpu"](along, displacement, affine, "nearest", padding)
+    others = [
+        torch.zeros_like(x, memory_format=torch.contiguous_format)
+        if x is not None and need
+        else None
+        for x, need in zip((image, displacement, affine), needs[1:], strict=True)
+    ]
+    return (to_grad, *others)
+
+
+_BACKENDS: dict[str, Callable[..., Results]] = {
+    "cpu": _cpu,
+    "reference": reference.warp_double_backward,
+}
+
+WARP_DOUBLE_BACKWARD = Operator(
+    "warp_double_backward(Tensor? image_direction, Tensor? displacement_direction,"
+    " Tensor? affine_direction, Tensor grad, Tensor image, Tensor displacement, Tensor? affine,"
+    " str mode, str padding, bool add, str backend, bool[4] needs)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    _kernel,
+    _fake,
+    not_differentiable_again(
+        "plasticine.warp and plasticine.compose have no third derivative: their second derivative "
+        "cannot be differentiated again (create_graph=True followed by a third backward)",
+        tensors=7,
+    ),
+    tensors=7,
+    unchecked=_unchecked,
+)
