@@ -13,6 +13,7 @@
 #include "exponential/exponential_cpu.h"
 #include "folding/folding_cpu.h"
 #include "jacobian/jacobian_cpu.h"
+#include "splat/splat_cpu.h"
 #include "warp/warp_cpu.h"
 
 namespace py = pybind11;
@@ -99,6 +100,19 @@ void bind_folding(const Tensor& displacement, const Tensor& statistics, int sche
   folding(displacement, statistics, static_cast<Scheme>(scheme), interior, spacing.data(), threads);
 }
 
+void bind_splat_forward(const Tensor& image, const Tensor& displacement, const MaybeTensor& affine,
+                        const Tensor& out, int mode, int padding, int threads) {
+  Splat call;
+  call.image = image;
+  call.displacement = displacement;
+  call.affine = or_null(affine);
+  call.out = out;
+  call.mode = static_cast<Mode>(mode);
+  call.padding = static_cast<Padding>(padding);
+  call.threads = threads;
+  splat_forward(call);
+}
+
 py::dict build_info() {
   py::dict info;
 #if defined(__VERSION__)
@@ -132,6 +146,7 @@ PYBIND11_MODULE(_native, module) {
   module.def("jacobian_forward", &bind_jacobian_forward, release());
   module.def("jacobian_backward", &bind_jacobian_backward, release());
   module.def("folding", &bind_folding, release());
+  module.def("splat_forward", &bind_splat_forward, release());
   module.def("simd_level", [] { return std::string(simd_name()); });
   module.def("build_info", &build_info);
 }

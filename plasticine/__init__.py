@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from plasticine import backends
 from plasticine.info import info
-from plasticine.ops import Folding, compose, exponential, folding, jacobian_determinant, warp
+from plasticine.ops import (
+    Folding,
+    compose,
+    exponential,
+    folding,
+    jacobian_determinant,
+    splat,
+    warp,
+)
 
 if TYPE_CHECKING:
     from plasticine.translation import Trace, Translator
@@ -30,6 +38,7 @@ __all__ = [
     "folding",
     "info",
     "jacobian_determinant",
+    "splat",
     "warp",
 ]
 

@@ -22,10 +22,10 @@ BACKENDS = ("cpu", "cuda", "triton", "reference")
 
 #: The operators that each backend holds.
 OPERATORS = {
-    "cpu": frozenset({"warp", "compose", "exponential", "jacobian", "folding"}),
+    "cpu": frozenset({"warp", "compose", "exponential", "jacobian", "folding", "splat"}),
     "cuda": frozenset({"warp"}),
     "triton": frozenset({"warp"}),
-    "reference": frozenset({"warp", "compose", "exponential", "jacobian", "folding"}),
+    "reference": frozenset({"warp", "compose", "exponential", "jacobian", "folding", "splat"}),
 }
 
 
@@ -129,7 +129,8 @@ def choose(requested: str, operator: str, device: str) -> str:
 
     Args:
         requested: "auto", or a backend by name.
-        operator: "warp", "compose", "exponential", "jacobian" or "folding".
+        operator: "warp", "compose", "exponential", "jacobian", "folding" or
+            "splat".
         device: the type of the tensors' device: "cpu", "cuda", ...
 
     Returns:

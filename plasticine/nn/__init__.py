@@ -1,5 +1,6 @@
 """Modules over the operators."""
 
+from plasticine.nn.splat import Splat
 from plasticine.nn.warp import Compose, Exponential, Warp
 
-__all__ = ["Compose", "Exponential", "Warp"]
+__all__ = ["Compose", "Exponential", "Splat", "Warp"]

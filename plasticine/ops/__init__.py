@@ -4,6 +4,15 @@ from plasticine.ops.compose import compose
 from plasticine.ops.exponential import exponential
 from plasticine.ops.folding import Folding, folding
 from plasticine.ops.jacobian import jacobian_determinant
+from plasticine.ops.splat import splat
 from plasticine.ops.warp import warp
 
-__all__ = ["Folding", "compose", "exponential", "folding", "jacobian_determinant", "warp"]
+__all__ = [
+    "Folding",
+    "compose",
+    "exponential",
+    "folding",
+    "jacobian_determinant",
+    "splat",
+    "warp",
+]

@@ -8,6 +8,7 @@ from plasticine.reference.compose import compose
 from plasticine.reference.exponential import exponential
 from plasticine.reference.folding import folding
 from plasticine.reference.jacobian import jacobian_determinant
+from plasticine.reference.splat import splat
 from plasticine.reference.warp import warp
 
-__all__ = ["compose", "exponential", "folding", "jacobian_determinant", "warp"]
+__all__ = ["compose", "exponential", "folding", "jacobian_determinant", "splat", "warp"]
