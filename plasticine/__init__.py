@@ -16,9 +16,11 @@ from plasticine import backends
 from plasticine.info import info
 from plasticine.ops import (
     Folding,
+    Inverse,
     compose,
     exponential,
     folding,
+    invert,
     jacobian_determinant,
     splat,
     warp,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Folding",
+    "Inverse",
     "Trace",
     "Translator",
     "__version__",
@@ -37,6 +40,7 @@ __all__ = [
     "exponential",
     "folding",
     "info",
+    "invert",
     "jacobian_determinant",
     "splat",
     "warp",

@@ -22,10 +22,12 @@ BACKENDS = ("cpu", "cuda", "triton", "reference")
 
 #: The operators that each backend holds.
 OPERATORS = {
-    "cpu": frozenset({"warp", "compose", "exponential", "jacobian", "folding", "splat"}),
+    "cpu": frozenset({"warp", "compose", "exponential", "jacobian", "folding", "splat", "invert"}),
     "cuda": frozenset({"warp"}),
     "triton": frozenset({"warp"}),
-    "reference": frozenset({"warp", "compose", "exponential", "jacobian", "folding", "splat"}),
+    "reference": frozenset(
+        {"warp", "compose", "exponential", "jacobian", "folding", "splat", "invert"}
+    ),
 }
 
 
@@ -129,8 +131,8 @@ def choose(requested: str, operator: str, device: str) -> str:
 
     Args:
         requested: "auto", or a backend by name.
-        operator: "warp", "compose", "exponential", "jacobian", "folding" or
-            "splat".
+        operator: "warp", "compose", "exponential", "jacobian", "folding",
+            "splat" or "invert".
         device: the type of the tensors' device: "cpu", "cuda", ...
 
     Returns:

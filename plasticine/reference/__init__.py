@@ -7,8 +7,18 @@ being read over being fast, and trust their input: the checks live in :mod:`plas
 from plasticine.reference.compose import compose
 from plasticine.reference.exponential import exponential
 from plasticine.reference.folding import folding
+from plasticine.reference.invert import invert, invert_adjoint
 from plasticine.reference.jacobian import jacobian_determinant
 from plasticine.reference.splat import splat
 from plasticine.reference.warp import warp
 
-__all__ = ["compose", "exponential", "folding", "jacobian_determinant", "splat", "warp"]
+__all__ = [
+    "compose",
+    "exponential",
+    "folding",
+    "invert",
+    "invert_adjoint",
+    "jacobian_determinant",
+    "splat",
+    "warp",
+]
