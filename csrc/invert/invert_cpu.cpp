@@ -6,10 +6,7 @@
 
 #include "../common/parallel.h"
 #include "../warp/warp_blocks.h"
-#include "../warp/warp_careful.h"
-#include "../warp/warp_cpu.h"
-#include "invert_math.h"
-#include "invert_rows.h"
+#include "invert_field.h"
 
 namespace plasticine {
 
@@ -22,52 +19,6 @@ constexpr std::int64_t kBlocksPerInversionTask = 64;
 constexpr int kStepsInTurn = 12;
 // How many rows back a solution still says more about a voxel's than its own displacement does.
 constexpr std::int64_t kFarthestRow = 3;
-
-template <typename T>
-struct Field {
-  explicit Field(const Tensor& displacement)
-      : tensor(displacement),
-        shape(spatial_shape(displacement)),
-        rows(select_invert_rows<T>(displacement.dtype, is_wide(shape))) {}
-
-  // The components of one sample.
-  struct Components {
-    const void* data[3];
-  };
-  Components components(std::int64_t sample) const {
-    Components components = {};
-    for (int axis = 0; axis < shape.ndim; ++axis) {
-      components.data[axis] =
-          element(tensor, sample * tensor.strides[0] + axis * tensor.strides[1]);
-    }
-    return components;
-  }
-
-  const Tensor tensor;
-  const ImageShape shape;
-  const InvertRows<T>& rows;
-};
-
-// The field and its gradient at one voxel's coordinates, where the vectorised rows met what is not
-// finite: they multiply it by a weight of zero, here it is left out.
-template <int D, typename Stored, typename T>
-void sample_carefully(const void* const* field, const ImageShape& shape, Padding padding,
-                      const T* coordinates, int j, T (&value)[D], T (&gradient)[D][D]) {
-  const CarefulCell<D, T> cell(coordinates, j, shape, padding);
-  for (int component = 0; component < D; ++component) {
-    T corner[corner_count<D>];
-    cell.load_corners(static_cast<const Stored*>(field[component]), shape, corner);
-    value[component] = T(0);
-    cell.for_each_inside(shape, [&](int c, std::int64_t) {
-      value[component] += corner[c] * corner_weight<D>(cell.lower, cell.upper, c);
-    });
-    T slope[D] = {};
-    add_interpolation_gradient<D>(cell.lower, cell.upper, corner, T(1), slope);
-    for (int axis = 0; axis < D; ++axis) {
-      gradient[component][axis] = slope[axis] * cell.axis[axis].derivative;
-    }
-  }
-}
 
 template <typename T>
 class Inversion {
@@ -90,8 +41,7 @@ class Inversion {
       for (std::int64_t task = 0; task < tasks_; ++task) {
         outcome.add(outcomes[sample * tasks_ + task]);
       }
-      call_.residual.as<T>()[sample] = outcome.defined ? std::sqrt(outcome.squared_residual)
-                                                       : std::numeric_limits<T>::quiet_NaN();
+      call_.residual.as<T>()[sample] = residual_of(outcome);
       call_.iterations.as<std::int64_t>()[sample] = outcome.iterations;
     }
   }
@@ -108,6 +58,16 @@ class Inversion {
       defined = defined && other.defined;
     }
   };
+
+  T residual_of(const Outcome& outcome) const {
+    if (!outcome.defined) {
+      return std::numeric_limits<T>::quiet_NaN();
+    }
+    const T residual = std::sqrt(outcome.squared_residual);
+    // A root that is rounded up must not make a stranger of what has converged.
+    const bool converged = outcome.squared_residual <= squared_tolerance_;
+    return converged ? std::min(residual, static_cast<T>(call_.tolerance)) : residual;
+  }
 
   // What is iterated of a block: at first all of it, later those voxels that are still open.
   struct Working {
@@ -312,83 +272,6 @@ class Inversion {
   const T squared_tolerance_;
 };
 
-template <typename T>
-class Adjoint {
- public:
-  explicit Adjoint(const InvertBackward& call)
-      : call_(call), field_(call.displacement), locations_(call.inverse, Tensor(), 1.0) {}
-
-  void run() const {
-    const Grid& grid = locations_.grid;
-    parallel_for(call_.inverse.shape[0] * grid.tasks, kTaskGrain, call_.threads,
-                 [&](std::int64_t task) {
-                   const std::int64_t sample = task / grid.tasks;
-                   grid.for_each_block(task % grid.tasks, [&](const Block& block) {
-                     run_block(sample, field_.components(sample).data, block);
-                   });
-                 });
-  }
-
- private:
-  void run_block(std::int64_t sample, const void* const* field, const Block& block) const {
-    alignas(64) T coordinates[3 * kBlock];
-    alignas(64) T grad[3 * kBlock];
-    alignas(64) T solution[3 * kBlock];
-    locations_.load_displacement(sample, block, coordinates);
-    locations_.coordinates(sample, block, coordinates, coordinates);
-    const int ndim = locations_.grid.ndim;
-    for (int axis = 0; axis < ndim; ++axis) {
-      load_block(call_.grad_out, locations_.grid, sample, axis, block, grad + axis * kBlock);
-    }
-    field_.rows.solve_adjoint(field, field_.shape, call_.padding, coordinates, block.count, grad,
-                              solution);
-    for (int axis = 0; axis < ndim; ++axis) {
-      if (select_convert_rows<T>().has_nan(solution + axis * kBlock, block.count)) {
-        solve_carefully(field, coordinates, block.count, grad, solution);
-        break;
-      }
-    }
-    for (int axis = 0; axis < ndim; ++axis) {
-      select_convert_rows<T>().store[static_cast<int>(call_.adjoint.dtype)](
-          solution + axis * kBlock, block.count, block_target(call_.adjoint, sample, axis, block));
-    }
-  }
-
-  void solve_carefully(const void* const* field, const T* coordinates, int n, const T* grad,
-                       T* solution) const {
-    with_stored<T>(call_.displacement.dtype, [&](auto stored) {
-      using Stored = decltype(stored);
-      const auto solve = field_.shape.ndim == 2 ? &Adjoint::template solve_voxel<2, Stored>
-                                                : &Adjoint::template solve_voxel<3, Stored>;
-      for (int j = 0; j < n; ++j) {
-        (this->*solve)(field, coordinates, j, grad, solution);
-      }
-    });
-  }
-
-  template <int D, typename Stored>
-  void solve_voxel(const void* const* field, const T* coordinates, int j, const T* grad,
-                   T* solution) const {
-    T value[D];
-    T gradient[D][D];
-    sample_carefully<D, Stored>(field, field_.shape, call_.padding, coordinates, j, value,
-                                gradient);
-    T right[D];
-    T x[D];
-    for (int axis = 0; axis < D; ++axis) {
-      right[axis] = -grad[axis * kBlock + j];
-    }
-    solve_moved<D, true>(gradient, right, x);
-    for (int axis = 0; axis < D; ++axis) {
-      solution[axis * kBlock + j] = x[axis];
-    }
-  }
-
-  const InvertBackward& call_;
-  const Field<T> field_;
-  const Locations<T> locations_;
-};
-
 }  // namespace
 
 void invert_forward(const Invert& call) {
@@ -397,22 +280,6 @@ void invert_forward(const Invert& call) {
   } else {
     Inversion<float>(call).run();
   }
-}
-
-void invert_backward(const InvertBackward& call) {
-  if (call.displacement.dtype == DType::float64) {
-    Adjoint<double>(call).run();
-  } else {
-    Adjoint<float>(call).run();
-  }
-  WarpBackward scatter;
-  scatter.grad_out = call.adjoint;
-  scatter.image = call.displacement;  // of which only type and sizes are asked for
-  scatter.displacement = call.inverse;
-  scatter.grad_image = call.grad_displacement;
-  scatter.padding = call.padding;
-  scatter.threads = call.threads;
-  warp_backward(scatter);
 }
 
 }  // namespace plasticine
