@@ -180,7 +180,7 @@ class Inversion {
         break;
       }
       // To iterate what has converged costs less than to sort it out, up to a point.
-      if (4 * remaining.open <= 3 * n) {
+      if (4 * remaining.open <= n) {
         put_aside(false, working, &outcome);
       }
     }

@@ -97,6 +97,7 @@ def check(
     padding: str,
 ) -> None:
     """Raises unless the arguments fit together."""
+    _checks.one_of(mode, "mode", _checks.MODES)
     check_warp(image, displacement, affine, mode, padding)
     if image.shape[2:] != displacement.shape[2:]:
         raise ValueError(
