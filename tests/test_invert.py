@@ -285,6 +285,19 @@ def test_strides_do_not_matter(served, generator, layout):
         torch.testing.assert_close(x, y, rtol=0, atol=1e-8)
 
 
+def test_offsets_beyond_32_bits(native, generator):
+    """A field whose first axis, of one voxel, has a stride that no 32-bit offset can hold."""
+    u = smooth_field(generator, (1, 140), batch=1)
+    far = u.as_strided(u.shape, (280, 140, 2**40, 1)).requires_grad_()
+    near = u.clone().requires_grad_()
+    results = []
+    for x in (far, near):
+        w = plasticine.invert(x, tolerance=1e-9, backend="cpu").displacement
+        results.append((w, *torch.autograd.grad(w.square().sum(), x)))
+    for x, y in zip(*results, strict=True):
+        torch.testing.assert_close(x, y)
+
+
 def test_gradcheck(served, generator):
     for size in ("2d", "3d", "3d-thin"):
         u = smooth_field(generator, SIZES[size], batch=1, largest=1.2).to(served.device)

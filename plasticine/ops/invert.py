@@ -94,7 +94,8 @@ def invert(
         raise TypeError(f"tolerance must be a number, got {type(tolerance).__name__}")
     steps = _checks.count_of(iterations, "iterations")
     tolerance = float(tolerance)
-    return Inverse(*INVERT(displacement, tolerance, steps, padding, backend), tolerance)
+    inverse, residual, used = INVERT(displacement, tolerance, steps, padding, backend)
+    return Inverse(inverse, residual, used, tolerance)
 
 
 def check(displacement: Tensor, tolerance: float, iterations: int, padding: str) -> None:
@@ -268,5 +269,7 @@ def _reference_backward(
     grad: Tensor, displacement: Tensor, inverse: Tensor, padding: str
 ) -> Tensor:
     with torch.inference_mode(False), torch.no_grad():
-        tensors = [x.clone() if x.is_inference() else x for x in (grad, displacement, inverse)]
-        return reference.invert_adjoint(*tensors, padding).contiguous()
+        grad, displacement, inverse = (
+            x.clone() if x.is_inference() else x for x in (grad, displacement, inverse)
+        )
+        return reference.invert_adjoint(grad, displacement, inverse, padding).contiguous()
