@@ -12,7 +12,9 @@
 #include "compose/compose_cpu.h"
 #include "exponential/exponential_cpu.h"
 #include "folding/folding_cpu.h"
+#include "invert/invert_cpu.h"
 #include "jacobian/jacobian_cpu.h"
+#include "splat/splat_cpu.h"
 #include "warp/warp_cpu.h"
 #include "warp/warp_double_backward.h"
 
@@ -125,6 +127,48 @@ void bind_folding(const Tensor& displacement, const Tensor& statistics, int sche
   folding(displacement, statistics, static_cast<Scheme>(scheme), interior, spacing.data(), threads);
 }
 
+void bind_invert_forward(const Tensor& displacement, const Tensor& out, const Tensor& residual,
+                         const Tensor& iterations, double tolerance, int limit, int padding,
+                         int threads) {
+  Invert call;
+  call.displacement = displacement;
+  call.out = out;
+  call.residual = residual;
+  call.iterations = iterations;
+  call.tolerance = tolerance;
+  call.limit = limit;
+  call.padding = static_cast<Padding>(padding);
+  call.threads = threads;
+  invert_forward(call);
+}
+
+void bind_invert_backward(const Tensor& grad_out, const Tensor& displacement, const Tensor& inverse,
+                          const Tensor& adjoint, const Tensor& grad_displacement, int padding,
+                          int threads) {
+  InvertBackward call;
+  call.grad_out = grad_out;
+  call.displacement = displacement;
+  call.inverse = inverse;
+  call.adjoint = adjoint;
+  call.grad_displacement = grad_displacement;
+  call.padding = static_cast<Padding>(padding);
+  call.threads = threads;
+  invert_backward(call);
+}
+
+void bind_splat_forward(const Tensor& image, const Tensor& displacement, const MaybeTensor& affine,
+                        const Tensor& out, int mode, int padding, int threads) {
+  Splat call;
+  call.image = image;
+  call.displacement = displacement;
+  call.affine = or_null(affine);
+  call.out = out;
+  call.mode = static_cast<Mode>(mode);
+  call.padding = static_cast<Padding>(padding);
+  call.threads = threads;
+  splat_forward(call);
+}
+
 py::dict build_info() {
   py::dict info;
 #if defined(__VERSION__)
@@ -159,6 +203,9 @@ PYBIND11_MODULE(_native, module) {
   module.def("jacobian_forward", &bind_jacobian_forward, release());
   module.def("jacobian_backward", &bind_jacobian_backward, release());
   module.def("folding", &bind_folding, release());
+  module.def("invert_forward", &bind_invert_forward, release());
+  module.def("invert_backward", &bind_invert_backward, release());
+  module.def("splat_forward", &bind_splat_forward, release());
   module.def("simd_level", [] { return std::string(simd_name()); });
   module.def("build_info", &build_info);
 }

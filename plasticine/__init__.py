@@ -14,13 +14,24 @@ from typing import TYPE_CHECKING, Any
 
 from plasticine import backends
 from plasticine.info import info
-from plasticine.ops import Folding, compose, exponential, folding, jacobian_determinant, warp
+from plasticine.ops import (
+    Folding,
+    Inverse,
+    compose,
+    exponential,
+    folding,
+    invert,
+    jacobian_determinant,
+    splat,
+    warp,
+)
 
 if TYPE_CHECKING:
     from plasticine.translation import Trace, Translator
 
 __all__ = [
     "Folding",
+    "Inverse",
     "Trace",
     "Translator",
     "__version__",
@@ -29,7 +40,9 @@ __all__ = [
     "exponential",
     "folding",
     "info",
+    "invert",
     "jacobian_determinant",
+    "splat",
     "warp",
 ]
 

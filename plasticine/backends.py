@@ -23,7 +23,16 @@ BACKENDS = ("cpu", "cuda", "triton", "reference")
 #: The operators that each backend holds.
 OPERATORS = {
     "cpu": frozenset(
-        {"warp", "warp_double_backward", "compose", "exponential", "jacobian", "folding"}
+        {
+            "warp",
+            "warp_double_backward",
+            "compose",
+            "exponential",
+            "jacobian",
+            "folding",
+            "splat",
+            "invert",
+        }
     ),
     "cuda": frozenset({"warp"}),
     "triton": frozenset({"warp"}),
@@ -36,6 +45,8 @@ OPERATORS = {
             "jacobian",
             "jacobian_double_backward",
             "folding",
+            "splat",
+            "invert",
         }
     ),
 }

@@ -1,5 +1,7 @@
 """Modules over the operators."""
 
+from plasticine.nn.invert import Invert
+from plasticine.nn.splat import Splat
 from plasticine.nn.warp import Compose, Exponential, Warp
 
-__all__ = ["Compose", "Exponential", "Warp"]
+__all__ = ["Compose", "Exponential", "Invert", "Splat", "Warp"]

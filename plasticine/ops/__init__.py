@@ -3,7 +3,19 @@
 from plasticine.ops.compose import compose
 from plasticine.ops.exponential import exponential
 from plasticine.ops.folding import Folding, folding
+from plasticine.ops.invert import Inverse, invert
 from plasticine.ops.jacobian import jacobian_determinant
+from plasticine.ops.splat import splat
 from plasticine.ops.warp import warp
 
-__all__ = ["Folding", "compose", "exponential", "folding", "jacobian_determinant", "warp"]
+__all__ = [
+    "Folding",
+    "Inverse",
+    "compose",
+    "exponential",
+    "folding",
+    "invert",
+    "jacobian_determinant",
+    "splat",
+    "warp",
+]

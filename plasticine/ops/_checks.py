@@ -134,14 +134,19 @@ def gradient(grad: Tensor, shape: Sequence[int], like: Tensor) -> None:
 
 def steps_of(steps: Any) -> int:
     """A number of squarings as an int; TypeError or ValueError where it is none."""
+    return count_of(steps, "steps")
+
+
+def count_of(value: Any, name: str) -> int:
+    """A number that counts as an int, 0 or more; TypeError or ValueError where it is none."""
     try:
-        count = operator.index(steps)
+        count = operator.index(value)
     except TypeError:
-        raise TypeError(f"steps must be an int, got {type(steps).__name__}") from None
-    if isinstance(steps, bool):
-        raise TypeError("steps must be an int, got bool")
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}") from None
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, got bool")
     if count < 0:
-        raise ValueError(f"steps must be 0 or more, got {count}")
+        raise ValueError(f"{name} must be 0 or more, got {count}")
     return count
 
 

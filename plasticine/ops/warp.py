@@ -69,11 +69,11 @@ def warp(
         image, displacement, affine = _autocast.widest(image, displacement, affine)
     batch = displacement.shape[0]
     if image.shape[0] != batch or (affine is not None and affine.shape[0] != batch):
-        image, displacement, affine = _broadcast_batch(image, displacement, affine)
+        image, displacement, affine = broadcast_batch(image, displacement, affine)
     return WARP(image, displacement, affine, mode, padding, backend)
 
 
-def _broadcast_batch(
+def broadcast_batch(
     image: Tensor, displacement: Tensor, affine: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Views with one batch size where a batch of 1 meets N; others are left for the checks."""

@@ -8,7 +8,9 @@ from plasticine.reference.compose import compose
 from plasticine.reference.double_backward import double_backward, warp_double_backward
 from plasticine.reference.exponential import exponential
 from plasticine.reference.folding import folding
+from plasticine.reference.invert import invert, invert_adjoint
 from plasticine.reference.jacobian import jacobian_determinant
+from plasticine.reference.splat import splat
 from plasticine.reference.warp import warp
 
 __all__ = [
@@ -16,7 +18,10 @@ __all__ = [
     "double_backward",
     "exponential",
     "folding",
+    "invert",
+    "invert_adjoint",
     "jacobian_determinant",
+    "splat",
     "warp",
     "warp_double_backward",
 ]

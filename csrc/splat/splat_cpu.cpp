@@ -1,0 +1,20 @@
+#include "splat_cpu.h"
+
+#include "../warp/warp_cpu.h"
+
+namespace plasticine {
+
+void splat_forward(const Splat& call) {
+  WarpBackward backward;
+  backward.grad_out = call.image;
+  backward.image = call.out;  // of which only type and sizes are asked for
+  backward.displacement = call.displacement;
+  backward.affine = call.affine;
+  backward.grad_image = call.out;
+  backward.mode = call.mode;
+  backward.padding = call.padding;
+  backward.threads = call.threads;
+  warp_backward(backward);
+}
+
+}  // namespace plasticine

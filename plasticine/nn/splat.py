@@ -1,0 +1,56 @@
+"""The adjoint warp as a module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from plasticine import ops
+from plasticine.ops import _checks
+
+
+class Splat(nn.Module):
+    """Adds an image up where it points: :func:`plasticine.splat` with its options fixed."""
+
+    def __init__(
+        self, mode: str = "linear", padding: str = "border", *, backend: str = "auto"
+    ) -> None:
+        """Fixes the options.
+
+        Args:
+            mode: "linear" or "nearest".
+            padding: "zeros", "border" or "reflection".
+            backend: which backend serves it.
+
+        Raises:
+            ValueError: an option is not one of these.
+        """
+        super().__init__()
+        _checks.one_of(mode, "mode", _checks.MODES)
+        _checks.one_of(padding, "padding", _checks.PADDINGS)
+        self.mode = mode
+        self.padding = padding
+        self.backend = backend
+
+    def forward(
+        self,
+        image: Tensor,
+        displacement: Tensor,
+        affine: Tensor | None = None,
+        size: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Splats ``(N, C, *s)`` by ``(N, d, *s)`` voxels, and maybe an affine, into ``size``."""
+        return ops.splat(
+            image,
+            displacement,
+            affine=affine,
+            size=size,
+            mode=self.mode,
+            padding=self.padding,
+            backend=self.backend,
+        )
+
+    def extra_repr(self) -> str:
+        """The options."""
+        return f"mode={self.mode!r}, padding={self.padding!r}, backend={self.backend!r}"

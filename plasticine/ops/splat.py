@@ -1,0 +1,236 @@
+"""``plasticine.splat``: add an image up where a displacement, and an affine, point."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plasticine import backends, reference
+from plasticine.ops import _checks
+from plasticine.ops._native_interface import (
+    MODE_CODES,
+    PADDING_CODES,
+    contiguous_like,
+    device_type,
+    native,
+    native_or_none,
+    threads_for,
+)
+from plasticine.ops._operator import Operator, map_over_batch
+from plasticine.ops.warp import WARP, WARP_BACKWARD, broadcast_batch
+from plasticine.ops.warp import check as check_warp
+
+
+def splat(
+    image: Tensor,
+    displacement: Tensor,
+    *,
+    affine: Tensor | None = None,
+    size: Sequence[int] | None = None,
+    mode: str = "linear",
+    padding: str = "border",
+    backend: str = "auto",
+) -> Tensor:
+    """Adds every voxel of an image to where it points: the adjoint of ``warp``.
+
+    With ``u`` the displacement, ``<splat(y, u), x> = <y, warp(x, u)>`` for every image ``x``: a
+    voxel ``p`` of ``y`` is added to the voxels around ``p + u(p)``, or ``A p + t + u(p)``, with the
+    weights with which ``warp`` reads them. It pushes forward what ``warp`` pulls back; the splat of
+    ones counts how often ``warp`` reads each voxel. Nothing is normalised: with "border" and
+    "reflection" the sum over all voxels is kept, with "zeros" what falls outside is lost. A voxel
+    whose coordinate is NaN is added nowhere.
+
+    Args:
+        image: ``y``, ``(N, C, *spatial)``, 2D or 3D, float32, float64, float16 or bfloat16; any
+            strides. Half types are added up in float32 and rounded once.
+        displacement: ``u``, ``(N, d, *spatial)`` in voxels, component ``i`` along spatial axis
+            ``i``, on the image's grid. Of the image's dtype, or float32 with a half image.
+        affine: ``(A | t)``, ``(N, d, d + 1)`` in voxels, of the displacement's dtype; None for the
+            identity.
+        size: the spatial size of the result, d numbers; None for the image's.
+        mode: "linear", or "nearest" (ties to even; no gradient to the displacement).
+        padding: what becomes of a voxel that points outside: "zeros" (lost), "border" (added at the
+            border) or "reflection" (about the centres of the outermost voxels).
+        backend: "auto", "cpu", "cuda", "triton" or "reference"; see :mod:`plasticine.backends`.
+
+    Any of the three tensors may have a batch of 1 where the others have N.
+
+    Returns:
+        ``(N, C, *size)`` in the image's dtype. Differentiable with respect to the image, the
+        displacement and the affine; the gradient to the image is ``warp``, and second derivatives
+        exist where those of ``warp`` do.
+
+    Raises:
+        TypeError: an argument is no tensor, or of a dtype that is not served; ``size`` is not a
+            sequence of ints.
+        ValueError: shapes, devices or options do not fit.
+        RuntimeError: the backend asked for by name is missing or cannot serve the call.
+    """
+    _checks.is_tensor(image, "image")
+    _checks.is_tensor(displacement, "displacement")
+    if affine is not None:
+        _checks.is_tensor(affine, "affine")
+    batch = displacement.shape[0]
+    if image.shape[0] != batch or (affine is not None and affine.shape[0] != batch):
+        image, displacement, affine = broadcast_batch(image, displacement, affine)
+    target = list(image.shape[2:]) if size is None else _size_of(size)
+    return SPLAT(image, displacement, affine, target, mode, padding, backend)
+
+
+def _size_of(size: Any) -> list[int]:
+    try:
+        return [operator.index(length) for length in size]
+    except TypeError:
+        raise TypeError(f"size must be a sequence of ints or None, got {size!r}") from None
+
+
+def check(
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    size: Sequence[int],
+    mode: str,
+    padding: str,
+) -> None:
+    """Raises unless the arguments fit together."""
+    _checks.one_of(mode, "mode", _checks.MODES)
+    check_warp(image, displacement, affine, mode, padding)
+    if image.shape[2:] != displacement.shape[2:]:
+        raise ValueError(
+            "image and displacement must have the same spatial size, got image of shape "
+            f"{tuple(image.shape)} and displacement of shape {tuple(displacement.shape)}"
+        )
+    if len(size) != image.dim() - 2 or any(length < 0 for length in size):
+        raise ValueError(
+            f"size must be {image.dim() - 2} numbers, 0 or more, one per spatial axis of image of "
+            f"shape {tuple(image.shape)}; got {tuple(size)}"
+        )
+    if 0 in size and 0 not in image.shape:
+        raise ValueError(
+            f"size {tuple(size)} has no voxels for those of image of shape {tuple(image.shape)}"
+        )
+
+
+def _forward(
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    size: Sequence[int],
+    mode: str,
+    padding: str,
+    backend: str,
+) -> Tensor:
+    check(image, displacement, affine, size, mode, padding)
+    serve = _FORWARD[backends.choose(backend, "splat", device_type(image))]
+    return serve(image, displacement, affine, size, mode, padding)
+
+
+def _forward_fake(
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    size: Sequence[int],
+    mode: str,
+    padding: str,
+    backend: str,
+) -> Tensor:
+    check(image, displacement, affine, size, mode, padding)
+    return image.new_empty((*image.shape[:2], *size))
+
+
+class _Splat(torch.autograd.Function):
+    @staticmethod
+    def forward(*arguments: Any) -> Tensor:
+        return arguments[-1](*arguments[:-1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:3])
+        ctx.options = inputs[4:7]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        # <grad, splat(y, u)> = <y, warp(grad, u)>: derivatives are those of warp with the gradient
+        # for its image. As operators of their own they can be differentiated further.
+        image, displacement, affine = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:3]
+        found: list[Tensor | None] = [None, None, None]
+        if needs[0]:
+            found[0] = WARP(grad, displacement, affine, *ctx.options)
+        if needs[1] or needs[2]:
+            found[1:] = WARP_BACKWARD.from_autograd(
+                image, grad, displacement, affine, *ctx.options, [False, needs[1], needs[2]]
+            )[1:]
+        return (
+            *(x if need else None for x, need in zip(found, needs, strict=True)),
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        return map_over_batch(info, in_dims, arguments, 3)
+
+
+SPLAT = Operator(
+    "splat(Tensor image, Tensor displacement, Tensor? affine, SymInt[] size, str mode,"
+    " str padding, str backend) -> Tensor",
+    _forward,
+    _forward_fake,
+    _Splat,
+    tensors=3,
+)
+
+
+def _cpu_forward(
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    size: Sequence[int],
+    mode: str,
+    padding: str,
+) -> Tensor:
+    if list(size) == list(image.shape[2:]):
+        result = contiguous_like(image)
+    else:
+        result = image.new_empty((*image.shape[:2], *size))
+    backends.NATIVE.splat_forward(
+        native(image),
+        native(displacement),
+        native_or_none(affine),
+        native(result),
+        MODE_CODES[mode],
+        PADDING_CODES[padding],
+        threads_for(displacement),
+    )
+    return result
+
+
+def _reference_forward(
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    size: Sequence[int],
+    mode: str,
+    padding: str,
+) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():
+        # An inference tensor cannot be recorded; its copy can.
+        image = image.clone() if image.is_inference() else image
+        displacement = displacement.clone() if displacement.is_inference() else displacement
+        if affine is not None and affine.is_inference():
+            affine = affine.clone()
+        return reference.splat(image, displacement, affine, size, mode, padding).contiguous()
+
+
+_FORWARD: dict[str, Callable[..., Tensor]] = {
+    "cpu": _cpu_forward,
+    "reference": _reference_forward,
+}
