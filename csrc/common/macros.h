@@ -27,6 +27,15 @@
 #define PLASTICINE_RESTRICT
 #endif
 
+// Before a loop: no iteration reads what another writes.
+#if defined(__clang__)
+#define PLASTICINE_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define PLASTICINE_INDEPENDENT _Pragma("GCC ivdep")
+#else
+#define PLASTICINE_INDEPENDENT
+#endif
+
 // The row kernels are compiled once per instruction set. Everything inline that they include sits
 // in a namespace named after that set: otherwise the linker, free to keep any one copy of an inline
 // function, could hand AVX-512 code to the part that runs on every CPU.

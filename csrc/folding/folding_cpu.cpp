@@ -12,9 +12,6 @@ namespace plasticine {
 
 namespace {
 
-// Rows per task are fixed, so that the sums do not depend on the number of threads.
-constexpr std::int64_t kTaskVoxels = 8192;
-
 struct TaskSums {
   FoldingSums jacobian;
   double volume = 0;
@@ -35,10 +32,7 @@ class Folding {
       first_[axis] = shorter ? 1 : 0;
       last_[axis] = shape_.size[axis] - (shorter ? 1 : 0);
     }
-    lines_ = shape_.size[0] * shape_.size[1];
-    lines_per_task_ =
-        std::max<std::int64_t>(kTaskVoxels / std::max<std::int64_t>(shape_.size[2], 1), 1);
-    tasks_ = shape_.size[2] > 0 ? (lines_ + lines_per_task_ - 1) / lines_per_task_ : 0;
+    tasks_ = shape_.size[2] > 0 ? Tile::count(shape_) : 0;
   }
 
   void run(double* statistics, int threads) const {
@@ -60,38 +54,26 @@ class Folding {
   // Logs are summed less that of one voxel, so that their variance does not drown in their mean.
   T log_shift(std::int64_t sample) const {
     FieldRows<T> field(displacement_, scheme_, spacing_);
-    T shift = T(0);
-    field.move_to(sample, first_[0], first_[1]);
-    field.for_each_piece([&](std::int64_t start, int n, const DifferenceRows<T>& differences) {
-      if (first_[2] >= start && first_[2] < start + n) {
-        T jacobian;
-        select_jacobian_rows<T>().determinant(differences, 1, &jacobian);
-        shift = static_cast<T>(select_folding_rows<T>().log_jacobian(jacobian));
-      }
-    });
+    std::vector<T> jacobian(static_cast<std::size_t>(shape_.size[2]));
+    select_jacobian_rows<T>().determinant(field.at(sample, first_[0], first_[1]), jacobian.data());
+    const T shift = static_cast<T>(select_folding_rows<T>().log_jacobian(jacobian[first_[2]]));
     return std::isfinite(shift) ? shift : T(0);
   }
 
   void run_task(std::int64_t sample, std::int64_t task, T shift, TaskSums* sums) const {
     FieldRows<T> field(displacement_, scheme_, spacing_);
-    FieldRows<T> corners(displacement_, scheme_, spacing_);
     std::vector<T> jacobian(static_cast<std::size_t>(shape_.size[2]));
-    const std::int64_t end = std::min((task + 1) * lines_per_task_, lines_);
-    for (std::int64_t line = task * lines_per_task_; line < end; ++line) {
-      const std::int64_t plane = line / shape_.size[1];
-      const std::int64_t row = line % shape_.size[1];
+    const Tile tile(shape_, sample, task);
+    tile.for_each_row([&](std::int64_t plane, std::int64_t row) {
       if (plane >= first_[0] && plane < last_[0] && row >= first_[1] && row < last_[1]) {
-        field.move_to(sample, plane, row);
-        field.for_each_piece([&](std::int64_t start, int n, const DifferenceRows<T>& differences) {
-          select_jacobian_rows<T>().determinant(differences, n, jacobian.data() + start);
-        });
+        select_jacobian_rows<T>().determinant(field.at(sample, plane, row), jacobian.data());
         for_each_part(first_[2], last_[2], [&](std::int64_t start, int n) {
           select_folding_rows<T>().add_jacobians(jacobian.data() + start, n, shift,
                                                  &sums->jacobian);
         });
       }
-      add_cells(sample, plane, row, &corners, &sums->volume);
-    }
+      add_cells(sample, plane, row, &field, &sums->volume);
+    });
   }
 
   // The cells between this row and the next, and this plane and the next.
@@ -107,7 +89,7 @@ class Folding {
     for (int i = 0; i < shape_.ndim; ++i) {
       scale[i] = field->scale(i);
       for (int line = 0; line < (volumetric ? 4 : 2); ++line) {
-        corner[i][line] = field->row(sample, i, plane + (line >> 1), row + (line & 1), line);
+        corner[i][line] = field->row(sample, i, plane + (line >> 1), row + (line & 1));
       }
     }
     for_each_part(0, shape_.size[2] - 1, [&](std::int64_t start, int n) {
@@ -155,9 +137,7 @@ class Folding {
   const FieldShape shape_;
   std::int64_t first_[3];
   std::int64_t last_[3];
-  std::int64_t lines_;
-  std::int64_t lines_per_task_;
-  std::int64_t tasks_;
+  std::int64_t tasks_;  // tiles per sample; the order of all sums depends on them alone
 };
 
 }  // namespace

@@ -36,8 +36,47 @@ void for_each_part(std::int64_t first, std::int64_t last, const Visit& visit) {
   }
 }
 
+// A part of a field that one task goes through, plane by plane and row by row. Of few rows, so that
+// what three planes of them hold stays in a core's own cache.
+struct Tile {
+  static constexpr std::int64_t kRows = 16;
+  static constexpr std::int64_t kPlanes = 32;
+
+  std::int64_t sample;
+  std::int64_t plane[2];  // first, and the one after the last
+  std::int64_t row[2];
+
+  static std::int64_t count(const FieldShape& shape) {  // per sample
+    return pieces(shape.size[0], kPlanes) * pieces(shape.size[1], kRows);
+  }
+
+  Tile(const FieldShape& shape, std::int64_t sample_index, std::int64_t index)
+      : sample(sample_index) {
+    const std::int64_t tiles = pieces(shape.size[1], kRows);
+    plane[0] = index / tiles * kPlanes;
+    plane[1] = std::min(plane[0] + kPlanes, shape.size[0]);
+    row[0] = index % tiles * kRows;
+    row[1] = std::min(row[0] + kRows, shape.size[1]);
+  }
+
+  // Calls visit(plane, row).
+  template <typename Visit>
+  void for_each_row(const Visit& visit) const {
+    for (std::int64_t p = plane[0]; p < plane[1]; ++p) {
+      for (std::int64_t r = row[0]; r < row[1]; ++r) {
+        visit(p, r);
+      }
+    }
+  }
+
+ private:
+  static std::int64_t pieces(std::int64_t size, std::int64_t piece) {
+    return (size + piece - 1) / piece;
+  }
+};
+
 // The rows of the neighbourhood of one row, for every component. In place where they lie in memory
-// as T, otherwise converted into a buffer.
+// as T, otherwise converted, and kept while a tile is gone through.
 template <typename T>
 class FieldRows {
  public:
@@ -51,84 +90,86 @@ class FieldRows {
     const DType native = sizeof(T) == sizeof(double) ? DType::float64 : DType::float32;
     direct_ = field.dtype == native && field.strides[field.ndim - 1] == 1;
     if (!direct_) {
-      buffer_.resize(kNeighbours * shape_.ndim * shape_.size[2]);
+      const std::int64_t slots = kKeptPlanes * kKeptRows * shape_.ndim;
+      buffer_.resize(static_cast<std::size_t>(slots * shape_.size[2]));
+      kept_.resize(static_cast<std::size_t>(slots), {-1, -1, -1});
     }
   }
 
   T scale(int component) const { return scale_[component]; }
 
-  // Component `component` of a row, valid until the same slot is asked for again.
-  const T* row(std::int64_t sample, int component, std::int64_t plane, std::int64_t row, int slot) {
+  // Component `component` of a row; it stays valid while no row further away is asked for than the
+  // tile's height and one.
+  const T* row(std::int64_t sample, int component, std::int64_t plane, std::int64_t row) {
     const std::int64_t* strides = field_.strides + field_.ndim - 3;
     std::int64_t offset = sample * field_.strides[0] + component * field_.strides[1];
     offset += row * strides[1] + (shape_.ndim == 3 ? plane * strides[0] : 0);
     if (direct_) {
       return field_.as<T>() + offset;
     }
-    T* target = buffer_.data() + (component * kNeighbours + slot) * shape_.size[2];
-    const char* source =
-        static_cast<const char*>(field_.data) + offset * element_size(field_.dtype);
-    const auto load = select_convert_rows<T>().load[static_cast<int>(field_.dtype)];
-    const std::int64_t step = strides[2] * element_size(field_.dtype);
-    for_each_part(0, shape_.size[2], [&](std::int64_t start, int n) {
-      load(source + start * step, strides[2], n, target + start);
-    });
+    const std::int64_t slot =
+        (plane % kKeptPlanes * kKeptRows + row % kKeptRows) * shape_.ndim + component;
+    T* target = buffer_.data() + slot * shape_.size[2];
+    const RowName name = {sample, plane, row};
+    if (!(kept_[static_cast<std::size_t>(slot)] == name)) {
+      kept_[static_cast<std::size_t>(slot)] = name;
+      convert(offset, target);
+    }
     return target;
   }
 
-  // Points at the neighbourhood of a row.
-  void move_to(std::int64_t sample, std::int64_t plane, std::int64_t row_index) {
+  // A row with its neighbours.
+  DifferenceRows<T> at(std::int64_t sample, std::int64_t plane, std::int64_t row_index) {
+    DifferenceRows<T> rows;
+    rows.ndim = shape_.ndim;
+    rows.scheme = scheme_;
+    rows.columns = shape_.size[2];
     const int first = 3 - shape_.ndim;
     const std::int64_t position[2] = {plane, row_index};
     for (int i = 0; i < shape_.ndim; ++i) {
-      centre_[i] = row(sample, i, plane, row_index, 0);
-      int slot = 1;
-      for (int axis = first; axis < 2; ++axis) {
-        const auto difference =
-            difference_at<T, std::int64_t>(scheme_, position[axis], shape_.size[axis]);
-        for (int side = 0; side < 2; ++side) {
-          const std::int64_t index = side == 0 ? difference.lower : difference.upper;
-          const std::int64_t at[2] = {axis == 0 ? index : plane, axis == 1 ? index : row_index};
-          neighbour_[i][axis][side] =
-              index == position[axis] ? centre_[i] : row(sample, i, at[0], at[1], slot++);
-        }
-        weight_[axis] = difference.weight;
+      rows.centre[i] = row(sample, i, plane, row_index);
+      rows.scale[i] = scale_[i];
+    }
+    for (int axis = first; axis < 2; ++axis) {
+      const auto difference =
+          difference_at<T, std::int64_t>(scheme_, position[axis], shape_.size[axis]);
+      rows.across[axis - first] = difference.weight;
+      const auto neighbour = [&](int i, std::int64_t index) {
+        return index == position[axis]
+                   ? rows.centre[i]
+                   : row(sample, i, axis == 0 ? index : plane, axis == 1 ? index : row_index);
+      };
+      for (int i = 0; i < shape_.ndim; ++i) {
+        rows.lower[i][axis - first] = neighbour(i, difference.lower);
+        rows.upper[i][axis - first] = neighbour(i, difference.upper);
       }
     }
-  }
-
-  // Calls visit(start, n, rows) for the pieces of the current row.
-  template <typename Visit>
-  void for_each_piece(const Visit& visit) const {
-    const std::int64_t columns = shape_.size[2];
-    visit_piece(0, 1, visit);
-    for_each_part(1, columns - 1, [&](std::int64_t start, int n) { visit_piece(start, n, visit); });
-    if (columns > 1) {
-      visit_piece(columns - 1, 1, visit);
-    }
+    return rows;
   }
 
  private:
-  static constexpr int kNeighbours = 5;
+  // A tile with one row more on either side, in the plane before, at and after.
+  static constexpr std::int64_t kKeptPlanes = 3;
+  static constexpr std::int64_t kKeptRows = Tile::kRows + 2;
 
-  template <typename Visit>
-  void visit_piece(std::int64_t start, int n, const Visit& visit) const {
-    DifferenceRows<T> rows;
-    rows.ndim = shape_.ndim;
-    const int first = 3 - shape_.ndim;
-    const auto along = difference_at<T, std::int64_t>(scheme_, start, shape_.size[2]);
-    for (int i = 0; i < shape_.ndim; ++i) {
-      for (int axis = first; axis < 2; ++axis) {
-        rows.lower[i][axis - first] = neighbour_[i][axis][0] + start;
-        rows.upper[i][axis - first] = neighbour_[i][axis][1] + start;
-        rows.weight[i][axis - first] = weight_[axis] * scale_[i];
-      }
-      const int last = shape_.ndim - 1;
-      rows.lower[i][last] = centre_[i] + along.lower;
-      rows.upper[i][last] = centre_[i] + along.upper;
-      rows.weight[i][last] = along.weight * scale_[i];
+  struct RowName {
+    std::int64_t sample;
+    std::int64_t plane;
+    std::int64_t row;
+    bool operator==(const RowName& other) const {
+      return sample == other.sample && plane == other.plane && row == other.row;
     }
-    visit(start, n, rows);
+  };
+
+  void convert(std::int64_t offset, T* target) const {
+    const std::int64_t stride = field_.strides[field_.ndim - 1];
+    const char* source =
+        static_cast<const char*>(field_.data) + offset * element_size(field_.dtype);
+    const auto load = select_convert_rows<T>().load[static_cast<int>(field_.dtype)];
+    const std::int64_t step = stride * element_size(field_.dtype);
+    for_each_part(0, shape_.size[2], [&](std::int64_t start, int n) {
+      load(source + start * step, stride, n, target + start);
+    });
   }
 
   const Tensor field_;
@@ -137,9 +178,7 @@ class FieldRows {
   T scale_[3];
   bool direct_;
   std::vector<T> buffer_;
-  const T* centre_[3];
-  const T* neighbour_[3][2][2];
-  T weight_[2];
+  std::vector<RowName> kept_;
 };
 
 }  // namespace plasticine

@@ -10,39 +10,33 @@ namespace plasticine {
 
 namespace {
 
-// Enough voxels for a task to outweigh handing it out.
-constexpr std::int64_t kTaskVoxels = 4096;
-constexpr int kTaskGrain = 4;
-
 template <typename T>
 void forward(const Tensor& displacement, const Tensor& out, Scheme scheme, const double* spacing,
              int threads) {
   const FieldShape shape(displacement);
   const std::int64_t columns = shape.size[2];
-  const std::int64_t lines = shape.samples * shape.size[0] * shape.size[1];
-  if (lines == 0 || columns == 0) {
+  if (columns == 0) {
     return;
   }
   const auto& rows = select_jacobian_rows<T>();
   const auto store = select_convert_rows<T>().store[static_cast<int>(out.dtype)];
-  const std::int64_t lines_per_task = std::max<std::int64_t>(kTaskVoxels / columns, 1);
-  const std::int64_t tasks = (lines + lines_per_task - 1) / lines_per_task;
-  parallel_for(tasks, kTaskGrain, threads, [&](std::int64_t task) {
+  const bool in_place = element_size(out.dtype) == static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t tiles = Tile::count(shape);
+  parallel_for(shape.samples * tiles, 1, threads, [&](std::int64_t task) {
     FieldRows<T> field(displacement, scheme, spacing);
-    std::vector<T> result(columns);
-    const std::int64_t end = std::min((task + 1) * lines_per_task, lines);
-    for (std::int64_t line = task * lines_per_task; line < end; ++line) {
-      const std::int64_t row = line % shape.size[1];
-      const std::int64_t plane = line / shape.size[1] % shape.size[0];
-      field.move_to(line / (shape.size[0] * shape.size[1]), plane, row);
-      field.for_each_piece([&](std::int64_t start, int n, const DifferenceRows<T>& differences) {
-        rows.determinant(differences, n, result.data() + start);
-      });
+    std::vector<T> buffer(static_cast<std::size_t>(in_place ? 0 : columns));
+    const Tile tile(shape, task / tiles, task % tiles);
+    tile.for_each_row([&](std::int64_t plane, std::int64_t row) {
+      const std::int64_t line = (tile.sample * shape.size[0] + plane) * shape.size[1] + row;
       char* target = static_cast<char*>(out.data) + line * columns * element_size(out.dtype);
-      for_each_part(0, columns, [&](std::int64_t start, int n) {
-        store(result.data() + start, n, target + start * element_size(out.dtype));
-      });
-    }
+      T* result = in_place ? reinterpret_cast<T*>(target) : buffer.data();
+      rows.determinant(field.at(tile.sample, plane, row), result);
+      if (!in_place) {
+        for_each_part(0, columns, [&](std::int64_t start, int n) {
+          store(result + start, n, target + start * element_size(out.dtype));
+        });
+      }
+    });
   });
 }
 
@@ -51,11 +45,8 @@ void forward(const Tensor& displacement, const Tensor& out, Scheme scheme, const
 template <typename T>
 class BackwardTile {
  public:
-  static constexpr std::int64_t kRows = 8;
-  static constexpr std::int64_t kPlanes = 16;
-
   BackwardTile(const Tensor& grad_out, const Tensor& displacement, const Tensor& grad_displacement,
-               Scheme scheme, const double* spacing)
+               Scheme scheme, const double* spacing, const Tile& tile)
       : grad_out_(grad_out),
         out_(grad_displacement),
         scheme_(scheme),
@@ -63,27 +54,24 @@ class BackwardTile {
         field_(displacement, scheme, spacing),
         grad_(shape_.size[2]),
         result_(shape_.size[2]),
-        cofactors_(3 * (kRows + 2) * shape_.ndim * shape_.ndim * shape_.size[2]) {}
+        cofactors_(3 * (Tile::kRows + 2) * shape_.ndim * shape_.ndim * shape_.size[2]),
+        tile_(tile) {}
 
-  void run(std::int64_t sample, std::int64_t plane, std::int64_t row) {
-    sample_ = sample;
-    first_row_ = row;
-    const std::int64_t planes = shape_.size[0];
-    const std::int64_t end = std::min(plane + kPlanes, planes);
-    std::int64_t filled = std::max<std::int64_t>(plane - 1, 0);
-    for (std::int64_t current = plane; current < end; ++current) {
-      for (; filled < std::min(current + 2, planes); ++filled) {
+  void run() {
+    std::int64_t filled = std::max<std::int64_t>(tile_.plane[0] - 1, 0);
+    for (std::int64_t plane = tile_.plane[0]; plane < tile_.plane[1]; ++plane) {
+      for (; filled < std::min(plane + 2, shape_.size[0]); ++filled) {
         fill_plane(filled);
       }
-      for (std::int64_t line = row; line < std::min(row + kRows, shape_.size[1]); ++line) {
-        gather_row(current, line);
+      for (std::int64_t row = tile_.row[0]; row < tile_.row[1]; ++row) {
+        gather_row(plane, row);
       }
     }
   }
 
  private:
   T* cofactor(int i, int j, std::int64_t plane, std::int64_t row) {
-    const std::int64_t slot = plane % 3 * (kRows + 2) + (row - first_row_ + 1);
+    const std::int64_t slot = plane % 3 * (Tile::kRows + 2) + (row - tile_.row[0] + 1);
     return cofactors_.data() + ((slot * shape_.ndim + i) * shape_.ndim + j) * shape_.size[2];
   }
 
@@ -91,9 +79,9 @@ class BackwardTile {
     const auto& rows = select_jacobian_rows<T>();
     const auto load = select_convert_rows<T>().load[static_cast<int>(grad_out_.dtype)];
     const std::int64_t* strides = grad_out_.strides + grad_out_.ndim - 3;
-    const std::int64_t end = std::min(first_row_ + kRows + 1, shape_.size[1]);
-    for (std::int64_t row = std::max<std::int64_t>(first_row_ - 1, 0); row < end; ++row) {
-      const std::int64_t offset = sample_ * grad_out_.strides[0] + row * strides[1] +
+    const std::int64_t end = std::min(tile_.row[1] + 1, shape_.size[1]);
+    for (std::int64_t row = std::max<std::int64_t>(tile_.row[0] - 1, 0); row < end; ++row) {
+      const std::int64_t offset = tile_.sample * grad_out_.strides[0] + row * strides[1] +
                                   (shape_.ndim == 3 ? plane * strides[0] : 0);
       const char* source =
           static_cast<const char*>(grad_out_.data) + offset * element_size(grad_out_.dtype);
@@ -101,16 +89,13 @@ class BackwardTile {
         load(source + start * strides[2] * element_size(grad_out_.dtype), strides[2], n,
              grad_.data() + start);
       });
-      field_.move_to(sample_, plane, row);
-      field_.for_each_piece([&](std::int64_t start, int n, const DifferenceRows<T>& differences) {
-        T* targets[9];
-        for (int i = 0; i < shape_.ndim; ++i) {
-          for (int j = 0; j < shape_.ndim; ++j) {
-            targets[i * shape_.ndim + j] = cofactor(i, j, plane, row) + start;
-          }
+      T* targets[9];
+      for (int i = 0; i < shape_.ndim; ++i) {
+        for (int j = 0; j < shape_.ndim; ++j) {
+          targets[i * shape_.ndim + j] = cofactor(i, j, plane, row);
         }
-        rows.cofactors(differences, grad_.data() + start, n, targets);
-      });
+      }
+      rows.cofactors(field_.at(tile_.sample, plane, row), grad_.data(), targets);
     }
   }
 
@@ -129,7 +114,8 @@ class BackwardTile {
         gather_piece(i, plane, row, x, 1);
       }
       const std::int64_t offset =
-          (((sample_ * shape_.ndim + i) * shape_.size[0] + plane) * shape_.size[1] + row) * columns;
+          (((tile_.sample * shape_.ndim + i) * shape_.size[0] + plane) * shape_.size[1] + row) *
+          columns;
       char* target = static_cast<char*>(out_.data) + offset * element_size(out_.dtype);
       for_each_part(0, columns, [&](std::int64_t start, int n) {
         store(result_.data() + start, n, target + start * element_size(out_.dtype));
@@ -171,24 +157,20 @@ class BackwardTile {
   std::vector<T> grad_;
   std::vector<T> result_;
   std::vector<T> cofactors_;
-  std::int64_t sample_ = 0;
-  std::int64_t first_row_ = 0;
+  const Tile tile_;
 };
 
 template <typename T>
 void backward(const Tensor& grad_out, const Tensor& displacement, const Tensor& grad_displacement,
               Scheme scheme, const double* spacing, int threads) {
-  using Tile = BackwardTile<T>;
   const FieldShape shape(displacement);
   if (shape.size[2] == 0) {
     return;
   }
-  const std::int64_t planes = (shape.size[0] + Tile::kPlanes - 1) / Tile::kPlanes;
-  const std::int64_t rows = (shape.size[1] + Tile::kRows - 1) / Tile::kRows;
-  parallel_for(shape.samples * planes * rows, 1, threads, [&](std::int64_t task) {
-    Tile tile(grad_out, displacement, grad_displacement, scheme, spacing);
-    tile.run(task / (planes * rows), task / rows % planes * Tile::kPlanes,
-             task % rows * Tile::kRows);
+  const std::int64_t tiles = Tile::count(shape);
+  parallel_for(shape.samples * tiles, 1, threads, [&](std::int64_t task) {
+    const Tile tile(shape, task / tiles, task % tiles);
+    BackwardTile<T>(grad_out, displacement, grad_displacement, scheme, spacing, tile).run();
   });
 }
 

@@ -1,26 +1,33 @@
-// The vectorised inner loops of the Jacobian determinant, over pieces of rows along which the
-// finite difference is the same.
+// The vectorised inner loops of the Jacobian determinant, over rows.
 #pragma once
+
+#include <cstdint>
 
 #include "../common/simd.h"
 #include "../common/types.h"
 
 namespace plasticine {
 
-// du_i / dx_j of voxel n of the piece is weight[i][j] * (upper[i][j][n] - lower[i][j][n]).
+// A row with those beside it. du_i / dx_j is, on all axes but the last, across[j] * scale[i] *
+// (upper[i][j] - lower[i][j]); on the last it is the scheme's difference along centre[i], times
+// scale[i].
 template <typename T>
 struct DifferenceRows {
   int ndim;
-  const T* lower[3][3];
-  const T* upper[3][3];
-  T weight[3][3];
+  Scheme scheme;
+  std::int64_t columns;
+  const T* centre[3];
+  const T* lower[3][2];
+  const T* upper[3][2];
+  T across[2];
+  T scale[3];
 };
 
 template <typename T>
 struct JacobianRows {
-  void (*determinant)(const DifferenceRows<T>& rows, int n, T* out);
-  // out[i * ndim + j][n] = grad[n] * cofactor[i][j].
-  void (*cofactors)(const DifferenceRows<T>& rows, const T* grad, int n, T* const* out);
+  void (*determinant)(const DifferenceRows<T>& rows, T* out);
+  // out[i * ndim + j][x] = grad[x] * cofactor[i][j].
+  void (*cofactors)(const DifferenceRows<T>& rows, const T* grad, T* const* out);
   // out[n] = sum over terms of weights[term] * values[term][n], in the order of the terms.
   void (*combine)(const T* const* values, const T* weights, int terms, int n, T* out);
 };
