@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 import plasticine
 from benchmarks import peers
-from benchmarks.contest import FULL_3D, HALF_DTYPES, SIZES, Contender, Contest, ours, with_dtypes
+from benchmarks.contest import (
+    FULL_3D,
+    HALF_DTYPES,
+    SIZES,
+    Contender,
+    Contest,
+    in_float32,
+    ours,
+    with_dtypes,
+)
 from plasticine import reference
 
 
 def floor(ndim: int, backward: bool) -> float:
     # Backward: the gradient and both fields read, one gradient written, the other scattered.
     return 3 * ndim + (3 * ndim + ndim + 3 * ndim if backward else 0)
-
-
-def in_float32(case, direction):
-    return case.dtype == torch.float32
 
 
 CONTEST = Contest(
@@ -27,9 +31,7 @@ CONTEST = Contest(
     floor=floor,
     cases=(*SIZES, *with_dtypes(FULL_3D, dtypes=HALF_DTYPES)),
     contenders=(
-        Contender(
-            "grid_sample", peers.pipeline_compose(peers.grid_sample("bilinear")), in_float32
-        ),
+        Contender("grid_sample", peers.pipeline_compose(peers.grid_sample("bilinear")), in_float32),
         Contender("monai", peers.pipeline_compose(peers.monai_warp), in_float32),
         *ours("compose", plasticine.compose),
     ),

@@ -17,6 +17,9 @@ from benchmarks.contest import (
     Contender,
     Contest,
     compiled,
+    forward_in_float32,
+    forward_of_one,
+    in_float32,
     ours,
     same,
     with_dtypes,
@@ -26,18 +29,6 @@ from plasticine import reference
 
 def floor(ndim: int, backward: bool) -> float:
     return ndim + 1 + (1 + ndim + ndim if backward else 0)
-
-
-def in_float32(case, direction):
-    return case.dtype == torch.float32
-
-
-def forward_in_float32(case, direction):
-    return case.dtype == torch.float32 and direction == "forward"
-
-
-def forward_of_one_field(case, direction):
-    return forward_in_float32(case, direction) and case.batch == 1
 
 
 CONTEST = Contest(
@@ -54,7 +45,7 @@ CONTEST = Contest(
         Contender("torch_gradient", same(peers.gradient_determinant), in_float32),
         Contender("voxelmorph", peers.voxelmorph_determinant, forward_in_float32),
         Contender("deepali", peers.deepali_determinant, in_float32, margin=1),
-        Contender("SimpleITK", peers.sitk_determinant, forward_of_one_field, margin=1),
+        Contender("SimpleITK", peers.sitk_determinant, forward_of_one, margin=1),
         compiled(reference.jacobian_determinant, FULL_3D, ("forward",)),
         *ours("jacobian", plasticine.jacobian_determinant),
     ),

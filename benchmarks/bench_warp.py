@@ -19,6 +19,8 @@ from benchmarks.contest import (
     Contender,
     Contest,
     compiled,
+    forward_of_one,
+    in_float32,
     ours,
     with_dtypes,
 )
@@ -38,15 +40,6 @@ def floor(ndim: int, backward: bool) -> float:
     forward = 2 + ndim
     # Gradient, image and field read, the field's gradient written, the image's scattered.
     return forward + (2 + ndim + ndim + 3 if backward else 0)
-
-
-def in_float32(case: Case, direction: str) -> bool:
-    return case.dtype == torch.float32
-
-
-def forward_of_one_image(case: Case, direction: str) -> bool:
-    """Where a slow peer without gradients and without batches is worth its time."""
-    return direction == "forward" and case in (MEDIUM_3D, FULL_3D)
 
 
 def in_full_precision(case: Case, direction: str) -> bool:
@@ -72,8 +65,8 @@ CONTEST = Contest(
         Contender("voxelmorph", peers.voxelmorph_transform, in_float32),
         Contender("deepali", peers.deepali_warp, in_float32),
         Contender("interpol", peers.interpol_pull, in_float32),
-        Contender("SimpleITK", peers.sitk_warp, forward_of_one_image),
-        Contender("scipy", peers.scipy_map_coordinates, forward_of_one_image),
+        Contender("SimpleITK", peers.sitk_warp, forward_of_one),
+        Contender("scipy", peers.scipy_map_coordinates, forward_of_one),
         compiled(reference.warp, MEDIUM_3D, ("forward", "forward_and_backward")),
         *ours("warp", plasticine.warp),
     ),

@@ -131,9 +131,8 @@ class Contender:
         margin: voxels at the border that are not compared, where its boundary is another one.
         tolerance: instead of the dtype's, where its rounding is known to be coarser.
         check: instead of the comparison with the reference; takes the case and the result, raises
-            AssertionError.
+            AssertionError, and returns what to record of it, by name.
         floor: instead of the operator's, for another way to compute it.
-        facts: what to record of the result, by name.
         device: the only type of device that it runs on.
     """
 
@@ -142,9 +141,8 @@ class Contender:
     joins: Callable[[Case, str], bool] = lambda case, direction: True
     margin: int = 0
     tolerance: float | None = None
-    check: Callable[[Case, Tensor], None] | None = None
+    check: Callable[[Case, Tensor], dict[str, float]] | None = None
     floor: Callable[[int, bool], float] | None = None
-    facts: Callable[[Any], dict[str, Any]] | None = None
     device: str | None = None
 
 
@@ -162,6 +160,7 @@ class Contest:
         contenders: peers first: ours state their ratio to those before them.
         cases: what is measured.
         directions: "forward" and, where it differentiates, "forward_and_backward".
+        missing: why it cannot run yet.
     """
 
     operator: str
@@ -171,7 +170,7 @@ class Contest:
     contenders: tuple[Contender, ...]
     cases: tuple[Case, ...] = SIZES
     directions: tuple[str, ...] = DIRECTIONS
-    held_back: Callable[[], str | None] = field(default=lambda: None)
+    missing: str | None = None
 
     def entries(self) -> list[Any]:
         """Every measurement as a parameter of a test; those to compare follow each other."""
@@ -183,7 +182,7 @@ class Contest:
             if contender.joins(case, direction)
         ]
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019: a contest lives as long as the run
+    @functools.lru_cache(maxsize=1)  # noqa: B019 - a contest lives as long as the run
     def expectation(self, case: Case, needs_gradient: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The definition's result of a case, and its gradients where they are asked for."""
         exact = torch.promote_types(case.dtype, torch.float32)
@@ -227,6 +226,19 @@ def ours(
     return tuple(contender(name) for name in holders if name != "reference")
 
 
+def in_float32(case: Case, direction: str) -> bool:
+    return case.dtype == torch.float32
+
+
+def forward_in_float32(case: Case, direction: str) -> bool:
+    return case.dtype == torch.float32 and direction == "forward"
+
+
+def forward_of_one(case: Case, direction: str) -> bool:
+    """Where a slow peer without gradients and without batches is worth its time."""
+    return direction == "forward" and case in (MEDIUM_3D, FULL_3D)
+
+
 def compiled(function: Callable[..., Any], case: Case, directions: Sequence[str]) -> Contender:
     """``torch.compile`` of our reference, for one case on a CPU: it takes half a minute each."""
 
@@ -248,25 +260,25 @@ def peer(module: str) -> Any:
         pytest.skip(f"{module.split('.')[0]} is absent: {error}")
 
 
-def check_result(contest: Contest, contender: Contender, case: Case, result: Tensor) -> float:
-    """Raises unless the result is the definition's; returns the largest difference."""
+def check_result(
+    contest: Contest, contender: Contender, case: Case, result: Tensor
+) -> dict[str, float]:
+    """Raises unless the result is the definition's; returns what to record of it."""
     if contender.check is not None:
-        contender.check(case, result)
+        return contender.check(case, result.detach())
     expected = contest.expectation(case, False)[0]
     found = result.detach().to(expected)
     assert found.shape == expected.shape, f"{contender.name} gives {tuple(found.shape)}"
-    if contender.margin and expected.ndim > 2:
+    if contender.margin:
         inner = (..., *[slice(contender.margin, -contender.margin)] * case.ndim)
         found, expected = found[inner], expected[inner]
     difference = (found - expected).abs().max().item()
-    if contender.check is None:
-        allowed = contender.tolerance or TOLERANCE[case.dtype]
-        scale = max(1.0, expected.abs().max().item())
-        assert difference <= allowed * scale, (
-            f"{contender.name} differs from the reference by {difference:.3g}; "
-            f"{allowed * scale:.3g} is allowed"
-        )
-    return difference
+    allowed = contender.tolerance or TOLERANCE[case.dtype]
+    allowed *= max(1.0, expected.abs().max().item())
+    assert difference <= allowed, (
+        f"{contender.name} differs from the reference by {difference:.3g}; {allowed:.3g} is allowed"
+    )
+    return {"largest_difference": difference}
 
 
 def check_gradients(

@@ -19,6 +19,7 @@ from torch import Tensor
 from benchmarks.contest import Case, Prepared, peer
 
 Warp = Callable[[Tensor, Tensor], Tensor]
+Prepare = Callable[..., Prepared]
 
 
 def identity(field: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ def grid_sample_warp(padding: str = "border", mode: str = "bilinear") -> Warp:
     return warp
 
 
-def grid_sample(mode: str) -> Callable[..., Prepared]:
+def grid_sample(mode: str) -> Prepare:
     return lambda case, *inputs: Prepared(grid_sample_warp(mode=mode))
 
 
@@ -160,7 +161,7 @@ def sitk_warp(case: Case, image: Tensor, displacement: Tensor) -> Prepared:
     return Prepared(warp, (moving, field), inside)
 
 
-def pipeline_compose(warp: Callable[..., Prepared]) -> Callable[..., Prepared]:
+def pipeline_compose(warp: Prepare) -> Prepare:
     """What a project without a composition writes: warp one field by the other and add."""
 
     def prepare(case: Case, u: Tensor, v: Tensor) -> Prepared:
@@ -204,8 +205,7 @@ def gradient_determinant(displacement: Tensor) -> Tensor:
 
 def deepali_determinant(case: Case, displacement: Tensor) -> Prepared:
     determinant = peer("deepali.core.functional").jacobian_det
-    flow = displacement.flip(1).contiguous()
-    return Prepared(lambda flow: determinant(flow, mode="central"), (flow,))
+    return Prepared(lambda flow: determinant(flow, mode="central"), (to_cube(displacement),))
 
 
 def voxelmorph_determinant(case: Case, displacement: Tensor) -> Prepared:
@@ -226,6 +226,4 @@ def sitk_determinant(case: Case, displacement: Tensor) -> Prepared:
     def result(image: Any) -> Tensor:
         return torch.from_numpy(sitk.GetArrayFromImage(image))[None, None]
 
-    return Prepared(
-        sitk.DisplacementFieldJacobianDeterminant, (sitk_image(displacement),), result
-    )
+    return Prepared(sitk.DisplacementFieldJacobianDeterminant, (sitk_image(displacement),), result)
