@@ -117,34 +117,20 @@ def both_ways(prepare: peers.Prepare) -> peers.Prepare:
 
     def prepare_both(case: Case, velocity: Tensor) -> Prepared:
         one = prepare(case, velocity).call
-        return Prepared(lambda velocity: (one(velocity), one(-velocity)), result=torch.stack)
+        return Prepared(lambda velocity: (one(velocity), one(-velocity)))
 
     return prepare_both
-
-
-def pair(contender: Contender) -> Contender:
-    """Ours, whose pair the check takes as one tensor."""
-
-    def prepare(case: Case, velocity: Tensor) -> Prepared:
-        return Prepared(contender.prepare(case, velocity).call, result=torch.stack)
-
-    return Contender(contender.name, prepare, device=contender.device)
 
 
 PAIR = Contest(
     "exponential_pair",
     inputs=EXPONENTIAL.inputs,
-    expected=lambda velocity: torch.stack(
-        plasticine.exponential(velocity, inverse=True, backend="reference")
-    ),
+    expected=functools.partial(plasticine.exponential, inverse=True, backend="reference"),
     floor=lambda ndim, backward: 2 * _floor(STEPS, ndim, backward),
     cases=(BATCH_2D, MEDIUM_3D, FULL_3D),
     contenders=(
         Contender("monai", both_ways(peers.monai_exponential), without_long_waits),
-        *map(
-            pair,
-            ours("exponential", functools.partial(plasticine.exponential, inverse=True)),
-        ),
+        *ours("exponential", functools.partial(plasticine.exponential, inverse=True)),
     ),
 )
 

@@ -16,7 +16,15 @@ import torch
 from torch import Tensor
 
 import plasticine
-from benchmarks.contest import Case, Contender, Contest, check_gradients, check_result
+from benchmarks.contest import (
+    Case,
+    Contender,
+    Contest,
+    as_tuple,
+    check_gradients,
+    check_result,
+    cotangent,
+)
 from benchmarks.memory import HOW, peak_bytes
 
 # Distribution names of the projects that are measured beside ours, where they are installed.
@@ -228,17 +236,15 @@ def run_contest(
         inputs = tensors if prepared.inputs is None else prepared.inputs
         result = prepared.call(*inputs)
         facts = check_result(contest, contender, case, prepared.result(result))
-        del result
-
         backward = direction == "forward_and_backward"
+        given = [cotangent(x) for x in as_tuple(result)] if backward else []
+        del result
 
         def forward() -> Any:
             return prepared.call(*inputs)
 
         def forward_and_backward() -> tuple[Tensor, ...]:
-            results = prepared.call(*inputs)
-            many = results if isinstance(results, tuple) else (results,)
-            return torch.autograd.grad(many, inputs, [torch.ones_like(x) for x in many])
+            return torch.autograd.grad(as_tuple(prepared.call(*inputs)), inputs, given)
 
         if backward:
             for x in inputs:

@@ -103,8 +103,19 @@ def with_dtypes(*cases: Case, dtypes: Sequence[torch.dtype]) -> tuple[Case, ...]
     return tuple(replace(case, dtype=dtype) for case in cases for dtype in dtypes)
 
 
-def _unchanged(result: Any) -> Any:
-    return result
+def as_tuple(results: Any) -> tuple[Any, ...]:
+    return results if isinstance(results, tuple) else (results,)
+
+
+def stacked(results: Any) -> Tensor:
+    """Several results of one shape as one tensor; one as it is."""
+    return torch.stack(results) if isinstance(results, tuple) else results
+
+
+def cotangent(result: Tensor) -> Tensor:
+    """What the backward pass is given: noise, as ones hide what a sum does not see."""
+    generator = torch.Generator().manual_seed(20261123)
+    return torch.rand(result.shape, generator=generator).to(result)
 
 
 @dataclass(frozen=True)
@@ -115,12 +126,12 @@ class Prepared:
         call: what is timed; takes ``inputs``, returns a result of its own kind.
         inputs: the operator's inputs in the contender's own convention, which are prepared outside
             the time; None for the operator's own.
-        result: the contender's result in the operator's convention, for the check.
+        result: the contender's result in the operator's convention as one tensor, for the check.
     """
 
     call: Callable[..., Any]
     inputs: tuple[Any, ...] | None = None
-    result: Callable[[Any], Tensor] = field(default=_unchanged)
+    result: Callable[[Any], Tensor] = field(default=stacked)
 
 
 @dataclass(frozen=True)
@@ -168,7 +179,7 @@ class Contest:
 
     operator: str
     inputs: Callable[[Case], tuple[Tensor, ...]]
-    expected: Callable[..., Tensor]
+    expected: Callable[..., Any]
     floor: Callable[[int, bool], float]
     contenders: tuple[Contender, ...]
     cases: tuple[Case, ...] = SIZES
@@ -185,17 +196,17 @@ class Contest:
             if contender.joins(case, direction)
         ]
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019 - a contest lives as long as the run
+    @functools.lru_cache(maxsize=2)  # noqa: B019 - a contest lives as long as the run
     def expectation(self, case: Case, needs_gradient: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The definition's result of a case, and its gradients where they are asked for."""
         exact = torch.promote_types(case.dtype, torch.float32)
         inputs = tuple(x.to(case.dtype).to(exact) for x in self.inputs(case))
         if not needs_gradient:
-            return self.expected(*inputs), ()
+            return stacked(self.expected(*inputs)), ()
         leaves = tuple(x.requires_grad_() for x in inputs)
-        result = self.expected(*leaves)
-        gradients = torch.autograd.grad(result, leaves, torch.ones_like(result))
-        return result.detach(), gradients
+        results = as_tuple(self.expected(*leaves))
+        gradients = torch.autograd.grad(results, leaves, [cotangent(x) for x in results])
+        return stacked(results).detach(), gradients
 
 
 def same(function: Callable[..., Any]) -> Callable[..., Prepared]:
