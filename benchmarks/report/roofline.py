@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -11,7 +13,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.report.record import Row, Run
 from benchmarks.report.tables import is_ours, ratio, way_of
-from benchmarks.report.targets import FULL, PEER_NAMES
+from benchmarks.report.targets import DIRECTIONS, FULL, PEER_NAMES
 
 INK, MUTED, PEER, ROOF = "#1f2430", "#7b8394", "#a9b0bd", "#d1495b"
 # Of one hue family each: what samples, what integrates, what differentiates, what solves.
@@ -39,6 +41,21 @@ STYLE = {
     "ytick.color": MUTED,
     "text.color": INK,
 }
+# The rows on the right: operator, way of ours, case, label.
+_FULL = FULL.format("float32")
+RACE = (
+    ("warp", "", _FULL, "warp"),
+    ("warp", "", f"{_FULL}-small", "warp, below a voxel"),
+    ("warp_bspline", "", _FULL, "warp, B-spline"),
+    ("compose", "", _FULL, "compose"),
+    ("exponential", "", _FULL, "exponential, Euler 7"),
+    ("exponential", "midpoint", _FULL, "exponential, midpoint"),
+    ("warp_exponential", "", _FULL, "warp_exponential"),
+    ("jacobian_determinant", "", _FULL, "jacobian_determinant"),
+    ("folding", "", _FULL, "folding"),
+    ("splat", "", _FULL, "splat"),
+    ("invert", "", _FULL, "invert"),
+)
 # Drawn as lines on the left: those that a registration calls all the time.
 LINES = ("warp", "compose", "exponential", "jacobian_determinant", "folding", "splat")
 
@@ -46,23 +63,23 @@ LINES = ("warp", "compose", "exponential", "jacobian_determinant", "folding", "s
 def draw(run: Run, path: Path) -> None:
     """Writes the picture as a PNG."""
     with rc_context(STYLE):
-        rows = _dumbbell_rows(run)
-        figure = Figure(figsize=(13, max(5.6, 1.7 + 0.36 * len(rows))), dpi=150, facecolor="white")
-        roof, race = figure.subplots(1, 2, width_ratios=[1, 1.25])
-        figure.subplots_adjust(left=0.055, right=0.985, top=0.86, bottom=0.1, wspace=0.38)
+        rows = _race_rows(run)
+        height = max(5.2, 1.7 + 0.27 * len(rows))
+        figure = Figure(figsize=(13, height), dpi=150, facecolor="white")
+        bottom, top = 0.62 / height, 1 - 1.0 / height
+        roof = figure.add_axes((0.045, bottom, 0.345, top - bottom))
+        race = figure.add_axes((0.625, bottom, 0.19, top - bottom))
         _draw_roof(roof, run)
         _draw_race(race, rows)
-        _title(figure, run)
+        facts = run.facts
+        title = "How near to what the memory allows"
+        figure.text(0.012, 1 - 0.32 / height, title, fontsize=15, weight="bold", va="center")
+        line = (
+            f"{facts.get('device')}, {facts.get('threads')} threads, float32.  "
+            "Colour: Plasticine.  Grey: other libraries, computing the same."
+        )
+        figure.text(0.012, 1 - 0.62 / height, line, color=MUTED, fontsize=9.5, va="center")
         figure.savefig(path)
-
-
-def _title(figure: Figure, run: Run) -> None:
-    facts = run.facts
-    figure.text(
-        0.012, 0.965, "How near the memory's limit", fontsize=15, weight="bold", va="center"
-    )
-    line = f"{facts.get('device')}, {facts.get('threads')} threads, float32"
-    figure.text(0.012, 0.922, line, color=MUTED, fontsize=9.5, va="center")
 
 
 def _draw_roof(axes: Axes, run: Run) -> None:
@@ -75,14 +92,14 @@ def _draw_roof(axes: Axes, run: Run) -> None:
         y = [row["gb_per_s"] for row in copies]
         axes.plot(x, y, color=ROOF, linewidth=2.4, solid_capstyle="round", zorder=3)
         axes.fill_between(x, y, 1e4, color=ROOF, alpha=0.06, linewidth=0)
-        top = max(range(len(y)), key=y.__getitem__)
         axes.annotate(
-            "copying memory: the roof",
-            (x[top], y[top]),
-            xytext=(4, 8),
+            "copying: the roof",
+            (x[len(x) // 3], y[len(x) // 3]),
+            xytext=(0, 8),
             textcoords="offset points",
             color=ROOF,
             weight="bold",
+            ha="center",
         )
     floats = [row for row in run.rows if row["dtype"] == "float32" and row["operator"] != "copy"]
     forward = [
@@ -109,20 +126,11 @@ def _draw_roof(axes: Axes, run: Run) -> None:
         y = [row["gb_per_s"] for row in mine]
         axes.plot(x, y, color=COLOURS[operator], linewidth=1.6, marker="o", ms=4.5, zorder=4)
         ends.append((x[-1], y[-1], operator))
-    axes.set(xscale="log", yscale="log", ylabel="GB/s of the bytes that must move")
+    axes.set(xscale="log", yscale="log", ylabel="GB/s")
     values = [row["gb_per_s"] for row in forward + copies] or [1.0]
     axes.set_ylim(min(values) / 1.5, max(values) * 1.8)
     _label_ends(axes, ends)
     _bytes_axis(axes, [row["floor_bytes"] for row in forward + copies])
-    if peers:
-        lowest = min(peers, key=lambda row: row["gb_per_s"] * row["floor_bytes"] ** 0.1)
-        axes.annotate(
-            "their peers",
-            (lowest["floor_bytes"], lowest["gb_per_s"]),
-            xytext=(8, -3),
-            textcoords="offset points",
-            color=MUTED,
-        )
     _clean(axes)
 
 
@@ -134,7 +142,7 @@ def _bytes_axis(axes: Axes, sizes: Sequence[float]) -> None:
     shown = [(t, n) for t, n in zip(ticks, names, strict=True) if low <= t <= high]
     axes.set_xticks([t for t, _ in shown], [n for _, n in shown])
     axes.minorticks_off()
-    axes.set_xlabel("bytes that must move in a call")
+    axes.set_xlabel("bytes that must move in a call, forward")
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str]]) -> None:
@@ -155,71 +163,75 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str]]) -> None:
         )
 
 
-def _dumbbell_rows(run: Run) -> list[tuple[str, Row, list[Row]]]:
-    """Label, ours and the peers of every measurement on 128³ in float32."""
+@dataclass(frozen=True)
+class RaceRow:
+    """One measurement on 128³: its label, ours and the peers'."""
+
+    label: str
+    mine: Row
+    peers: list[Row]
+
+    @property
+    def backward(self) -> bool:
+        return self.mine["direction"] != "forward"
+
+    @property
+    def colour(self) -> str:
+        return COLOURS.get(self.mine["operator"], INK)
+
+
+def _race_rows(run: Run) -> list[RaceRow]:
+    """In the order of ``RACE``, forward before forward and backward."""
     rows = []
-    for operator, case, direction in run.contests():
-        if case not in (FULL.format("float32"), f"{FULL.format('float32')}-small"):
-            continue
-        contest = run.contest(operator, case, direction)
-        peers = [row for row in contest if not is_ours(row)]
-        for mine in filter(is_ours, contest):
-            way = way_of(mine)
-            if way in ("recompute", "in two calls"):
+    for operator, way, case, label in RACE:
+        for direction in DIRECTIONS:
+            contest = run.contest(operator, case, direction)
+            suffix = f"_{way}" if way else ""
+            mine = run.ours(operator, case, direction, suffix)
+            if mine is None:
                 continue
-            small = ", below a voxel" if case.endswith("-small") else ""
-            backward = " + backward" if direction != "forward" else ""
-            rows.append((f"{operator}{', ' + way if way else ''}{small}{backward}", mine, peers))
+            text = label if direction == "forward" else "and backward"
+            rows.append(RaceRow(text, mine, [row for row in contest if not is_ours(row)]))
     return rows
 
 
-def _draw_race(axes: Axes, rows: Sequence[tuple[str, Row, list[Row]]]) -> None:
+def _draw_race(axes: Axes, rows: Sequence[RaceRow]) -> None:
     """Share of the floor: ours, the peers, and how far they are apart."""
-    for index, (_, mine, peers) in enumerate(rows):
-        colour = COLOURS.get(mine["operator"], INK)
-        share = 100 * mine["share_of_floor"]
-        theirs = sorted(100 * row["share_of_floor"] for row in peers)
+    for index, row in enumerate(rows):
+        share = 100 * row.mine["share_of_floor"]
+        theirs = sorted(100 * peer["share_of_floor"] for peer in row.peers)
         if theirs:
             axes.plot([theirs[0], share], [index, index], color="#e3e6ec", linewidth=3, zorder=1)
-            axes.scatter(theirs, [index] * len(theirs), s=26, color=PEER, zorder=2, linewidths=0)
-            best = max(peers, key=lambda row: row["share_of_floor"])
-            name = PEER_NAMES.get(best["contender"], best["contender"]).replace("`", "")
-            text = f"{ratio(best['seconds'] / mine['seconds'])} {name}"
-        else:
-            text = ""
-        axes.scatter(share, index, s=74, color=colour, zorder=3, linewidths=0)
-        axes.annotate(
-            text,
-            (share, index),
-            xytext=(8, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=7.5,
-            color=INK,
+            axes.scatter(theirs, [index] * len(theirs), s=24, color=PEER, zorder=2, linewidths=0)
+            _name_the_nearest(axes, index, row)
+        face = "white" if row.backward else row.colour
+        axes.scatter(
+            share, index, s=58, facecolor=face, edgecolor=row.colour, linewidths=1.8, zorder=4
         )
-    axes.axvline(100, color=ROOF, linewidth=2)
-    axes.set(xscale="log", xlabel="share of the memory's floor, 128³")
-    axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
-    for tick, (_, mine, _) in zip(axes.get_yticklabels(), rows, strict=True):
-        tick.set_color(COLOURS.get(mine["operator"], INK))
+    axes.axvline(100, color=ROOF, linewidth=2, zorder=3)
+    axes.set(xscale="log", xlabel="share of the floor's speed, 128³")
+    axes.set_yticks(range(len(rows)), [row.label for row in rows])
+    for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
+        tick.set_color(MUTED if row.backward else row.colour)
+        tick.set_fontweight("normal" if row.backward else "bold")
     axes.set_ylim(len(rows) - 0.4, -0.9)
-    shares = [100 * row["share_of_floor"] for _, mine, peers in rows for row in (mine, *peers)]
-    axes.set_xlim(min(shares, default=1) / 1.5, 420)
+    shares = [100 * r["share_of_floor"] for row in rows for r in (row.mine, *row.peers)]
     ticks = [0.1, 0.3, 1, 3, 10, 30, 100]
     axes.set_xticks(ticks, [f"{tick:g} %" for tick in ticks])
-    axes.set_xlim(min(shares, default=1) / 1.5, 420)
+    axes.set_xlim(min(shares, default=1) / 1.6, max([150, *shares]) * 1.3)
     axes.minorticks_off()
-    axes.annotate(
-        "the floor",
-        (100, 1),
-        xycoords=("data", "axes fraction"),
-        xytext=(4, -2),
-        textcoords="offset points",
-        color=ROOF,
-        weight="bold",
-        va="top",
-    )
     _clean(axes)
+
+
+def _name_the_nearest(axes: Axes, index: int, row: RaceRow) -> None:
+    """At the right: how many times the fastest peer's time ours goes into, and whose it is."""
+    best = min(row.peers, key=lambda peer: peer["seconds"])
+    name = PEER_NAMES.get(best["contender"], best["contender"]).replace("`", "")
+    beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center"}
+    beside |= {"annotation_clip": False, "fontsize": 8.5}
+    times = ratio(best["seconds"] / row.mine["seconds"])
+    axes.annotate(times, (1.2, index), color=row.colour, weight="bold", ha="right", **beside)
+    axes.annotate(f"as fast as {name}", (1.23, index), color=MUTED, **beside)
 
 
 def _clean(axes: Axes) -> None:

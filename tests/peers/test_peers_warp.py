@@ -123,3 +123,66 @@ def test_composition_by_simpleitk(fields):
         moved = both.TransformPoint([float(x) for x in voxel[::-1]])
         expected = torch.tensor(moved[::-1], dtype=torch.float64) - torch.from_numpy(voxel)
         torch.testing.assert_close(found[(0, slice(None), *voxel)], expected, **ROUNDING)
+
+
+@pytest.mark.skipif(
+    not hasattr(plasticine, "spline_coefficients"), reason="spline_coefficients is to come"
+)
+def test_spline_of_scipy(fields):
+    """Mirrored about the outermost voxels' centres, its filter and its samples."""
+    ndimage = pytest.importorskip("scipy.ndimage")
+    places = (identity(fields.image.shape[2:]) + fields.displacement)[0].numpy()
+    image = fields.image[0, 0].numpy()
+    expected = ndimage.map_coordinates(image, places, order=3, mode="mirror")
+    found = plasticine.warp(fields.image, fields.displacement, mode="bspline", padding="reflection")
+    torch.testing.assert_close(found[0, 0], torch.from_numpy(expected), rtol=0, atol=1e-8)
+    coefficients = ndimage.spline_filter(image, order=3, mode="mirror")
+    filtered = plasticine.spline_coefficients(fields.image, padding="reflection")
+    torch.testing.assert_close(filtered[0, 0], torch.from_numpy(coefficients), rtol=0, atol=1e-8)
+
+
+@pytest.mark.skipif(
+    not hasattr(plasticine, "spline_coefficients"), reason="spline_coefficients is to come"
+)
+def test_spline_of_interpol(fields):
+    interpol = pytest.importorskip("interpol")
+    places = (identity(fields.image.shape[2:]) + fields.displacement).movedim(1, -1)
+    expected = interpol.grid_pull(fields.image, places, 3, "dct1", extrapolate=True, prefilter=True)
+    found = plasticine.warp(fields.image, fields.displacement, mode="bspline", padding="reflection")
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.skipif(not hasattr(plasticine, "splat"), reason="splat is to come")
+@pytest.mark.parametrize(
+    ("padding", "bound"), [("border", "replicate"), ("zeros", "zero"), ("reflection", "dct1")]
+)
+def test_push_of_interpol(fields, padding, bound):
+    interpol = pytest.importorskip("interpol")
+    size = fields.image.shape[2:]
+    places = (identity(size) + fields.displacement).movedim(1, -1)
+    expected = interpol.grid_push(fields.image, places, size, 1, bound, extrapolate=True)
+    found = plasticine.splat(fields.image, fields.displacement, padding=padding)
+    torch.testing.assert_close(found, expected, **ROUNDING)
+
+
+@pytest.mark.skipif(not hasattr(plasticine, "invert"), reason="invert is to come")
+def test_inverse_of_simpleitk(fields):
+    """Two inverses of one field: apart by what their residuals leave open, and no more."""
+    sitk = pytest.importorskip("SimpleITK")
+    # Still at the border, as SimpleITK makes its inverse, and gentle enough to have one.
+    size = fields.image.shape[2:]
+    field = 0.2 * fields.displacement
+    for axis, n in enumerate(size, 2):
+        window = torch.sin(torch.linspace(0, torch.pi, n, dtype=torch.float64))
+        field = field * window.view([-1 if i == axis else 1 for i in range(field.ndim)])
+    image = sitk.InvertDisplacementField(
+        to_sitk(field),
+        maximumNumberOfIterations=200,
+        maxErrorToleranceThreshold=1e-4,
+        meanErrorToleranceThreshold=0.0,
+    )
+    array = torch.from_numpy(sitk.GetArrayFromImage(image)).double()
+    expected = array.movedim(-1, 0).flip(0)[None]
+    assert plasticine.compose(field, expected).abs().max() < 1e-3
+    found = plasticine.invert(field, tolerance=1e-4).displacement
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
