@@ -27,6 +27,7 @@ from benchmarks.contest import (
     in_float32,
     ours,
     with_dtypes,
+    without_long_waits,
 )
 from plasticine.ops._checks import METHODS
 
@@ -74,13 +75,6 @@ def at_least_as_exact(case: Case, result: Tensor) -> dict[str, float]:
 def where_kept(case: Case, direction: str) -> bool:
     """Recomputing is for the backward pass."""
     return case in COMPARED and direction == "forward_and_backward"
-
-
-def without_long_waits(case: Case, direction: str) -> bool:
-    """Three seconds a call at 128³ with gradients: once, by MONAI, is enough."""
-    return in_float32(case, direction) and not (
-        case.voxels >= FULL_3D.voxels and direction == "forward_and_backward"
-    )
 
 
 EXPONENTIAL = Contest(

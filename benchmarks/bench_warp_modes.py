@@ -24,6 +24,7 @@ from benchmarks.contest import (
     forward_of_one,
     ours,
     peer,
+    without_long_waits,
 )
 
 CASES = (SINGLE_2D, BATCH_2D, MEDIUM_3D, FULL_3D)
@@ -52,11 +53,6 @@ def almost_everywhere(case: Case, result: Tensor) -> dict[str, float]:
 
 def in_2d(case: Case, direction: str) -> bool:
     return case.ndim == 2
-
-
-def not_the_largest(case: Case, direction: str) -> bool:
-    """A second and more a call at 128³ with gradients: half of it a side shows it."""
-    return direction == "forward" or case.voxels < FULL_3D.voxels
 
 
 NEAREST = Contest(
@@ -96,7 +92,7 @@ BSPLINE = Contest(
         Contender(
             "interpol",
             functools.partial(peers.interpol_pull, order=3, bound="dct1"),
-            not_the_largest,
+            without_long_waits,
         ),
         Contender(
             "scipy",

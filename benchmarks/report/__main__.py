@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m benchmarks.report",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("result", nargs="?", type=Path, help="a run's JSON")
     parser.add_argument("--run", action="store_true", help="run the benchmarks first")
