@@ -183,7 +183,8 @@ def test_report_writes_the_readme_and_the_picture(record):
     [
         ([], "give a run's JSON, or --run"),
         (["RECORD", "--machine", "Not a name"], "a machine's name is made of"),
-        (["RECORD", "--large"], "only --run hands options on"),
+        (["RECORD", "--", "--large"], "only with --run are there options for pytest"),
+        (["RECORD", "--larger"], "unrecognized arguments"),
     ],
 )
 def test_report_refuses(record, arguments, message):

@@ -6,8 +6,9 @@
     python -m benchmarks.report --run --machine epyc-2core --write-readme   # all of it
 
 RESULT.json is what ``pytest benchmarks/ --benchmark-only --benchmark-json RESULT.json`` wrote, or a
-record in ``benchmarks/results``. ``--write-readme`` puts the tables between the markers of
-README.md and benchmarks/README.md, and the picture into docs/.
+record in ``benchmarks/results``. What follows ``--`` is for pytest, as in ``--run -- --large``.
+``--write-readme`` puts the tables between the markers of README.md and benchmarks/README.md, and
+the picture into docs/.
 """
 
 from __future__ import annotations
@@ -39,11 +40,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--write-readme", action="store_true", help="tables and picture in place")
     parser.add_argument("--plot", type=Path, help="write the picture here")
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout that is written to")
-    options, for_pytest = parser.parse_known_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    end = given.index("--") if "--" in given else len(given)
+    options, for_pytest = parser.parse_args(given[:end]), given[end + 1 :]
     if options.run == (options.result is not None):
         parser.error("give a run's JSON, or --run")
     if for_pytest and not options.run:
-        parser.error(f"only --run hands options on to pytest: {' '.join(for_pytest)}")
+        parser.error(f"only with --run are there options for pytest: {' '.join(for_pytest)}")
     if options.machine and not re.fullmatch(r"[a-z0-9][a-z0-9-]*", options.machine):
         parser.error("a machine's name is made of a-z, 0-9 and -")
     if options.write_readme and not (options.machine or _is_kept(options)):
@@ -79,7 +82,14 @@ def _measure(for_pytest: list[str]) -> record.Run:
         # Not from the checkout, whose plasticine folder would hide an installed one.
         environment = {**os.environ, "PYTHONSAFEPATH": "1"}
         subprocess.run(command, check=True, cwd=folder, env=environment)
-        return record.load(result)
+        run = record.load(result)
+    describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    try:
+        revision = subprocess.run(describe, capture_output=True, text=True, check=True).stdout
+        run.facts["revision"] = revision.strip()
+    except (OSError, subprocess.CalledProcessError):
+        pass  # no git, or not a clone
+    return run
 
 
 def _write(run: record.Run, root: Path, kept: str) -> None:

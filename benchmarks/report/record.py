@@ -68,8 +68,6 @@ def load(path: Path) -> Run:
     facts["python"] = information.get("python_version")
     facts["simd"] = information.get("plasticine", {}).get("simd")
     facts["date"] = content["datetime"][:10]
-    facts["commit"] = content.get("commit_info", {}).get("id", "")[:10]
-    facts["dirty"] = content.get("commit_info", {}).get("dirty")
     return Run(facts, [_row(entry) for entry in content["benchmarks"]])
 
 
