@@ -81,18 +81,20 @@ def _row(entry: dict[str, Any]) -> Row:
     key = {name: information.pop(name) for name in ("operator", "case", "direction", "contender")}
     seconds = {"seconds": stats["median"], "iqr": stats["iqr"], "fastest": stats["min"]}
     seconds["rounds"] = stats["rounds"]
-    return {**key, **seconds, **information, "times_faster_than": ratios}
+    # Rounded here, so that a run and its record give the same tables.
+    return _rounded({**key, **seconds, **information, "times_faster_than": ratios})
 
 
 def save(run: Run, path: Path) -> None:
-    """Writes a run, figures to four digits, one row a line."""
+    """Writes a run, one row a line."""
     facts = json.dumps(run.facts, indent=1, ensure_ascii=False)
-    rows = ",\n".join("  " + json.dumps(_rounded(row), ensure_ascii=False) for row in run.rows)
+    rows = ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in run.rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f'{facts[:-2]},\n "rows": [\n{rows}\n ]\n}}\n', encoding="utf-8")
 
 
 def _rounded(value: Any) -> Any:
+    """Figures to four digits."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, dict):
