@@ -1,32 +1,75 @@
-"""What every benchmark shares: the device, the measured floor, the peers, the JSON's contents."""
+"""What every benchmark shares: the options, the measured floor, the JSON's contents."""
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import os
 import platform
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import plasticine
+from benchmarks.contest import (
+    Case,
+    Contender,
+    Contest,
+    as_tuple,
+    check_gradients,
+    check_result,
+    cotangent,
+)
+from benchmarks.memory import HOW, peak_bytes
 
 # Distribution names of the projects that are measured beside ours, where they are installed.
-PEERS = ("monai", "hf-deepali", "voxelmorph", "torch-interpol", "SimpleITK")
+PEERS = ("monai", "hf-deepali", "voxelmorph", "torch-interpol", "SimpleITK", "scipy", "numpy")
+FEWEST_ROUNDS, MOST_ROUNDS = 7, 60
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
+    group = parser.getgroup("plasticine's benchmarks")
+    group.addoption(
         "--device",
         choices=["cpu", "cuda"],
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="device of the benchmarks (default: cuda where there is one)",
     )
+    group.addoption("--large", action="store_true", help="also 160 x 192 x 224")
+    group.addoption(
+        "--seconds",
+        type=float,
+        default=0.4,
+        help="time given to each row, at least 7 calls (default: 0.4)",
+    )
+    group.addoption(
+        "--tiny",
+        action="store_true",
+        help="a dozen voxels an axis: that it runs, and computes what it should",
+    )
+    group.addoption("--no-peers", action="store_true", help="ours alone")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what was not asked for."""
+    device = config.getoption("--device")
+    large = config.getoption("--large") or device == "cuda"
+    kept, left_out = [], []
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        case, contender = parameters.get("case"), parameters.get("contender")
+        too_large = case is not None and case.large and not large
+        is_peer = contender is not None and not contender.name.startswith("plasticine")
+        elsewhere = contender is not None and contender.device not in (None, device)
+        out = too_large or elsewhere or (is_peer and config.getoption("--no-peers"))
+        (left_out if out else kept).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=left_out)
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:
@@ -57,7 +100,18 @@ def version_of(name: str) -> str:
 def device_name(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    return f"{processor_name()}, {os.cpu_count()} cores"
+
+
+def processor_name() -> str:
+    """The model of the processor as Linux tells it, or what Python knows."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
 
 
 @pytest.fixture(scope="session")
@@ -69,28 +123,17 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(name)
 
 
-@pytest.fixture(scope="session")
-def peer() -> Callable[[str], Any]:
-    """Imports a module of a peer, or skips with the reason why it is absent."""
-
-    def load(module: str) -> Any:
-        try:
-            return importlib.import_module(module)
-        except ImportError as error:
-            pytest.skip(f"{module.split('.')[0]} is absent: {error}")
-
-    return load
-
-
 def synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @pytest.fixture(scope="session")
-def copy_bandwidth(device: torch.device) -> float:
+def copy_bandwidth(device: torch.device, request: pytest.FixtureRequest) -> float:
     """Bytes read and written per second by ``Tensor.copy_`` of a buffer that no cache holds."""
-    count = (1 << 30) if device.type == "cuda" else (1 << 26)
+    count = (1 << 30) if device.type == "cuda" else (1 << 27)
+    if request.config.getoption("--tiny"):
+        count = 1 << 16
     source = torch.ones(count // 4, device=device)
     target = torch.empty_like(source)
     seconds = []
@@ -105,7 +148,7 @@ def copy_bandwidth(device: torch.device) -> float:
 
 @pytest.fixture(scope="session")
 def medians() -> dict[tuple[str, ...], float]:
-    """Seconds of what has run so far, by (case, pass, contender): ratios are within one run."""
+    """Seconds of what has run so far, by (operator, case, direction, contender)."""
     return {}
 
 
@@ -115,48 +158,107 @@ def measure(
     device: torch.device,
     copy_bandwidth: float,
     medians: dict[tuple[str, ...], float],
+    request: pytest.FixtureRequest,
 ) -> Callable[..., None]:
     """Times a function and records its bandwidth, its share of the floor and its ratios."""
 
-    def run(
-        function: Callable[[], Any],
-        *,
-        key: tuple[str, ...],
-        floor_bytes: int,
-        rounds: int,
-    ) -> None:
+    def run(function: Callable[[], Any], key: tuple[str, ...], case: Case, floor: float) -> None:
         """Measures.
 
         Args:
-            function: the call, without arguments.
-            key: what is done, then who does it; the earlier entries of the same run with the same
-                beginning are the peers.
-            floor_bytes: each input read once and each output written once.
-            rounds: how many calls to time.
+            function: the call, without arguments; it has run before.
+            key: operator, case, direction and contender; the earlier entries of this run that
+                differ in the contender alone are what it is compared with.
+            case: sizes and dtype.
+            floor: bytes that must move.
         """
 
         def call() -> None:
             function()
             synchronise(device)
 
+        start = perf_counter()
+        call()
+        once = perf_counter() - start
+        rounds = int(request.config.getoption("--seconds") / max(once, 1e-6))
         benchmark.group = " ".join(key[:-1])
-        benchmark.pedantic(call, rounds=rounds, iterations=1, warmup_rounds=2)
+        benchmark.pedantic(
+            call,
+            rounds=min(max(rounds, FEWEST_ROUNDS), MOST_ROUNDS),
+            warmup_rounds=0 if once > 0.3 else 3,  # the call above was one
+        )
         if benchmark.stats is None:  # --benchmark-disable
             return
         seconds = benchmark.stats.stats.median
         medians[key] = seconds
-        information = benchmark.extra_info
-        information["contender"] = key[-1]
-        information["floor_bytes"] = floor_bytes
-        information["gb_per_s"] = floor_bytes / seconds / 1e9
-        information["copy_gb_per_s"] = copy_bandwidth / 1e9
-        information["share_of_floor"] = floor_bytes / copy_bandwidth / seconds
+        benchmark.extra_info.update(
+            operator=key[0],
+            case=key[1],
+            direction=key[2],
+            contender=key[3],
+            size=list(case.spatial),
+            batch=case.batch,
+            dtype=str(case.dtype).removeprefix("torch."),
+            displacement=case.displacement,
+            floor_bytes=floor,
+            gb_per_s=floor / seconds / 1e9,
+            copy_gb_per_s=copy_bandwidth / 1e9,
+            share_of_floor=floor / copy_bandwidth / seconds,
+            peak_bytes=peak_bytes(function, device),
+            peak_bytes_from=HOW[device.type],
+        )
         for other, their_seconds in medians.items():
             if other[:-1] == key[:-1] and other != key:
-                information[f"times_faster_than_{other[-1]}"] = their_seconds / seconds
+                name = f"times_faster_than_{other[-1]}"
+                benchmark.extra_info[name] = their_seconds / seconds
         if device.type == "cuda":
-            information["event_seconds"] = event_seconds(function)
-            information["peak_bytes"] = peak_bytes(function)
+            benchmark.extra_info["event_seconds"] = event_seconds(function)
+
+    return run
+
+
+@pytest.fixture
+def run_contest(
+    measure: Callable[..., None],
+    benchmark: Any,
+    device: torch.device,
+    request: pytest.FixtureRequest,
+) -> Callable[[Contest, Case, str, Contender], None]:
+    """Prepares a contender, checks what it computes, and measures it."""
+
+    def run(contest: Contest, case: Case, direction: str, contender: Contender) -> None:
+        if contest.missing:
+            pytest.skip(contest.missing)
+        if request.config.getoption("--tiny"):
+            case = case.tiny()
+        tensors = [x.to(device, case.dtype) for x in contest.inputs(case)]
+        prepared = contender.prepare(case, *tensors)
+        inputs = tensors if prepared.inputs is None else prepared.inputs
+        result = prepared.call(*inputs)
+        facts = check_result(contest, contender, case, prepared.result(result))
+        backward = direction == "forward_and_backward"
+        given = [cotangent(x) for x in as_tuple(result)] if backward else []
+        del result
+
+        def forward() -> Any:
+            return prepared.call(*inputs)
+
+        def forward_and_backward() -> tuple[Tensor, ...]:
+            return torch.autograd.grad(as_tuple(prepared.call(*inputs)), inputs, given)
+
+        if backward:
+            for x in inputs:
+                x.requires_grad_()
+            if prepared.inputs is None:
+                check_gradients(contest, contender, case, forward_and_backward())
+        floor = (contender.floor or contest.floor)(case.ndim, backward)
+        benchmark.extra_info.update(facts)
+        measure(
+            forward_and_backward if backward else forward,
+            (contest.operator, str(case), direction, contender.name),
+            case,
+            floor * case.voxels * case.element_bytes,
+        )
 
     return run
 
@@ -170,14 +272,3 @@ def event_seconds(function: Callable[[], Any], launches: int = 20) -> float:
     end.record()
     end.synchronize()
     return start.elapsed_time(end) / launches / 1e3
-
-
-def peak_bytes(function: Callable[[], Any]) -> int:
-    """Device memory that one call takes at most, beyond what was there before."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    result = function()
-    torch.cuda.synchronize()
-    del result
-    return torch.cuda.max_memory_allocated() - before

@@ -108,7 +108,8 @@ if [[ $dry_run -eq 1 ]]; then
   step install env PLASTICINE_NATIVE=0 "${install[@]}"
   step device describe
   step tests run_pytest "$root/tests/test_warp.py" -k "reference_on_cpu and 2d-thin"
-  step benchmarks "${benchmark[@]}" --device cpu -k "2d-128x128 and not monai and not compiled"
+  step benchmarks "${benchmark[@]}" --device cpu \
+    -k "test_warp and 2d-128x128 and (grid_sample or plasticine)"
   step registers "$python" "$root/benchmarks/register_report.py" --help
   absent sanitizer "this is a dry run"
 else

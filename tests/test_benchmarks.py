@@ -1,4 +1,4 @@
-"""The GPU round, in its dry run: every step of the script, on the CPU."""
+"""The benchmarks, cut short; what the report makes of a run; the GPU round, dry."""
 
 from __future__ import annotations
 
@@ -8,10 +8,200 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import plasticine
+
 ROOT = Path(__file__).resolve().parents[1]
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "benchmarks").is_dir(), reason="the tests are not in a source checkout"
+)
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory) -> Path:
+    """The JSON of all benchmarks of ours on a dozen voxels an axis."""
+    pytest.importorskip("pytest_benchmark")
+    folder = tmp_path_factory.mktemp("benchmarks")
+    # From an empty folder, as the checkout's plasticine could hide an installed one.
+    command = [sys.executable, "-m", "pytest", str(ROOT / "benchmarks"), "-q", "-rs"]
+    command += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
+    command += ["-p", "no:cacheprovider", "--device", "cpu", "--tiny", "--no-peers"]
+    command += ["--seconds", "0", "--benchmark-only", "--benchmark-json", str(folder / "run.json")]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return folder / "run.json"
+
+
+def report(*arguments: object, succeeds: bool = True) -> str:
+    """What ``python -m benchmarks.report`` prints."""
+    command = [sys.executable, "-m", "benchmarks.report", *map(str, arguments)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (run.returncode == 0) == succeeds, run.stdout + run.stderr
+    return run.stdout + run.stderr
+
+
+def test_every_operator_is_measured(native, tiny_run):
+    content = json.loads(tiny_run.read_text())
+    assert "node" not in content["machine_info"]
+    measured = {entry["extra_info"]["operator"] for entry in content["benchmarks"]}
+    missing = {"jacobian" if name == "jacobian_determinant" else name for name in measured}
+    assert plasticine.backends.OPERATORS["cpu"] - missing == set()
+    for entry in content["benchmarks"]:
+        information = entry["extra_info"]
+        assert information["contender"].startswith("plasticine_cpu")
+        assert information["floor_bytes"] > 0
+        assert information["share_of_floor"] > 0
+        assert information["copy_gb_per_s"] > 0
+        if sys.platform == "linux":
+            assert information["peak_bytes"] is not None
+
+
+def test_every_benchmark_file_takes_part(native, tiny_run):
+    ran = {
+        entry["fullname"].split("::")[0] for entry in json.loads(tiny_run.read_text())["benchmarks"]
+    }
+    files = {f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("bench_*.py")}
+    to_come = {
+        f"benchmarks/bench_{name}.py"
+        for name in ("splat", "invert", "warp_exponential")
+        if not hasattr(plasticine, name)
+    }
+    # The copy is the roof, and nobody's: it is no contender of ours.
+    assert ran == files - {"benchmarks/bench_copy.py"} - to_come
+
+
+def test_report_keeps_a_run(native, tiny_run, tmp_path):
+    text = report(tiny_run, "--machine", "some-machine", "--root", tmp_path)
+    assert "| jacobian_determinant |" in text
+    assert "not measured" in text
+    kept = tmp_path / "benchmarks" / "results" / "some-machine.json"
+    record = json.loads(kept.read_text())
+    assert record["machine"] == "some-machine"
+    assert record["versions"]["torch"]
+    rows = json.loads(tiny_run.read_text())["benchmarks"]
+    assert len(record["rows"]) == len(rows)
+    assert record["rows"][0]["seconds"] == pytest.approx(rows[0]["stats"]["median"], rel=1e-3)
+    assert len(kept.read_text().splitlines()) < len(rows) + 40
+    assert report(kept) == text
+
+
+def row(operator: str, contender: str, milliseconds: float, **others: Any) -> dict[str, Any]:
+    """A row of a record, of 128³ float32 forward unless said otherwise."""
+    row = {
+        "operator": operator,
+        "case": "3d-128x128x128-batch-1-float32",
+        "direction": "forward",
+        "contender": contender,
+        "seconds": milliseconds / 1e3,
+        "iqr": 1e-5,
+        "rounds": 7,
+        "dtype": "float32",
+        "displacement": "smooth",
+        "floor_bytes": 41943040,
+        "copy_gb_per_s": 20.0,
+        "peak_bytes": 8 << 20,
+        **others,
+    }
+    row["gb_per_s"] = row["floor_bytes"] / row["seconds"] / 1e9
+    row["share_of_floor"] = row["gb_per_s"] / row["copy_gb_per_s"]
+    return row
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    """A checkout's READMEs and a record of what a run might have found."""
+    backward = {"direction": "forward_and_backward"}
+    batch = {"case": "2d-256x256-batch-16-float32"}
+    rows = [
+        row("copy", "copy", 1, case="1d-1048576-batch-1-float32", floor_bytes=8 << 20),
+        row("copy", "copy", 9, case="1d-33554432-batch-1-float32", floor_bytes=256 << 20),
+        row("warp", "grid_sample", 50),
+        row("warp", "monai", 80),
+        row("warp", "plasticine_cpu", 4),
+        row("warp", "plasticine_cpu", 3.9, case="3d-128x128x128-batch-1-float16"),
+        row("warp", "plasticine_cpu", 4.2, case="3d-128x128x128-batch-1-bfloat16"),
+        row("warp", "grid_sample", 6, **batch),
+        row("warp", "plasticine_cpu", 0.8, **batch),
+        row("exponential", "monai", 3000, peak_bytes=800 << 20, **backward),
+        row("exponential", "plasticine_cpu", 200, peak_bytes=160 << 20, **backward),
+        row("exponential", "plasticine_cpu_midpoint", 100, **backward),
+        row("jacobian_determinant", "plasticine_cpu", 4.1),
+    ]
+    (tmp_path / "docs").mkdir()
+    results = tmp_path / "benchmarks" / "results"
+    results.mkdir(parents=True)
+    for path, name in ((tmp_path, "benchmarks"), (tmp_path / "benchmarks", "targets")):
+        text = f"before\n<!-- {name}:begin -->\nold\n<!-- {name}:end -->\nafter\n"
+        (path / "README.md").write_text(text)
+    kept = results / "some-machine.json"
+    kept.write_text(json.dumps({"device": "a processor", "threads": 2, "rows": rows}))
+    return kept
+
+
+def test_report_judges_the_targets(record):
+    lines = report(record).splitlines()
+
+    def verdict(start: str) -> list[str]:
+        (line,) = [line for line in lines if line.startswith(f"| {start}")]
+        return [cell.strip() for cell in line.split("|")[2:-1]]
+
+    assert verdict("`warp` forward, 128³") == ["≥ 10.0×", "12.5×", "met"]
+    assert verdict("`warp` forward, 16 × 256²") == ["≥ 10.0×", "7.5×", "**missed** by 25%"]
+    assert verdict("`warp` forward + backward, 128³")[1:] == ["–", "not measured"]
+    assert verdict("`exponential` forward + backward, 128³, peak")[1:] == ["5.0×", "met"]
+    assert verdict("midpoint, as exact, against Euler, forward + backward, 128³")[1] == "2.00×"
+    assert verdict("half types against float32: `warp` forward, 128³")[1:] == [
+        "0.95×",
+        "**missed** by 5%",
+    ]
+    assert verdict("share of the floor: `jacobian_determinant`")[1:] == ["51%", "met"]
+
+
+def test_report_writes_the_readme_and_the_picture(record):
+    root = record.parents[2]
+    report(record, "--root", root, "--write-readme")
+    readme = (root / "README.md").read_text()
+    assert readme.startswith("before\n<!-- benchmarks:begin -->\n")
+    assert readme.endswith("<!-- benchmarks:end -->\nafter\n")
+    assert "old" not in readme
+    assert "`F.grid_sample` with its grid 50 (**12×**), MONAI 80 (**20×**)" in readme
+    assert "a processor (2 threads)" in readme
+    assert "benchmarks/results/some-machine.json" in readme
+    assert "**missed** by 25%" in (root / "benchmarks" / "README.md").read_text()
+    assert (root / "docs" / "roofline.png").read_bytes().startswith(b"\x89PNG")
+    once = readme
+    report(record, "--root", root, "--write-readme")
+    assert (root / "README.md").read_text() == once
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give a run's JSON, or --run"),
+        (["RECORD", "--machine", "Not a name"], "a machine's name is made of"),
+        (["RECORD", "--", "--large"], "only with --run are there options for pytest"),
+        (["RECORD", "--larger"], "unrecognized arguments"),
+    ],
+)
+def test_report_refuses(record, arguments, message):
+    given = [record if argument == "RECORD" else argument for argument in arguments]
+    assert message in report(*given, succeeds=False)
+
+
+def test_report_names_what_it_cannot_read(record):
+    record.write_text("{}")
+    assert "is neither a run of pytest-benchmark nor a record" in report(record, succeeds=False)
+
+
+def test_report_needs_its_markers(record):
+    root = record.parents[2]
+    (root / "README.md").write_text("none")
+    text = report(record, "--root", root, "--write-readme", succeeds=False)
+    assert "<!-- benchmarks:begin -->" in text
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not on PATH")

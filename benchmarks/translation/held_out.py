@@ -158,11 +158,17 @@ def main() -> None:
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for name, values in figures.items():
         correlation = values["correlation_inside"]
+        folds = "-"
+        if "folds" in values:
+            folds = (
+                f"{values['folds']} (J <= 0, {values['folding_scheme']} differences, "
+                f"{values['folding_region']} region)"
+            )
         print(
             f"{name:40s} PSNR {values['psnr']:.2f} SSIM {values['ssim']:.3f}  inside: "
             f"SSIM {values['ssim_inside']:.3f} "
             f"correlation {'-' if correlation is None else f'{correlation:.3f}'}  "
-            f"folds {values.get('folds', '-')}"
+            f"folds {folds}"
         )
 
 

@@ -17,7 +17,7 @@ RESULT_FILES = {
     "translated.nii.gz": "translated image in [0, 1] of the target domain",
     "warped.nii.gz": "x∘φ: the input deformed, in the input's own intensities",
     "displacement.nii.gz": "φ - id as ITK reads it: (X, Y, Z, 1, 3), intent 1007, mm, LPS+",
-    "jacobian.nii.gz": "Jacobian determinant of φ; 0 and below is a fold",
+    "jacobian.nii.gz": "Jacobian determinant of φ, central differences; 0 and below is a fold",
     "trace.json": "versions, model, seed, arguments, folds, metrics",
     "trace.png": "source, source warped, translated, deformed grid, Jacobian, residual",
 }

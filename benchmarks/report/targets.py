@@ -1,0 +1,188 @@
+"""The targets that the kernels were given, and whether a run meets them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.report.record import Run
+
+FULL = "3d-128x128x128-batch-1-{}"
+BATCH = "2d-256x256-batch-16-{}"
+SIZES = {"128³": FULL, "16 × 256²": BATCH}
+DIRECTIONS = {"forward": "forward", "forward_and_backward": "forward + backward"}
+HALF_OPERATORS = ("warp", "compose", "exponential", "jacobian_determinant", "folding", "splat")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is asked for.
+
+    Attributes:
+        what: the sentence.
+        measured: its figure in a run; None where the run does not hold it.
+        at_least: the smallest figure that meets it.
+        unit: "×" for ratios, "%" for shares.
+    """
+
+    what: str
+    measured: Callable[[Run], float | None]
+    at_least: float
+    unit: str = "×"
+
+    def verdict(self, run: Run) -> tuple[str, str]:
+        """The figure and "met", "missed" with how much is lacking, or "not measured"."""
+        found = self.measured(run)
+        if found is None:
+            return "–", "not measured"
+        if found >= self.at_least:
+            return self.text(found), "met"
+        return self.text(found), f"**missed** by {1 - found / self.at_least:.0%}"
+
+    def text(self, value: float) -> str:
+        if self.unit == "%":
+            return f"{value:.0%}"
+        return f"{value:.2f}×" if value < 3 else f"{value:.1f}×"
+
+
+def times_faster(
+    operator: str, case: str, direction: str, peer: str
+) -> Callable[[Run], float | None]:
+    def measured(run: Run) -> float | None:
+        mine = run.ours(operator, case, direction)
+        theirs = run.row(operator, case, direction, peer)
+        return theirs["seconds"] / mine["seconds"] if mine and theirs else None
+
+    return measured
+
+
+def times_faster_than_own(
+    operator: str, case: str, direction: str, suffix: str
+) -> Callable[[Run], float | None]:
+    """Another way of ours, over the usual one."""
+
+    def measured(run: Run) -> float | None:
+        usual = run.ours(operator, case, direction)
+        other = run.ours(operator, case, direction, suffix)
+        return usual["seconds"] / other["seconds"] if usual and other else None
+
+    return measured
+
+
+def times_less_memory(
+    operator: str, case: str, peer: str, suffix: str
+) -> Callable[[Run], float | None]:
+    def measured(run: Run) -> float | None:
+        mine = run.ours(operator, case, "forward_and_backward", suffix)
+        theirs = run.row(operator, case, "forward_and_backward", peer)
+        if not mine or not theirs or not mine["peak_bytes"] or not theirs["peak_bytes"]:
+            return None
+        return theirs["peak_bytes"] / mine["peak_bytes"]
+
+    return measured
+
+
+def share_of_floor(operator: str, case: str) -> Callable[[Run], float | None]:
+    def measured(run: Run) -> float | None:
+        mine = run.ours(operator, case, "forward")
+        return mine["share_of_floor"] if mine else None
+
+    return measured
+
+
+def half_against_float32(operator: str, direction: str) -> Callable[[Run], float | None]:
+    """The slower of float16 and bfloat16."""
+
+    def measured(run: Run) -> float | None:
+        single = run.ours(operator, FULL.format("float32"), direction)
+        halves = [
+            run.ours(operator, FULL.format(dtype), direction) for dtype in ("float16", "bfloat16")
+        ]
+        found = [row["seconds"] for row in halves if row]
+        return single["seconds"] / max(found) if single and found else None
+
+    return measured
+
+
+def _ratios(name: str, operator: str, direction: str, peer: str, at_least: float) -> list[Target]:
+    return [
+        Target(
+            f"`{name}` {DIRECTIONS[direction]}, {size}, against {peer_name(peer)}",
+            times_faster(operator, case.format("float32"), direction, peer),
+            at_least,
+        )
+        for size, case in SIZES.items()
+    ]
+
+
+PEER_NAMES = {
+    "grid_sample": "`F.grid_sample` with its grid",
+    "grid_sample_adjoint": "`F.grid_sample`'s adjoint",
+    "monai": "MONAI",
+    "voxelmorph": "VoxelMorph",
+    "deepali": "deepali",
+    "interpol": "torch-interpol",
+    "scipy": "SciPy",
+    "torch_gradient": "`torch.gradient`",
+    "compiled_reference": "`torch.compile` of the reference",
+}
+
+
+def peer_name(contender: str) -> str:
+    return PEER_NAMES.get(contender, contender)
+
+
+_FULL, _BATCH = FULL.format("float32"), BATCH.format("float32")
+TARGETS = (
+    *_ratios("warp", "warp", "forward", "grid_sample", 10),
+    *_ratios("warp", "warp", "forward_and_backward", "grid_sample", 8),
+    *_ratios("exponential", "exponential", "forward", "monai", 15),
+    *_ratios("exponential", "exponential", "forward_and_backward", "monai", 10),
+    Target(
+        "`exponential` forward + backward, 128³, peak memory against MONAI",
+        times_less_memory("exponential", _FULL, "monai", ""),
+        4,
+    ),
+    Target(
+        'the same with `checkpoint="recompute"`',
+        times_less_memory("exponential", _FULL, "monai", "_recompute"),
+        4,
+    ),
+    *(
+        Target(
+            f"midpoint, as exact, against Euler, {DIRECTIONS[direction]}, {size}",
+            times_faster_than_own("exponential", case, direction, "_midpoint"),
+            1.7,
+        )
+        for direction in DIRECTIONS
+        for size, case in (("128³", _FULL), ("16 × 256²", _BATCH))
+    ),
+    *_ratios("jacobian_determinant", "jacobian_determinant", "forward", "torch_gradient", 4),
+    *_ratios("jacobian_determinant", "jacobian_determinant", "forward", "voxelmorph", 20),
+    Target(
+        "`invert`, 128³, against SimpleITK at the same residual",
+        times_faster("invert", _FULL, "forward", "SimpleITK"),
+        12,
+    ),
+    *(
+        Target(
+            f"half types against float32: `{operator}` {DIRECTIONS[direction]}, 128³",
+            half_against_float32(operator, direction),
+            1,
+        )
+        for operator in HALF_OPERATORS
+        for direction in (("forward",) if operator == "folding" else DIRECTIONS)
+    ),
+    Target(
+        "share of the floor: `jacobian_determinant` forward, 128³",
+        share_of_floor("jacobian_determinant", _FULL),
+        0.5,
+        "%",
+    ),
+    Target(
+        "share of the floor: `warp` forward, 128³, displacements below a voxel",
+        share_of_floor("warp", f"{_FULL}-small"),
+        0.5,
+        "%",
+    ),
+)
