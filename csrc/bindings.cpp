@@ -17,6 +17,7 @@
 #include "splat/splat_cpu.h"
 #include "warp/warp_cpu.h"
 #include "warp/warp_double_backward.h"
+#include "warp_exponential/warp_exponential_cpu.h"
 
 namespace py = pybind11;
 
@@ -96,18 +97,42 @@ void bind_compose_backward(const Tensor& grad_out, const Tensor& u, const Tensor
                    threads);
 }
 
-void bind_exponential_forward(const Tensor& velocity, const Tensor& out, const MaybeTensor& stages,
-                              const MaybeTensor& scratch, double scale, int steps, int padding,
-                              int threads) {
-  exponential_forward(velocity, out, or_null(stages), or_null(scratch), scale, steps,
-                      static_cast<Padding>(padding), threads);
+Flow flow_of(const Tensor& velocity, double scale, int steps, int method, int padding,
+             int threads) {
+  return {velocity, scale, steps, static_cast<Method>(method), static_cast<Padding>(padding),
+          threads};
 }
 
-void bind_exponential_backward(const Tensor& grad_out, const MaybeTensor& stages,
+void bind_exponential_forward(const Tensor& velocity, const Tensor& out, const MaybeTensor& inverse,
+                              const MaybeTensor& stages, const std::vector<int>& kept,
+                              const MaybeTensor& scratch, double scale, int steps, int method,
+                              int padding, int threads) {
+  exponential_forward(flow_of(velocity, scale, steps, method, padding, threads), out,
+                      or_null(inverse), {or_null(stages), kept}, or_null(scratch));
+}
+
+void bind_exponential_resume(const Tensor& velocity, const Tensor& out, const Tensor& stages,
+                             const std::vector<int>& kept, const MaybeTensor& scratch, int steps,
+                             int method, int padding, int threads) {
+  exponential_resume(flow_of(velocity, 1.0, steps, method, padding, threads), out, {stages, kept},
+                     or_null(scratch));
+}
+
+void bind_exponential_backward(const Tensor& grad_out, const Tensor& velocity,
+                               const MaybeTensor& stages, const std::vector<int>& kept,
                                const Tensor& grad_velocity, const MaybeTensor& scratch,
-                               double scale, int steps, int padding, int threads) {
-  exponential_backward(grad_out, or_null(stages), grad_velocity, or_null(scratch), scale, steps,
-                       static_cast<Padding>(padding), threads);
+                               double scale, int steps, int method, int padding, int threads) {
+  exponential_backward(flow_of(velocity, scale, steps, method, padding, threads), grad_out,
+                       {or_null(stages), kept}, grad_velocity, or_null(scratch));
+}
+
+void bind_warp_exponential_forward(const Tensor& image, const Tensor& velocity, const Tensor& out,
+                                   const MaybeTensor& stages, const std::vector<int>& kept,
+                                   const MaybeTensor& scratch, double scale, int steps, int method,
+                                   int mode, int padding, int field_padding, int threads) {
+  warp_exponential_forward(image, flow_of(velocity, scale, steps, method, field_padding, threads),
+                           out, {or_null(stages), kept}, or_null(scratch), static_cast<Mode>(mode),
+                           static_cast<Padding>(padding));
 }
 
 void bind_jacobian_forward(const Tensor& displacement, const Tensor& out, int scheme,
@@ -199,6 +224,8 @@ PYBIND11_MODULE(_native, module) {
   module.def("compose_forward", &bind_compose_forward, release());
   module.def("compose_backward", &bind_compose_backward, release());
   module.def("exponential_forward", &bind_exponential_forward, release());
+  module.def("exponential_resume", &bind_exponential_resume, release());
+  module.def("exponential_peak", &exponential_peak, release());
   module.def("exponential_backward", &bind_exponential_backward, release());
   module.def("jacobian_forward", &bind_jacobian_forward, release());
   module.def("jacobian_backward", &bind_jacobian_backward, release());
@@ -206,6 +233,7 @@ PYBIND11_MODULE(_native, module) {
   module.def("invert_forward", &bind_invert_forward, release());
   module.def("invert_backward", &bind_invert_backward, release());
   module.def("splat_forward", &bind_splat_forward, release());
+  module.def("warp_exponential_forward", &bind_warp_exponential_forward, release());
   module.def("simd_level", [] { return std::string(simd_name()); });
   module.def("build_info", &build_info);
 }

@@ -24,6 +24,7 @@ from plasticine.ops import (
     jacobian_determinant,
     splat,
     warp,
+    warp_exponential,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ __all__ = [
     "jacobian_determinant",
     "splat",
     "warp",
+    "warp_exponential",
 ]
 
 # Imported when first asked for, so that the operators alone stay light.

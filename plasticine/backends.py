@@ -26,6 +26,7 @@ OPERATORS = {
         {
             "warp",
             "warp_double_backward",
+            "warp_exponential",
             "compose",
             "exponential",
             "jacobian",
@@ -40,6 +41,7 @@ OPERATORS = {
         {
             "warp",
             "warp_double_backward",
+            "warp_exponential",
             "compose",
             "exponential",
             "jacobian",

@@ -107,25 +107,32 @@ def test_storing_and_recomputing_are_the_same(served, generator):
 
 
 def test_what_autograd_keeps(served, generator):
-    """ "recompute" keeps the velocity alone, "store" the squared fields and not the velocity."""
+    """ "recompute" keeps the velocity alone, "store" a few displacements beside it."""
     velocity = smooth_velocity(generator, SIZES["3d"]).to(served.device).requires_grad_()
-    elements = {}
-    for checkpoint in ("store", "recompute"):
-        kept: list[int] = []
+    kept: list[int] = []
 
-        def keep(x: Tensor, kept: list[int] = kept) -> Tensor:
-            kept.append(x.numel())
-            return x
+    def keep(x: Tensor) -> Tensor:
+        kept.append(x.numel())
+        return x
 
+    def fields(**options: object) -> float:
+        kept.clear()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-            plasticine.exponential(velocity, steps=5, checkpoint=checkpoint, backend=served.backend)
-        elements[checkpoint] = sum(kept)
-    assert elements == {"store": 5 * velocity.numel(), "recompute": velocity.numel()}
+            plasticine.exponential(velocity, backend=served.backend, **options)
+        return sum(kept) / velocity.numel()
+
+    for method in ("euler", "midpoint", "rk4"):
+        assert fields(steps=7, method=method, checkpoint="recompute") == 1
+    # Euler's first displacement is the scaled velocity.
+    assert [fields(steps=n) for n in (0, 1, 2, 4, 5, 7, 12)] == [1, 1, 2, 4, 3, 3, 3]
+    assert [fields(steps=n, method="midpoint") for n in (0, 1, 3, 4, 7)] == [1, 2, 4, 3, 3]
+    assert fields(steps=3, method="rk4") == 1
+    assert fields(steps=7, inverse=True) == 5
 
 
 def test_without_gradient_nothing_is_stored(served, generator):
     velocity = smooth_velocity(generator, SIZES["2d"]).to(served.device)
-    stages = EXPONENTIAL(velocity, 0.125, 3, "border", False, served.backend)[1]
+    stages = EXPONENTIAL(velocity, 3, "euler", "border", False, False, served.backend)[2]
     assert stages.numel() == 0
     with torch.no_grad():
         result = plasticine.exponential(velocity.requires_grad_(), backend=served.backend)
@@ -268,14 +275,6 @@ def test_gradcheck(served, generator):
                 )
 
 
-def test_a_second_derivative_is_refused(served, generator):
-    velocity = smooth_velocity(generator, SIZES["2d"]).to(served.device).requires_grad_()
-    u = plasticine.exponential(velocity, steps=2, backend=served.backend)
-    (gradient,) = torch.autograd.grad(u.square().sum(), velocity, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"plasticine\.exponential has no second derivative"):
-        gradient.sum().backward()
-
-
 def test_the_same_bits_for_any_number_of_threads(native, generator):
     velocity = smooth_velocity(generator, (9, 8, 33), peak=3.0).float().requires_grad_()
     assert velocity.numel() >= SHARED_SIZE
@@ -295,14 +294,18 @@ def test_the_same_bits_for_any_number_of_threads(native, generator):
 
 def test_opcheck(served, generator):
     velocity = smooth_velocity(generator, SIZES["2d"]).to(served.device)
-    stages = EXPONENTIAL(velocity, 0.25, 2, "border", True, served.backend)[1]
-    options = (0.25, 2, "border", served.backend)
-    torch.library.opcheck(EXPONENTIAL_BACKWARD.overload, (velocity, None, stages, *options))
-    torch.library.opcheck(EXPONENTIAL_BACKWARD.overload, (velocity, velocity, None, *options))
-    velocity.requires_grad_()
-    for store in (True, False):
-        arguments = (velocity, 0.25, 2, "border", store, served.backend)
-        torch.library.opcheck(EXPONENTIAL.overload, arguments)
+    for inverse in (False, True):
+        options = (3, "midpoint", "border", inverse)
+        stages = EXPONENTIAL(velocity, *options, True, served.backend)[2]
+        assert stages.shape[0] == (6 if inverse else 3)
+        for grads in ((velocity, None), (None, velocity), (velocity, velocity)):
+            for kept in (stages if inverse or grads[1] is None else None, None):
+                arguments = (*grads, velocity, kept, *options, served.backend)
+                torch.library.opcheck(EXPONENTIAL_BACKWARD.overload, arguments)
+        leaf = velocity.clone().requires_grad_()
+        for store in (True, False):
+            arguments = (leaf, *options, store, served.backend)
+            torch.library.opcheck(EXPONENTIAL.overload, arguments)
 
 
 @pytest.mark.parametrize("checkpoint", ["store", "recompute"])
@@ -368,7 +371,8 @@ VELOCITY = torch.zeros(2, 2, 4, 5)
         (VELOCITY, {"steps": 2.0}, TypeError, "steps must be an int, got float"),
         (VELOCITY, {"steps": True}, TypeError, "steps must be an int, got bool"),
         (VELOCITY, {"steps": -1}, ValueError, "steps must be 0 or more, got -1"),
-        (VELOCITY, {"method": "rk4"}, ValueError, "method must be one of 'euler', got 'rk4'"),
+        (VELOCITY, {"steps": "some"}, ValueError, "steps must be one of 'auto', got 'some'"),
+        (VELOCITY, {"method": "heun"}, ValueError, "method must be one of 'euler', 'midpoint', 'r"),
         (VELOCITY, {"padding": "wrap"}, ValueError, "padding must be one of 'zeros'"),
         (VELOCITY, {"checkpoint": True}, ValueError, "checkpoint must be one of 'store'"),
         (VELOCITY, {"backend": "cuda"}, RuntimeError, "cannot serve exponential on cpu"),
@@ -381,6 +385,9 @@ def test_refused_inputs(velocity, options, error, message):
 
 def test_the_operator_itself_refuses_what_does_not_fit():
     with pytest.raises(TypeError, match="velocity must be float32 or float64 here"):
-        EXPONENTIAL.overload(VELOCITY.half(), 0.5, 1, "border", False, "auto")
-    with pytest.raises(ValueError, match=r"stages must have shape \(3, 2, 2, 4, 5\)"):
-        EXPONENTIAL_BACKWARD.overload(VELOCITY, None, VELOCITY, 0.5, 3, "border", "auto")
+        EXPONENTIAL.overload(VELOCITY.half(), 1, "euler", "border", False, False, "auto")
+    options = (3, "euler", "border", False, "auto")
+    with pytest.raises(ValueError, match=r"stages must have shape \(2, 2, 2, 4, 5\)"):
+        EXPONENTIAL_BACKWARD.overload(VELOCITY, None, VELOCITY, VELOCITY, *options)
+    with pytest.raises(ValueError, match=r"grad must have shape \(2, 2, 4, 5\)"):
+        EXPONENTIAL_BACKWARD.overload(VELOCITY[:1], None, VELOCITY, None, *options)

@@ -224,6 +224,29 @@ class Locations {
       displacement[axis] =
           block_values(displacement_, grid, sample, axis, block, buffer + axis * kBlock);
     }
+    visit_pieces(sample, block, displacement, visit);
+  }
+
+  // The same with another displacement: rows of kBlock per axis.
+  template <typename Visit>
+  void for_each_piece(std::int64_t sample, const Block& block, const T* rows,
+                      const Visit& visit) const {
+    const T* displacement[3] = {rows, rows + kBlock, rows + 2 * kBlock};
+    visit_pieces(sample, block, displacement, visit);
+  }
+
+  const Grid grid;
+
+ private:
+  // What the affine gives along a row: start + step * j.
+  struct Ramp {
+    T start;
+    T step;
+  };
+
+  template <typename Visit>
+  void visit_pieces(std::int64_t sample, const Block& block, const T* const* displacement,
+                    const Visit& visit) const {
     grid.for_each_row(block, [&](const std::int64_t* position, int start, int length) {
       RowPiece<T> piece;
       piece.n = length;
@@ -237,15 +260,6 @@ class Locations {
       visit(piece, start);
     });
   }
-
-  const Grid grid;
-
- private:
-  // What the affine gives along a row: start + step * j.
-  struct Ramp {
-    T start;
-    T step;
-  };
 
   struct Matrix {
     double entry[3][4];

@@ -17,7 +17,7 @@ class Forward {
  public:
   explicit Forward(const WarpForward& call)
       : call_(call),
-        locations_(call.displacement, call.affine, call.scale),
+        locations_(call.displacement, call.affine, 1.0),
         shape_(spatial_shape(call.image)),
         rows_(select_warp_rows<T>(call.image.dtype, is_wide(shape_))),
         whole_rows_(rows_.gather_row != nullptr && call.mode == Mode::linear &&
@@ -46,8 +46,7 @@ class Forward {
     locations_.for_each_piece(sample, block, [&](const RowPiece<T>& piece, int start) {
       const std::int64_t first = sample * out.strides[0] + block.first + start;
       const Channels<void*> target = {mutable_element(out, first), out.strides[1], out.shape[1]};
-      if (!rows_.gather_row(piece, shape_, call_.padding, source, static_cast<T>(call_.scale),
-                            call_.add, target)) {
+      if (!rows_.gather_row(piece, shape_, call_.padding, source, T(1), call_.add, target)) {
         run_carefully(sample, block);
       }
     });
@@ -73,8 +72,8 @@ class Forward {
       using Stored = decltype(stored);
       const auto gather =
           shape_.ndim == 2 ? careful_gather<2, Stored, T> : careful_gather<3, Stored, T>;
-      gather(source, shape_, call_.padding, coordinates, block.count, static_cast<T>(call_.scale),
-             add, block_target(call_.out, sample, channel, block));
+      gather(source, shape_, call_.padding, coordinates, block.count, T(1), add,
+             block_target(call_.out, sample, channel, block));
     });
   }
 
@@ -92,7 +91,6 @@ class Forward {
     }
     const Tensor& image = call_.image;
     const Tensor& out = call_.out;
-    const T scale = static_cast<T>(call_.scale);
     for (std::int64_t channel = 0; channel < image.shape[1]; ++channel) {
       const void* source = element(image, sample * image.strides[0] + channel * image.strides[1]);
       void* target = block_target(out, sample, channel, block);
@@ -101,7 +99,7 @@ class Forward {
         continue;
       }
       const T* add = call_.add ? displacement + channel * kBlock : nullptr;
-      if (!rows_.gather(source, shape_, cells, n, scale, add, target)) {
+      if (!rows_.gather(source, shape_, cells, n, T(1), add, target)) {
         gather_carefully(sample, block, channel, coordinates, add);
       }
     }
@@ -120,7 +118,7 @@ class Gradient {
  public:
   explicit Gradient(const WarpBackward& call)
       : call_(call),
-        locations_(call.displacement, call.affine, 1.0),
+        locations_(call.displacement, call.affine, call.displacement_scale),
         shape_(spatial_shape(call.image)),
         rows_(select_warp_rows<T>(call.image.dtype, is_wide(shape_))),
         whole_rows_(rows_.gradient_row != nullptr && call.mode == Mode::linear &&
@@ -170,8 +168,8 @@ class Gradient {
     const Tensor& image = call_.image;
     const Tensor& grad_out = call_.grad_out;
     const Tensor& out = call_.grad_displacement;
-    const bool in_place =
-        may_store && element_size(out.dtype) == static_cast<std::int64_t>(sizeof(T));
+    const bool in_place = may_store && call_.displacement_scale == 1.0 &&
+                          element_size(out.dtype) == static_cast<std::int64_t>(sizeof(T));
     const Channels<const void*> source = {element(image, sample * image.strides[0]),
                                           image.strides[1], image.shape[1]};
     bool finite = true;
@@ -246,14 +244,19 @@ class Gradient {
 
   void store_gradient(std::int64_t sample, const Block& block, int n, T* gradient) const {
     const Tensor& out = call_.grad_displacement;
+    const T scale = static_cast<T>(call_.scale);
+    const T inner = static_cast<T>(call_.displacement_scale);
     alignas(64) T grad[kBlock];
     for (int axis = 0; axis < shape_.ndim; ++axis) {
       T* row = gradient + axis * kBlock;
       if (call_.add) {
         load_block(call_.grad_out, locations_.grid, sample, axis, block, grad);
-        const T scale = static_cast<T>(call_.scale);
         for (int j = 0; j < n; ++j) {
-          row[j] = scale * (row[j] + grad[j]);
+          row[j] = scale * (inner * row[j] + grad[j]);
+        }
+      } else if (scale * inner != T(1)) {
+        for (int j = 0; j < n; ++j) {
+          row[j] *= scale * inner;
         }
       }
       void* target = block_target(out, sample, axis, block);

@@ -5,10 +5,8 @@
 
 namespace plasticine {
 
-// out(p) = scale * (image(affine p + scale * displacement(p)) + displacement(p) if add), where the
-// affine is the identity when its data is null. scale is for the exponential, whose first squaring
-// then needs no copy of the scaled velocity: with image = displacement = v and a power of two it is
-// exactly the composition of scale * v with itself.
+// out(p) = image(affine p + displacement(p)) + (displacement(p) if add), where the affine is the
+// identity when its data is null.
 struct WarpForward {
   Tensor image;         // (N, C, *spatial)
   Tensor displacement;  // (N, d, *out spatial)
@@ -16,14 +14,16 @@ struct WarpForward {
   Tensor out;           // (N, C, *out spatial), contiguous
   Mode mode = Mode::linear;
   Padding padding = Padding::border;
-  double scale = 1.0;
   bool add = false;
   int threads = 1;
 };
 
 void warp_forward(const WarpForward& call);
 
-// The gradients of the above for scale = 1, each computed where its data is not null.
+// The gradients, each computed where its data is not null, of
+// scale * (image(affine p + displacement_scale * displacement(p)) + (displacement(p) if add)).
+// The scales are for the exponential: with image = displacement = v and both one power of two, this
+// is the composition of scale * v with itself, without a copy of the scaled velocity.
 struct WarpBackward {
   Tensor grad_out;
   Tensor image;
@@ -36,10 +36,11 @@ struct WarpBackward {
   Padding padding = Padding::border;
   // Of a composition: grad_displacement also receives grad_out, that of the term added.
   bool add = false;
-  // Where one field is both image and displacement: the image's gradient is added to what
-  // grad_displacement received, in the same memory, and all is multiplied by scale.
+  // The image's gradient is added to what grad_image holds once grad_displacement is written: both
+  // may be the same memory, where one field is image and displacement.
   bool accumulate = false;
   double scale = 1.0;
+  double displacement_scale = 1.0;
   int threads = 1;
 };
 

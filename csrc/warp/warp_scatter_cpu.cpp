@@ -21,7 +21,7 @@ class Scatter {
   Scatter(const WarpBackward& call, const BlockWork& first)
       : call_(call),
         first_(first),
-        locations_(call.displacement, Tensor(call.affine), 1.0),
+        locations_(call.displacement, Tensor(call.affine), call.displacement_scale),
         shape_(spatial_shape(call.grad_image)),
         channels_(call.image.shape[1]),
         threads_(enough_work() ? call.threads : 1),

@@ -2,6 +2,6 @@
 
 from plasticine.nn.invert import Invert
 from plasticine.nn.splat import Splat
-from plasticine.nn.warp import Compose, Exponential, Warp
+from plasticine.nn.warp import Compose, Exponential, Warp, WarpExponential
 
-__all__ = ["Compose", "Exponential", "Invert", "Splat", "Warp"]
+__all__ = ["Compose", "Exponential", "Invert", "Splat", "Warp", "WarpExponential"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from plasticine import ops
@@ -79,7 +81,7 @@ class Exponential(nn.Module):
 
     def __init__(
         self,
-        steps: int = 7,
+        steps: int | Literal["auto"] = 7,
         *,
         method: str = "euler",
         padding: str = "border",
@@ -90,22 +92,22 @@ class Exponential(nn.Module):
         """Fixes the options.
 
         Args:
-            steps: number of squarings.
-            method: "euler".
+            steps: number of squarings, or "auto": chosen in each call.
+            method: "euler", "midpoint" or "rk4".
             padding: how the field continues outside its grid: "zeros", "border" or "reflection".
             inverse: also return ``exp(-v)``.
             checkpoint: "store" or "recompute": what autograd keeps.
             backend: which backend serves it.
 
         Raises:
-            TypeError: ``steps`` is no int.
+            TypeError: ``steps`` is neither an int nor "auto".
             ValueError: an option is not one of these.
         """
         super().__init__()
         _checks.one_of(method, "method", _checks.METHODS)
         _checks.one_of(padding, "padding", _checks.PADDINGS)
         _checks.one_of(checkpoint, "checkpoint", _checks.CHECKPOINTS)
-        self.steps = _checks.steps_of(steps)
+        self.steps = _checks.steps_or_auto(steps)
         self.method = method
         self.padding = padding
         self.inverse = inverse
@@ -127,6 +129,72 @@ class Exponential(nn.Module):
     def extra_repr(self) -> str:
         """The options."""
         return (
-            f"steps={self.steps}, method={self.method!r}, padding={self.padding!r}, "
+            f"steps={self.steps!r}, method={self.method!r}, padding={self.padding!r}, "
             f"inverse={self.inverse}, checkpoint={self.checkpoint!r}, backend={self.backend!r}"
+        )
+
+
+class WarpExponential(nn.Module):
+    """Warps an image by exp(v): :func:`plasticine.warp_exponential` with its options fixed."""
+
+    def __init__(
+        self,
+        steps: int | Literal["auto"] = 7,
+        *,
+        method: str = "euler",
+        mode: str = "linear",
+        padding: str = "border",
+        field_padding: str = "border",
+        checkpoint: str = "store",
+        backend: str = "auto",
+    ) -> None:
+        """Fixes the options.
+
+        Args:
+            steps: number of squarings, or "auto": chosen in each call.
+            method: "euler", "midpoint" or "rk4".
+            mode: "linear" or "nearest".
+            padding: how the image continues outside its grid: "zeros", "border" or "reflection".
+            field_padding: how the velocity does.
+            checkpoint: "store" or "recompute": what autograd keeps.
+            backend: which backend serves it.
+
+        Raises:
+            TypeError: ``steps`` is neither an int nor "auto".
+            ValueError: an option is not one of these.
+        """
+        super().__init__()
+        _checks.one_of(method, "method", _checks.METHODS)
+        _checks.one_of(mode, "mode", ("linear", "nearest"))
+        _checks.one_of(padding, "padding", _checks.PADDINGS)
+        _checks.one_of(field_padding, "field_padding", _checks.PADDINGS)
+        _checks.one_of(checkpoint, "checkpoint", _checks.CHECKPOINTS)
+        self.steps = _checks.steps_or_auto(steps)
+        self.method = method
+        self.mode = mode
+        self.padding = padding
+        self.field_padding = field_padding
+        self.checkpoint = checkpoint
+        self.backend = backend
+
+    def forward(self, image: Tensor, velocity: Tensor) -> Tensor:
+        """Warps ``(N, C, *s)`` by exp of an ``(N, d, *s)`` velocity in voxels."""
+        return ops.warp_exponential(
+            image,
+            velocity,
+            steps=self.steps,
+            method=self.method,
+            mode=self.mode,
+            padding=self.padding,
+            field_padding=self.field_padding,
+            checkpoint=self.checkpoint,
+            backend=self.backend,
+        )
+
+    def extra_repr(self) -> str:
+        """The options."""
+        return (
+            f"steps={self.steps!r}, method={self.method!r}, mode={self.mode!r}, "
+            f"padding={self.padding!r}, field_padding={self.field_padding!r}, "
+            f"checkpoint={self.checkpoint!r}, backend={self.backend!r}"
         )

@@ -7,6 +7,7 @@ from plasticine.ops.invert import Inverse, invert
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.splat import splat
 from plasticine.ops.warp import warp
+from plasticine.ops.warp_exponential import warp_exponential
 
 __all__ = [
     "Folding",
@@ -18,4 +19,5 @@ __all__ = [
     "jacobian_determinant",
     "splat",
     "warp",
+    "warp_exponential",
 ]

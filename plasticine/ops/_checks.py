@@ -15,7 +15,7 @@ PADDINGS = ("zeros", "border", "reflection")
 SCHEMES = ("central", "forward", "backward")
 REGIONS = ("full", "interior")
 CHECKPOINTS = ("store", "recompute")
-METHODS = ("euler",)
+METHODS = ("euler", "midpoint", "rk4")
 
 _FLOATING = frozenset({torch.float32, torch.float64, torch.float16, torch.bfloat16})
 _HALF = frozenset({torch.float16, torch.bfloat16})
@@ -68,25 +68,25 @@ def same_device(x: Tensor, name: str, other: Tensor, other_name: str) -> None:
         )
 
 
-def image_and_displacement(image: Tensor, displacement: Tensor) -> int:
-    """Checks an image with the displacement that samples it; returns d."""
+def image_and_displacement(image: Tensor, displacement: Tensor, name: str = "displacement") -> int:
+    """Checks an image with the displacement, or velocity, that samples it; returns d."""
     floating(image, "image")
-    ndim = field(displacement, "displacement")
+    ndim = field(displacement, name)
     if image.dim() != ndim + 2:
         raise ValueError(
             f"image must have shape (N, C, *spatial) with {ndim} spatial axes, as many as "
-            f"displacement of shape {tuple(displacement.shape)} has; got shape {tuple(image.shape)}"
+            f"{name} of shape {tuple(displacement.shape)} has; got shape {tuple(image.shape)}"
         )
     if displacement.dtype != image.dtype and not (
         displacement.dtype == torch.float32 and image.dtype in _HALF
     ):
         raise TypeError(
-            "displacement must have the dtype of image, or float32 with a float16 or bfloat16 "
-            f"image; got displacement {displacement.dtype} and image {image.dtype}"
+            f"{name} must have the dtype of image, or float32 with a float16 or bfloat16 "
+            f"image; got {name} {displacement.dtype} and image {image.dtype}"
         )
-    same_device(displacement, "displacement", image, "image")
-    same_batch(displacement, "displacement", image, "image")
-    something_to_sample(image, "image", displacement, "displacement")
+    same_device(displacement, name, image, "image")
+    same_batch(displacement, name, image, "image")
+    something_to_sample(image, "image", displacement, name)
     return ndim
 
 
@@ -148,6 +148,14 @@ def count_of(value: Any, name: str) -> int:
     if count < 0:
         raise ValueError(f"{name} must be 0 or more, got {count}")
     return count
+
+
+def steps_or_auto(steps: Any) -> Any:
+    """The same, or the word "auto"."""
+    if isinstance(steps, str):
+        one_of(steps, "steps", ("auto",))
+        return steps
+    return steps_of(steps)
 
 
 def spacing_of(spacing: Sequence[float] | None, ndim: int) -> list[float]:

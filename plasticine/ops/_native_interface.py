@@ -7,6 +7,7 @@ from torch import Tensor
 
 MODE_CODES = {"linear": 0, "nearest": 1}
 PADDING_CODES = {"zeros": 0, "border": 1, "reflection": 2}
+METHOD_CODES = {"euler": 0, "midpoint": 1, "rk4": 2}
 SCHEME_CODES = {"central": 0, "forward": 1, "backward": 2}
 
 _DTYPE_CODES = {

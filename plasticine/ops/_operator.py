@@ -263,6 +263,23 @@ def map_over_batch(
     return (unfolded[0], out_dims[0]) if single else (tuple(unfolded), tuple(out_dims))
 
 
+def fold_batch(info: Any, x: Tensor | None, axis: int | None, batch: int = 0) -> Tensor | None:
+    """A tensor with vmap's axis folded into its batch axis; None stays None.
+
+    Args:
+        info: with ``batch_size``, as vmap rules receive it.
+        x: a vmap rule's argument.
+        axis: its mapped axis, or None.
+        batch: its batch axis, without the mapped one.
+    """
+    if x is None:
+        return None
+    if axis is None:
+        shape = (*x.shape[:batch], info.batch_size, *x.shape[batch:])
+        return x.unsqueeze(batch).expand(shape).flatten(batch, batch + 1)
+    return x.movedim(axis, batch).flatten(batch, batch + 1)
+
+
 def reference_gradients(
     function: Kernel,
     inputs: Sequence[Tensor | None],

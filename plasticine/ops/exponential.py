@@ -7,24 +7,27 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from plasticine import backends, reference
+from plasticine import backends
 from plasticine.ops import _autocast, _checks
-from plasticine.ops._native_interface import (
-    PADDING_CODES,
-    contiguous_like,
-    device_type,
-    native,
-    native_or_none,
-    threads_for,
+from plasticine.ops._exponential_backends import (
+    BACKWARD,
+    FORWARD,
+    no_stages,
+    stages_like,
+    stored_stages,
 )
-from plasticine.ops._operator import Operator, not_twice_differentiable, reference_gradients
+from plasticine.ops._exponential_steps import steps_for
+from plasticine.ops._native_interface import device_type
+from plasticine.ops._operator import Operator, fold_batch
+from plasticine.ops.compose import compose
+from plasticine.ops.warp import warp
 
 
 @overload
 def exponential(
     velocity: Tensor,
     *,
-    steps: int = ...,
+    steps: int | Literal["auto"] = ...,
     method: str = ...,
     padding: str = ...,
     inverse: Literal[False] = ...,
@@ -37,7 +40,7 @@ def exponential(
 def exponential(
     velocity: Tensor,
     *,
-    steps: int = ...,
+    steps: int | Literal["auto"] = ...,
     method: str = ...,
     padding: str = ...,
     inverse: Literal[True],
@@ -50,7 +53,7 @@ def exponential(
 def exponential(
     velocity: Tensor,
     *,
-    steps: int = ...,
+    steps: int | Literal["auto"] = ...,
     method: str = ...,
     padding: str = ...,
     inverse: bool = ...,
@@ -62,7 +65,7 @@ def exponential(
 def exponential(
     velocity: Tensor,
     *,
-    steps: int = 7,
+    steps: int | Literal["auto"] = 7,
     method: str = "euler",
     padding: str = "border",
     inverse: bool = False,
@@ -72,50 +75,58 @@ def exponential(
     """The displacement of the diffeomorphism that a stationary velocity field generates.
 
     Scaling and squaring (Arsigny et al., "A log-Euclidean framework for statistics on
-    diffeomorphisms", MICCAI 2006): ``u_0 = v / 2**steps``, then ``steps`` times
-    ``u <- u o (id + u) + u``.
+    diffeomorphisms", MICCAI 2006): ``u_0`` is one Runge-Kutta step over ``h = 2**-steps`` of the
+    time, then ``steps`` times ``u <- u o (id + u) + u``. What each method and number of squarings
+    gives and costs is in ``docs/exponential.md``.
 
     Args:
         velocity: ``(N, d, *spatial)`` in voxels, 2D or 3D, float32, float64, float16 or bfloat16.
             Half types are integrated in float32 and rounded once (under ``torch.autocast`` not
             rounded: the result is float32).
-        steps: number of squarings, 0 or more.
-        method: how the scaled field is turned into the first displacement: "euler".
+        steps: number of squarings, 0 or more; or "auto": as many as the method needs for the
+            greatest speed in the whole batch, voxels with NaN or an infinity left aside. The speed
+            is read on the host: on a GPU this waits for it, ``torch.compile`` breaks the graph
+            there (an error with ``fullgraph=True``), and ``torch.vmap`` is refused.
+        method: how ``u_0`` is formed from the velocity, interpolated linearly between voxels:
+            "euler" ``h v(p)``, "midpoint" ``h v(p + h/2 v(p))`` or "rk4", the classical step of
+            fourth order.
         padding: how the field continues outside its grid: "border", "zeros" or "reflection".
             Projects disagree here, and by voxels: MONAI, VoxelMorph and FireANTs use zeros.
-        inverse: also return ``exp(-v)``, the inverse transform.
-        checkpoint: what autograd keeps for the backward pass: "store" the ``steps`` intermediate
-            displacements, "recompute" only the velocity.
+        inverse: also return ``exp(-v)``, the inverse transform; the velocity is read once for both.
+        checkpoint: what autograd keeps for the backward pass beside the velocity: "store" up to
+            three displacements on the way ("rk4": none), "recompute" nothing. The others are
+            computed again; the results are the same bits. A forward and backward pass holds seven
+            fields at most at a time, or six, beside the velocity, the result and both gradients
+            among them.
         backend: "auto", "cpu", "cuda", "triton" or "reference"; see :mod:`plasticine.backends`.
 
     Returns:
         The displacement ``(N, d, *spatial)`` in the dtype of the velocity, or with ``inverse`` the
-        pair of ``exp(v)`` and ``exp(-v)``. Differentiable once.
+        pair of ``exp(v)`` and ``exp(-v)``. Differentiable twice.
 
     Raises:
-        TypeError: ``velocity`` is no tensor or of a dtype that is not served, ``steps`` is no int.
+        TypeError: ``velocity`` is no tensor or of a dtype that is not served, ``steps`` is neither
+            an int nor "auto".
         ValueError: a shape or an option is not one of those above.
-        RuntimeError: the backend asked for by name is missing or cannot serve the call.
+        RuntimeError: the backend asked for by name is missing or cannot serve the call; ``steps``
+            is "auto" under ``torch.vmap``.
     """
     _checks.is_tensor(velocity, "velocity")
     _checks.field(velocity, "velocity")
-    steps = _checks.steps_of(steps)
     _checks.one_of(method, "method", _checks.METHODS)
     _checks.one_of(padding, "padding", _checks.PADDINGS)
     _checks.one_of(checkpoint, "checkpoint", _checks.CHECKPOINTS)
     if _autocast.is_any_enabled():
         velocity = _autocast.single(velocity)
     precise = velocity.float() if velocity.element_size() < 4 else velocity
-    scales = (0.5**steps, -(0.5**steps)) if inverse else (0.5**steps,)
+    count = steps_for(precise, steps, method, backend)
     store = checkpoint == "store" and torch.is_grad_enabled() and velocity.requires_grad
-    results = [
-        EXPONENTIAL(precise, scale, steps, padding, store, backend)[0].to(velocity.dtype)
-        for scale in scales
-    ]
-    return (results[0], results[1]) if inverse else results[0]
+    results = EXPONENTIAL(precise, count, method, padding, inverse, store, backend)
+    result = results[0].to(velocity.dtype)
+    return (result, results[1].to(velocity.dtype)) if inverse else result
 
 
-def check(velocity: Tensor, steps: int, padding: str) -> None:
+def check(velocity: Tensor, steps: int, method: str, padding: str) -> None:
     """Raises unless the arguments are those that the public function passes on."""
     _checks.field(velocity, "velocity")
     if velocity.dtype not in (torch.float32, torch.float64):
@@ -124,216 +135,235 @@ def check(velocity: Tensor, steps: int, padding: str) -> None:
             "plasticine.exponential takes half types"
         )
     _checks.steps_of(steps)
+    _checks.one_of(method, "method", _checks.METHODS)
     _checks.one_of(padding, "padding", _checks.PADDINGS)
 
 
+def as_chain(
+    velocity: Tensor, steps: int, method: str, padding: str, backend: str, *, sign: float = 1.0
+) -> Tensor:
+    """exp(sign v) with an operator for each step, so that autograd can differentiate it again.
+
+    Args:
+        velocity: ``(N, d, *spatial)`` in voxels, float32 or float64.
+        steps: number of squarings.
+        method: "euler", "midpoint" or "rk4".
+        padding: how the field continues outside its grid.
+        backend: which backend serves the warps and compositions.
+        sign: -1 for the inverse.
+
+    Returns:
+        The displacement ``(N, d, *spatial)``.
+    """
+    scale = sign * 0.5**steps
+
+    def at(displacement: Tensor) -> Tensor:
+        return warp(velocity, displacement, padding=padding, backend=backend)
+
+    u = velocity * scale
+    if method != "euler":
+        second = at(velocity * (scale / 2))
+        u = second * scale
+        if method == "rk4":
+            third = at(second * (scale / 2))
+            fourth = at(third * scale)
+            u = (velocity + 2 * second + 2 * third + fourth) * (scale / 6)
+    for _ in range(steps):
+        u = compose(u, u, padding=padding, backend=backend)
+    return u
+
+
 def _forward(
-    velocity: Tensor, scale: float, steps: int, padding: str, store: bool, backend: str
-) -> tuple[Tensor, Tensor]:
-    """The displacement, and the fields that were squared ``(steps, N, d, *spatial)`` if stored."""
-    check(velocity, steps, padding)
-    served = backends.choose(backend, "exponential", device_type(velocity))
-    if served == "cpu":
-        return _cpu_forward(velocity, scale, steps, padding, store)
-    result, stages = reference.exponential(velocity, scale, steps, padding)
-    kept = torch.stack(stages) if store and steps else _no_stages(velocity)
-    return result.contiguous(), kept
+    velocity: Tensor,
+    steps: int,
+    method: str,
+    padding: str,
+    inverse: bool,
+    store: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """exp(v), exp(-v), and the stages kept for the backward pass; empty where not asked for."""
+    check(velocity, steps, method, padding)
+    serve = FORWARD[backends.choose(backend, "exponential", device_type(velocity))]
+    kept = stored_stages(steps, method) if store else []
+    result, inverse_result, stages = serve(velocity, steps, method, padding, inverse, kept)
+    return (
+        result,
+        velocity.new_empty(0) if inverse_result is None else inverse_result,
+        no_stages(velocity) if stages is None else stages,
+    )
 
 
 def _forward_fake(
-    velocity: Tensor, scale: float, steps: int, padding: str, store: bool, backend: str
-) -> tuple[Tensor, Tensor]:
-    check(velocity, steps, padding)
-    stages = _stages_like(velocity, steps) if store and steps else _no_stages(velocity)
-    return velocity.new_empty(velocity.shape), stages
-
-
-def _no_stages(velocity: Tensor) -> Tensor:
-    return velocity.new_empty(0)
-
-
-def _stages_like(velocity: Tensor, steps: int) -> Tensor:
-    return velocity.new_empty((steps, *velocity.shape))
+    velocity: Tensor,
+    steps: int,
+    method: str,
+    padding: str,
+    inverse: bool,
+    store: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    check(velocity, steps, method, padding)
+    kept = len(stored_stages(steps, method)) if store else 0
+    return (
+        velocity.new_empty(velocity.shape),
+        velocity.new_empty(velocity.shape if inverse else 0),
+        stages_like(velocity, kept * (1 + inverse)) if kept else no_stages(velocity),
+    )
 
 
 def _backward(
-    grad: Tensor,
-    velocity: Tensor | None,
+    grad: Tensor | None,
+    grad_inverse: Tensor | None,
+    velocity: Tensor,
     stages: Tensor | None,
-    scale: float,
     steps: int,
+    method: str,
     padding: str,
+    inverse: bool,
     backend: str,
 ) -> Tensor:
-    """The velocity's gradient, from the stages or, recomputed, from the velocity."""
-    check(grad, steps, padding)
-    if velocity is not None:
-        check(velocity, steps, padding)
-        _checks.gradient(grad, velocity.shape, velocity)
-    elif stages is None or stages.shape != (steps, *grad.shape):
-        got = None if stages is None else tuple(stages.shape)
+    """The velocity's gradient from those of exp(v) and exp(-v).
+
+    ``inverse`` says whether the stages, where there are any, are those of both.
+    """
+    check(velocity, steps, method, padding)
+    kept = [] if stages is None else stored_stages(steps, method)
+    directions = 2 if inverse else 1
+    if stages is not None and stages.shape != (directions * len(kept), *velocity.shape):
         raise ValueError(
-            f"stages must have shape {(steps, *grad.shape)} where velocity is None, got {got}"
+            f"stages must have shape {(directions * len(kept), *velocity.shape)}, "
+            f"got {tuple(stages.shape)}"
         )
-    else:
-        _checks.gradient(grad, stages.shape[1:], stages)
-    served = backends.choose(backend, "exponential", device_type(grad))
-    backward = _cpu_backward if served == "cpu" else _reference_backward
-    return backward(grad, velocity, stages, scale, steps, padding)
+    serve = BACKWARD[backends.choose(backend, "exponential", device_type(velocity))]
+    total: Tensor | None = None
+    for direction, (sign, given) in enumerate(((1.0, grad), (-1.0, grad_inverse))):
+        if given is None:
+            continue
+        _checks.gradient(given, velocity.shape, velocity)
+        own = None
+        if stages is not None and direction < directions:
+            own = stages[direction * len(kept) : (direction + 1) * len(kept)]
+        found = serve(
+            given,
+            velocity,
+            own,
+            sign * 0.5**steps,
+            steps,
+            method,
+            padding,
+            [] if own is None else kept,
+        )
+        total = found if total is None else total.add_(found)
+    return velocity.new_zeros(velocity.shape) if total is None else total
 
 
 def _backward_fake(
-    grad: Tensor,
-    velocity: Tensor | None,
-    stages: Tensor | None,
-    scale: float,
-    steps: int,
-    padding: str,
-    backend: str,
+    grad: Tensor | None,
+    grad_inverse: Tensor | None,
+    velocity: Tensor,
+    *options: Any,
 ) -> Tensor:
-    return grad.new_empty(grad.shape)
+    return velocity.new_empty(velocity.shape)
 
 
 class _Exponential(torch.autograd.Function):
     @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         return arguments[-1](*arguments[:-1])
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        velocity, scale, steps, padding, _, backend, _ = inputs
-        stages = output[1]
-        stored = stages.dim() > 1
-        ctx.mark_non_differentiable(stages)
+    def setup_context(
+        ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]
+    ) -> None:
+        velocity, steps, method, padding, inverse, _, backend, _ = inputs
+        _, inverse_result, stages = output
+        ctx.mark_non_differentiable(*((stages,) if inverse else (inverse_result, stages)))
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(None if stored else velocity, stages if stored else None)
-        ctx.options = scale, steps, padding, backend
+        ctx.save_for_backward(velocity, stages if stages.dim() > 1 else None)
+        ctx.options = steps, method, padding, inverse, backend
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad: Tensor | None, grad_inverse: Tensor | None, _: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         velocity = None
-        if grad is not None:
-            velocity = EXPONENTIAL_BACKWARD(grad, *ctx.saved_tensors, *ctx.options)
-        return velocity, None, None, None, None, None, None
+        if not ctx.options[3]:
+            grad_inverse = None
+        if grad is not None or grad_inverse is not None:
+            velocity = EXPONENTIAL_BACKWARD(grad, grad_inverse, *ctx.saved_tensors, *ctx.options)
+        return (velocity, *[None] * 7)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
         velocity, *options, execute = arguments
         velocity = velocity.movedim(in_dims[0], 0)
-        result, stages = execute(velocity.flatten(0, 1), *options)
-        size = info.batch_size
-        if stages.dim() == 1:
-            return (result.unflatten(0, (size, -1)), stages), (0, None)
-        return (result.unflatten(0, (size, -1)), stages.unflatten(1, (size, -1))), (0, 1)
+        results = execute(velocity.flatten(0, 1), *options)
+        unfolded: list[Tensor] = []
+        out_dims: list[int | None] = []
+        for x, batch in zip(results, (0, 0, 1), strict=True):
+            unfolded.append(x if x.dim() == 1 else x.unflatten(batch, (info.batch_size, -1)))
+            out_dims.append(None if x.dim() == 1 else batch)
+        return tuple(unfolded), tuple(out_dims)
 
 
-class _ExponentialBackward(not_twice_differentiable("exponential", 3)):  # type: ignore[misc]
+class _ExponentialBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(*arguments: Any) -> Tensor:
+        return arguments[-1](*arguments[:-1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        grad, grad_inverse, velocity, _, steps, method, padding, _, backend, _ = inputs
+        ctx.save_for_backward(grad, grad_inverse, velocity)
+        ctx.options = steps, method, padding, backend
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Twice through the chain of compositions: its own derivative is not written out."""
+        forth, back, velocity = ctx.saved_tensors
+        given = [(sign, x) for sign, x in ((1.0, forth), (-1.0, back)) if x is not None]
+
+        def pulled_back(velocity: Tensor, *grads: Tensor) -> Tensor:
+            def displacements(velocity: Tensor) -> tuple[Tensor, ...]:
+                return tuple(as_chain(velocity, *ctx.options, sign=sign) for sign, _ in given)
+
+            return torch.func.vjp(displacements, velocity)[1](grads)[0]
+
+        pull = torch.func.vjp(pulled_back, velocity, *(x for _, x in given))[1]
+        grad_velocity, *grad_grads = pull(grad)
+        found = iter(grad_grads)
+        return (
+            None if forth is None else next(found),
+            None if back is None else next(found),
+            grad_velocity,
+            *[None] * 7,
+        )
+
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
-        size = info.batch_size
-
-        def fold(x: Tensor | None, axis: int | None, batch: int) -> Tensor | None:
-            if x is None:
-                return None
-            x = (
-                x.unsqueeze(batch).expand(*x.shape[:batch], size, *x.shape[batch:])
-                if (axis is None)
-                else x.movedim(axis, batch)
-            )
-            return x.flatten(batch, batch + 1)
-
-        grad, velocity, stages, *options, execute = arguments
-        result = execute(
-            fold(grad, in_dims[0], 0),
-            fold(velocity, in_dims[1], 0),
-            fold(stages, in_dims[2], 1),
-            *options,
-        )
-        return result.unflatten(0, (size, -1)), 0
+        *tensors, steps, method, padding, inverse, backend, execute = arguments
+        folded = [
+            fold_batch(info, x, axis, batch)
+            for x, axis, batch in zip(tensors, in_dims[:4], (0, 0, 0, 1), strict=True)
+        ]
+        result = execute(*folded, steps, method, padding, inverse, backend)
+        return result.unflatten(0, (info.batch_size, -1)), 0
 
 
 EXPONENTIAL = Operator(
-    "exponential(Tensor velocity, float scale, int steps, str padding, bool store, str backend)"
-    " -> (Tensor, Tensor)",
+    "exponential(Tensor velocity, int steps, str method, str padding, bool inverse, bool store,"
+    " str backend) -> (Tensor, Tensor, Tensor)",
     _forward,
     _forward_fake,
     _Exponential,
     tensors=1,
 )
 EXPONENTIAL_BACKWARD = Operator(
-    "exponential_backward(Tensor grad, Tensor? velocity, Tensor? stages, float scale, int steps,"
-    " str padding, str backend) -> Tensor",
+    "exponential_backward(Tensor? grad, Tensor? grad_inverse, Tensor velocity, Tensor? stages,"
+    " int steps, str method, str padding, bool inverse, str backend) -> Tensor",
     _backward,
     _backward_fake,
     _ExponentialBackward,
-    tensors=3,
+    tensors=4,
 )
-
-
-def _cpu_forward(
-    velocity: Tensor, scale: float, steps: int, padding: str, store: bool
-) -> tuple[Tensor, Tensor]:
-    result = contiguous_like(velocity)
-    stages = _stages_like(velocity, steps) if store and steps else None
-    # The fields alternate between this one and the result.
-    scratch = _stages_like(velocity, 1) if stages is None and steps > 1 else None
-    backends.NATIVE.exponential_forward(
-        native(velocity),
-        native(result),
-        native_or_none(stages),
-        native_or_none(scratch),
-        scale,
-        steps,
-        PADDING_CODES[padding],
-        threads_for(velocity),
-    )
-    return result, _no_stages(velocity) if stages is None else stages
-
-
-def _cpu_backward(
-    grad: Tensor,
-    velocity: Tensor | None,
-    stages: Tensor | None,
-    scale: float,
-    steps: int,
-    padding: str,
-) -> Tensor:
-    if stages is None:
-        assert velocity is not None
-        stages = _cpu_forward(velocity, scale, steps, padding, store=True)[1]
-    result = contiguous_like(grad)
-    scratch = _stages_like(grad, 1)
-    backends.NATIVE.exponential_backward(
-        native(grad),
-        native(stages),
-        native(result),
-        native(scratch),
-        scale,
-        steps,
-        PADDING_CODES[padding],
-        threads_for(grad),
-    )
-    return result
-
-
-def _reference_backward(
-    grad: Tensor,
-    velocity: Tensor | None,
-    stages: Tensor | None,
-    scale: float,
-    steps: int,
-    padding: str,
-) -> Tensor:
-    """One squaring after the other, so that the graph of only one is alive."""
-    if stages is None:
-        assert velocity is not None
-        stages = _forward(velocity, scale, steps, padding, True, "reference")[1]
-
-    def square(u: Tensor) -> Tensor:
-        return reference.compose(u, u, padding)
-
-    for step in reversed(range(steps)):
-        found = reference_gradients(square, (stages[step],), (True,), grad)[0]
-        assert found is not None
-        grad = found
-    return (grad * scale).contiguous()

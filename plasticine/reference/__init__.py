@@ -6,17 +6,19 @@ being read over being fast, and trust their input: the checks live in :mod:`plas
 
 from plasticine.reference.compose import compose
 from plasticine.reference.double_backward import double_backward, warp_double_backward
-from plasticine.reference.exponential import exponential
+from plasticine.reference.exponential import exponential, first_displacement
 from plasticine.reference.folding import folding
 from plasticine.reference.invert import invert, invert_adjoint
 from plasticine.reference.jacobian import jacobian_determinant
 from plasticine.reference.splat import splat
 from plasticine.reference.warp import warp
+from plasticine.reference.warp_exponential import warp_exponential
 
 __all__ = [
     "compose",
     "double_backward",
     "exponential",
+    "first_displacement",
     "folding",
     "invert",
     "invert_adjoint",
@@ -24,4 +26,5 @@ __all__ = [
     "splat",
     "warp",
     "warp_double_backward",
+    "warp_exponential",
 ]

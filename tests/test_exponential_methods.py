@@ -1,0 +1,331 @@
+"""The methods of the exponential, "auto", the pair, and second derivatives."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import plasticine
+from plasticine import reference
+from plasticine.ops._exponential_steps import LIMITS, enough_steps
+from plasticine.ops._native_interface import SHARED_SIZE
+
+OPERATOR = "exponential"
+
+METHODS = ("euler", "midpoint", "rk4")
+PADDINGS = ("zeros", "border", "reflection")
+ROUNDING = {
+    torch.float64: 1e-12,
+    torch.float32: 2e-5,
+    torch.float16: 1e-3,
+    torch.bfloat16: 8e-3,
+}
+SIZES = {"2d": (7, 5), "2d-long": (5, 67), "2d-thin": (1, 9), "3d": (5, 4, 7), "3d-thin": (4, 1, 3)}
+
+
+def smooth_velocity(
+    generator: torch.Generator, size: tuple[int, ...], *, batch: int = 2, peak: float = 2.0
+) -> Tensor:
+    """A float64 velocity of a few waves, at most ``peak`` voxels a component."""
+    axes = [torch.linspace(0, 1, n, dtype=torch.float64) for n in size]
+    positions = torch.meshgrid(*axes, indexing="ij")
+    components = []
+    for _ in range(batch * len(size)):
+        wave = torch.zeros(size, dtype=torch.float64)
+        for position in positions:
+            frequency, phase = torch.rand(2, generator=generator, dtype=torch.float64)
+            wave += torch.sin(2 * math.pi * (1.5 * frequency * position + phase))
+        components.append(wave)
+    velocity = torch.stack(components).view(batch, len(size), *size)
+    return velocity * (peak / velocity.abs().max())
+
+
+def by_definition(velocity: Tensor, steps: int, method: str, padding: str) -> Tensor:
+    """One step of the textbook's method, then squarings, with nothing but the reference warp."""
+    h = 0.5**steps
+
+    def at(displacement: Tensor) -> Tensor:
+        return reference.warp(velocity, displacement, None, "linear", padding)
+
+    k1 = velocity
+    k2 = at(h / 2 * k1)
+    if method == "euler":
+        u = h * k1
+    elif method == "midpoint":
+        u = h * k2
+    else:
+        k3 = at(h / 2 * k2)
+        k4 = at(h * k3)
+        u = h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    for _ in range(steps):
+        u = u + reference.warp(u, u, None, "linear", padding)
+    return u
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
+def test_equals_the_float64_definition(served, generator, method, size, dtype):
+    rounded = smooth_velocity(generator, SIZES[size]).to(dtype)
+    for padding, steps in itertools.product(PADDINGS, (0, 1, 3)):
+        velocity = rounded.to(served.device, copy=True).requires_grad_()
+        exact = rounded.to(torch.float64, copy=True).requires_grad_()
+        options = {"steps": steps, "method": method, "padding": padding}
+        result = plasticine.exponential(velocity, backend=served.backend, **options)
+        expected = by_definition(exact, steps, method, padding)
+        assert result.dtype == dtype
+        scale = max(1.0, expected.abs().max().item())
+        difference = (result.detach().double().cpu() - expected.detach()).abs().max()
+        assert difference <= ROUNDING[dtype] * scale
+        grad = torch.randn(result.shape, generator=generator).to(dtype)
+        result.backward(grad.to(served.device))
+        expected.backward(grad.double())
+        # Float32 coordinates may fall to the other side of a voxel's centre, where the derivative
+        # jumps: few places, and none of them far off.
+        error = (velocity.grad.double().cpu() - exact.grad).abs() / exact.grad.abs().max()
+        assert error.flatten().quantile(0.95) < 10 * ROUNDING[dtype]
+        assert error.max() < (1e-10 if dtype == torch.float64 else 0.2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_any_number_of_squarings_from_what_is_kept(served, generator, method):
+    """The backward pass plans its memory by the number of stages: each plan, against autograd."""
+    velocity = smooth_velocity(generator, SIZES["2d"]).to(served.device)
+    for steps in range(12):
+        exact = velocity.clone().requires_grad_()
+        expected = reference.exponential(exact, steps, method, "reflection")
+        grad = torch.randn(velocity.shape, generator=generator, dtype=torch.float64)
+        (wanted,) = torch.autograd.grad(expected, exact, grad.to(served.device))
+        found = []
+        for checkpoint in ("store", "recompute"):
+            leaf = velocity.clone().requires_grad_()
+            u = plasticine.exponential(
+                leaf,
+                steps=steps,
+                method=method,
+                padding="reflection",
+                checkpoint=checkpoint,
+                backend=served.backend,
+            )
+            found += torch.autograd.grad(u, leaf, grad.to(served.device))
+        torch.testing.assert_close(found[0], wanted, rtol=1e-9, atol=1e-9)
+        assert torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_the_pair_is_both_of_its_parts(served, generator, method, steps):
+    velocity = smooth_velocity(generator, SIZES["3d"]).to(served.device).requires_grad_()
+    options = {"steps": steps, "method": method, "backend": served.backend}
+    pair = plasticine.exponential(velocity, inverse=True, **options)
+    single = plasticine.exponential(velocity, **options)
+    other = plasticine.exponential(-velocity, **options)
+    assert torch.equal(pair[0], single)
+    assert torch.equal(pair[1], other)
+    grads = torch.randn(2, *velocity.shape, generator=generator, dtype=torch.float64)
+    grads = grads.to(served.device)
+    (first,) = torch.autograd.grad(single, velocity, grads[0])
+    (second,) = torch.autograd.grad(other, velocity, grads[1])
+    for checkpoint in ("store", "recompute"):
+        pair = plasticine.exponential(velocity, inverse=True, checkpoint=checkpoint, **options)
+        found = [
+            torch.autograd.grad(pair[0], velocity, grads[0], retain_graph=True)[0],
+            torch.autograd.grad(pair[1], velocity, grads[1], retain_graph=True)[0],
+            torch.autograd.grad(pair, velocity, (grads[0], grads[1]))[0],
+        ]
+        for x, y in zip(found, (first, second, first + second), strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_better_start_is_more_exact(served, generator, method):
+    """A linear field's flow is the matrix exponential; each method keeps its order."""
+    rates = torch.tensor([[-0.15, 0.2], [-0.2, 0.1]], dtype=torch.float64)
+    axes = [torch.arange(41, dtype=torch.float64) - 20] * 2
+    position = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    velocity = torch.einsum("ij,j...->i...", rates, position)[None].to(served.device)
+    flow = torch.linalg.matrix_exp(rates) - torch.eye(2)
+    inner = (slice(None), slice(15, -15), slice(15, -15))
+    expected = torch.einsum("ij,j...->i...", flow, position)[inner]
+
+    def error(steps: int) -> float:
+        u = plasticine.exponential(velocity, steps=steps, method=method, backend=served.backend)
+        return (u[0].cpu()[inner] - expected).abs().max().item()
+
+    order = {"euler": 1, "midpoint": 2, "rk4": 4}[method]
+    assert error(2) / error(3) == pytest.approx(2**order, rel=0.25)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_strided_empty_and_thin(served, generator, method):
+    options = {"steps": 2, "method": method, "backend": served.backend}
+    velocity = smooth_velocity(generator, SIZES["3d"]).to(served.device)
+    expected = plasticine.exponential(velocity, **options)
+    grad = torch.randn(velocity.shape, generator=generator, dtype=torch.float64).to(served.device)
+    leaf = velocity.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(plasticine.exponential(leaf, **options), leaf, grad)
+    view = velocity.movedim(1, -1).contiguous().movedim(-1, 1).requires_grad_()
+    result = plasticine.exponential(view, **options)
+    (found,) = torch.autograd.grad(result, view, grad.movedim(2, -1).contiguous().movedim(-1, 2))
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+    for shape in ((0, 2, 4, 5), (1, 3, 4, 0, 5), (2, 2, 1, 1)):
+        for checkpoint in ("store", "recompute"):
+            still = torch.ones(shape, device=served.device, requires_grad=True)
+            pair = plasticine.exponential(still, inverse=True, checkpoint=checkpoint, **options)
+            assert torch.equal(pair[0], still)
+            (pair[0].sum() + pair[1].sum()).backward()
+            assert still.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nan_stays_where_it_is(served, generator, method):
+    velocity = smooth_velocity(generator, SIZES["2d-long"], peak=0.4).to(served.device)
+    options = {"steps": 3, "method": method, "backend": served.backend}
+    expected = plasticine.exponential(velocity, **options)
+    for value in (torch.nan, torch.inf):
+        spoilt = velocity.clone()
+        spoilt[0, 0, 2, 3] = value
+        result = plasticine.exponential(spoilt, **options)
+        if value != math.inf or method != "midpoint":  # whose midpoint is then at the border
+            assert not result[0, :, 2, 3].isfinite().all()
+        assert torch.equal(result[1], expected[1])
+        torch.testing.assert_close(result[0, :, :, 15:], expected[0, :, :, 15:])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradcheck_twice(served, generator, method):
+    for size, inverse in (("2d", False), ("2d", True), ("3d", False)):
+        velocity = smooth_velocity(generator, SIZES[size], batch=1).to(served.device)
+        for padding, checkpoint in itertools.product(PADDINGS, ("store", "recompute")):
+
+            def function(v: Tensor, padding=padding, checkpoint=checkpoint, inverse=inverse):
+                return plasticine.exponential(
+                    v,
+                    steps=2,
+                    method=method,
+                    padding=padding,
+                    inverse=inverse,
+                    checkpoint=checkpoint,
+                    backend=served.backend,
+                )
+
+            torch.autograd.gradcheck(function, velocity.requires_grad_(), fast_mode=True)
+            torch.autograd.gradgradcheck(function, velocity, fast_mode=True)
+
+
+def test_second_derivatives_under_function_transforms(served, generator):
+    velocity = smooth_velocity(generator, SIZES["2d"]).to(served.device)
+    direction = torch.randn(velocity.shape, generator=generator, dtype=torch.float64)
+    direction = direction.to(served.device)
+
+    def loss(velocity: Tensor) -> Tensor:
+        u = plasticine.exponential(velocity, steps=2, method="midpoint", backend=served.backend)
+        return u.square().sum()
+
+    leaf = velocity.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(leaf), leaf, create_graph=True)
+    (expected,) = torch.autograd.grad((gradient * direction).sum(), leaf)
+    found = torch.func.grad(lambda v: (torch.func.grad(loss)(v) * direction).sum())(velocity)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_compiles_and_maps(served, generator, method):
+    velocity = smooth_velocity(generator, SIZES["2d"]).float().to(served.device).requires_grad_()
+
+    def function(velocity: Tensor) -> Tensor:
+        u, inverse = plasticine.exponential(
+            velocity, steps=3, method=method, inverse=True, backend=served.backend
+        )
+        return (u.square() + inverse).sum()
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")(velocity)
+    (expected,) = torch.autograd.grad(function(velocity), velocity)
+    torch.testing.assert_close(torch.autograd.grad(compiled, velocity)[0], expected)
+    mapped = torch.vmap(torch.func.grad(function))(velocity.detach()[:, None])
+    torch.testing.assert_close(mapped[:, 0], expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_bits_for_any_number_of_threads(native, generator, method):
+    velocity = smooth_velocity(generator, (9, 8, 33), peak=3.0).float().requires_grad_()
+    assert velocity.numel() >= SHARED_SIZE
+    runs = []
+    before = torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        try:
+            u, inverse = plasticine.exponential(
+                velocity, method=method, steps=3, inverse=True, backend="cpu"
+            )
+            loss = u.square().sum() + inverse.sum()
+            steps = plasticine.exponential(velocity, method=method, steps="auto", backend="cpu")
+            runs.append((u, inverse, steps, *torch.autograd.grad(loss, velocity)))
+        finally:
+            torch.set_num_threads(before)
+    for other in runs[1:]:
+        for x, y in zip(runs[0], other, strict=True):
+            assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_auto_takes_the_steps_of_the_greatest_speed(served, generator, method):
+    unit = smooth_velocity(generator, SIZES["3d"]).to(served.device)
+    unit = unit / torch.linalg.vector_norm(unit, dim=1).max()
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        for speed in (0.0, 0.5, 3.0, 9.0, 40.0):
+            velocity = (unit * speed).to(dtype)
+            velocity[0] *= 0.1  # the whole batch counts
+            found = plasticine.exponential(
+                velocity, steps="auto", method=method, backend=served.backend
+            )
+            steps = enough_steps(speed, method)
+            expected = plasticine.exponential(
+                velocity, steps=steps, method=method, backend=served.backend
+            )
+            assert torch.equal(found, expected)
+    assert list(LIMITS[method]) == sorted(LIMITS[method])
+    assert enough_steps(LIMITS[method][1], method) == 1
+    assert enough_steps(LIMITS[method][1] * 1.001, method) == 2
+    assert enough_steps(math.inf, method) == len(LIMITS[method])
+
+
+def test_auto_leaves_aside_what_is_not_finite(served, generator):
+    velocity = smooth_velocity(generator, SIZES["2d"], peak=3.0).to(served.device)
+    expected = plasticine.exponential(velocity, steps="auto", backend=served.backend)
+    for value in (torch.nan, torch.inf, -torch.inf):
+        spoilt = velocity.clone()
+        spoilt[0, 1, 0, 0] = value
+        found = plasticine.exponential(spoilt, steps="auto", backend=served.backend)
+        assert torch.equal(found[1], expected[1])
+        nothing = torch.full_like(velocity, value)
+        found = plasticine.exponential(nothing, steps="auto", backend=served.backend)
+        assert not found.isfinite().any()
+    empty = velocity[:0]
+    assert plasticine.exponential(empty, steps="auto", backend=served.backend).shape == empty.shape
+    huge = torch.full_like(velocity, 1e30).float()
+    assert plasticine.exponential(huge, steps="auto", backend=served.backend).shape == huge.shape
+
+
+def test_auto_where_code_is_transformed(served, generator):
+    velocity = smooth_velocity(generator, SIZES["2d"]).to(served.device)
+
+    def function(velocity: Tensor) -> Tensor:
+        u = plasticine.exponential(2 * velocity, steps="auto", backend=served.backend)
+        return u.square().sum()
+
+    compiled = torch.compile(function, backend="aot_eager")
+    for factor in (0.1, 1.0, 3.0):
+        leaf = (factor * velocity).requires_grad_()
+        (expected,) = torch.autograd.grad(function(leaf), leaf)
+        torch.testing.assert_close(torch.autograd.grad(compiled(leaf), leaf)[0], expected)
+        torch.testing.assert_close(torch.func.grad(function)(leaf.detach()), expected)
+    with pytest.raises(RuntimeError, match=r"torch\.vmap does not allow"):
+        torch.vmap(function)(velocity[:, None])
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        torch.compile(function, backend="aot_eager", fullgraph=True)(velocity)
