@@ -23,6 +23,7 @@ from plasticine.ops import (
     invert,
     jacobian_determinant,
     splat,
+    spline_coefficients,
     warp,
 )
 
@@ -43,6 +44,7 @@ __all__ = [
     "invert",
     "jacobian_determinant",
     "splat",
+    "spline_coefficients",
     "warp",
 ]
 

@@ -6,6 +6,7 @@ from plasticine.ops.folding import Folding, folding
 from plasticine.ops.invert import Inverse, invert
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.splat import splat
+from plasticine.ops.spline_coefficients import spline_coefficients
 from plasticine.ops.warp import warp
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "invert",
     "jacobian_determinant",
     "splat",
+    "spline_coefficients",
     "warp",
 ]

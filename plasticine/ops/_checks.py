@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 MODES = ("linear", "nearest")
+CUBIC_MODES = ("cubic", "bspline")
 PADDINGS = ("zeros", "border", "reflection")
 SCHEMES = ("central", "forward", "backward")
 REGIONS = ("full", "interior")
@@ -68,8 +69,22 @@ def same_device(x: Tensor, name: str, other: Tensor, other_name: str) -> None:
         )
 
 
-def image_and_displacement(image: Tensor, displacement: Tensor) -> int:
-    """Checks an image with the displacement that samples it; returns d."""
+def image_alone(image: Tensor, name: str) -> int:
+    """Checks an image, ``(N, C, *spatial)``; returns d."""
+    floating(image, name)
+    if image.dim() not in (4, 5):
+        raise ValueError(
+            f"{name} must have shape (N, C, y, x) or (N, C, z, y, x), got shape "
+            f"{tuple(image.shape)}"
+        )
+    return image.dim() - 2
+
+
+def image_and_displacement(image: Tensor, displacement: Tensor, coefficients: bool = False) -> int:
+    """Checks an image with the displacement that samples it; returns d.
+
+    Coefficients may be float32 where the displacement, like the image they were made of, is not.
+    """
     floating(image, "image")
     ndim = field(displacement, "displacement")
     if image.dim() != ndim + 2:
@@ -77,8 +92,10 @@ def image_and_displacement(image: Tensor, displacement: Tensor) -> int:
             f"image must have shape (N, C, *spatial) with {ndim} spatial axes, as many as "
             f"displacement of shape {tuple(displacement.shape)} has; got shape {tuple(image.shape)}"
         )
-    if displacement.dtype != image.dtype and not (
-        displacement.dtype == torch.float32 and image.dtype in _HALF
+    if (
+        displacement.dtype != image.dtype
+        and not (displacement.dtype == torch.float32 and image.dtype in _HALF)
+        and not (coefficients and displacement.dtype in _HALF and image.dtype == torch.float32)
     ):
         raise TypeError(
             "displacement must have the dtype of image, or float32 with a float16 or bfloat16 "
