@@ -15,7 +15,9 @@
 #include "invert/invert_cpu.h"
 #include "jacobian/jacobian_cpu.h"
 #include "splat/splat_cpu.h"
+#include "spline_coefficients/spline_coefficients_cpu.h"
 #include "warp/warp_cpu.h"
+#include "warp/warp_cubic_cpu.h"
 #include "warp/warp_double_backward.h"
 #include "warp_exponential/warp_exponential_cpu.h"
 
@@ -29,6 +31,7 @@ using MaybeTensor = std::optional<Tensor>;
 
 Tensor or_null(const MaybeTensor& tensor) { return tensor.value_or(Tensor()); }
 
+template <void (*run)(const WarpForward&)>
 void bind_warp_forward(const Tensor& image, const Tensor& displacement, const MaybeTensor& affine,
                        const Tensor& out, int mode, int padding, int threads) {
   WarpForward call;
@@ -39,9 +42,10 @@ void bind_warp_forward(const Tensor& image, const Tensor& displacement, const Ma
   call.mode = static_cast<Mode>(mode);
   call.padding = static_cast<Padding>(padding);
   call.threads = threads;
-  warp_forward(call);
+  run(call);
 }
 
+template <void (*run)(const WarpBackward&)>
 void bind_warp_backward(const Tensor& grad_out, const Tensor& image, const Tensor& displacement,
                         const MaybeTensor& affine, const MaybeTensor& grad_image,
                         const MaybeTensor& grad_displacement, const MaybeTensor& grad_affine,
@@ -57,7 +61,7 @@ void bind_warp_backward(const Tensor& grad_out, const Tensor& image, const Tenso
   call.mode = static_cast<Mode>(mode);
   call.padding = static_cast<Padding>(padding);
   call.threads = threads;
-  warp_backward(call);
+  run(call);
 }
 
 void bind_warp_double_backward(const MaybeTensor& image_direction,
@@ -194,6 +198,12 @@ void bind_splat_forward(const Tensor& image, const Tensor& displacement, const M
   splat_forward(call);
 }
 
+void bind_spline_coefficients(const Tensor& image, const Tensor& out, const MaybeTensor& scratch,
+                              int padding, bool adjoint, int threads) {
+  spline_coefficients(image, out, or_null(scratch), static_cast<Padding>(padding), adjoint,
+                      threads);
+}
+
 py::dict build_info() {
   py::dict info;
 #if defined(__VERSION__)
@@ -218,9 +228,12 @@ PYBIND11_MODULE(_native, module) {
   using namespace plasticine;
   using release = py::call_guard<py::gil_scoped_release>;
   module.doc() = "CPU operators of plasticine; called through plasticine.ops, which validates.";
-  module.def("warp_forward", &bind_warp_forward, release());
-  module.def("warp_backward", &bind_warp_backward, release());
+  module.def("warp_forward", &bind_warp_forward<warp_forward>, release());
+  module.def("warp_backward", &bind_warp_backward<warp_backward>, release());
   module.def("warp_double_backward", &bind_warp_double_backward, release());
+  module.def("warp_cubic_forward", &bind_warp_forward<warp_cubic_forward>, release());
+  module.def("warp_cubic_backward", &bind_warp_backward<warp_cubic_backward>, release());
+  module.def("spline_coefficients", &bind_spline_coefficients, release());
   module.def("compose_forward", &bind_compose_forward, release());
   module.def("compose_backward", &bind_compose_backward, release());
   module.def("exponential_forward", &bind_exponential_forward, release());

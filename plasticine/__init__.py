@@ -23,6 +23,7 @@ from plasticine.ops import (
     invert,
     jacobian_determinant,
     splat,
+    spline_coefficients,
     warp,
     warp_exponential,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "invert",
     "jacobian_determinant",
     "splat",
+    "spline_coefficients",
     "warp",
     "warp_exponential",
 ]

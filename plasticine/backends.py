@@ -20,37 +20,28 @@ from plasticine import __version__
 
 BACKENDS = ("cpu", "cuda", "triton", "reference")
 
-#: The operators that each backend holds.
+_COMPILED = frozenset(
+    {
+        "warp",
+        "warp_cubic",
+        "warp_double_backward",
+        "compose",
+        "exponential",
+        "warp_exponential",
+        "jacobian",
+        "folding",
+        "splat",
+        "spline_coefficients",
+        "invert",
+    }
+)
+
+#: The operators that each backend holds; "warp_cubic" is ``warp`` in its cubic modes.
 OPERATORS = {
-    "cpu": frozenset(
-        {
-            "warp",
-            "warp_double_backward",
-            "warp_exponential",
-            "compose",
-            "exponential",
-            "jacobian",
-            "folding",
-            "splat",
-            "invert",
-        }
-    ),
+    "cpu": _COMPILED,
     "cuda": frozenset({"warp"}),
     "triton": frozenset({"warp"}),
-    "reference": frozenset(
-        {
-            "warp",
-            "warp_double_backward",
-            "warp_exponential",
-            "compose",
-            "exponential",
-            "jacobian",
-            "jacobian_double_backward",
-            "folding",
-            "splat",
-            "invert",
-        }
-    ),
+    "reference": _COMPILED | {"jacobian_double_backward"},
 }
 
 

@@ -172,6 +172,7 @@ def test_an_operator_is_in_every_room():
         "jacobian",
         "folding",
         "splat",
+        "spline_coefficients",
         "invert",
     }
     for name in operators:

@@ -494,7 +494,7 @@ def test_the_module(served, generator):
     assert torch.equal(module(image, displacement, affine), expected)
     assert repr(module) == f"Warp(mode='nearest', padding='zeros', backend={served.backend!r})"
     with pytest.raises(ValueError, match="mode must be one of"):
-        Warp("cubic")
+        Warp("quintic")
 
 
 def test_export(served, generator):

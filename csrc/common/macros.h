@@ -15,6 +15,13 @@
 #define PLASTICINE_INLINE inline
 #endif
 
+// For what is rare: inlined, it would take registers from the loop around it.
+#if defined(__GNUC__)
+#define PLASTICINE_NOINLINE __attribute__((noinline))
+#else
+#define PLASTICINE_NOINLINE
+#endif
+
 #if defined(__GNUC__)
 #define PLASTICINE_INLINE_LAMBDA __attribute__((always_inline))
 #else

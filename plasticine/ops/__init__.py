@@ -6,6 +6,7 @@ from plasticine.ops.folding import Folding, folding
 from plasticine.ops.invert import Inverse, invert
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.splat import splat
+from plasticine.ops.spline_coefficients import spline_coefficients
 from plasticine.ops.warp import warp
 from plasticine.ops.warp_exponential import warp_exponential
 
@@ -18,6 +19,7 @@ __all__ = [
     "invert",
     "jacobian_determinant",
     "splat",
+    "spline_coefficients",
     "warp",
     "warp_exponential",
 ]

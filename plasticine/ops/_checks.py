@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 MODES = ("linear", "nearest")
+CUBIC_MODES = ("cubic", "bspline")
 PADDINGS = ("zeros", "border", "reflection")
 SCHEMES = ("central", "forward", "backward")
 REGIONS = ("full", "interior")
@@ -68,8 +69,24 @@ def same_device(x: Tensor, name: str, other: Tensor, other_name: str) -> None:
         )
 
 
-def image_and_displacement(image: Tensor, displacement: Tensor, name: str = "displacement") -> int:
-    """Checks an image with the displacement, or velocity, that samples it; returns d."""
+def image_alone(image: Tensor, name: str) -> int:
+    """Checks an image, ``(N, C, *spatial)``; returns d."""
+    floating(image, name)
+    if image.dim() not in (4, 5):
+        raise ValueError(
+            f"{name} must have shape (N, C, y, x) or (N, C, z, y, x), got shape "
+            f"{tuple(image.shape)}"
+        )
+    return image.dim() - 2
+
+
+def image_and_displacement(
+    image: Tensor, displacement: Tensor, name: str = "displacement", *, coefficients: bool = False
+) -> int:
+    """Checks an image with the displacement, or velocity, that samples it; returns d.
+
+    Coefficients may be float32 where the displacement, like the image they were made of, is not.
+    """
     floating(image, "image")
     ndim = field(displacement, name)
     if image.dim() != ndim + 2:
@@ -77,8 +94,10 @@ def image_and_displacement(image: Tensor, displacement: Tensor, name: str = "dis
             f"image must have shape (N, C, *spatial) with {ndim} spatial axes, as many as "
             f"{name} of shape {tuple(displacement.shape)} has; got shape {tuple(image.shape)}"
         )
-    if displacement.dtype != image.dtype and not (
-        displacement.dtype == torch.float32 and image.dtype in _HALF
+    if (
+        displacement.dtype != image.dtype
+        and not (displacement.dtype == torch.float32 and image.dtype in _HALF)
+        and not (coefficients and displacement.dtype in _HALF and image.dtype == torch.float32)
     ):
         raise TypeError(
             f"{name} must have the dtype of image, or float32 with a float16 or bfloat16 "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-MODE_CODES = {"linear": 0, "nearest": 1}
+MODE_CODES = {"linear": 0, "nearest": 1, "cubic": 2, "bspline": 3}
 PADDING_CODES = {"zeros": 0, "border": 1, "reflection": 2}
 METHOD_CODES = {"euler": 0, "midpoint": 1, "rk4": 2}
 SCHEME_CODES = {"central": 0, "forward": 1, "backward": 2}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from plasticine import backends, reference
+from plasticine.ops._checks import CUBIC_MODES
 from plasticine.ops._native_interface import (
     MODE_CODES,
     PADDING_CODES,
@@ -34,7 +35,8 @@ def _cpu_forward(
         result = contiguous_like(image)  # twice as fast as from a size
     else:
         result = image.new_empty(size[:2] + field_size[2:])
-    backends.NATIVE.warp_forward(
+    forward = "warp_cubic_forward" if mode in CUBIC_MODES else "warp_forward"
+    getattr(backends.NATIVE, forward)(
         native(image),
         native(displacement),
         native_or_none(affine),
@@ -56,7 +58,8 @@ def _cpu_backward(
     needs: Sequence[bool],
 ) -> Gradients:
     gradients = _empty_gradients((image, displacement, affine), needs)
-    backends.NATIVE.warp_backward(
+    backward = "warp_cubic_backward" if mode in CUBIC_MODES else "warp_backward"
+    getattr(backends.NATIVE, backward)(
         native(grad),
         native(image),
         native(displacement),
@@ -80,6 +83,12 @@ def _empty_gradients(
     )
 
 
+def _reference_forward(
+    image: Tensor, displacement: Tensor, affine: Tensor | None, mode: str, padding: str
+) -> Tensor:
+    return reference.warp(image, displacement, affine, mode, padding, prefilter=False)
+
+
 def _reference_backward(
     grad: Tensor,
     image: Tensor,
@@ -90,7 +99,7 @@ def _reference_backward(
     needs: Sequence[bool],
 ) -> Gradients:
     def function(image: Tensor, displacement: Tensor, affine: Tensor | None) -> Tensor:
-        return reference.warp(image, displacement, affine, mode, padding)
+        return _reference_forward(image, displacement, affine, mode, padding)
 
     first, second, third = reference_gradients(function, (image, displacement, affine), needs, grad)
     return first, second, third
@@ -177,7 +186,7 @@ FORWARD: dict[str, Callable[..., Tensor]] = {
     "cpu": _cpu_forward,
     "cuda": _cuda_forward,
     "triton": _triton_forward,
-    "reference": reference.warp,
+    "reference": _reference_forward,
 }
 BACKWARD: dict[str, Callable[..., Gradients]] = {
     "cpu": _cpu_backward,

@@ -19,6 +19,7 @@ from plasticine.ops._warp_double_backward import (
     tangent_of_result,
     tangents_of_gradients,
 )
+from plasticine.ops.spline_coefficients import spline_coefficients
 
 
 def warp(
@@ -28,6 +29,7 @@ def warp(
     affine: Tensor | None = None,
     mode: str = "linear",
     padding: str = "border",
+    prefilter: bool = True,
     backend: str = "auto",
 ) -> Tensor:
     """Samples an image at ``p + u(p)``, or at ``A p + t + u(p)``, for every voxel ``p``.
@@ -44,17 +46,28 @@ def warp(
             wider.
         affine: ``(A | t)``, ``(N, d, d + 1)`` in voxels, of the displacement's dtype; None for the
             identity.
-        mode: "linear", or "nearest" (ties to even; no gradient to the displacement).
+        mode: "linear"; "nearest" (ties to even; no gradient to the displacement); "cubic", the
+            cubic convolution of Keys (1981) with a = -0.75, which is ``grid_sample``'s "bicubic",
+            in 2D and 3D; or "bspline", the cubic B-spline, the smoothest of them.
         padding: how the image continues outside: "zeros", "border" (clamped) or "reflection"
-            (about the centres of its outermost voxels).
+            (about the centres of its outermost voxels). In mode "cubic" every voxel that is read
+            is padded by itself, as ``grid_sample`` does; in mode "bspline" the coordinate is
+            padded as in mode "linear", and with "zeros" every coefficient by itself.
+        prefilter: of mode "bspline" alone: whether the spline passes through the image at every
+            voxel, by :func:`plasticine.spline_coefficients` (half types keep its result in
+            float32); a NaN in the image then spreads to its whole channel. False takes the image
+            for the spline's coefficients.
         backend: "auto", "cpu", "cuda", "triton" or "reference"; see :mod:`plasticine.backends`.
 
     Any of the three tensors may have a batch of 1 where the others have N. Under ``torch.autocast``
     they take the widest of their dtypes where they do not fit as they are.
 
     Returns:
-        ``(N, C, *output_spatial)`` in the image's dtype. Differentiable twice with respect to the
-        image, the displacement and the affine, and in forward mode.
+        ``(N, C, *output_spatial)`` in the image's dtype. Differentiable with respect to the
+        image, the displacement and the affine: twice and in forward mode in modes "linear" and
+        "nearest", once in the cubic modes.
+
+    The cubic modes have no GPU kernel yet: on CUDA tensors "auto" serves them by the reference.
 
     Raises:
         TypeError: an argument is no tensor, or of a dtype that is not served.
@@ -68,8 +81,19 @@ def warp(
     if _autocast.is_any_enabled():
         image, displacement, affine = _autocast.widest(image, displacement, affine)
     batch = displacement.shape[0]
+    source = image
     if image.shape[0] != batch or (affine is not None and affine.shape[0] != batch):
         image, displacement, affine = broadcast_batch(image, displacement, affine)
+    if mode == "bspline":
+        # The operator takes float32 coefficients of a half image, too.
+        _checks.image_and_displacement(image, displacement)
+    if mode == "bspline" and prefilter:
+        check(image, displacement, affine, mode, padding)
+        # In float32 at least: the coefficients are no results that may be rounded.
+        precise = source.to(torch.promote_types(source.dtype, torch.float32))
+        precise = spline_coefficients(precise, padding=padding, backend=backend)
+        precise = precise.expand(image.shape)
+        return WARP(precise, displacement, affine, mode, padding, backend).to(image.dtype)
     return WARP(image, displacement, affine, mode, padding, backend)
 
 
@@ -91,12 +115,18 @@ def check(
 ) -> None:
     """Raises unless the arguments fit together."""
     if mode not in MODE_CODES:
-        _checks.one_of(mode, "mode", _checks.MODES)
+        _checks.one_of(mode, "mode", tuple(MODE_CODES))
     if padding not in PADDING_CODES:
         _checks.one_of(padding, "padding", _checks.PADDINGS)
-    ndim = _checks.image_and_displacement(image, displacement)
+    ndim = _checks.image_and_displacement(image, displacement, coefficients=mode == "bspline")
     if affine is not None:
         _checks.affine_of(affine, displacement, ndim)
+
+
+def _choose(image: Tensor, mode: str, backend: str) -> str:
+    """The backend that serves a mode."""
+    operator = "warp_cubic" if mode in _checks.CUBIC_MODES else "warp"
+    return backends.choose(backend, operator, device_type(image))
 
 
 def _forward(
@@ -108,7 +138,7 @@ def _forward(
     backend: str,
 ) -> Tensor:
     check(image, displacement, affine, mode, padding)
-    serve = FORWARD[backends.choose(backend, "warp", device_type(image))]
+    serve = FORWARD[_choose(image, mode, backend)]
     return serve(image, displacement, affine, mode, padding)
 
 
@@ -153,7 +183,7 @@ def _backward_unchecked(
     backend: str,
     needs: Sequence[bool],
 ) -> Gradients:
-    serve = BACKWARD[backends.choose(backend, "warp", device_type(image))]
+    serve = BACKWARD[_choose(image, mode, backend)]
     return serve(grad, image, displacement, affine, mode, padding, needs)
 
 

@@ -11,6 +11,7 @@ from plasticine.reference.folding import folding
 from plasticine.reference.invert import invert, invert_adjoint
 from plasticine.reference.jacobian import jacobian_determinant
 from plasticine.reference.splat import splat
+from plasticine.reference.spline_coefficients import spline_coefficients
 from plasticine.reference.warp import warp
 from plasticine.reference.warp_exponential import warp_exponential
 
@@ -24,6 +25,7 @@ __all__ = [
     "invert_adjoint",
     "jacobian_determinant",
     "splat",
+    "spline_coefficients",
     "warp",
     "warp_double_backward",
     "warp_exponential",

@@ -7,6 +7,9 @@ import itertools
 import torch
 from torch import Tensor
 
+from plasticine.reference.spline_coefficients import spline_coefficients
+from plasticine.reference.warp_cubic import cubic_coordinate, sample_cubic, voxels_at
+
 
 def warp(
     image: Tensor,
@@ -14,6 +17,7 @@ def warp(
     affine: Tensor | None = None,
     mode: str = "linear",
     padding: str = "border",
+    prefilter: bool = True,
 ) -> Tensor:
     """Samples ``image`` at ``p + displacement(p)``, or at ``affine(p) + displacement(p)``.
 
@@ -25,8 +29,11 @@ def warp(
         image: ``(N, C, *image_spatial)``, floating point.
         displacement: ``(N, d, *spatial)`` in voxels, component ``i`` along spatial axis ``i``.
         affine: ``(N, d, d + 1)`` in voxels, or None for the identity.
-        mode: "linear" or "nearest" (ties to even).
+        mode: "linear", "nearest" (ties to even), "cubic" (convolution, as ``grid_sample``'s
+            "bicubic") or "bspline".
         padding: "zeros", "border" or "reflection".
+        prefilter: of "bspline": whether the spline passes through the image; otherwise the image
+            holds its coefficients.
 
     Returns:
         ``(N, C, *spatial)`` in the dtype of the image.
@@ -39,27 +46,40 @@ def warp(
     if batch * channels * spatial.numel() == 0:
         return _empty_result(image, displacement, affine)
 
-    padded = [_pad(x, size, padding) for x, size in zip(coordinates, sizes, strict=True)]
+    pad = _pad_cubic if mode in ("cubic", "bspline") else _pad
+    padded = [pad(x, size, padding, mode) for x, size in zip(coordinates, sizes, strict=True)]
     undefined = torch.stack([torch.isnan(x) for x in padded]).any(0)
     located = [torch.where(undefined, 0.0, x) for x in padded]
-    values = image.to(precision).reshape(batch, channels, -1)
+    values = image.to(precision)
+    if mode == "bspline" and prefilter:
+        values = spline_coefficients(values, padding)
+    values = values.reshape(batch, channels, -1)
     if mode == "nearest":
         nearest = [torch.round(x.detach()) for x in located]
-        result = _corner(values, sizes, nearest)
+        result = voxels_at(values, sizes, nearest)
         return torch.where(undefined[:, None], torch.nan, result).to(image.dtype)
 
+    if mode == "linear":
+        result = _sample_linear(values, sizes, located)
+    else:
+        result = sample_cubic(values, sizes, located, mode, padding)
+    # NaN as a function of the coordinates: their gradient is NaN there too, the image's is not.
+    poison = sum(coordinates) * torch.where(undefined, torch.nan, 0.0).to(precision)
+    return torch.where(undefined[:, None], poison[:, None], result).to(image.dtype)
+
+
+def _sample_linear(values: Tensor, sizes: torch.Size, located: list[Tensor]) -> Tensor:
+    """The image, ``(N, C, voxels)``, at padded coordinates that are not NaN."""
     lower = [torch.floor(x.detach()) for x in located]
     fractions = [x - low for x, low in zip(located, lower, strict=True)]
-    result = values.new_zeros(batch, channels, *spatial)
+    result = values.new_zeros(*values.shape[:2], *located[0].shape[1:])
     for offsets in itertools.product((0, 1), repeat=len(sizes)):
         corner = [low + offset for low, offset in zip(lower, offsets, strict=True)]
         weight = torch.ones_like(fractions[0])
         for fraction, offset in zip(fractions, offsets, strict=True):
             weight = weight * (fraction if offset else 1 - fraction)
-        result = result + _corner(values, sizes, corner) * weight[:, None]
-    # NaN as a function of the coordinates: their gradient is NaN there too, the image's is not.
-    poison = sum(coordinates) * torch.where(undefined, torch.nan, 0.0).to(precision)
-    return torch.where(undefined[:, None], poison[:, None], result).to(image.dtype)
+        result = result + voxels_at(values, sizes, corner) * weight[:, None]
+    return result
 
 
 def sample_coordinates(displacement: Tensor, affine: Tensor | None) -> list[Tensor]:
@@ -82,7 +102,7 @@ def sample_coordinates(displacement: Tensor, affine: Tensor | None) -> list[Tens
     return coordinates
 
 
-def _pad(x: Tensor, size: int, padding: str) -> Tensor:
+def _pad(x: Tensor, size: int, padding: str, mode: str = "linear") -> Tensor:
     """Maps a coordinate as the boundary rule says; its gradient is torch's for the same rule."""
     if padding == "zeros":
         # Further out nothing is met either: -2 keeps infinities out of the weights.
@@ -93,6 +113,13 @@ def _pad(x: Tensor, size: int, padding: str) -> Tensor:
     return torch.where(x <= 0, 0.0, torch.where(x >= size - 1, float(size - 1), x))
 
 
+def _pad_cubic(x: Tensor, size: int, padding: str, mode: str) -> Tensor:
+    """The same where taps are padded one by one, which leaves less to do to the coordinate."""
+    if padding == "reflection" or (padding == "border" and mode == "bspline"):
+        return _pad(x, size, padding)
+    return cubic_coordinate(x, size, padding)
+
+
 def _reflect(x: Tensor, size: int) -> Tensor:
     span = size - 1
     if span == 0:
@@ -101,20 +128,6 @@ def _reflect(x: Tensor, size: int) -> Tensor:
     flips = torch.floor(distance.detach() / span)
     remainder = torch.fmod(distance, span)
     return torch.where(flips % 2 == 0, remainder, span - remainder)
-
-
-def _corner(values: Tensor, sizes: torch.Size, corner: list[Tensor]) -> Tensor:
-    """The image at integer coordinates, exactly 0 outside of it: ``(N, C, *spatial)``."""
-    inside = torch.ones_like(corner[0], dtype=torch.bool)
-    index = torch.zeros_like(corner[0], dtype=torch.int64)
-    for coordinate, size in zip(corner, sizes, strict=True):
-        within = (coordinate >= 0) & (coordinate <= size - 1)
-        inside = inside & within
-        index = index * size + torch.where(within, coordinate, 0.0).long()
-    batch, channels = values.shape[:2]
-    flat = index.reshape(batch, 1, -1).expand(-1, channels, -1)
-    sampled = values.gather(2, flat).reshape(batch, channels, *index.shape[1:])
-    return torch.where(inside[:, None], sampled, 0.0)
 
 
 def _empty_result(image: Tensor, displacement: Tensor, affine: Tensor | None) -> Tensor:

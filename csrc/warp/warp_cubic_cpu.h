@@ -1,0 +1,17 @@
+// The warp in its cubic modes, and its adjoint, on the CPU.
+#pragma once
+
+#include "warp_cpu.h"
+
+namespace plasticine {
+
+// As warp_forward and warp_backward, for Mode::cubic and Mode::bspline (of coefficients); without
+// their scale, add and accumulate.
+void warp_cubic_forward(const WarpForward& call);
+void warp_cubic_backward(const WarpBackward& call);
+
+// The gradient to the image; deterministic as scatter_to_image is.
+template <typename T>
+void scatter_cubic_to_image(const WarpBackward& call);
+
+}  // namespace plasticine
