@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "exponential-accuracy.json"
 PAGE = ROOT / "docs" / "exponential.md"
 
-STEPS = {"euler": range(3, 11), "midpoint": range(6), "rk4": range(5)}
+STEPS = {"euler": range(2, 9), "midpoint": range(5), "rk4": range(4)}
 FINE_STEPS = 512
 TIMED_SIZE = (128, 128, 128)
 

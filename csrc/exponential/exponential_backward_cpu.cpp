@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "../common/huge_pages.h"
 #include "../common/parallel.h"
 #include "../warp/warp_cpu.h"
 #include "exponential_block.h"
@@ -42,6 +43,8 @@ void scale_any(const Tensor& field, double factor, bool add, const Tensor& out, 
 // Writes the second and third slope of the classical Runge-Kutta step, unscaled.
 template <typename T>
 void store_slopes(const Flow& flow, const Tensor& second, const Tensor& third) {
+  prefer_huge_pages(second);
+  prefer_huge_pages(third);
   const FirstStage<T> start(flow);
   const Grid& grid = start.grid;
   parallel_for(second.shape[0] * grid.tasks, kTaskGrain, flow.threads, [&](std::int64_t task) {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "../common/huge_pages.h"
 #include "../common/parallel.h"
 #include "../compose/compose_cpu.h"
 #include "exponential_block.h"
@@ -97,6 +98,10 @@ Tensor stacked(const Tensor& field, const Tensor& stack, int index) {
 }
 
 void first_pass(const Flow& flow, const Tensor& out, const Tensor& inverse) {
+  prefer_huge_pages(out);
+  if (inverse.data != nullptr) {
+    prefer_huge_pages(inverse);
+  }
   if (flow.velocity.dtype == DType::float64) {
     run_first_pass<double>(flow, out, inverse);
   } else {

@@ -1,5 +1,6 @@
 #include "warp_exponential_cpu.h"
 
+#include "../common/huge_pages.h"
 #include "../common/parallel.h"
 #include "../exponential/exponential_block.h"
 #include "../exponential/exponential_stages.h"
@@ -106,6 +107,7 @@ void warp_exponential_forward(const Tensor& image, const Flow& flow, const Tenso
   if (is_empty(flow)) {
     return;
   }
+  prefer_huge_pages(out);
   Flow last = flow;
   if (flow.steps > first_stage(flow)) {
     // The displacement before the last, of which one squaring is left.

@@ -28,6 +28,8 @@ def steps_for(velocity: Tensor, steps: Any, method: str, backend: str) -> int:
     count = _checks.steps_or_auto(steps)
     if count != "auto":
         return count
+    if torch.compiler.is_compiling():  # a number of squarings is no tensor: the graph breaks here
+        return torch.compiler.disable(_automatic)(velocity, method, backend)
     return _automatic(velocity, method, backend)
 
 
@@ -40,7 +42,6 @@ def enough_steps(speed: float, method: str) -> int:
     return len(limits)
 
 
-@torch.compiler.disable  # a number of squarings is no tensor: the graph breaks here
 def _automatic(velocity: Tensor, method: str, backend: str) -> int:
     if _is_batched(velocity):
         raise RuntimeError(
