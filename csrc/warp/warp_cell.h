@@ -24,11 +24,11 @@ template <Padding padding, typename T, typename Index>
 PLASTICINE_INLINE AxisCell<T, Index> axis_cell(T coordinate, Index size) {
   const T zero = constant<T>(0);
   const T one = constant<T>(1);
-  const Index none = truncated_index<Index>(zero);
+  const Index none = index_below<Index>(zero);
   const PaddedCoordinate<T> padded = pad_coordinate<padding>(coordinate, index_value<T>(size - 1));
   const T x = padded.value;
   const Index last_base = size > 1 ? size - 2 : none;
-  const Index truncated = truncated_index<Index>(x > zero ? x : zero);  // NaN: zero
+  const Index truncated = index_below<Index>(x);
   AxisCell<T, Index> cell;
   cell.base = truncated < last_base ? truncated : last_base;
   const T t = x - index_value<T>(cell.base);

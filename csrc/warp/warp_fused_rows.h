@@ -27,8 +27,9 @@ PLASTICINE_INLINE FloatLanes round_down<FloatLanes>(FloatLanes x) {
   return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
 }
 template <>
-PLASTICINE_INLINE IndexLanes truncated_index<IndexLanes, FloatLanes>(FloatLanes x) {
-  return as_indices(_mm512_cvttps_epi32(x));
+PLASTICINE_INLINE IndexLanes index_below<IndexLanes, FloatLanes>(FloatLanes x) {
+  // NaN becomes the least integer.
+  return as_indices(_mm512_max_epi32(_mm512_cvttps_epi32(x), _mm512_setzero_si512()));
 }
 template <>
 PLASTICINE_INLINE FloatLanes index_value<FloatLanes, IndexLanes>(IndexLanes x) {
@@ -45,6 +46,10 @@ struct CellLanes {
   IndexLanes position[D];
   IndexLanes row;  // offset of the row of the cell's first voxel
 };
+
+// How far ahead the displacement is fetched, in voxels: it is read from several places in turn,
+// each too briefly for the hardware to run ahead.
+constexpr int kAhead = 256;
 
 // Locates the voxels of a piece. A copy of what is constant along it, so that no store of a result
 // can be taken for a change of it.
@@ -67,6 +72,7 @@ class Locator {
     const FloatLanes along = to_float(lane_numbers() + start);
     cell.row = IndexLanes{};
     for (int axis = 0; axis < D; ++axis) {
+      __builtin_prefetch(displacement_[axis] + start + kAhead);
       const FloatLanes coordinate = start_[axis] + step_[axis] * along +
                                     scale_ * load_lanes(displacement_[axis] + start, live);
       const auto sample = axis_cell<padding>(coordinate, all_lanes(size_[axis]));

@@ -19,10 +19,10 @@ PLASTICINE_INLINE T constant(double value) {
   return static_cast<T>(value);
 }
 
-// The integer part of a T of either sign, towards zero; and back.
+// The integer part of what is positive, else 0: of NaN, too.
 template <typename Index, typename T>
-PLASTICINE_INLINE Index truncated_index(T value) {
-  return static_cast<Index>(value);
+PLASTICINE_INLINE Index index_below(T value) {
+  return static_cast<Index>(value > T(0) ? value : T(0));
 }
 template <typename T, typename Index>
 PLASTICINE_INLINE T index_value(Index index) {

@@ -44,14 +44,25 @@ PLASTICINE_INLINE Window load_window(const BFloat16* line, unsigned valid) {
           widen_bfloat16(_mm512_extracti64x4_epi64(bits, 1))};
 }
 
+// Eight pairs of voxels from a line, each at its own offset: by single loads, which on today's CPUs
+// take less time than a gather instruction.
+PLASTICINE_INLINE __m512 load_pairs(const float* line, const std::int32_t* offset) {
+  const auto two = [&](int j) PLASTICINE_INLINE_LAMBDA {
+    const __m128 first =
+        _mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(line + offset[j])));
+    return _mm_loadh_pi(first, reinterpret_cast<const __m64*>(line + offset[j + 1]));
+  };
+  const __m256 low = _mm256_insertf128_ps(_mm256_castps128_ps256(two(0)), two(2), 1);
+  const __m256 high = _mm256_insertf128_ps(_mm256_castps128_ps256(two(4)), two(6), 1);
+  return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+}
+
 // The pairs of voxels that begin at line[offset[lane]].
 PLASTICINE_INLINE void gather_pairs(const float* line, IndexLanes offset, FloatLanes* first,
                                     FloatLanes* second) {
-  const __m512i offsets = as_integers(offset);
-  const __m512d low = _mm512_i32gather_pd(_mm512_castsi512_si256(offsets), line, sizeof(float));
-  const __m512d high =
-      _mm512_i32gather_pd(_mm512_extracti64x4_epi64(offsets, 1), line, sizeof(float));
-  const Window pairs = {_mm512_castpd_ps(low), _mm512_castpd_ps(high)};
+  alignas(64) std::int32_t offsets[kLanes];
+  _mm512_store_si512(offsets, as_integers(offset));
+  const Window pairs = {load_pairs(line, offsets), load_pairs(line, offsets + 8)};
   *first = pairs.at(lane_numbers() * 2);
   *second = pairs.at(lane_numbers() * 2 + 1);
 }
