@@ -39,7 +39,8 @@ def spline_coefficients(image: Tensor, *, padding: str = "border", backend: str 
     Returns:
         ``(N, C, *spatial)`` in the dtype of the image. Linear in the image, and differentiable any
         number of times and in forward mode. Every coefficient depends on every voxel, so a NaN or
-        an infinity in a channel of the image makes all of that channel NaN, and no other.
+        an infinity in a channel of the image leaves nothing finite in that channel, and no trace
+        in any other.
 
     Raises:
         TypeError: ``image`` is no tensor, or of a dtype that is not served.
