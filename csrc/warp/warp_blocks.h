@@ -15,7 +15,7 @@ namespace plasticine {
 
 // One task of the thread pool: a fixed number of blocks, so that sums per task do not depend on the
 // number of threads.
-constexpr std::int64_t kBlocksPerTask = 16;
+constexpr std::int64_t kBlocksPerTask = 8;
 constexpr int kTaskGrain = 4;
 
 inline std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }

@@ -1,5 +1,6 @@
 #include "warp_cpu.h"
 
+#include <cmath>
 #include <vector>
 
 #include "../common/huge_pages.h"
@@ -43,13 +44,39 @@ class Forward {
     const Tensor& out = call_.out;
     const Channels<const void*> source = {element(image, sample * image.strides[0]),
                                           image.strides[1], image.shape[1]};
+    bool smooth = true;
     locations_.for_each_piece(sample, block, [&](const RowPiece<T>& piece, int start) {
+      smooth = smooth && (start > 0 || is_smooth(piece));
+      if (!smooth) {
+        return;
+      }
       const std::int64_t first = sample * out.strides[0] + block.first + start;
       const Channels<void*> target = {mutable_element(out, first), out.strides[1], out.shape[1]};
       if (!rows_.gather_row(piece, shape_, call_.padding, source, T(1), call_.add, target)) {
         run_carefully(sample, block);
       }
     });
+    if (!smooth) {
+      run_block(sample, block);
+    }
+  }
+
+  // Whether most of what lies side by side is sampled from one row of the image, or two.
+  bool is_smooth(const RowPiece<T>& piece) const {
+    constexpr int kApart = 15;
+    constexpr int kEvery = 64;
+    const T rows_apart = T(1.5);
+    T change = T(0);
+    T most = T(0);
+    for (int j = 0; j + kApart < piece.n; j += kEvery) {
+      most += rows_apart;
+      for (int axis = 0; axis < shape_.ndim - 1; ++axis) {
+        const T* displacement = piece.displacement[axis] + j;
+        change += std::abs(piece.step[axis] * T(kApart) +
+                           piece.scale * (displacement[kApart] - displacement[0]));
+      }
+    }
+    return change <= most;
   }
 
   // Where a NaN or an infinity is met.

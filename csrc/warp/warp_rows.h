@@ -11,7 +11,7 @@
 
 namespace plasticine {
 
-constexpr int kBlock = 128;
+constexpr int kBlock = 256;
 
 // The spatial axes of an image; strides in elements.
 struct ImageShape {
