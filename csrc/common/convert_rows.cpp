@@ -3,6 +3,7 @@
 #include "convert_rows.h"
 
 #include "half.h"
+#include "lanes.h"
 
 namespace plasticine {
 namespace PLASTICINE_SIMD {
@@ -34,6 +35,32 @@ void store_row(const T* PLASTICINE_RESTRICT values, int n, void* out) {
     stored[j] = store<Stored>(values[j]);
   }
 }
+
+#if defined(PLASTICINE_SIMD_AVX512)
+// The conversion instructions, which the compiler does not find in the arithmetic of half.h.
+template <>
+void load_row<Half, float>(const void* source, std::int64_t stride, int n, float* out) {
+  const Half* values = static_cast<const Half*>(source);
+  if (stride != 1) {
+    for (int j = 0; j < n; ++j) {
+      out[j] = load(values[j * stride]);
+    }
+    return;
+  }
+  for (int j = 0; j < n; j += kLanes) {
+    const unsigned live = first_bits(n - j < kLanes ? n - j : kLanes);
+    store_lanes(load_lanes(values + j, live), live, out + j);
+  }
+}
+
+template <>
+void store_row<Half, float>(const float* PLASTICINE_RESTRICT values, int n, void* out) {
+  for (int j = 0; j < n; j += kLanes) {
+    const unsigned live = first_bits(n - j < kLanes ? n - j : kLanes);
+    store_lanes(load_lanes(values + j, live), live, static_cast<Half*>(out) + j);
+  }
+}
+#endif
 
 template <typename T>
 void ramp(const T* values, T scale, T start, T step, int n, T* out) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "../common/convert_rows.h"
@@ -90,8 +91,9 @@ class FieldRows {
     const DType native = sizeof(T) == sizeof(double) ? DType::float64 : DType::float32;
     direct_ = field.dtype == native && field.strides[field.ndim - 1] == 1;
     if (!direct_) {
-      const std::int64_t slots = kKeptPlanes * kKeptRows * shape_.ndim;
-      buffer_.resize(static_cast<std::size_t>(slots * shape_.size[2]));
+      kept_planes_ = std::min(kMostPlanes, shape_.size[0]);
+      const std::int64_t slots = kept_planes_ * kKeptRows * shape_.ndim;
+      buffer_.reset(new T[static_cast<std::size_t>(slots * shape_.size[2])]);
       kept_.resize(static_cast<std::size_t>(slots), {-1, -1, -1});
     }
   }
@@ -108,8 +110,8 @@ class FieldRows {
       return field_.as<T>() + offset;
     }
     const std::int64_t slot =
-        (plane % kKeptPlanes * kKeptRows + row % kKeptRows) * shape_.ndim + component;
-    T* target = buffer_.data() + slot * shape_.size[2];
+        (plane % kept_planes_ * kKeptRows + row % kKeptRows) * shape_.ndim + component;
+    T* target = buffer_.get() + slot * shape_.size[2];
     const RowName name = {sample, plane, row};
     if (!(kept_[static_cast<std::size_t>(slot)] == name)) {
       kept_[static_cast<std::size_t>(slot)] = name;
@@ -149,7 +151,7 @@ class FieldRows {
 
  private:
   // A tile with one row more on either side, in the plane before, at and after.
-  static constexpr std::int64_t kKeptPlanes = 3;
+  static constexpr std::int64_t kMostPlanes = 3;
   static constexpr std::int64_t kKeptRows = Tile::kRows + 2;
 
   struct RowName {
@@ -177,7 +179,8 @@ class FieldRows {
   const Scheme scheme_;
   T scale_[3];
   bool direct_;
-  std::vector<T> buffer_;
+  std::int64_t kept_planes_ = 0;
+  std::unique_ptr<T[]> buffer_;  // not zeroed: a tile is small
   std::vector<RowName> kept_;
 };
 
