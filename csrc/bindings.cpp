@@ -185,6 +185,7 @@ void bind_invert_backward(const Tensor& grad_out, const Tensor& displacement, co
   invert_backward(call);
 }
 
+template <void (*run)(const Splat&)>
 void bind_splat_forward(const Tensor& image, const Tensor& displacement, const MaybeTensor& affine,
                         const Tensor& out, int mode, int padding, int threads) {
   Splat call;
@@ -195,7 +196,7 @@ void bind_splat_forward(const Tensor& image, const Tensor& displacement, const M
   call.mode = static_cast<Mode>(mode);
   call.padding = static_cast<Padding>(padding);
   call.threads = threads;
-  splat_forward(call);
+  run(call);
 }
 
 void bind_spline_coefficients(const Tensor& image, const Tensor& out, const MaybeTensor& scratch,
@@ -245,7 +246,8 @@ PYBIND11_MODULE(_native, module) {
   module.def("folding", &bind_folding, release());
   module.def("invert_forward", &bind_invert_forward, release());
   module.def("invert_backward", &bind_invert_backward, release());
-  module.def("splat_forward", &bind_splat_forward, release());
+  module.def("splat_forward", &bind_splat_forward<splat_forward>, release());
+  module.def("splat_cubic_forward", &bind_splat_forward<splat_cubic_forward>, release());
   module.def("warp_exponential_forward", &bind_warp_exponential_forward, release());
   module.def("simd_level", [] { return std::string(simd_name()); });
   module.def("build_info", &build_info);

@@ -31,12 +31,14 @@ _COMPILED = frozenset(
         "jacobian",
         "folding",
         "splat",
+        "splat_cubic",
         "spline_coefficients",
         "invert",
     }
 )
 
-#: The operators that each backend holds; "warp_cubic" is ``warp`` in its cubic modes.
+#: The operators that each backend holds; "warp_cubic" and "splat_cubic" are ``warp`` and ``splat``
+#: in their cubic modes.
 OPERATORS = {
     "cpu": _COMPILED,
     "cuda": frozenset({"warp"}),

@@ -1,10 +1,13 @@
 #include "splat_cpu.h"
 
 #include "../warp/warp_cpu.h"
+#include "../warp/warp_cubic_cpu.h"
 
 namespace plasticine {
 
-void splat_forward(const Splat& call) {
+namespace {
+
+WarpBackward as_backward(const Splat& call) {
   WarpBackward backward;
   backward.grad_out = call.image;
   backward.image = call.out;  // of which only type and sizes are asked for
@@ -14,7 +17,13 @@ void splat_forward(const Splat& call) {
   backward.mode = call.mode;
   backward.padding = call.padding;
   backward.threads = call.threads;
-  warp_backward(backward);
+  return backward;
 }
+
+}  // namespace
+
+void splat_forward(const Splat& call) { warp_backward(as_backward(call)); }
+
+void splat_cubic_forward(const Splat& call) { warp_cubic_backward(as_backward(call)); }
 
 }  // namespace plasticine

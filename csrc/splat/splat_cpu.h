@@ -19,4 +19,7 @@ struct Splat {
 
 void splat_forward(const Splat& call);
 
+// The same for Mode::cubic and Mode::bspline (into coefficients).
+void splat_cubic_forward(const Splat& call);
+
 }  // namespace plasticine

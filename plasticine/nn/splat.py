@@ -14,23 +14,30 @@ class Splat(nn.Module):
     """Adds an image up where it points: :func:`plasticine.splat` with its options fixed."""
 
     def __init__(
-        self, mode: str = "linear", padding: str = "border", *, backend: str = "auto"
+        self,
+        mode: str = "linear",
+        padding: str = "border",
+        *,
+        prefilter: bool = True,
+        backend: str = "auto",
     ) -> None:
         """Fixes the options.
 
         Args:
-            mode: "linear" or "nearest".
+            mode: "linear", "nearest", "cubic" or "bspline".
             padding: "zeros", "border" or "reflection".
+            prefilter: of "bspline" alone: whether it is the adjoint of a warp that prefilters.
             backend: which backend serves it.
 
         Raises:
             ValueError: an option is not one of these.
         """
         super().__init__()
-        _checks.one_of(mode, "mode", _checks.MODES)
+        _checks.one_of(mode, "mode", (*_checks.MODES, *_checks.CUBIC_MODES))
         _checks.one_of(padding, "padding", _checks.PADDINGS)
         self.mode = mode
         self.padding = padding
+        self.prefilter = prefilter
         self.backend = backend
 
     def forward(
@@ -48,9 +55,11 @@ class Splat(nn.Module):
             size=size,
             mode=self.mode,
             padding=self.padding,
+            prefilter=self.prefilter,
             backend=self.backend,
         )
 
     def extra_repr(self) -> str:
         """The options."""
-        return f"mode={self.mode!r}, padding={self.padding!r}, backend={self.backend!r}"
+        prefilter = f"prefilter={self.prefilter}, " if self.mode == "bspline" else ""
+        return f"mode={self.mode!r}, padding={self.padding!r}, {prefilter}backend={self.backend!r}"

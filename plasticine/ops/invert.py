@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from plasticine import backends, reference
-from plasticine.ops import _checks
+from plasticine.ops import _autocast, _checks
 from plasticine.ops._native_interface import (
     PADDING_CODES,
     contiguous_like,
@@ -72,7 +72,8 @@ def invert(
 
     Args:
         displacement: ``u``, ``(N, d, *spatial)`` in voxels, 2D or 3D, float32, float64, float16 or
-            bfloat16; any strides. Half types are solved for in float32 and rounded once.
+            bfloat16; any strides. Half types are solved for in float32 and rounded once (under
+            ``torch.autocast`` not rounded: the result is float32).
         tolerance: the largest residual wanted, in voxels, 0 or more. float32 coordinates are exact
             to about 1e-5 voxels on grids of 100 voxels an axis.
         iterations: the most steps in a voxel, 0 or more.
@@ -94,6 +95,8 @@ def invert(
         raise TypeError(f"tolerance must be a number, got {type(tolerance).__name__}")
     steps = _checks.count_of(iterations, "iterations")
     tolerance = float(tolerance)
+    if _autocast.is_any_enabled():
+        displacement = _autocast.single(displacement)
     inverse, residual, used = INVERT(displacement, tolerance, steps, padding, backend)
     return Inverse(inverse, residual, used, tolerance)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from plasticine import backends, reference
-from plasticine.ops import _checks
+from plasticine.ops import _autocast, _checks
 from plasticine.ops._native_interface import (
     MODE_CODES,
     PADDING_CODES,
@@ -21,6 +21,7 @@ from plasticine.ops._native_interface import (
     threads_for,
 )
 from plasticine.ops._operator import Operator, map_over_batch
+from plasticine.ops.spline_coefficients import SPLINE_COEFFICIENTS
 from plasticine.ops.warp import WARP, WARP_BACKWARD, broadcast_batch
 from plasticine.ops.warp import check as check_warp
 
@@ -33,6 +34,7 @@ def splat(
     size: Sequence[int] | None = None,
     mode: str = "linear",
     padding: str = "border",
+    prefilter: bool = True,
     backend: str = "auto",
 ) -> Tensor:
     """Adds every voxel of an image to where it points: the adjoint of ``warp``.
@@ -41,8 +43,8 @@ def splat(
     voxel ``p`` of ``y`` is added to the voxels around ``p + u(p)``, or ``A p + t + u(p)``, with the
     weights with which ``warp`` reads them. It pushes forward what ``warp`` pulls back; the splat of
     ones counts how often ``warp`` reads each voxel. Nothing is normalised: with "border" and
-    "reflection" the sum over all voxels is kept, with "zeros" what falls outside is lost. A voxel
-    whose coordinate is NaN is added nowhere.
+    "reflection" the sum over all voxels is kept, in every mode, with "zeros" what falls outside is
+    lost. A voxel whose coordinate is NaN is added nowhere.
 
     Args:
         image: ``y``, ``(N, C, *spatial)``, 2D or 3D, float32, float64, float16 or bfloat16; any
@@ -52,17 +54,24 @@ def splat(
         affine: ``(A | t)``, ``(N, d, d + 1)`` in voxels, of the displacement's dtype; None for the
             identity.
         size: the spatial size of the result, d numbers; None for the image's.
-        mode: "linear", or "nearest" (ties to even; no gradient to the displacement).
+        mode: "linear"; "nearest" (ties to even; no gradient to the displacement); "cubic"; or
+            "bspline": the weights of :func:`plasticine.warp` in that mode.
         padding: what becomes of a voxel that points outside: "zeros" (lost), "border" (added at the
             border) or "reflection" (about the centres of the outermost voxels).
+        prefilter: of mode "bspline" alone: whether it is the adjoint of a ``warp`` that prefilters,
+            by the adjoint of :func:`plasticine.spline_coefficients` (half types in float32); a NaN
+            that is added somewhere then spreads to its whole channel. False leaves it out.
         backend: "auto", "cpu", "cuda", "triton" or "reference"; see :mod:`plasticine.backends`.
 
-    Any of the three tensors may have a batch of 1 where the others have N.
+    Any of the three tensors may have a batch of 1 where the others have N. Under ``torch.autocast``
+    they take the widest of their dtypes where they do not fit as they are.
 
     Returns:
         ``(N, C, *size)`` in the image's dtype. Differentiable with respect to the image, the
         displacement and the affine; the gradient to the image is ``warp``, and second derivatives
         exist where those of ``warp`` do.
+
+    There is no GPU kernel yet: on CUDA tensors "auto" serves every mode by the reference.
 
     Raises:
         TypeError: an argument is no tensor, or of a dtype that is not served; ``size`` is not a
@@ -74,10 +83,22 @@ def splat(
     _checks.is_tensor(displacement, "displacement")
     if affine is not None:
         _checks.is_tensor(affine, "affine")
+    if _autocast.is_any_enabled():
+        image, displacement, affine = _autocast.widest(image, displacement, affine)
     batch = displacement.shape[0]
+    source = image
     if image.shape[0] != batch or (affine is not None and affine.shape[0] != batch):
         image, displacement, affine = broadcast_batch(image, displacement, affine)
     target = list(image.shape[2:]) if size is None else _size_of(size)
+    if mode == "bspline":
+        # The operator takes float32 values for a half displacement, too.
+        _checks.image_and_displacement(image, displacement)
+    if mode == "bspline" and prefilter:
+        check(image, displacement, affine, target, mode, padding)
+        # In float32 at least: the sums are no results that may be rounded.
+        precise = source.to(torch.promote_types(source.dtype, torch.float32)).expand(image.shape)
+        sums = SPLAT(precise, displacement, affine, target, mode, padding, backend)
+        return SPLINE_COEFFICIENTS(sums, padding, True, backend).to(image.dtype)
     return SPLAT(image, displacement, affine, target, mode, padding, backend)
 
 
@@ -97,7 +118,6 @@ def check(
     padding: str,
 ) -> None:
     """Raises unless the arguments fit together."""
-    _checks.one_of(mode, "mode", _checks.MODES)
     check_warp(image, displacement, affine, mode, padding)
     if image.shape[2:] != displacement.shape[2:]:
         raise ValueError(
@@ -125,7 +145,8 @@ def _forward(
     backend: str,
 ) -> Tensor:
     check(image, displacement, affine, size, mode, padding)
-    serve = _FORWARD[backends.choose(backend, "splat", device_type(image))]
+    operator = "splat_cubic" if mode in _checks.CUBIC_MODES else "splat"
+    serve = _FORWARD[backends.choose(backend, operator, device_type(image))]
     return serve(image, displacement, affine, size, mode, padding)
 
 
@@ -201,7 +222,8 @@ def _cpu_forward(
         result = contiguous_like(image)
     else:
         result = image.new_empty((*image.shape[:2], *size))
-    backends.NATIVE.splat_forward(
+    forward = "splat_cubic_forward" if mode in _checks.CUBIC_MODES else "splat_forward"
+    getattr(backends.NATIVE, forward)(
         native(image),
         native(displacement),
         native_or_none(affine),
@@ -227,7 +249,7 @@ def _reference_forward(
         displacement = displacement.clone() if displacement.is_inference() else displacement
         if affine is not None and affine.is_inference():
             affine = affine.clone()
-        return reference.splat(image, displacement, affine, size, mode, padding).contiguous()
+        return reference.splat(image, displacement, affine, size, mode, padding, False).contiguous()
 
 
 _FORWARD: dict[str, Callable[..., Tensor]] = {

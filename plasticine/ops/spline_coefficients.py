@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from plasticine import backends, reference
-from plasticine.ops import _checks
+from plasticine.ops import _autocast, _checks
 from plasticine.ops._native_interface import (
     PADDING_CODES,
     contiguous_like,
@@ -30,7 +30,8 @@ def spline_coefficients(image: Tensor, *, padding: str = "border", backend: str 
 
     Args:
         image: ``(N, C, *spatial)``, 2D or 3D, float32, float64, float16 or bfloat16; any strides.
-            Half types are computed in float32, and rounded once.
+            Half types are computed in float32, and rounded once (under ``torch.autocast`` not
+            rounded: the result is float32).
         padding: the coefficients beyond the edge: "zeros" (0), "border" (that of the edge, which
             is ``scipy.ndimage``'s "reflect") or "reflection" (the mirror image about the edge
             voxel's centre, ``scipy.ndimage``'s "mirror").
@@ -48,6 +49,8 @@ def spline_coefficients(image: Tensor, *, padding: str = "border", backend: str 
         RuntimeError: the backend asked for by name is missing or cannot serve the call.
     """
     _checks.is_tensor(image, "image")
+    if _autocast.is_any_enabled():
+        image = _autocast.single(image)
     return SPLINE_COEFFICIENTS(image, padding, False, backend)
 
 

@@ -17,6 +17,7 @@ def splat(
     size: Sequence[int] | None = None,
     mode: str = "linear",
     padding: str = "border",
+    prefilter: bool = True,
 ) -> Tensor:
     """What makes ``<splat(y, u), x> = <y, warp(x, u)>`` hold for every image ``x``.
 
@@ -27,6 +28,7 @@ def splat(
         size: the spatial size of the result and of ``x``; None for that of the image.
         mode: a mode of ``warp``.
         padding: "zeros", "border" or "reflection".
+        prefilter: of "bspline", as ``warp`` takes it.
 
     Returns:
         ``(N, C, *size)`` in the dtype of the image.
@@ -35,6 +37,6 @@ def splat(
     with torch.enable_grad():
         # warp is linear in its image: its derivative, at zero as anywhere, is the map itself.
         origin = image.new_zeros((*image.shape[:2], *size), requires_grad=True)
-        warped = warp(origin, displacement, affine, mode, padding)
+        warped = warp(origin, displacement, affine, mode, padding, prefilter)
         (result,) = torch.autograd.grad(warped, origin, image, create_graph=True)
     return result if torch.is_grad_enabled() else result.detach()
