@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -16,6 +17,17 @@ FIELD_OPERATORS = {
     "exponential": lambda u: plasticine.exponential(u, steps=3),
     "inverse exponential": lambda u: plasticine.exponential(u, steps=3, inverse=True)[1],
     "jacobian": plasticine.jacobian_determinant,
+    "invert": lambda u: plasticine.invert(u / 8).displacement,
+    "spline_coefficients": plasticine.spline_coefficients,
+}
+# Those that take an image with a displacement, and maybe an affine, on one grid.
+IMAGE_OPERATORS = {
+    "warp": plasticine.warp,
+    "cubic warp": functools.partial(plasticine.warp, mode="cubic"),
+    "bspline warp": functools.partial(plasticine.warp, mode="bspline"),
+    "splat": plasticine.splat,
+    "cubic splat": functools.partial(plasticine.splat, mode="cubic"),
+    "bspline splat": functools.partial(plasticine.splat, mode="bspline"),
 }
 HALF = (torch.float16, torch.bfloat16)
 
@@ -27,10 +39,11 @@ def autocast(device: str, dtype: torch.dtype = torch.bfloat16) -> torch.autocast
 @pytest.fixture
 def inputs(generator) -> tuple[Tensor, Tensor, Tensor]:
     image = torch.randn(2, 3, 6, 7, generator=generator)
-    displacement = torch.randn(2, 2, 5, 6, generator=generator) * 2
+    displacement = torch.randn(2, 2, 6, 7, generator=generator) * 2
     return image, displacement, torch.eye(2, 3).repeat(2, 1, 1) * 1.1
 
 
+@pytest.mark.parametrize("name", IMAGE_OPERATORS)
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     ("given", "taken"),
@@ -49,18 +62,19 @@ def inputs(generator) -> tuple[Tensor, Tensor, Tensor]:
     ],
     ids=str,
 )
-def test_warp_takes_the_widest_type(inputs, device, given, taken):
+def test_with_an_image_the_widest_type_is_taken(inputs, device, given, taken, name):
+    function = IMAGE_OPERATORS[name]
     leaves = [
-        x.to(device, getattr(torch, name), copy=True).requires_grad_()
-        for x, name in zip(inputs, given, strict=True)
+        x.to(device, getattr(torch, dtype), copy=True).requires_grad_()
+        for x, dtype in zip(inputs, given, strict=True)
     ]
     with autocast(device):
-        result = plasticine.warp(leaves[0], leaves[1], affine=leaves[2])
+        result = function(leaves[0], leaves[1], affine=leaves[2])
     wide = [
-        x.detach().to(getattr(torch, name)).requires_grad_()
-        for x, name in zip(leaves, taken, strict=True)
+        x.detach().to(getattr(torch, dtype)).requires_grad_()
+        for x, dtype in zip(leaves, taken, strict=True)
     ]
-    expected = plasticine.warp(wide[0], wide[1], affine=wide[2])
+    expected = function(wide[0], wide[1], affine=wide[2])
     assert result.dtype == expected.dtype == wide[0].dtype
     assert torch.equal(result, expected)
     gradients = torch.autograd.grad(result.float().sum(), leaves)
@@ -69,6 +83,36 @@ def test_warp_takes_the_widest_type(inputs, device, given, taken):
     ):
         assert x.dtype == leaf.dtype
         assert torch.equal(x, y.to(x.dtype))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        (("float32", "bfloat16"), ("float32", "float32")),
+        (("bfloat16", "float16"), ("bfloat16", "float32")),
+        (("float64", "float16"), ("float64", "float64")),
+    ],
+    ids=str,
+)
+def test_warp_exponential_takes_the_widest_type(inputs, device, given, taken):
+    leaves = [
+        x.to(device, getattr(torch, dtype), copy=True).requires_grad_()
+        for x, dtype in zip(inputs[:2], given, strict=True)
+    ]
+    wide = [
+        x.detach().to(getattr(torch, dtype)).requires_grad_()
+        for x, dtype in zip(leaves, taken, strict=True)
+    ]
+    with autocast(device):
+        result = plasticine.warp_exponential(leaves[0], leaves[1], steps=3)
+    expected = plasticine.warp_exponential(wide[0], wide[1], steps=3)
+    assert result.dtype == expected.dtype == wide[0].dtype
+    assert torch.equal(result, expected)
+    gradients = torch.autograd.grad(result.float().sum(), leaves)
+    wanted = torch.autograd.grad(expected.float().sum(), wide)
+    for x, leaf, y in zip(gradients, leaves, wanted, strict=True):
+        assert torch.equal(x, y.to(leaf.dtype))
 
 
 @pytest.mark.parametrize("device", DEVICES)

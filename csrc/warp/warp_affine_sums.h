@@ -1,24 +1,26 @@
-// The affine's gradient: a field's gradient times (p, 1), summed over all voxels.
+// The gradient to the affine: that to the displacement, summed against the voxels' positions. Sums
+// are kept per task, so that they do not depend on the number of threads.
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 #include "warp_blocks.h"
 
 namespace plasticine {
 
-// One matrix of sums per task, so that the result does not depend on the number of threads.
 template <typename T>
 class AffineSums {
  public:
-  AffineSums(const Tensor& out, const Grid& grid, std::int64_t samples)
+  // out: (N, d, d + 1), contiguous; without data nothing is summed.
+  AffineSums(const Tensor& out, const Grid& grid)
       : out_(out),
         grid_(grid),
-        samples_(samples),
         entries_(grid.ndim * (grid.ndim + 1)),
-        sums_(out.data != nullptr ? samples * grid.tasks * entries_ : 0, 0.0) {}
+        sums_(out.data != nullptr ? out.shape[0] * grid.tasks * entries_ : 0, 0.0) {}
 
-  // gradient: rows of kBlock, one per axis. task counts over all samples.
+  // Adds (gradient of a block) outer (p, 1); gradient: rows of kBlock, one per axis. task counts
+  // through all samples.
   void add(std::int64_t task, const Block& block, const T* gradient) {
     if (out_.data == nullptr) {
       return;
@@ -43,23 +45,22 @@ class AffineSums {
     if (out_.data == nullptr) {
       return;
     }
-    for (std::int64_t sample = 0; sample < samples_; ++sample) {
+    const auto store = select_convert_rows<T>().store[static_cast<int>(out_.dtype)];
+    for (std::int64_t sample = 0; sample < out_.shape[0]; ++sample) {
       for (int entry = 0; entry < entries_; ++entry) {
         double sum = 0;
         for (std::int64_t task = 0; task < grid_.tasks; ++task) {
           sum += sums_[(sample * grid_.tasks + task) * entries_ + entry];
         }
         const T value = static_cast<T>(sum);
-        select_convert_rows<T>().store[static_cast<int>(out_.dtype)](
-            &value, 1, mutable_element(out_, sample * entries_ + entry));
+        store(&value, 1, mutable_element(out_, sample * entries_ + entry));
       }
     }
   }
 
  private:
   const Tensor out_;
-  const Grid& grid_;
-  const std::int64_t samples_;
+  const Grid grid_;
   const int entries_;
   std::vector<double> sums_;
 };

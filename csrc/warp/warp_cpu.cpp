@@ -1,10 +1,11 @@
 #include "warp_cpu.h"
 
+#include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include "../common/huge_pages.h"
 #include "../common/parallel.h"
+#include "warp_affine_sums.h"
 #include "warp_blocks.h"
 #include "warp_careful.h"
 #include "warp_scatter.h"
@@ -154,33 +155,30 @@ class Gradient {
   void run() const {
     const Grid& grid = locations_.grid;
     const std::int64_t samples = call_.displacement.shape[0];
-    const int entries = grid.ndim * (grid.ndim + 1);
-    const bool affine = call_.grad_affine.data != nullptr;
-    std::vector<double> sums(affine ? samples * grid.tasks * entries : 0, 0.0);
+    AffineSums<T> sums(call_.grad_affine, grid);
+    AffineSums<T>* affine = call_.grad_affine.data != nullptr ? &sums : nullptr;
     parallel_for(samples * grid.tasks, kTaskGrain, call_.threads, [&](std::int64_t task) {
-      double* affine_sums = affine ? &sums[task * entries] : nullptr;
       grid.for_each_block(task % grid.tasks, [&](const Block& block) {
-        run_block(task / grid.tasks, block, affine_sums);
+        run_block(task / grid.tasks, block, affine, task);
       });
     });
-    if (affine) {
-      store_affine(sums, samples, grid.tasks, entries);
-    }
+    sums.store();
   }
 
-  // affine_sums, where not null, receives what the block adds to the affine's gradient.
-  void run_block(std::int64_t sample, const Block& block, double* affine_sums) const {
+  // affine, where not null, receives for the task what the block adds to the affine's gradient.
+  void run_block(std::int64_t sample, const Block& block, AffineSums<T>* affine,
+                 std::int64_t task) const {
     const int n = block.count;
     alignas(64) T gradient[3 * kBlock] = {};
     if (whole_rows_) {
-      if (differentiate_rows(sample, block, affine_sums == nullptr, gradient)) {
+      if (differentiate_rows(sample, block, affine == nullptr, gradient)) {
         return;
       }
     } else if (call_.mode == Mode::linear) {
       differentiate(sample, block, n, gradient);
     }
-    if (affine_sums != nullptr) {
-      add_affine(block, gradient, affine_sums);
+    if (affine != nullptr) {
+      affine->add(task, block, gradient);
     }
     if (call_.grad_displacement.data != nullptr) {
       store_gradient(sample, block, n, gradient);
@@ -291,40 +289,6 @@ class Gradient {
     }
   }
 
-  // sums (ndim, ndim + 1) += gradient outer (p, 1).
-  void add_affine(const Block& block, const T* gradient, double* sums) const {
-    const Grid& grid = locations_.grid;
-    const int last = grid.ndim - 1;
-    grid.for_each_row(block, [&](const std::int64_t* position, int start, int length) {
-      for (int axis = 0; axis < grid.ndim; ++axis) {
-        double moment[2] = {0, 0};
-        select_convert_rows<T>().moments(gradient + axis * kBlock + start, length, moment);
-        double* row = sums + axis * (grid.ndim + 1);
-        for (int column = 0; column < last; ++column) {
-          row[column] += moment[0] * static_cast<double>(position[column]);
-        }
-        row[last] += moment[1] + moment[0] * static_cast<double>(position[last]);
-        row[grid.ndim] += moment[0];
-      }
-    });
-  }
-
-  void store_affine(const std::vector<double>& sums, std::int64_t samples, std::int64_t tasks,
-                    int entries) const {
-    const Tensor& out = call_.grad_affine;
-    for (std::int64_t sample = 0; sample < samples; ++sample) {
-      for (int entry = 0; entry < entries; ++entry) {
-        double sum = 0;
-        for (std::int64_t task = 0; task < tasks; ++task) {
-          sum += sums[(sample * tasks + task) * entries + entry];
-        }
-        const T value = static_cast<T>(sum);
-        select_convert_rows<T>().store[static_cast<int>(out.dtype)](
-            &value, 1, mutable_element(out, sample * entries + entry));
-      }
-    }
-  }
-
   const WarpBackward& call_;
   const Locations<T> locations_;
   const ImageShape shape_;
@@ -348,7 +312,7 @@ void backward(const WarpBackward& call) {
   } else if (field) {
     const Gradient<T> gradient(call);
     scatter_to_image<T>(call, [&](std::int64_t sample, const Block& block) {
-      gradient.run_block(sample, block, nullptr);
+      gradient.run_block(sample, block, nullptr, 0);
     });
   } else {
     scatter_to_image<T>(call);

@@ -4,7 +4,7 @@
 
 #include "../common/huge_pages.h"
 #include "../common/parallel.h"
-#include "warp_affine_gradient.h"
+#include "warp_affine_sums.h"
 #include "warp_blocks.h"
 #include "warp_cubic_rows.h"
 
@@ -81,7 +81,7 @@ void differentiate(const WarpBackward& call) {
   const CubicLocations<T> located(call);
   const Grid& grid = located.locations.grid;
   const auto& convert = select_convert_rows<T>();
-  AffineGradient<T> affine(call.grad_affine, grid);
+  AffineSums<T> affine(call.grad_affine, grid);
   const auto run = [&](std::int64_t task, std::int64_t sample, const Block& block) {
     const int n = block.count;
     alignas(64) T gradient[3 * kBlock];

@@ -18,20 +18,30 @@ void fill_spreads(const CubicCells<T, Index>& cells, int n, const T* PLASTICINE_
   }
 }
 
-// whole: every line is owned. The lines that are not go to a place of no account, so that both
-// forms do the same arithmetic.
+// Where the lines of a cell are; those that are not owned go to a place of no account.
+template <int D, typename T>
+PLASTICINE_NOINLINE void find_lines(T* cell, const std::int64_t* stride,
+                                    const bool (&owned)[kTaps], int owner_axis, T* elsewhere,
+                                    T* (&lines)[kTaps][kTaps]) {
+  for (int i = 0; i < kTaps; ++i, cell += stride[0]) {
+    for (int k = 0; k < (D == 3 ? kTaps : 1); ++k) {
+      lines[i][k] =
+          owned[owner_axis == 0 ? i : k] ? cell + (D == 3 ? k * stride[1] : 0) : elsewhere;
+    }
+  }
+}
+
+// whole: every line is owned, and `lines` is not read. Both forms do the same arithmetic, to the
+// bit: no branch may part a multiplication from its addition, or the compiler would fuse the two
+// in one form and not in the other.
 template <int D, bool whole, typename T>
 PLASTICINE_INLINE void add_inside(T* cell, const std::int64_t* stride, const T (&first)[kTaps],
                                   const T (&second)[kTaps], const quad_t<T>& spread,
-                                  const bool (&owned)[kTaps], int owner_axis) {
-  T elsewhere[kTaps] = {};
+                                  T* const (&lines)[kTaps][kTaps]) {
   for (int i = 0; i < kTaps; ++i, cell += stride[0]) {
     const quad_t<T> row = first[i] * spread;
     for (int k = 0; k < (D == 3 ? kTaps : 1); ++k) {
-      T* line = cell + (D == 3 ? k * stride[1] : 0);
-      if constexpr (!whole) {
-        line = owned[owner_axis == 0 ? i : k] ? line : elsewhere;
-      }
+      T* line = whole ? cell + (D == 3 ? k * stride[1] : 0) : lines[i][k];
       quad_t<T> sum;
       __builtin_memcpy(&sum, line, sizeof sum);
       if constexpr (D == 3) {
@@ -100,10 +110,13 @@ void scatter_cubic_cells(T* image, const ImageShape& shape, Padding padding,
       quad_t<T> quad;
       __builtin_memcpy(&quad, spread + kTaps * j, sizeof quad);
       T* cell = image + cells.base[j];
+      T* lines[kTaps][kTaps];
       if (whole != 0) {
-        add_inside<D, true>(cell, stride, first, second, quad, inside, owned.axis);
+        add_inside<D, true>(cell, stride, first, second, quad, lines);
       } else {
-        add_inside<D, false>(cell, stride, first, second, quad, inside, owned.axis);
+        T elsewhere[kTaps] = {};
+        find_lines<D>(cell, stride, inside, owned.axis, elsewhere, lines);
+        add_inside<D, false>(cell, stride, first, second, quad, lines);
       }
     }
   }

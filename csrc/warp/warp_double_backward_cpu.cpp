@@ -33,7 +33,7 @@ class DoubleBackward {
         rows_(select_double_backward_rows<T>(call.image.dtype)),
         axis_(owner_axis()),
         reach_(call.to_image.data != nullptr ? samples_ * locations_.grid.blocks : 0),
-        affine_sums_(call.to_affine, locations_.grid, samples_) {}
+        affine_sums_(call.to_affine, locations_.grid) {}
 
   void run() {
     const Grid& grid = locations_.grid;
