@@ -458,7 +458,9 @@ def test_a_second_derivative_is_refused(served, generator):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("image_size", [(3, 37, 9), (37, 3, 9), (40, 41)], ids=str)
+@pytest.mark.parametrize(
+    "image_size", [(3, 37, 9), (37, 3, 9), (13, 11, 37), (40, 5, 35), (40, 41)], ids=str
+)
 def test_the_same_bits_for_any_number_of_threads(native, generator, image_size, dtype):
     """Whichever axis is shared out, and however many voxels meet."""
     size = (13, 11, 37) if len(image_size) == 3 else (67, 71)

@@ -18,36 +18,57 @@ void fill_spreads(const CubicCells<T, Index>& cells, int n, const T* PLASTICINE_
   }
 }
 
-// Where the lines of a cell are; those that are not owned go to a place of no account.
-template <int D, typename T>
-PLASTICINE_NOINLINE void find_lines(T* cell, const std::int64_t* stride,
-                                    const bool (&owned)[kTaps], int owner_axis, T* elsewhere,
-                                    T* (&lines)[kTaps][kTaps]) {
-  for (int i = 0; i < kTaps; ++i, cell += stride[0]) {
-    for (int k = 0; k < (D == 3 ? kTaps : 1); ++k) {
-      lines[i][k] =
-          owned[owner_axis == 0 ? i : k] ? cell + (D == 3 ? k * stride[1] : 0) : elsewhere;
-    }
+// sum += weight * quad, fused wherever the instruction set can: left to itself the compiler fuses
+// in one place and not in another, and a voxel's sum would depend on how the image is shared out.
+template <typename T>
+PLASTICINE_INLINE void add_product(T weight, const quad_t<T>& quad, quad_t<T>& sum) {
+#if defined(__FMA__)
+  if constexpr (sizeof(T) == sizeof(float)) {
+    __m128 a, b;
+    __builtin_memcpy(&a, &quad, sizeof a);
+    __builtin_memcpy(&b, &sum, sizeof b);
+    a = _mm_fmadd_ps(_mm_set1_ps(static_cast<float>(weight)), a, b);
+    __builtin_memcpy(&sum, &a, sizeof a);
+  } else {
+    __m256d a, b;
+    __builtin_memcpy(&a, &quad, sizeof a);
+    __builtin_memcpy(&b, &sum, sizeof b);
+    a = _mm256_fmadd_pd(_mm256_set1_pd(static_cast<double>(weight)), a, b);
+    __builtin_memcpy(&sum, &a, sizeof a);
   }
+#elif defined(__FP_FAST_FMA) && defined(__FP_FAST_FMAF)
+  for (int x = 0; x < kTaps; ++x) {
+    sum[x] = sizeof(T) == sizeof(float) ? __builtin_fmaf(weight, quad[x], sum[x])
+                                        : __builtin_fma(weight, quad[x], sum[x]);
+  }
+#else
+  sum += weight * quad;
+#endif
 }
 
-// whole: every line is owned, and `lines` is not read. Both forms do the same arithmetic, to the
-// bit: no branch may part a multiplication from its addition, or the compiler would fuse the two
-// in one form and not in the other.
+// whole: every line is owned. The lines that are not go to a place of no account, so that both
+// forms do the same arithmetic.
 template <int D, bool whole, typename T>
 PLASTICINE_INLINE void add_inside(T* cell, const std::int64_t* stride, const T (&first)[kTaps],
                                   const T (&second)[kTaps], const quad_t<T>& spread,
-                                  T* const (&lines)[kTaps][kTaps]) {
+                                  const bool (&owned)[kTaps], int owner_axis) {
+  T elsewhere[kTaps] = {};
   for (int i = 0; i < kTaps; ++i, cell += stride[0]) {
-    const quad_t<T> row = first[i] * spread;
+    quad_t<T> row;
+    if constexpr (D == 3) {
+      row = first[i] * spread;
+    }
     for (int k = 0; k < (D == 3 ? kTaps : 1); ++k) {
-      T* line = whole ? cell + (D == 3 ? k * stride[1] : 0) : lines[i][k];
+      T* line = cell + (D == 3 ? k * stride[1] : 0);
+      if constexpr (!whole) {
+        line = owned[owner_axis == 0 ? i : k] ? line : elsewhere;
+      }
       quad_t<T> sum;
       __builtin_memcpy(&sum, line, sizeof sum);
       if constexpr (D == 3) {
-        sum += second[k] * row;
+        add_product<T>(second[k], row, sum);
       } else {
-        sum += row;
+        add_product<T>(first[i], spread, sum);
       }
       __builtin_memcpy(line, &sum, sizeof sum);
     }
@@ -110,13 +131,10 @@ void scatter_cubic_cells(T* image, const ImageShape& shape, Padding padding,
       quad_t<T> quad;
       __builtin_memcpy(&quad, spread + kTaps * j, sizeof quad);
       T* cell = image + cells.base[j];
-      T* lines[kTaps][kTaps];
       if (whole != 0) {
-        add_inside<D, true>(cell, stride, first, second, quad, lines);
+        add_inside<D, true>(cell, stride, first, second, quad, inside, owned.axis);
       } else {
-        T elsewhere[kTaps] = {};
-        find_lines<D>(cell, stride, inside, owned.axis, elsewhere, lines);
-        add_inside<D, false>(cell, stride, first, second, quad, lines);
+        add_inside<D, false>(cell, stride, first, second, quad, inside, owned.axis);
       }
     }
   }
