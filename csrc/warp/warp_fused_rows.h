@@ -143,6 +143,22 @@ bool gather_row_of(const RowPiece<float>& piece, const ImageShape& shape,
   return nan == 0;
 }
 
+// Adds the derivative of one channel's values at 16 cells, times value, to sum.
+template <int D>
+PLASTICINE_INLINE void add_gradient(const CellLanes<D>& cell, const FloatLanes (&corner)[1 << D],
+                                    FloatLanes value, FloatLanes (&sum)[D]) {
+  for (int axis = 0; axis < D; ++axis) {
+    // The derivative of a multilinear function: the axis' weights become their slopes.
+    FloatLanes first[D];
+    FloatLanes second[D];
+    for (int other = 0; other < D; ++other) {
+      first[other] = other == axis ? cell.slope_first[other] : cell.first[other];
+      second[other] = other == axis ? cell.slope_second[other] : cell.second[other];
+    }
+    sum[axis] += value * interpolate<D>(first, second, corner);
+  }
+}
+
 template <int D, Padding padding, typename Stored>
 bool gradient_row_of(const RowPiece<float>& piece, const ImageShape& shape,
                      const Channels<const void*>& image, const Channels<const void*>& grad,
@@ -157,17 +173,7 @@ bool gradient_row_of(const RowPiece<float>& piece, const ImageShape& shape,
     for_each_corners<D, Stored>(
         image, offsets.line, cell.row, cell.position[D - 1], locator.row_size(), live,
         [&](std::int64_t channel, const FloatLanes(&corner)[1 << D]) PLASTICINE_INLINE_LAMBDA {
-          const FloatLanes value = load_lanes(weight + channel * grad.stride, live);
-          for (int axis = 0; axis < D; ++axis) {
-            // The derivative of a multilinear function: the axis' weights become their slopes.
-            FloatLanes first[D];
-            FloatLanes second[D];
-            for (int other = 0; other < D; ++other) {
-              first[other] = other == axis ? cell.slope_first[other] : cell.first[other];
-              second[other] = other == axis ? cell.slope_second[other] : cell.second[other];
-            }
-            sum[axis] += value * interpolate<D>(first, second, corner);
-          }
+          add_gradient(cell, corner, load_lanes(weight + channel * grad.stride, live), sum);
         });
     for (int axis = 0; axis < D; ++axis) {
       if (add) {
@@ -181,70 +187,123 @@ bool gradient_row_of(const RowPiece<float>& piece, const ImageShape& shape,
   return nan == 0;
 }
 
-template <int D, Padding padding, int channels>
-bool scatter_row_of(const RowPiece<float>& piece, const ImageShape& shape, const float* const* grad,
-                    float scale, const Channels<float*>& image, const OwnedRange& owned) {
-  constexpr int kLines = 1 << (D - 1);
-  const Locator<D, padding> locator(piece, shape);
-  Shares<D, float> shares[channels];
-  alignas(64) std::int32_t base[kBlock];
-  alignas(64) std::int32_t position[kBlock];
-  FloatLanes before[channels][kLines] = {};
-  IndexLanes base_before = all_lanes(-2);
-  IndexLanes position_before = {};
-  Runs runs;
-  runs.cells = piece.n;
-  unsigned bad = 0;
-  for_each_lanes(piece.n, [&](int start, unsigned live) PLASTICINE_INLINE_LAMBDA {
-    const CellLanes<D> cell = locator.locate(start, live);
+// What a row adds to the image, 16 cells after the other.
+template <int D, int channels>
+class ShareRow {
+ public:
+  static constexpr int kLines = 1 << (D - 1);
+
+  PLASTICINE_INLINE ShareRow(int cells, const OwnedRange& owned) : owned_(owned) {
+    runs_.cells = cells;
+  }
+
+  // value: the gradient of each channel.
+  PLASTICINE_INLINE void put(const CellLanes<D>& cell, const FloatLanes (&value)[channels],
+                             int start, unsigned live) {
     const IndexLanes bases = cell.row + cell.position[D - 1];
-    const IndexLanes positions = cell.position[D == 3 && owned.axis == 1 ? 1 : 0];
-    const IndexLanes on_row = positions - shifted_up(positions, position_before);
-    const IndexLanes step = bases - shifted_up(bases, base_before);
-    base_before = bases;
-    position_before = positions;
+    const IndexLanes positions = cell.position[D == 3 && owned_.axis == 1 ? 1 : 0];
+    const IndexLanes on_row = positions - shifted_up(positions, position_before_);
+    const IndexLanes step = bases - shifted_up(bases, base_before_);
+    base_before_ = bases;
+    position_before_ = positions;
     const __mmask16 follows = _mm512_mask_cmpeq_epi32_mask(
         _mm512_cmpeq_epi32_mask(as_integers(step), as_integers(all_lanes(1))), as_integers(on_row),
         _mm512_setzero_si512());
-    _mm512_store_si512(base + start, as_integers(bases));
-    _mm512_store_si512(position + start, as_integers(positions));
+    _mm512_store_si512(base_ + start, as_integers(bases));
+    _mm512_store_si512(position_ + start, as_integers(positions));
     FloatLanes zero = (cell.first[0] + cell.first[1] + cell.first[D - 1]) * 0.0f;
     for (int channel = 0; channel < channels; ++channel) {
-      const FloatLanes value = scale * load_lanes(grad[channel] + start, live);
-      zero += value * 0.0f;
+      zero += value[channel] * 0.0f;
       for (int line = 0; line < kLines; ++line) {
         const bool up = (D == 3 ? line >> 1 : line) != 0;
-        FloatLanes weight = value * (up ? cell.second[0] : cell.first[0]);
+        FloatLanes weight = value[channel] * (up ? cell.second[0] : cell.first[0]);
         if constexpr (D == 3) {
           weight *= (line & 1) != 0 ? cell.second[1] : cell.first[1];
         }
         const FloatLanes first = weight * cell.first[D - 1];
         const FloatLanes second = weight * cell.second[D - 1];
-        const FloatLanes shared = shifted_up(second, before[channel][line]);
-        before[channel][line] = second;
-        _mm512_store_ps(shares[channel].first[line] + start,
+        const FloatLanes shared = shifted_up(second, before_[channel][line]);
+        before_[channel][line] = second;
+        _mm512_store_ps(shares_[channel].first[line] + start,
                         _mm512_mask_add_ps(first, follows, first, shared));
-        _mm512_store_ps(shares[channel].second[line] + start, second);
+        _mm512_store_ps(shares_[channel].second[line] + start, second);
       }
     }
-    bad |= nan_bits(zero, live);
+    bad_ |= nan_bits(zero, live);
     const std::uint64_t begins = ~static_cast<unsigned>(follows) & live & (start == 0 ? ~1u : ~0u);
-    runs.begins[start / 64] |= begins << start % 64;
+    runs_.begins[start / 64] |= begins << start % 64;
+  }
+
+  // False, with nothing done, where a gradient or a weight is not finite.
+  PLASTICINE_INLINE bool add_to(const ImageShape& shape, const Channels<float*>& image) const {
+    if (bad_ != 0) {
+      return false;
+    }
+    const Steps<D> steps(shape);
+    const RunCells<std::int32_t> cells = {base_, position_};
+    for (int channel = 0; channel < channels; ++channel) {
+      add_runs<D>(image.data + channel * image.stride, steps, cells, runs_, shares_[channel],
+                  owned_);
+    }
+    return true;
+  }
+
+ private:
+  const OwnedRange& owned_;
+  Shares<D, float> shares_[channels];
+  alignas(64) std::int32_t base_[kBlock];
+  alignas(64) std::int32_t position_[kBlock];
+  FloatLanes before_[channels][kLines] = {};
+  IndexLanes base_before_ = all_lanes(-2);
+  IndexLanes position_before_ = {};
+  Runs runs_;
+  unsigned bad_ = 0;
+};
+
+template <int D, Padding padding, int channels>
+bool scatter_row_of(const RowPiece<float>& piece, const ImageShape& shape, const float* const* grad,
+                    float scale, const Channels<float*>& image, const OwnedRange& owned) {
+  const Locator<D, padding> locator(piece, shape);
+  ShareRow<D, channels> shares(piece.n, owned);
+  for_each_lanes(piece.n, [&](int start, unsigned live) PLASTICINE_INLINE_LAMBDA {
+    FloatLanes value[channels];
+    for (int channel = 0; channel < channels; ++channel) {
+      value[channel] = scale * load_lanes(grad[channel] + start, live);
+    }
+    shares.put(locator.locate(start, live), value, start, live);
   });
-  if (bad != 0) {
-    return false;
-  }
-  const Steps<D> steps(shape);
-  const RunCells<std::int32_t> cells = {base, position};
-  for (int channel = 0; channel < channels; ++channel) {
-    add_runs<D>(image.data + channel * image.stride, steps, cells, runs, shares[channel], owned);
-  }
-  return true;
+  return shares.add_to(shape, image);
+}
+
+template <int D, Padding padding>
+BackwardOutcome backward_row_of(const RowPiece<float>& piece, const ImageShape& shape,
+                                const float* image, const float* grad, float* const* out,
+                                float* grad_image, const OwnedRange& owned) {
+  const Locator<D, padding> locator(piece, shape);
+  const LineOffsets<D> offsets(shape);
+  const Channels<const void*> source = {image, 0, 1};
+  ShareRow<D, 1> shares(piece.n, owned);
+  unsigned nan = 0;
+  for_each_lanes(piece.n, [&](int start, unsigned live) PLASTICINE_INLINE_LAMBDA {
+    const CellLanes<D> cell = locator.locate(start, live);
+    const FloatLanes value[1] = {load_lanes(grad + start, live)};
+    FloatLanes sum[D] = {};
+    for_each_corners<D, float>(
+        source, offsets.line, cell.row, cell.position[D - 1], locator.row_size(), live,
+        [&](std::int64_t, const FloatLanes(&corner)[1 << D])
+            PLASTICINE_INLINE_LAMBDA { add_gradient(cell, corner, value[0], sum); });
+    for (int axis = 0; axis < D; ++axis) {
+      nan |= nan_bits(sum[axis], live);
+      store_lanes(sum[axis], live, out[axis] + start);
+    }
+    shares.put(cell, value, start, live);
+  });
+  return {nan == 0, shares.add_to(shape, Channels<float*>{grad_image, 0, 1})};
 }
 
 // Calls work(integral constant D, integral constant padding).
 template <typename Work>
-PLASTICINE_INLINE bool with_cells(int ndim, Padding padding, const Work& work) {
+PLASTICINE_INLINE auto with_cells(int ndim, Padding padding, const Work& work) {
   const auto with_padding = [&](auto dimension) {
     switch (padding) {
       case Padding::zeros:
@@ -289,6 +348,14 @@ inline bool scatter_row(const RowPiece<float>& piece, const ImageShape& shape, P
       default:
         return scatter_row_of<d.value, p.value, 3>(piece, shape, grad, scale, image, owned);
     }
+  });
+}
+
+inline BackwardOutcome backward_row(const RowPiece<float>& piece, const ImageShape& shape,
+                                    Padding padding, const float* image, const float* grad,
+                                    float* const* out, float* grad_image, const OwnedRange& owned) {
+  return with_cells(shape.ndim, padding, [&](auto d, auto p) {
+    return backward_row_of<d.value, p.value>(piece, shape, image, grad, out, grad_image, owned);
   });
 }
 

@@ -18,6 +18,7 @@ constexpr WarpRows<accumulator_t<Stored>> with_fused_rows(WarpRows<accumulator_t
     rows.gather_row = gather_row<Stored>;
     rows.gradient_row = gradient_row<Stored>;
     rows.scatter_row = scatter_row;
+    rows.backward_row = backward_row;
   }
 #endif
   return rows;
@@ -32,6 +33,7 @@ constexpr WarpRows<accumulator_t<Stored>> kTable = with_fused_rows<Stored, Index
     locate_nearest<accumulator_t<Stored>, Index>,
     gather_nearest<Stored, Index>,
     scatter_nearest<accumulator_t<Stored>, Index>,
+    nullptr,
     nullptr,
     nullptr,
     nullptr,

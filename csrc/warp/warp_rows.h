@@ -63,6 +63,12 @@ struct Channels {
 
 constexpr int kScatterChannels = 3;
 
+// Which halves of a backward pass over a row are done; what met a NaN or an infinity is not.
+struct BackwardOutcome {
+  bool differentiated;
+  bool scattered;
+};
+
 // Coordinates are rows of kBlock, one per axis; T is the accumulator type of the image.
 template <typename T>
 struct WarpRows {
@@ -103,6 +109,11 @@ struct WarpRows {
   bool (*scatter_row)(const RowPiece<T>& piece, const ImageShape& shape, Padding padding,
                       const T* const* grad, T scale, const Channels<T*>& image,
                       const OwnedRange& owned);
+  // gradient_row and scatter_row of an image of one channel, stored as T, at once; grad_image has
+  // the image's shape and strides.
+  BackwardOutcome (*backward_row)(const RowPiece<T>& piece, const ImageShape& shape,
+                                  Padding padding, const T* image, const T* grad, T* const* out,
+                                  T* grad_image, const OwnedRange& owned);
 };
 
 }  // namespace plasticine

@@ -196,18 +196,60 @@ class Scatter {
     const Grid& grid = locations_.grid;
     const bool whole_rows =
         rows.scatter_row != nullptr && call_.mode == Mode::linear && has_rows(target, grid);
+    const bool at_once = whole_rows && rows.backward_row != nullptr && one_pass_suffices();
     for (std::int64_t index = 0; index < grid.blocks; ++index) {
       const Bounds bounds = bounds_of(sample, index);
+      const bool reaches = bounds.first < owned.last && bounds.last >= owned.first;
       if (first_ != nullptr && is_first(bounds, owned)) {
+        if (at_once && reaches) {
+          run_rows(rows, sample, grid.block(index), owned, base);
+          continue;
+        }
         first_(sample, grid.block(index));
       }
-      if (bounds.first < owned.last && bounds.last >= owned.first) {
+      if (reaches) {
         if (whole_rows) {
           scatter_rows(rows, sample, grid.block(index), owned, base, channel_stride, target);
         } else {
           scatter_block(rows, sample, grid.block(index), owned, base, channel_stride, target);
         }
       }
+    }
+  }
+
+  // Whether WarpRows::backward_row does all that is asked for.
+  bool one_pass_suffices() const {
+    bool same_strides = true;
+    for (int axis = 0; axis < shape_.ndim; ++axis) {
+      same_strides = same_strides && call_.image.strides[axis + 2] == shape_.stride[axis];
+    }
+    return direct_ && channels_ == 1 && same_strides && !call_.add && call_.scale == 1.0 &&
+           call_.displacement_scale == 1.0 && is_dense(call_.grad_out) &&
+           element_size(call_.grad_displacement.dtype) == static_cast<std::int64_t>(sizeof(T));
+  }
+
+  // What first_ does for a block, and its scatter, at once.
+  void run_rows(const WarpRows<T>& rows, std::int64_t sample, const Block& block,
+                const OwnedRange& owned, T* base) const {
+    const Tensor& out = call_.grad_displacement;
+    const T* image = call_.image.as<T>() + sample * call_.image.strides[0];
+    const T* grad = call_.grad_out.as<T>() + sample * call_.grad_out.strides[0] + block.first;
+    bool differentiated = true;
+    locations_.for_each_piece(sample, block, [&](const RowPiece<T>& piece, int start) {
+      T* target[3];
+      for (int axis = 0; axis < shape_.ndim; ++axis) {
+        target[axis] = static_cast<T*>(block_target(out, sample, axis, block)) + start;
+      }
+      const T* values = grad + start;
+      const BackwardOutcome outcome =
+          rows.backward_row(piece, shape_, call_.padding, image, values, target, base, owned);
+      differentiated = differentiated && outcome.differentiated;
+      if (!outcome.scattered) {
+        scatter_carefully(sample, block, start, piece.n, &values, {base, 0, 1}, owned, shape_);
+      }
+    });
+    if (!differentiated) {
+      first_(sample, block);
     }
   }
 
