@@ -10,6 +10,7 @@ from benchmarks import peers
 from benchmarks.contest import (
     BATCH_2D,
     FULL_3D,
+    HALF_DTYPES,
     MEDIUM_3D,
     SINGLE_2D,
     Case,
@@ -17,6 +18,8 @@ from benchmarks.contest import (
     Contest,
     Prepared,
     ours,
+    with_dtypes,
+    without_long_waits,
 )
 
 STEPS = 7
@@ -50,13 +53,18 @@ CONTEST = Contest(
     inputs=lambda case: (case.image(), case.field()),
     expected=lambda image, velocity: two_calls(image, velocity, "reference"),
     floor=floor,
-    cases=(SINGLE_2D, BATCH_2D, MEDIUM_3D, FULL_3D),
+    cases=(
+        SINGLE_2D,
+        BATCH_2D,
+        MEDIUM_3D,
+        FULL_3D,
+        *with_dtypes(MEDIUM_3D, dtypes=HALF_DTYPES),
+    ),
     contenders=(
-        Contender("monai", monai, lambda case, direction: case.spatial != FULL_3D.spatial),
+        Contender("monai", monai, without_long_waits),
         *ours("exponential", two_calls, "_in_two_calls"),
         *ours("exponential", one_call),
     ),
-    missing=None if hasattr(plasticine, "warp_exponential") else "warp_exponential is to come",
 )
 
 

@@ -14,6 +14,7 @@ from benchmarks import peers
 from benchmarks.contest import (
     BATCH_2D,
     FULL_3D,
+    HALF_DTYPES,
     MEDIUM_3D,
     SINGLE_2D,
     Case,
@@ -22,13 +23,20 @@ from benchmarks.contest import (
     Prepared,
     forward_in_float32,
     forward_of_one,
+    in_float32,
     ours,
     peer,
+    with_dtypes,
     without_long_waits,
 )
 
-CASES = (SINGLE_2D, BATCH_2D, MEDIUM_3D, FULL_3D)
-HAS_CUBIC = None if hasattr(plasticine, "spline_coefficients") else "cubic is to come"
+CASES = (
+    SINGLE_2D,
+    BATCH_2D,
+    MEDIUM_3D,
+    FULL_3D,
+    *with_dtypes(MEDIUM_3D, dtypes=HALF_DTYPES),
+)
 
 
 def floor(ndim: int, backward: bool) -> float:
@@ -52,7 +60,7 @@ def almost_everywhere(case: Case, result: Tensor) -> dict[str, float]:
 
 
 def in_2d(case: Case, direction: str) -> bool:
-    return case.ndim == 2
+    return case.ndim == 2 and in_float32(case, direction)
 
 
 NEAREST = Contest(
@@ -62,7 +70,7 @@ NEAREST = Contest(
     floor=floor,
     cases=CASES,
     contenders=(
-        Contender("grid_sample", peers.grid_sample("nearest"), check=almost_everywhere),
+        Contender("grid_sample", peers.grid_sample("nearest"), in_float32, check=almost_everywhere),
         *ours("warp", warp("nearest"), check=almost_everywhere),
     ),
     directions=("forward",),
@@ -78,7 +86,6 @@ CUBIC = Contest(
         Contender("grid_sample", peers.grid_sample("bicubic"), in_2d),
         *ours("warp_cubic", warp("cubic")),
     ),
-    missing=HAS_CUBIC,
 )
 
 # Mirrored about the outermost voxels' centres, as SciPy and torch-interpol can do it too.
@@ -101,7 +108,6 @@ BSPLINE = Contest(
         ),
         *ours("warp_cubic", warp("bspline", "reflection")),
     ),
-    missing=HAS_CUBIC,
 )
 
 
@@ -139,7 +145,6 @@ COEFFICIENTS = Contest(
             ),
         ),
     ),
-    missing=HAS_CUBIC,
 )
 
 

@@ -30,6 +30,8 @@ from benchmarks.memory import HOW, peak_bytes
 # Distribution names of the projects that are measured beside ours, where they are installed.
 PEERS = ("monai", "hf-deepali", "voxelmorph", "torch-interpol", "SimpleITK", "scipy", "numpy")
 FEWEST_ROUNDS, MOST_ROUNDS = 7, 60
+# Of what takes more than a second, as some peers do.
+ROUNDS_OF_THE_SLOW = 3
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,7 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--seconds",
         type=float,
         default=0.4,
-        help="time given to each row, at least 7 calls (default: 0.4)",
+        help="time given to each row, at least 7 calls, or 3 of over a second (default: 0.4)",
     )
     group.addoption(
         "--tiny",
@@ -181,10 +183,11 @@ def measure(
         call()
         once = perf_counter() - start
         rounds = int(request.config.getoption("--seconds") / max(once, 1e-6))
+        fewest = FEWEST_ROUNDS if once < 1 else ROUNDS_OF_THE_SLOW
         benchmark.group = " ".join(key[:-1])
         benchmark.pedantic(
             call,
-            rounds=min(max(rounds, FEWEST_ROUNDS), MOST_ROUNDS),
+            rounds=min(max(rounds, fewest), MOST_ROUNDS),
             warmup_rounds=0 if once > 0.3 else 3,  # the call above was one
         )
         if benchmark.stats is None:  # --benchmark-disable
@@ -227,8 +230,6 @@ def run_contest(
     """Prepares a contender, checks what it computes, and measures it."""
 
     def run(contest: Contest, case: Case, direction: str, contender: Contender) -> None:
-        if contest.missing:
-            pytest.skip(contest.missing)
         if request.config.getoption("--tiny"):
             case = case.tiny()
         tensors = [x.to(device, case.dtype) for x in contest.inputs(case)]
@@ -251,7 +252,10 @@ def run_contest(
                 x.requires_grad_()
             if prepared.inputs is None:
                 check_gradients(contest, contender, case, forward_and_backward())
-        floor = (contender.floor or contest.floor)(case.ndim, backward)
+        if contender.floor is not None:
+            floor = contender.floor(case, backward)
+        else:
+            floor = contest.floor(case.ndim, backward)
         benchmark.extra_info.update(facts)
         measure(
             forward_and_backward if backward else forward,

@@ -146,7 +146,8 @@ class Contender:
         tolerance: instead of the dtype's, where its rounding is known to be coarser.
         check: instead of the comparison with the reference; takes the case and the result, raises
             AssertionError, and returns what to record of it, by name.
-        floor: instead of the operator's, for another way to compute it.
+        floor: instead of the operator's, for another way to compute it; takes the case and whether
+            the backward pass is included.
         device: the only type of device that it runs on.
     """
 
@@ -156,7 +157,7 @@ class Contender:
     margin: int = 0
     tolerance: float | None = None
     check: Callable[[Case, Tensor], dict[str, float]] | None = None
-    floor: Callable[[int, bool], float] | None = None
+    floor: Callable[[Case, bool], float] | None = None
     device: str | None = None
 
 
@@ -174,7 +175,6 @@ class Contest:
         contenders: peers first: ours state their ratio to those before them.
         cases: what is measured.
         directions: "forward" and, where it differentiates, "forward_and_backward".
-        missing: why it cannot run yet.
     """
 
     operator: str
@@ -184,7 +184,6 @@ class Contest:
     contenders: tuple[Contender, ...]
     cases: tuple[Case, ...] = SIZES
     directions: tuple[str, ...] = DIRECTIONS
-    missing: str | None = None
 
     def entries(self) -> list[Any]:
         """Every measurement as a parameter of a test; those to compare follow each other."""
@@ -215,7 +214,12 @@ def same(function: Callable[..., Any]) -> Callable[..., Prepared]:
 
 
 def ours(
-    operator: str, function: Callable[..., Any], suffix: str = "", **options: Any
+    operator: str,
+    function: Callable[..., Any],
+    suffix: str = "",
+    *,
+    for_case: Callable[[Case], dict[str, Any]] = lambda case: {},
+    **options: Any,
 ) -> tuple[Contender, ...]:
     """Every backend of ours that could serve an operator, under ``plasticine_<backend><suffix>``.
 
@@ -223,6 +227,7 @@ def ours(
         operator: the name in ``plasticine.backends.OPERATORS``.
         function: takes the inputs and ``backend=``.
         suffix: tells another way to call it.
+        for_case: further arguments of ``function`` that depend on the case.
         options: of :class:`Contender`.
     """
 
@@ -231,7 +236,7 @@ def ours(
             reason = backends.unsuited(backend, operator, inputs[0].device.type)
             if reason is not None:
                 pytest.skip(reason)
-            return Prepared(functools.partial(function, backend=backend))
+            return Prepared(functools.partial(function, backend=backend, **for_case(case)))
 
         device = "cpu" if backend == "cpu" else "cuda"
         return Contender(f"plasticine_{backend}{suffix}", prepare, device=device, **options)

@@ -171,9 +171,11 @@ def pipeline_compose(warp: Prepare) -> Prepare:
     return prepare
 
 
-def monai_exponential(case: Case, velocity: Tensor, *, steps: int = 7) -> Prepared:
+def monai_exponential(
+    case: Case, velocity: Tensor, *, steps: int = 7, padding: str = "border"
+) -> Prepared:
     module = peer("monai.networks.blocks")
-    return Prepared(module.DVF2DDF(num_steps=steps, padding_mode="border"))
+    return Prepared(module.DVF2DDF(num_steps=steps, padding_mode=padding))
 
 
 def voxelmorph_exponential(case: Case, velocity: Tensor, *, steps: int = 7) -> Prepared:

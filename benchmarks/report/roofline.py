@@ -25,6 +25,7 @@ COLOURS = {
     "compose": "#17a398",
     "exponential": "#7a4fbf",
     "exponential_pair": "#b08ae0",
+    "exponential_zeros": "#8d68cc",
     "warp_exponential": "#9a6dd7",
     "jacobian_determinant": "#e07a1f",
     "folding": "#c7a008",

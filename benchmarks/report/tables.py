@@ -30,6 +30,35 @@ def mebibytes(count: int | None) -> str:
     return "–" if count is None else f"{count / 2**20:,.0f}"
 
 
+_SMALL = ", below a voxel"
+_FULL, _BATCH = FULL.format("float32"), BATCH.format("float32")
+# Operator, way of ours, case and label of each line in the README.
+HEADLINES = (
+    ("warp", "", _FULL, "`warp`, 128³"),
+    ("warp", "", f"{_FULL}-small", f"`warp`, 128³{_SMALL}"),
+    ("warp", "", _BATCH, "`warp`, 16 × 256²"),
+    ("warp", "", f"{_BATCH}-small", f"`warp`, 16 × 256²{_SMALL}"),
+    ("warp_nearest", "", _FULL, "`warp`, nearest, 128³"),
+    ("warp_cubic", "", _FULL, "`warp`, cubic, 128³"),
+    ("warp_cubic", "", _BATCH, "`warp`, cubic, 16 × 256²"),
+    ("warp_bspline", "", _FULL, "`warp`, B-spline, 128³"),
+    ("spline_coefficients", "", _FULL, "`spline_coefficients`, 128³"),
+    ("splat", "", _FULL, "`splat`, 128³"),
+    ("compose", "", _FULL, "`compose`, 128³"),
+    ("exponential", "", _FULL, "`exponential`, 128³"),
+    ("exponential", "", _BATCH, "`exponential`, 16 × 256²"),
+    ("exponential", "recompute", _FULL, "`exponential`, recomputing, 128³"),
+    ("exponential", "midpoint", _FULL, "`exponential`, midpoint as exact, 128³"),
+    ("exponential_zeros", "", _FULL, "`exponential`, zeros around, 128³"),
+    ("exponential_pair", "", _FULL, "`exponential` and its inverse, 128³"),
+    ("warp_exponential", "", _FULL, "`warp_exponential`, 128³"),
+    ("invert", "", _FULL, "`invert`, 128³"),
+    ("jacobian_determinant", "", _FULL, "`jacobian_determinant`, 128³"),
+    ("jacobian_determinant", "", _BATCH, "`jacobian_determinant`, 16 × 256²"),
+    ("folding", "", _FULL, "`folding`, 128³"),
+)
+
+
 def way_of(row: Row) -> str:
     """How ours were called, where not in the usual way: "midpoint", "recompute"."""
     for name in OURS:
@@ -42,44 +71,58 @@ def is_ours(row: Row) -> bool:
     return row["contender"].startswith("plasticine")
 
 
-def overview(run: Run, case: str) -> str:
-    """Every operator on one case, a line for each direction and each way of ours."""
+def overview(run: Run) -> str:
+    """The headline figures: one line for each operator, case and way of ours."""
     header = (
-        "two threads, ms" if run.facts.get("threads") == 2 else "ms",
-        "Plasticine",
+        "two threads, float32" if run.facts.get("threads") == 2 else "float32",
+        "forward ms",
         "of the floor",
+        "with backward ms",
         "peak MiB",
-        "peers: ms, and how many times faster ours is",
+        "forward against",
+        "with backward against",
     )
     lines = []
-    for operator, found, direction in run.contests():
-        if found != case or operator == "copy":
+    for operator, way, case, label in HEADLINES:
+        suffix = f"_{way}" if way else ""
+        both = [run.ours(operator, case, direction, suffix) for direction in DIRECTIONS]
+        measured = [row for row in both if row is not None]
+        if not measured:
             continue
-        rows = run.contest(operator, case, direction)
-        peers = [row for row in rows if not is_ours(row)]
-        for mine in filter(is_ours, rows):
-            way = way_of(mine)
-            lines.append(
-                (
-                    f"`{operator}`{', ' + way if way else ''}, {DIRECTIONS[direction]}",
-                    f"**{milliseconds(mine['seconds'])}**",
-                    f"{mine['share_of_floor']:.0%}",
-                    mebibytes(mine["peak_bytes"]),
-                    _against(mine, peers),
-                )
+        forward, backward = both
+        lines.append(
+            (
+                label,
+                f"**{milliseconds(forward['seconds'])}**" if forward else "–",
+                f"{forward['share_of_floor']:.0%}" if forward else "–",
+                f"**{milliseconds(backward['seconds'])}**" if backward else "–",
+                mebibytes(measured[-1]["peak_bytes"]),
+                *(_against(run, row) for row in both),
             )
+        )
     return markdown(header, lines)
 
 
-def _against(mine: Row, peers: Sequence[Row]) -> str:
-    return (
-        ", ".join(
-            f"{peer_name(row['contender'])} {milliseconds(row['seconds'])} "
-            f"(**{ratio(row['seconds'] / mine['seconds'])}**)"
-            for row in sorted(peers, key=lambda row: row["seconds"])
-        )
-        or "–"
+def _against(run: Run, mine: Row | None) -> str:
+    """How many times faster than each peer, the fastest peer first."""
+    if mine is None:
+        return "–"
+    contest = run.contest(mine["operator"], mine["case"], mine["direction"])
+    peers = sorted((row for row in contest if not is_ours(row)), key=lambda row: row["seconds"])
+    ratios = (
+        f"**{ratio(row['seconds'] / mine['seconds'])}** {peer_name(row['contender'])}"
+        for row in peers
     )
+    return ", ".join(ratios) or "–"
+
+
+def missed(run: Run) -> str:
+    """How many targets the run meets, and which it misses, in a sentence."""
+    verdicts = [(target.what, *target.verdict(run)) for target in TARGETS]
+    lacking = [f"{what} ({found})" for what, found, verdict in verdicts if "missed" in verdict]
+    met = sum(verdict == "met" for _, _, verdict in verdicts)
+    text = f"{met} of the {len(verdicts)} [targets](benchmarks/README.md#targets) are met"
+    return f"{text}. Missed: {'; '.join(lacking)}." if lacking else f"{text}."
 
 
 def everything(run: Run) -> str:
@@ -137,10 +180,8 @@ def readme_section(run: Run, record: str, plot: str) -> str:
     return "\n\n".join(
         [
             f"![What ours and the peers make of the memory's bandwidth]({plot})",
-            "One 128³ volume:",
-            overview(run, FULL.format("float32")),
-            "Sixteen 256² images:",
-            overview(run, BATCH.format("float32")),
+            overview(run),
+            missed(run),
             provenance(run, record),
         ]
     )

@@ -11,7 +11,26 @@ FULL = "3d-128x128x128-batch-1-{}"
 BATCH = "2d-256x256-batch-16-{}"
 SIZES = {"128³": FULL, "16 × 256²": BATCH}
 DIRECTIONS = {"forward": "forward", "forward_and_backward": "forward + backward"}
-HALF_OPERATORS = ("warp", "compose", "exponential", "jacobian_determinant", "folding", "splat")
+MEDIUM = "3d-64x64x64-batch-1-{}"
+# On 128³, and those that are measured in half types on 64³ alone.
+HALF_OPERATORS = {
+    "128³": (
+        FULL,
+        ("warp", "compose", "exponential", "jacobian_determinant", "folding", "splat"),
+    ),
+    "64³": (
+        MEDIUM,
+        (
+            "warp_nearest",
+            "warp_cubic",
+            "warp_bspline",
+            "spline_coefficients",
+            "warp_exponential",
+            "invert",
+        ),
+    ),
+}
+FORWARD_ALONE = ("folding", "warp_nearest", "invert")
 
 
 @dataclass(frozen=True)
@@ -90,13 +109,13 @@ def share_of_floor(operator: str, case: str) -> Callable[[Run], float | None]:
     return measured
 
 
-def half_against_float32(operator: str, direction: str) -> Callable[[Run], float | None]:
+def half_against_float32(operator: str, case: str, direction: str) -> Callable[[Run], float | None]:
     """The slower of float16 and bfloat16."""
 
     def measured(run: Run) -> float | None:
-        single = run.ours(operator, FULL.format("float32"), direction)
+        single = run.ours(operator, case.format("float32"), direction)
         halves = [
-            run.ours(operator, FULL.format(dtype), direction) for dtype in ("float16", "bfloat16")
+            run.ours(operator, case.format(dtype), direction) for dtype in ("float16", "bfloat16")
         ]
         found = [row["seconds"] for row in halves if row]
         return single["seconds"] / max(found) if single and found else None
@@ -104,11 +123,14 @@ def half_against_float32(operator: str, direction: str) -> Callable[[Run], float
     return measured
 
 
-def _ratios(name: str, operator: str, direction: str, peer: str, at_least: float) -> list[Target]:
+def _ratios(
+    name: str, operator: str, direction: str, peer: str, at_least: float, kind: str = ""
+) -> list[Target]:
+    words = {"": "", "-small": ", displacements below a voxel"}[kind]
     return [
         Target(
-            f"`{name}` {DIRECTIONS[direction]}, {size}, against {peer_name(peer)}",
-            times_faster(operator, case.format("float32"), direction, peer),
+            f"{name} {DIRECTIONS[direction]}, {size}{words}, against {peer_name(peer)}",
+            times_faster(operator, case.format("float32") + kind, direction, peer),
             at_least,
         )
         for size, case in SIZES.items()
@@ -134,18 +156,20 @@ def peer_name(contender: str) -> str:
 
 _FULL, _BATCH = FULL.format("float32"), BATCH.format("float32")
 TARGETS = (
-    *_ratios("warp", "warp", "forward", "grid_sample", 10),
-    *_ratios("warp", "warp", "forward_and_backward", "grid_sample", 8),
-    *_ratios("exponential", "exponential", "forward", "monai", 15),
-    *_ratios("exponential", "exponential", "forward_and_backward", "monai", 10),
+    *_ratios("`warp`", "warp", "forward", "grid_sample", 10),
+    *_ratios("`warp`", "warp", "forward", "grid_sample", 10, "-small"),
+    *_ratios("`warp`", "warp", "forward_and_backward", "grid_sample", 8),
+    *_ratios("`warp`", "warp", "forward_and_backward", "grid_sample", 8, "-small"),
+    *_ratios("`exponential`", "exponential_zeros", "forward", "monai", 15),
+    *_ratios("`exponential`", "exponential_zeros", "forward_and_backward", "monai", 10),
     Target(
         "`exponential` forward + backward, 128³, peak memory against MONAI",
-        times_less_memory("exponential", _FULL, "monai", ""),
+        times_less_memory("exponential_zeros", _FULL, "monai", ""),
         4,
     ),
     Target(
         'the same with `checkpoint="recompute"`',
-        times_less_memory("exponential", _FULL, "monai", "_recompute"),
+        times_less_memory("exponential_zeros", _FULL, "monai", "_recompute"),
         4,
     ),
     *(
@@ -157,32 +181,37 @@ TARGETS = (
         for direction in DIRECTIONS
         for size, case in (("128³", _FULL), ("16 × 256²", _BATCH))
     ),
-    *_ratios("jacobian_determinant", "jacobian_determinant", "forward", "torch_gradient", 4),
-    *_ratios("jacobian_determinant", "jacobian_determinant", "forward", "voxelmorph", 20),
-    Target(
-        "`invert`, 128³, against SimpleITK at the same residual",
-        times_faster("invert", _FULL, "forward", "SimpleITK"),
-        12,
+    *_ratios("`jacobian_determinant`", "jacobian_determinant", "forward", "torch_gradient", 4),
+    *_ratios("`jacobian_determinant`", "jacobian_determinant", "forward", "voxelmorph", 20),
+    *(
+        Target(
+            f"`invert`, {size}, against SimpleITK at the same residual",
+            times_faster("invert", case, "forward", "SimpleITK"),
+            12,
+        )
+        for size, case in (("128³", _FULL), ("256²", "2d-256x256-batch-1-float32"))
     ),
     *(
         Target(
-            f"half types against float32: `{operator}` {DIRECTIONS[direction]}, 128³",
-            half_against_float32(operator, direction),
+            f"half types against float32: `{operator}` {DIRECTIONS[direction]}, {size}",
+            half_against_float32(operator, case, direction),
             1,
         )
-        for operator in HALF_OPERATORS
-        for direction in (("forward",) if operator == "folding" else DIRECTIONS)
+        for size, (case, operators) in HALF_OPERATORS.items()
+        for operator in operators
+        for direction in (("forward",) if operator in FORWARD_ALONE else DIRECTIONS)
     ),
-    Target(
-        "share of the floor: `jacobian_determinant` forward, 128³",
-        share_of_floor("jacobian_determinant", _FULL),
-        0.5,
-        "%",
-    ),
-    Target(
-        "share of the floor: `warp` forward, 128³, displacements below a voxel",
-        share_of_floor("warp", f"{_FULL}-small"),
-        0.5,
-        "%",
+    *(
+        Target(
+            f"share of the floor: `{operator}` forward, {size}{words}",
+            share_of_floor(operator, case + kind),
+            0.5,
+            "%",
+        )
+        for operator, kind, words in (
+            ("jacobian_determinant", "", ""),
+            ("warp", "-small", ", displacements below a voxel"),
+        )
+        for size, case in (("128³", _FULL), ("16 × 256²", _BATCH))
     ),
 )

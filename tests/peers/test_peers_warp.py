@@ -125,9 +125,6 @@ def test_composition_by_simpleitk(fields):
         torch.testing.assert_close(found[(0, slice(None), *voxel)], expected, **ROUNDING)
 
 
-@pytest.mark.skipif(
-    not hasattr(plasticine, "spline_coefficients"), reason="spline_coefficients is to come"
-)
 def test_spline_of_scipy(fields):
     """Mirrored about the outermost voxels' centres, its filter and its samples."""
     ndimage = pytest.importorskip("scipy.ndimage")
@@ -141,9 +138,6 @@ def test_spline_of_scipy(fields):
     torch.testing.assert_close(filtered[0, 0], torch.from_numpy(coefficients), rtol=0, atol=1e-8)
 
 
-@pytest.mark.skipif(
-    not hasattr(plasticine, "spline_coefficients"), reason="spline_coefficients is to come"
-)
 def test_spline_of_interpol(fields):
     interpol = pytest.importorskip("interpol")
     places = (identity(fields.image.shape[2:]) + fields.displacement).movedim(1, -1)
@@ -152,7 +146,6 @@ def test_spline_of_interpol(fields):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.skipif(not hasattr(plasticine, "splat"), reason="splat is to come")
 @pytest.mark.parametrize(
     ("padding", "bound"), [("border", "replicate"), ("zeros", "zero"), ("reflection", "dct1")]
 )
@@ -165,7 +158,6 @@ def test_push_of_interpol(fields, padding, bound):
     torch.testing.assert_close(found, expected, **ROUNDING)
 
 
-@pytest.mark.skipif(not hasattr(plasticine, "invert"), reason="invert is to come")
 def test_inverse_of_simpleitk(fields):
     """Two inverses of one field: apart by what their residuals leave open, and no more."""
     sitk = pytest.importorskip("SimpleITK")
