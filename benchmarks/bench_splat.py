@@ -1,4 +1,4 @@
-"""splat: beside the adjoint that autograd has of ``F.grid_sample``, and torch-interpol's push."""
+"""splat beside the adjoint that autograd has of ``F.grid_sample`` and torch-interpol's push."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from benchmarks import peers
 from benchmarks.contest import (
     FULL_3D,
     HALF_DTYPES,
+    MEDIUM_3D,
+    SINGLE_2D,
     SIZES,
     Case,
     Contender,
@@ -55,6 +57,26 @@ CONTEST = Contest(
 )
 
 
+CUBIC = Contest(
+    "splat_cubic",
+    inputs=CONTEST.inputs,
+    expected=lambda image, field: plasticine.splat(image, field, mode="cubic", backend="reference"),
+    floor=floor,
+    cases=(SINGLE_2D, MEDIUM_3D),
+    contenders=(
+        *ours(
+            "splat_cubic",
+            lambda *inputs, backend: plasticine.splat(*inputs, mode="cubic", backend=backend),
+        ),
+    ),
+)
+
+
 @pytest.mark.parametrize(("case", "direction", "contender"), CONTEST.entries())
 def test_splat(case, direction, contender, run_contest):
     run_contest(CONTEST, case, direction, contender)
+
+
+@pytest.mark.parametrize(("case", "direction", "contender"), CUBIC.entries())
+def test_splat_cubic(case, direction, contender, run_contest):
+    run_contest(CUBIC, case, direction, contender)

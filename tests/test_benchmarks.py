@@ -21,6 +21,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+def own_environment(**variables: str) -> dict[str, str]:
+    """This process's variables for a pytest of its own, which must not take itself for a worker."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
+    return inherited | variables
+
+
 @pytest.fixture(scope="module")
 def tiny_run(tmp_path_factory) -> Path:
     """The JSON of all benchmarks of ours on a dozen voxels an axis."""
@@ -31,7 +37,9 @@ def tiny_run(tmp_path_factory) -> Path:
     command += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
     command += ["-p", "no:cacheprovider", "--device", "cpu", "--tiny", "--no-peers"]
     command += ["--seconds", "0", "--benchmark-only", "--benchmark-json", str(folder / "run.json")]
-    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        command, cwd=folder, env=own_environment(), capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     return folder / "run.json"
 
@@ -214,7 +222,7 @@ def test_gpu_round_dry_run(tmp_path):
     output = tmp_path / "round"
     run = subprocess.run(
         ["bash", str(copy / "benchmarks" / "gpu_round.sh"), "--dry-run", str(output)],
-        env={**os.environ, "PYTHON": sys.executable},
+        env=own_environment(PYTHON=sys.executable),
         capture_output=True,
         text=True,
         check=False,
@@ -251,7 +259,7 @@ def test_gpu_round_reports_a_failing_step(tmp_path):
     broken.chmod(0o755)
     run = subprocess.run(
         ["bash", str(ROOT / "benchmarks" / "gpu_round.sh"), "--dry-run", str(tmp_path / "round")],
-        env={**os.environ, "PYTHON": str(broken), "GPU_ROUND_STEPS": "tests"},
+        env=own_environment(PYTHON=str(broken), GPU_ROUND_STEPS="tests"),
         capture_output=True,
         text=True,
         check=False,
