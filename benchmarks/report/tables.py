@@ -116,13 +116,21 @@ def _against(run: Run, mine: Row | None) -> str:
     return ", ".join(ratios) or "–"
 
 
-def missed(run: Run) -> str:
-    """How many targets the run meets, and which it misses, in a sentence."""
-    verdicts = [(target.what, *target.verdict(run)) for target in TARGETS]
-    lacking = [f"{what} ({found})" for what, found, verdict in verdicts if "missed" in verdict]
-    met = sum(verdict == "met" for _, _, verdict in verdicts)
-    text = f"{met} of the {len(verdicts)} [targets](benchmarks/README.md#targets) are met"
-    return f"{text}. Missed: {'; '.join(lacking)}." if lacking else f"{text}."
+def verdict(run: Run) -> str:
+    """How many of the targets the run meets, and which measurements miss one, in a sentence."""
+    verdicts = [(target.what, target.verdict(run)[1]) for target in TARGETS]
+    met = sum(word == "met" for _, word in verdicts)
+    missed = sum("missed" in word for _, word in verdicts)
+    half_types = sum("missed" in word and what.startswith("half types") for what, word in verdicts)
+    text = (
+        f"{met} of the {len(verdicts)} targets are met; "
+        "[benchmarks/README](benchmarks/README.md#targets) has each with what was measured"
+    )
+    if missed:
+        text += (
+            f". Of the {missed} missed, {half_types} ask half types to be no slower than float32"
+        )
+    return f"{text}."
 
 
 def everything(run: Run) -> str:
@@ -181,7 +189,7 @@ def readme_section(run: Run, record: str, plot: str) -> str:
         [
             f"![What ours and the peers make of the memory's bandwidth]({plot})",
             overview(run),
-            missed(run),
+            verdict(run),
             provenance(run, record),
         ]
     )
