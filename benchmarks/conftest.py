@@ -30,7 +30,7 @@ from benchmarks.memory import HOW, peak_bytes
 # Distribution names of the projects that are measured beside ours, where they are installed.
 PEERS = ("monai", "hf-deepali", "voxelmorph", "torch-interpol", "SimpleITK", "scipy", "numpy")
 FEWEST_ROUNDS, MOST_ROUNDS = 7, 60
-# Of what takes more than a second, as some peers do.
+# Of what takes more than half a second, as some peers do.
 ROUNDS_OF_THE_SLOW = 3
 
 
@@ -47,7 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--seconds",
         type=float,
         default=0.4,
-        help="time given to each row, at least 7 calls, or 3 of over a second (default: 0.4)",
+        help="time given to each row, at least 7 calls, or 3 of over half a second (default: 0.4)",
     )
     group.addoption(
         "--tiny",
@@ -183,7 +183,7 @@ def measure(
         call()
         once = perf_counter() - start
         rounds = int(request.config.getoption("--seconds") / max(once, 1e-6))
-        fewest = FEWEST_ROUNDS if once < 1 else ROUNDS_OF_THE_SLOW
+        fewest = FEWEST_ROUNDS if once < 0.5 else ROUNDS_OF_THE_SLOW
         benchmark.group = " ".join(key[:-1])
         benchmark.pedantic(
             call,

@@ -228,7 +228,7 @@ def _draw_race(axes: Axes, rows: Sequence[RaceRow]) -> None:
 def _name_the_nearest(axes: Axes, index: int, row: RaceRow) -> None:
     """At the right: how many times the fastest peer's time ours goes into, and whose it is."""
     best = min(row.peers, key=lambda peer: peer["seconds"])
-    name = peer_name(best["contender"]).replace("`", "").replace(" with its grid", "")
+    name = peer_name(best["contender"]).replace("`", "")
     name = name.removesuffix(" of the reference")
     beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center"}
     beside |= {"annotation_clip": False, "fontsize": 8.5}

@@ -176,8 +176,9 @@ def provenance(run: Run, record: str) -> str:
     note = f" {facts['note'].rstrip('.')}." if facts.get("note") else ""
     return (
         f"Medians of one run on {facts.get('device')} ({facts.get('threads')} threads{simd}), "
-        f"{', '.join(known)}; `Tensor.copy_` moves {copy:.1f} GB/s there. float32; every result is "
-        "checked against the reference before it is timed. The floor is the time that the bytes "
+        f"{', '.join(known)}; `Tensor.copy_` moves {copy:.1f} GB/s there. Every result is "
+        "checked against the reference before it is timed; `F.grid_sample`'s time includes the "
+        "grid that it needs. The floor is the time that the bytes "
         "which must move take at that rate; peak memory is that of one call, its result included."
         f"{note} [All figures]({record}) are made by `python -m benchmarks.report --run`."
     )

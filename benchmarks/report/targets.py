@@ -138,7 +138,7 @@ def _ratios(
 
 
 PEER_NAMES = {
-    "grid_sample": "`F.grid_sample` with its grid",
+    "grid_sample": "`F.grid_sample`",
     "grid_sample_adjoint": "`F.grid_sample`'s adjoint",
     "monai": "MONAI",
     "voxelmorph": "VoxelMorph",
