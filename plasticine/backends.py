@@ -108,10 +108,14 @@ CUDA, CUDA_ERROR = _load("_cuda")
 
 
 @functools.cache
-def triton_kernels() -> tuple[Any, str | None]:
-    """The module of the Triton warp, or the reason why it does not load; imported on first use."""
+def triton_kernels(operator: str) -> tuple[Any, str | None]:
+    """The module of an operator's Triton kernels, or why it does not load; imported on first use.
+
+    Args:
+        operator: one of OPERATORS["triton"]; its module has its name.
+    """
     try:
-        return importlib.import_module("plasticine.kernels.warp"), None
+        return importlib.import_module(f"plasticine.kernels.{operator}"), None
     except ImportError as error:
         if error.name and error.name.split(".")[0] == "triton":
             return None, "triton is not installed"
@@ -126,7 +130,7 @@ def interpreting() -> bool:
 def available() -> dict[str, str | None]:
     """Every backend with None where it can be used here, or the reason why it cannot."""
     no_gpu = None if torch.cuda.is_available() else "no CUDA device: " + _no_cuda_reason()
-    kernels_error = triton_kernels()[1]
+    kernels_error = triton_kernels("warp")[1]
     return {
         "cpu": NATIVE_ERROR,
         "cuda": CUDA_ERROR or no_gpu,
@@ -196,5 +200,5 @@ def unsuited(backend: str, operator: str, device: str) -> str | None:
             return "it takes CUDA tensors"
         return CUDA_ERROR or _outdated(CUDA, operator)
     if device == "cuda" or (device == "cpu" and interpreting()):
-        return triton_kernels()[1]
+        return triton_kernels(operator)[1]
     return "it takes CUDA tensors (CPU tensors only with TRITON_INTERPRET=1 set before the start)"

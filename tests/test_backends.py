@@ -41,7 +41,7 @@ def everything(monkeypatch):
     for name in ("NATIVE", "CUDA"):
         monkeypatch.setattr(backends, name, binary)
         monkeypatch.setattr(backends, f"{name}_ERROR", None)
-    monkeypatch.setattr(backends, "triton_kernels", lambda: (object(), None))
+    monkeypatch.setattr(backends, "triton_kernels", lambda operator: (object(), None))
     monkeypatch.setattr(backends, "interpreting", lambda: False)
 
 
@@ -51,7 +51,7 @@ def nothing(monkeypatch):
     for name in ("NATIVE", "CUDA"):
         monkeypatch.setattr(backends, name, None)
         monkeypatch.setattr(backends, f"{name}_ERROR", f"no {name.lower()}, because")
-    monkeypatch.setattr(backends, "triton_kernels", lambda: (None, "no triton, because"))
+    monkeypatch.setattr(backends, "triton_kernels", lambda operator: (None, "no triton, because"))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_auto_takes_the_fastest(operator, device, expected):
 def test_auto_falls_back_to_triton_on_a_gpu(monkeypatch):
     monkeypatch.setattr(backends, "CUDA_ERROR", "no cuda")
     assert backends.choose("auto", "warp", "cuda") == "triton"
-    monkeypatch.setattr(backends, "triton_kernels", lambda: (None, "no triton"))
+    monkeypatch.setattr(backends, "triton_kernels", lambda operator: (None, "no triton"))
     backends.choose.cache_clear()
     assert backends.choose("auto", "warp", "cuda") == "reference"
 

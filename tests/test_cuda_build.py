@@ -5,6 +5,7 @@ Without a GPU the kernels are compiled as plain C++ (tests/cuda_emulation) and r
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -18,9 +19,10 @@ import torch
 
 import plasticine
 from plasticine import backends
+from plasticine.backends import OPERATORS
 
 ROOT = Path(__file__).resolve().parents[1]
-CASES = Path(__file__).with_name("warp_kernel_cases.py")
+CASES = Path(__file__).with_name("kernel_cases")
 EMULATION = Path(__file__).with_name("cuda_emulation")
 
 GPU_REASON = backends.unsuited("cuda", "warp", "cuda") or (
@@ -96,7 +98,8 @@ def test_module_holds_the_kernels_and_loads_without_a_gpu(tmp_path):
     installed = backends.CUDA is not None
     module = Path(backends.CUDA.__file__) if installed else build(tmp_path)
     listing = run([sys.executable, "-c", LOAD, str(module)])
-    assert "['build_info', 'warp_backward', 'warp_forward']" in listing
+    for operator in OPERATORS["cuda"]:
+        assert re.search(rf"'{operator}(_forward)?'", listing), (operator, listing)
     assert re.search(r"RuntimeError: cuda\w+: cudaError\w+ \(.+\)", listing), listing
 
     # The CUDA runtime is inside: no particular toolkit, and no driver, is needed to load it.
@@ -116,37 +119,47 @@ def test_module_holds_the_kernels_and_loads_without_a_gpu(tmp_path):
         assert "ptx" in run([cuobjdump, "--list-ptx", str(module)])
 
 
-def test_kernels_on_the_cpu(tmp_path):
+@pytest.fixture(scope="session")
+def emulated_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The CUDA sources, unchanged, compiled as C++ against a CUDA runtime that runs on the CPU."""
     pybind11 = pytest.importorskip("pybind11")
-    compiler = os.environ.get("CXX", "c++").split()
-    if sys.platform != "linux" or shutil.which(compiler[0]) is None:
-        pytest.skip(f"no C++ compiler for Linux ({compiler[0]})")
+    ninja = pytest.importorskip("ninja")
+    compiler = os.environ.get("CXX", "c++")
+    if sys.platform != "linux" or shutil.which(compiler.split()[0]) is None:
+        pytest.skip(f"no C++ compiler for Linux ({compiler})")
+    # One build serves all processes of a run in parallel, whose folders share a parent.
+    folder = tmp_path_factory.getbasetemp().parent / "cuda_emulation"
+    folder.mkdir(exist_ok=True)
     csrc = ROOT / "csrc"
-    module = tmp_path / "_cuda.so"
-    flags = ["-std=c++17", "-O0", "-fPIC", "-shared", "-fvisibility=hidden", "-w"]
-    includes = ["-I", str(EMULATION), "-I", sysconfig.get_path("include")]
-    includes += ["-I", pybind11.get_include()]
-    defines = [f'-DPLASTICINE_{name}="emulation"' for name in ("VERSION", "NVCC", "CUDA_ARCHS")]
+    includes = [EMULATION, sysconfig.get_path("include"), pybind11.get_include()]
+    names = ("VERSION", "NVCC", "CUDA_ARCHS")
+    flags = [
+        *("-std=c++17", "-O0", "-fPIC", "-fvisibility=hidden", "-w", "-x", "c++"),
+        *(f"-I{include}" for include in includes),
+        *(f"'-DPLASTICINE_{name}=\"emulation\"'" for name in names),
+    ]
     sources = [csrc / "bindings_cuda.cpp", *sorted(csrc.glob("*/*_cuda.cu"))]
-    run(
-        [
-            *compiler,
-            *flags,
-            *includes,
-            *defines,
-            "-o",
-            str(module),
-            "-x",
-            "c++",
-            *(str(source) for source in sources),
-        ]
-    )
+    rules = [
+        f"rule compile\n  command = {compiler} {' '.join(flags)} -c $in -o $out",
+        f"rule link\n  command = {compiler} -shared $in -o $out",
+        *(f"build {source.stem}.o: compile {source}" for source in sources),
+        f"build _cuda.so: link {' '.join(f'{source.stem}.o' for source in sources)}",
+    ]
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / "build.ninja").write_text("\n".join(rules) + "\n")
+        run([str(Path(ninja.BIN_DIR) / "ninja"), "-C", str(folder)])
+    return folder / "_cuda.so"
+
+
+@pytest.mark.parametrize("cases", sorted(CASES.glob("cases_*.py")), ids=lambda path: path.stem)
+def test_kernels_on_the_cpu(emulated_module, cases):
     arguments = ["-q", "-x", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]
     output = run(
-        [sys.executable, "-m", "pytest", *arguments, str(CASES)], PLASTICINE_KERNELS=str(module)
+        [sys.executable, "-m", "pytest", *arguments, str(cases)],
+        PLASTICINE_KERNELS=str(emulated_module),
     )
-    assert re.search(r"\d\d passed", output), output
+    assert re.search(r"\d passed", output), output
 
 
 def gpu_inputs(size: tuple[int, ...] = (48, 40, 56)) -> tuple[torch.Tensor, ...]:

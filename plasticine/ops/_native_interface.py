@@ -46,6 +46,12 @@ def threads_for(field: Tensor) -> int:
     return torch.get_num_threads() if field.numel() >= SHARED_SIZE else 1
 
 
+def cuda_launch(x: Tensor) -> tuple[int, int]:
+    """The index of a CUDA tensor's device, and the stream that PyTorch is using there."""
+    index = x.get_device()
+    return index, torch._C._cuda_getCurrentRawStream(index)
+
+
 def contiguous_like(x: Tensor) -> Tensor:
     """Uninitialised contiguous memory of a tensor's shape, dtype and device."""
     return torch.empty_like(x, memory_format=torch.contiguous_format)

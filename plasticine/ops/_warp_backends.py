@@ -14,6 +14,7 @@ from plasticine.ops._native_interface import (
     MODE_CODES,
     PADDING_CODES,
     contiguous_like,
+    cuda_launch,
     native,
     native_or_none,
     threads_for,
@@ -105,12 +106,6 @@ def _reference_backward(
     return first, second, third
 
 
-def _cuda_launch(x: Tensor) -> tuple[int, int]:
-    """The index of a CUDA tensor's device, and the stream that PyTorch is using there."""
-    index = x.get_device()
-    return index, torch._C._cuda_getCurrentRawStream(index)
-
-
 def _cuda_forward(
     image: Tensor, displacement: Tensor, affine: Tensor | None, mode: str, padding: str
 ) -> Tensor:
@@ -122,7 +117,7 @@ def _cuda_forward(
         native(result),
         MODE_CODES[mode],
         PADDING_CODES[padding],
-        *_cuda_launch(image),
+        *cuda_launch(image),
     )
     return result
 
@@ -163,7 +158,7 @@ def _cuda_backward(
         native_or_none(partial),
         MODE_CODES[mode],
         PADDING_CODES[padding],
-        *_cuda_launch(image),
+        *cuda_launch(image),
     )
     if grad_image is not None:
         if fixed is not None:
@@ -175,11 +170,11 @@ def _cuda_backward(
 
 
 def _triton_forward(*arguments: Any) -> Tensor:
-    return backends.triton_kernels()[0].warp_forward(*arguments)
+    return backends.triton_kernels("warp")[0].warp_forward(*arguments)
 
 
 def _triton_backward(*arguments: Any) -> Gradients:
-    return backends.triton_kernels()[0].warp_backward(*arguments)
+    return backends.triton_kernels("warp")[0].warp_backward(*arguments)
 
 
 FORWARD: dict[str, Callable[..., Tensor]] = {

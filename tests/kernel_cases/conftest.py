@@ -1,0 +1,67 @@
+"""What every GPU implementation of an operator is tested with where there is no GPU.
+
+The cases are not collected by themselves: test_kernels_triton.py runs each file in Triton's
+interpreter, test_cuda_build.py on the CUDA kernels compiled for the CPU, each in a process of its
+own, with PLASTICINE_KERNELS set to "triton" or to the path of the compiled module. The tensors are
+on the CPU.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from plasticine import backends
+
+# A rounding of a result of magnitude 1.
+ROUNDING = {
+    torch.float64: 1e-12,
+    torch.float32: 2e-5,
+    torch.float16: 2e-3,
+    torch.bfloat16: 1.6e-2,
+}
+
+
+@pytest.fixture(scope="session")
+def kernel_backend() -> str:
+    """The backend under test, "cuda" or "triton"."""
+    which = os.environ["PLASTICINE_KERNELS"]
+    if which == "triton":
+        return "triton"
+    loader = importlib.machinery.ExtensionFileLoader("_cuda", which)
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("_cuda", loader))
+    loader.exec_module(module)
+    backends.CUDA = module
+    torch._C._cuda_getCurrentRawStream = lambda device: 0  # absent without CUDA
+    return "cuda"
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """Deterministic algorithms, which also fill what torch.empty returns with NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def assert_close() -> Callable[[Tensor, Tensor, torch.dtype], None]:
+    """Compares with a float64 result to the rounding of a dtype, relative to the largest value."""
+
+    def compare(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+        largest = expected.nan_to_num().abs().max().item() if expected.numel() else 1.0
+        torch.testing.assert_close(
+            actual.double(),
+            expected.double(),
+            rtol=0,
+            atol=ROUNDING[dtype] * max(1.0, largest),
+            equal_nan=True,
+        )
+
+    return compare
