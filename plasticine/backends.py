@@ -41,8 +41,19 @@ _COMPILED = frozenset(
 #: in their cubic modes.
 OPERATORS = {
     "cpu": _COMPILED,
-    "cuda": frozenset({"warp"}),
-    "triton": frozenset({"warp"}),
+    "cuda": frozenset(
+        {
+            "warp",
+            "warp_cubic",
+            "splat_cubic",
+            "spline_coefficients",
+        }
+    ),
+    "triton": frozenset(
+        {
+            "warp",
+        }
+    ),
     "reference": _COMPILED | {"jacobian_double_backward"},
 }
 
