@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "common/tensor_caster.h"
+#include "splat/splat_cuda.h"
 #include "warp/warp_cuda.h"
 
 namespace py = pybind11;
@@ -35,6 +36,15 @@ void warp_backward(const Tensor& grad, const Tensor& image, const Tensor& displa
                       static_cast<Padding>(padding), device, stream);
 }
 
+void splat_forward(const Tensor& image, const Tensor& displacement, const OptionalTensor& affine,
+                   const Tensor& out, const OptionalTensor& out_fixed,
+                   const OptionalTensor& fixed_scale, int mode, int padding, int device,
+                   std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  cuda::splat_forward(image, displacement, affine, out, out_fixed, fixed_scale,
+                      static_cast<Mode>(mode), static_cast<Padding>(padding), device, stream);
+}
+
 py::dict build_info() {
   py::dict info;
   info["version"] = PLASTICINE_VERSION;
@@ -57,6 +67,10 @@ PYBIND11_MODULE(_cuda, module) {
              py::arg("grad_image").none(true), py::arg("grad_image_fixed").none(true),
              py::arg("fixed_scale").none(true), py::arg("grad_displacement").none(true),
              py::arg("grad_affine_partial").none(true), py::arg("mode"), py::arg("padding"),
+             py::arg("device"), py::arg("stream"));
+  module.def("splat_forward", &plasticine::splat_forward, py::arg("image"), py::arg("displacement"),
+             py::arg("affine").none(true), py::arg("out"), py::arg("out_fixed").none(true),
+             py::arg("fixed_scale").none(true), py::arg("mode"), py::arg("padding"),
              py::arg("device"), py::arg("stream"));
   module.def("build_info", &plasticine::build_info);
 }

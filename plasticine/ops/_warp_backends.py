@@ -131,27 +131,21 @@ def _cuda_backward(
     padding: str,
     needs: Sequence[bool],
 ) -> Gradients:
-    from plasticine.kernels.fixed_point import fixed_point_scale, from_fixed_point
-
-    voxels = displacement.shape[2:].numel()
-    accumulator = torch.float64 if image.dtype == torch.float64 else torch.float32
-    grad_image = fixed = scale = partial = None
+    sums = fixed = scale = partial = None
     if needs[0]:
-        grad_image = image.new_empty(image.shape, dtype=accumulator)
-        if torch.are_deterministic_algorithms_enabled() and grad.numel():
-            fixed = image.new_empty(image.shape, dtype=torch.int64)
-            scale = fixed_point_scale(grad, voxels)
+        sums, fixed, scale = memory_for_sums(grad, image.shape)
     grad_displacement = contiguous_like(displacement) if needs[1] else None
     if affine is not None and needs[2]:
+        voxels = displacement.shape[2:].numel()
         blocks = min(max(-(-voxels // _CUDA_THREADS), 1), _CUDA_BLOCKS)
         batch, ndim = displacement.shape[:2]
-        partial = image.new_empty((batch, blocks, ndim, ndim + 1), dtype=accumulator)
+        partial = image.new_empty((batch, blocks, ndim, ndim + 1), dtype=_accumulator(image))
     backends.CUDA.warp_backward(
         native(grad),
         native(image),
         native(displacement),
         native_or_none(affine),
-        native_or_none(grad_image),
+        native_or_none(sums),
         native_or_none(fixed),
         native_or_none(scale),
         native_or_none(grad_displacement),
@@ -160,13 +154,47 @@ def _cuda_backward(
         PADDING_CODES[padding],
         *cuda_launch(image),
     )
-    if grad_image is not None:
-        if fixed is not None:
-            grad_image = from_fixed_point(fixed, scale, grad_image)
-        grad_image = grad_image.to(image.dtype)
+    grad_image = None if sums is None else finished_sums(sums, fixed, scale, image.dtype)
     if affine is None or partial is None:
         return grad_image, grad_displacement, None
     return grad_image, grad_displacement, partial.sum(1, dtype=torch.float64).to(affine.dtype)
+
+
+def _accumulator(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def memory_for_sums(
+    values: Tensor, shape: Sequence[int]
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """What a CUDA kernel scatters into; it fills all of it.
+
+    Args:
+        values: ``(N, C, *spatial)``, what is scattered, with weights of 1 at most.
+        shape: ``(N, C, *size)``, that of the sums.
+
+    Returns:
+        Uninitialised sums in the accumulator's dtype; and, under
+        ``torch.use_deterministic_algorithms``, their int64 counterpart and its scale.
+    """
+    sums = values.new_empty(shape, dtype=_accumulator(values))
+    if not torch.are_deterministic_algorithms_enabled() or values.numel() == 0:
+        return sums, None, None
+    from plasticine.kernels.fixed_point import fixed_point_scale
+
+    fixed = values.new_empty(shape, dtype=torch.int64)
+    return sums, fixed, fixed_point_scale(values, values.shape[2:].numel())
+
+
+def finished_sums(
+    sums: Tensor, fixed: Tensor | None, scale: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """What was scattered into the memory of :func:`memory_for_sums`, rounded once to a dtype."""
+    if fixed is not None and scale is not None:
+        from plasticine.kernels.fixed_point import from_fixed_point
+
+        sums = from_fixed_point(fixed, scale, sums)
+    return sums.to(dtype)
 
 
 def _triton_forward(*arguments: Any) -> Tensor:
