@@ -6,7 +6,8 @@
 #include <optional>
 
 #include "common/tensor_caster.h"
-#include "splat/splat_cuda.h"
+#include "spline_coefficients/spline_coefficients_cuda.h"
+#include "warp/warp_cubic_cuda.h"
 #include "warp/warp_cuda.h"
 
 namespace py = pybind11;
@@ -36,13 +37,54 @@ void warp_backward(const Tensor& grad, const Tensor& image, const Tensor& displa
                       static_cast<Padding>(padding), device, stream);
 }
 
+// The adjoint of the warp: out, in the accumulator's type, is its gradient to the image.
 void splat_forward(const Tensor& image, const Tensor& displacement, const OptionalTensor& affine,
                    const Tensor& out, const OptionalTensor& out_fixed,
                    const OptionalTensor& fixed_scale, int mode, int padding, int device,
                    std::uintptr_t stream) {
   const py::gil_scoped_release released;
-  cuda::splat_forward(image, displacement, affine, out, out_fixed, fixed_scale,
-                      static_cast<Mode>(mode), static_cast<Padding>(padding), device, stream);
+  const cuda::WarpGradients gradients{out, out_fixed, fixed_scale, std::nullopt, std::nullopt};
+  cuda::warp_backward(image, out, displacement, affine, gradients, static_cast<Mode>(mode),
+                      static_cast<Padding>(padding), device, stream);
+}
+
+void warp_cubic_forward(const Tensor& image, const Tensor& displacement,
+                        const OptionalTensor& affine, const Tensor& out, int mode, int padding,
+                        int device, std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  cuda::warp_cubic_forward(image, displacement, affine, out, static_cast<Mode>(mode),
+                           static_cast<Padding>(padding), device, stream);
+}
+
+void warp_cubic_backward(const Tensor& grad, const Tensor& image, const Tensor& displacement,
+                         const OptionalTensor& affine, const OptionalTensor& grad_image,
+                         const OptionalTensor& grad_image_fixed, const OptionalTensor& fixed_scale,
+                         const OptionalTensor& grad_displacement,
+                         const OptionalTensor& grad_affine_partial, int mode, int padding,
+                         int device, std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  const cuda::WarpGradients gradients{grad_image, grad_image_fixed, fixed_scale, grad_displacement,
+                                      grad_affine_partial};
+  cuda::warp_cubic_backward(grad, image, displacement, affine, gradients, static_cast<Mode>(mode),
+                            static_cast<Padding>(padding), device, stream);
+}
+
+// The same in the cubic modes.
+void splat_cubic_forward(const Tensor& image, const Tensor& displacement,
+                         const OptionalTensor& affine, const Tensor& out,
+                         const OptionalTensor& out_fixed, const OptionalTensor& fixed_scale,
+                         int mode, int padding, int device, std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  const cuda::WarpGradients gradients{out, out_fixed, fixed_scale, std::nullopt, std::nullopt};
+  cuda::warp_cubic_backward(image, out, displacement, affine, gradients, static_cast<Mode>(mode),
+                            static_cast<Padding>(padding), device, stream);
+}
+
+void spline_coefficients(const Tensor& image, const Tensor& out, const OptionalTensor& scratch,
+                         int padding, bool adjoint, int device, std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  cuda::spline_coefficients(image, out, scratch, static_cast<Padding>(padding), adjoint, device,
+                            stream);
 }
 
 py::dict build_info() {
@@ -71,6 +113,22 @@ PYBIND11_MODULE(_cuda, module) {
   module.def("splat_forward", &plasticine::splat_forward, py::arg("image"), py::arg("displacement"),
              py::arg("affine").none(true), py::arg("out"), py::arg("out_fixed").none(true),
              py::arg("fixed_scale").none(true), py::arg("mode"), py::arg("padding"),
+             py::arg("device"), py::arg("stream"));
+  module.def("warp_cubic_forward", &plasticine::warp_cubic_forward, py::arg("image"),
+             py::arg("displacement"), py::arg("affine").none(true), py::arg("out"), py::arg("mode"),
+             py::arg("padding"), py::arg("device"), py::arg("stream"));
+  module.def("warp_cubic_backward", &plasticine::warp_cubic_backward, py::arg("grad"),
+             py::arg("image"), py::arg("displacement"), py::arg("affine").none(true),
+             py::arg("grad_image").none(true), py::arg("grad_image_fixed").none(true),
+             py::arg("fixed_scale").none(true), py::arg("grad_displacement").none(true),
+             py::arg("grad_affine_partial").none(true), py::arg("mode"), py::arg("padding"),
+             py::arg("device"), py::arg("stream"));
+  module.def("splat_cubic_forward", &plasticine::splat_cubic_forward, py::arg("image"),
+             py::arg("displacement"), py::arg("affine").none(true), py::arg("out"),
+             py::arg("out_fixed").none(true), py::arg("fixed_scale").none(true), py::arg("mode"),
+             py::arg("padding"), py::arg("device"), py::arg("stream"));
+  module.def("spline_coefficients", &plasticine::spline_coefficients, py::arg("image"),
+             py::arg("out"), py::arg("scratch").none(true), py::arg("padding"), py::arg("adjoint"),
              py::arg("device"), py::arg("stream"));
   module.def("build_info", &plasticine::build_info);
 }

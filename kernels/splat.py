@@ -9,7 +9,7 @@ from torch import Tensor
 from .warp import warp_backward
 
 
-def splat_forward(
+def splat(
     image: Tensor,
     displacement: Tensor,
     affine: Tensor | None,

@@ -44,6 +44,9 @@ OPERATORS = {
     "cuda": frozenset(
         {
             "warp",
+            "warp_cubic",
+            "splat_cubic",
+            "spline_coefficients",
             "splat",
         }
     ),

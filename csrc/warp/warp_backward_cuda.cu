@@ -3,46 +3,10 @@
 // A thread owns an output voxel. The image's gradient is scattered with atomics
 // (warp_cuda_scatter.cuh), in fixed point where a deterministic sum is asked for; the affine's is
 // summed in a fixed order, by warp, then by block, then by Python over the partial sums.
-#include "warp_cuda_scatter.cuh"
+#include "warp_cuda_adjoint.cuh"
 
 namespace plasticine::cuda {
 namespace {
-
-constexpr int kWarps = kThreads / kWarpSize;
-
-// The buffers that the kernel writes; null where a gradient is not asked for.
-template <typename T, typename Field>
-struct GradientBuffers {
-  T* image = nullptr;
-  unsigned long long* image_fixed = nullptr;
-  const double* fixed_scale = nullptr;
-  Field* displacement = nullptr;
-  T* affine_partial = nullptr;
-
-  __device__ __forceinline__ ScatterTarget<T> scatter_target() const {
-    return {image, image_fixed, image_fixed == nullptr ? 1.0 : *fixed_scale};
-  }
-};
-
-// Adds slope_i * p_j and slope_i of one voxel per thread to the warp's D x (D + 1) sums.
-template <int D, typename T, typename Index>
-__device__ __forceinline__ void add_affine_moments(const T (&slope)[D], const Index (&position)[D],
-                                                   T* warp_sums) {
-#pragma unroll
-  for (int i = 0; i < D; ++i) {
-#pragma unroll
-    for (int j = 0; j <= D; ++j) {
-      T moment = j < D ? slope[i] * static_cast<T>(position[j < D ? j : 0]) : slope[i];
-#pragma unroll
-      for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
-        moment += __shfl_down_sync(0xffffffffu, moment, offset);
-      }
-      if (threadIdx.x % kWarpSize == 0) {
-        warp_sums[i * (D + 1) + j] += moment;
-      }
-    }
-  }
-}
 
 // What one voxel passes on: scatters to the image, and returns its slope with respect to the
 // location, for linear interpolation. Whole warps come; a lane that is not active has a position,
@@ -104,17 +68,13 @@ __global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image
                            GradientBuffers<accumulator_t<Image>, Field> buffers) {
   using T = accumulator_t<Image>;
   constexpr int kMoments = D * (D + 1);
-  __shared__ T sums[needs_location ? kWarps : 1][kMoments];
+  __shared__ T sums[needs_location ? kWarps * kMoments : 1];
   const bool has_affine = needs_location && buffers.affine_partial != nullptr;
   const ScatterTarget<T> target = buffers.scatter_target();
-  T* warp_sums = sums[needs_location ? threadIdx.x / kWarpSize : 0];
 
   for (std::int64_t n = blockIdx.y; n < inputs.samples; n += gridDim.y) {
     if (has_affine) {
-      for (int k = threadIdx.x; k < kWarps * kMoments; k += kThreads) {
-        sums[k / kMoments][k % kMoments] = T(0);
-      }
-      __syncthreads();
+      clear_affine_sums<D>(sums);
     }
     // More than one turn only where partial sums limit the number of blocks. Whole blocks turn
     // together, since the moments are summed across the warp.
@@ -135,19 +95,12 @@ __global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image
         }
       }
       if (has_affine) {
-        add_affine_moments<D>(slope, position, warp_sums);
+        add_affine_moments(slope, position, sums);
       }
     }
     if (has_affine) {
-      __syncthreads();
-      for (int k = threadIdx.x; k < kMoments; k += kThreads) {
-        T total = T(0);
-        for (int w = 0; w < (needs_location ? kWarps : 1); ++w) {
-          total += sums[w][k];
-        }
-        buffers.affine_partial[(n * gridDim.x + blockIdx.x) * kMoments + k] = total;
-      }
-      __syncthreads();
+      T* const partial = buffers.affine_partial + (n * gridDim.x + blockIdx.x) * kMoments;
+      store_affine_sums<D>(sums, partial);
     }
   }
 }
@@ -186,36 +139,6 @@ __global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image
   }
 }
 
-template <typename T, typename Field>
-GradientBuffers<T, Field> buffers_of(const WarpGradients& gradients) {
-  GradientBuffers<T, Field> buffers;
-  if (gradients.image) {
-    buffers.image = gradients.image->as<T>();
-  }
-  if (gradients.image_fixed) {
-    buffers.image_fixed = gradients.image_fixed->as<unsigned long long>();
-    buffers.fixed_scale = gradients.fixed_scale->as<const double>();
-  }
-  if (gradients.displacement) {
-    buffers.displacement = gradients.displacement->as<Field>();
-  }
-  if (gradients.affine_partial) {
-    buffers.affine_partial = gradients.affine_partial->as<T>();
-  }
-  return buffers;
-}
-
-// The grid for a backward kernel. A sum over channels in one thread, as the slope needs, keeps the
-// channels together; partial sums of the affine fix the number of blocks.
-dim3 backward_grid(std::int64_t voxels, const Tensor& image, const WarpGradients& gradients,
-                   bool needs_location) {
-  std::int64_t blocks = (voxels + kThreads - 1) / kThreads;
-  if (needs_location && gradients.affine_partial) {
-    blocks = gradients.affine_partial->shape[1];
-  }
-  return launch_grid(blocks, image.shape[0], needs_location ? 1 : image.shape[1]);
-}
-
 template <Padding padding, int D, typename Image, typename Field, typename Index>
 void launch_backward(const Tensor& grad, const Tensor& image, const Tensor& displacement,
                      const std::optional<Tensor>& affine, const WarpGradients& gradients, Mode mode,
@@ -226,7 +149,7 @@ void launch_backward(const Tensor& grad, const Tensor& image, const Tensor& disp
   const bool needs_image = gradients.image.has_value();
   const bool needs_location = mode == Mode::linear && (gradients.displacement.has_value() ||
                                                        gradients.affine_partial.has_value());
-  const dim3 grid = backward_grid(inputs.voxels, image, gradients, needs_location);
+  const dim3 grid = backward_grid(grad, gradients, needs_location);
   if (!needs_image && !needs_location) {
     return;
   }
@@ -247,29 +170,13 @@ void warp_backward(const Tensor& grad, const Tensor& image, const Tensor& displa
                    Padding padding, int device, std::uintptr_t stream) {
   const DeviceGuard guard(device);
   const bool is_empty = element_count(grad) == 0;
-  const bool is_constant = is_empty || mode == Mode::nearest;
-  for (const auto& scattered : {gradients.image, gradients.image_fixed}) {
-    if (scattered) {
-      zero_fill(*scattered, stream);
-    }
-  }
-  for (const auto& stored : {gradients.displacement, gradients.affine_partial}) {
-    if (stored && is_constant) {
-      zero_fill(*stored, stream);
-    }
-  }
+  prepare_gradients(gradients, is_empty || mode == Mode::nearest, stream);
   if (is_empty) {
     return;
   }
-  const std::int64_t voxels = element_count(grad) / (grad.shape[0] * grad.shape[1]);
-  const std::int64_t image_voxels =
-      element_count(image) / std::max<std::int64_t>(image.shape[0] * image.shape[1], 1);
-  // A block's turn may step past the last voxel by a whole grid before it ends.
-  const std::int64_t reach = 2 * voxels + 1024 * std::int64_t{kThreads};
-  const std::int64_t largest = std::max({channel_reach(grad), channel_reach(image),
-                                         channel_reach(displacement), reach, image_voxels});
+  const std::int64_t largest = largest_offset(grad, image, displacement);
   dispatch_dimension(displacement.shape[1], [&](auto dimension) {
-    dispatch_types(image.dtype, displacement.dtype, [&](auto image_tag, auto field_tag) {
+    dispatch_types(grad.dtype, displacement.dtype, [&](auto image_tag, auto field_tag) {
       dispatch_padding(padding, [&](auto padding_tag) {
         dispatch_index(largest, [&](auto index_tag) {
           launch_backward<decltype(padding_tag)::value, decltype(dimension)::value,

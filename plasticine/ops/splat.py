@@ -22,7 +22,7 @@ from plasticine.ops._native_interface import (
     threads_for,
 )
 from plasticine.ops._operator import Operator, map_over_batch
-from plasticine.ops._warp_backends import finished_sums, memory_for_sums
+from plasticine.ops._warp_backends import ScatterBuffers
 from plasticine.ops.spline_coefficients import SPLINE_COEFFICIENTS
 from plasticine.ops.warp import WARP, WARP_BACKWARD, broadcast_batch
 from plasticine.ops.warp import check as check_warp
@@ -74,8 +74,7 @@ def splat(
         exist where those of ``warp`` do.
 
     On a GPU the sums are made with atomics, whose order shows in the last bits; under
-    ``torch.use_deterministic_algorithms`` they are made in fixed point and repeat bit for bit. The
-    cubic modes are served by the reference there.
+    ``torch.use_deterministic_algorithms`` they are made in fixed point and repeat bit for bit.
 
     Raises:
         TypeError: an argument is no tensor, or of a dtype that is not served; ``size`` is not a
@@ -247,23 +246,31 @@ def _cuda_forward(
     mode: str,
     padding: str,
 ) -> Tensor:
-    sums, fixed, scale = memory_for_sums(image, (*image.shape[:2], *size))
-    backends.CUDA.splat_forward(
+    buffers = ScatterBuffers(image, (*image.shape[:2], *size), mode)
+    forward = "splat_cubic_forward" if mode in _checks.CUBIC_MODES else "splat_forward"
+    getattr(backends.CUDA, forward)(
         native(image),
         native(displacement),
         native_or_none(affine),
-        native(sums),
-        native_or_none(fixed),
-        native_or_none(scale),
+        *buffers.arguments(),
         MODE_CODES[mode],
         PADDING_CODES[padding],
         *cuda_launch(image),
     )
-    return finished_sums(sums, fixed, scale, image.dtype)
+    return buffers.total(image.dtype)
 
 
-def _triton_forward(*arguments: Any) -> Tensor:
-    return backends.triton_kernels("splat")[0].splat_forward(*arguments)
+def _triton_forward(
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    size: Sequence[int],
+    mode: str,
+    padding: str,
+) -> Tensor:
+    operator = "splat_cubic" if mode in _checks.CUBIC_MODES else "splat"
+    serve = getattr(backends.triton_kernels(operator)[0], operator)
+    return serve(image, displacement, affine, size, mode, padding)
 
 
 def _reference_forward(
