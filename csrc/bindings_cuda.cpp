@@ -37,6 +37,17 @@ void warp_backward(const Tensor& grad, const Tensor& image, const Tensor& displa
                       static_cast<Padding>(padding), device, stream);
 }
 
+// The adjoint of the warp: out, in the accumulator's type, is its gradient to the image.
+void splat_forward(const Tensor& image, const Tensor& displacement, const OptionalTensor& affine,
+                   const Tensor& out, const OptionalTensor& out_fixed,
+                   const OptionalTensor& fixed_scale, int mode, int padding, int device,
+                   std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  const cuda::WarpGradients gradients{out, out_fixed, fixed_scale, std::nullopt, std::nullopt};
+  cuda::warp_backward(image, out, displacement, affine, gradients, static_cast<Mode>(mode),
+                      static_cast<Padding>(padding), device, stream);
+}
+
 void warp_cubic_forward(const Tensor& image, const Tensor& displacement,
                         const OptionalTensor& affine, const Tensor& out, int mode, int padding,
                         int device, std::uintptr_t stream) {
@@ -58,7 +69,7 @@ void warp_cubic_backward(const Tensor& grad, const Tensor& image, const Tensor& 
                             static_cast<Padding>(padding), device, stream);
 }
 
-// The adjoint of the warp: out, in the accumulator's type, is its gradient to the image.
+// The same in the cubic modes.
 void splat_cubic_forward(const Tensor& image, const Tensor& displacement,
                          const OptionalTensor& affine, const Tensor& out,
                          const OptionalTensor& out_fixed, const OptionalTensor& fixed_scale,
@@ -98,6 +109,10 @@ PYBIND11_MODULE(_cuda, module) {
              py::arg("grad_image").none(true), py::arg("grad_image_fixed").none(true),
              py::arg("fixed_scale").none(true), py::arg("grad_displacement").none(true),
              py::arg("grad_affine_partial").none(true), py::arg("mode"), py::arg("padding"),
+             py::arg("device"), py::arg("stream"));
+  module.def("splat_forward", &plasticine::splat_forward, py::arg("image"), py::arg("displacement"),
+             py::arg("affine").none(true), py::arg("out"), py::arg("out_fixed").none(true),
+             py::arg("fixed_scale").none(true), py::arg("mode"), py::arg("padding"),
              py::arg("device"), py::arg("stream"));
   module.def("warp_cubic_forward", &plasticine::warp_cubic_forward, py::arg("image"),
              py::arg("displacement"), py::arg("affine").none(true), py::arg("out"), py::arg("mode"),

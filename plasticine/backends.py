@@ -47,11 +47,13 @@ OPERATORS = {
             "warp_cubic",
             "splat_cubic",
             "spline_coefficients",
+            "splat",
         }
     ),
     "triton": frozenset(
         {
             "warp",
+            "splat",
         }
     ),
     "reference": _COMPILED | {"jacobian_double_backward"},

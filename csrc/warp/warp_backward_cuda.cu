@@ -1,38 +1,51 @@
 // warp backward on the GPU: the gradients of image, displacement and affine in one pass.
 //
-// A thread owns an output voxel. The image's gradient is scattered with atomics, in fixed point
-// where a deterministic sum is asked for; the affine's is summed in a fixed order, by warp, then by
-// block, then by Python over the partial sums.
+// A thread owns an output voxel. The image's gradient is scattered with atomics
+// (warp_cuda_scatter.cuh), in fixed point where a deterministic sum is asked for; the affine's is
+// summed in a fixed order, by warp, then by block, then by Python over the partial sums.
 #include "warp_cuda_adjoint.cuh"
 
 namespace plasticine::cuda {
 namespace {
 
 // What one voxel passes on: scatters to the image, and returns its slope with respect to the
-// location, for linear interpolation.
+// location, for linear interpolation. Whole warps come; a lane that is not active has a position,
+// but adds nothing, and its slope is zero.
 template <Padding padding, bool needs_image, bool needs_location, int D, typename Image,
           typename Field, typename Index, typename T>
 __device__ __forceinline__ void linear_voxel(const WarpInputs<D, Image, Field, Index>& inputs,
                                              const ChannelFirst<D, Image, Index>& grad,
-                                             const GradientBuffers<T, Field>& buffers, double scale,
-                                             std::int64_t n, const Index (&position)[D],
+                                             const ScatterTarget<T>& target, std::int64_t n,
+                                             const Index (&position)[D], bool active,
                                              T (&slope)[D]) {
   T location[D];
   sample_location(inputs, n, position, location);
   Cell<D, T, Index> cell;
   cell.template find<padding>(location, inputs.image_size);
   // An output that no voxel of the image entered passes nothing on, not even 0 * inf.
-  const bool reached = cell.reached();
+  const bool reached = active && cell.reached();
   const Index grad_offset = grad.offset(position);
-  Index dense_stride[D];
-  dense_stride[D - 1] = 1;
-  for (int axis = D - 2; axis >= 0; --axis) {
-    dense_stride[axis] = dense_stride[axis + 1] * inputs.image_size[axis + 1];
+  if constexpr (needs_image) {
+    Index dense_stride[D];
+    dense_stride[D - 1] = 1;
+    for (int axis = D - 2; axis >= 0; --axis) {
+      dense_stride[axis] = dense_stride[axis + 1] * inputs.image_size[axis + 1];
+    }
+    const std::int64_t plane = static_cast<std::int64_t>(dense_stride[0]) * inputs.image_size[0];
+    const CellScatter<D, T, Index> cells(cell, reached, dense_stride);
+    for (std::int64_t c = blockIdx.z; c < inputs.channels; c += gridDim.z) {
+      const T upstream = reached ? static_cast<T>(load(grad.channel(n, c)[grad_offset])) : T(0);
+      T share[corner_count<D>];
+#pragma unroll
+      for (int k = 0; k < corner_count<D>; ++k) {
+        share[k] = upstream * corner_weight<D, T>(cell.lower, cell.upper, k);
+      }
+      cells.add(cell, dense_stride, share, target.plane((n * inputs.channels + c) * plane));
+    }
   }
-  const std::int64_t plane = static_cast<std::int64_t>(dense_stride[0]) * inputs.image_size[0];
-  for (std::int64_t c = blockIdx.z; c < inputs.channels; c += gridDim.z) {
-    const T upstream = reached ? static_cast<T>(load(grad.channel(n, c)[grad_offset])) : T(0);
-    if constexpr (needs_location) {
+  if constexpr (needs_location) {
+    for (std::int64_t c = blockIdx.z; c < inputs.channels; c += gridDim.z) {
+      const T upstream = reached ? static_cast<T>(load(grad.channel(n, c)[grad_offset])) : T(0);
       const Image* source = inputs.image.channel(n, c);
       T corner[corner_count<D>];
 #pragma unroll
@@ -41,21 +54,9 @@ __device__ __forceinline__ void linear_voxel(const WarpInputs<D, Image, Field, I
       }
       add_interpolation_gradient<D, T>(cell.lower, cell.upper, corner, upstream, slope);
     }
-    if constexpr (needs_image) {
-      const std::int64_t start = (n * inputs.channels + c) * plane;
-#pragma unroll
-      for (int k = 0; k < corner_count<D>; ++k) {
-        if (cell.inside(k)) {
-          const std::int64_t target = start + cell.offset(k, dense_stride);
-          scatter(buffers.image + target,
-                  buffers.image_fixed == nullptr ? nullptr : buffers.image_fixed + target, scale,
-                  upstream * corner_weight<D, T>(cell.lower, cell.upper, k));
-        }
-      }
+    for (int axis = 0; axis < D; ++axis) {
+      slope[axis] = active ? slope[axis] * cell.derivative[axis] : T(0);
     }
-  }
-  for (int axis = 0; axis < D; ++axis) {
-    slope[axis] *= cell.derivative[axis];
   }
 }
 
@@ -69,7 +70,7 @@ __global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image
   constexpr int kMoments = D * (D + 1);
   __shared__ T sums[needs_location ? kWarps * kMoments : 1];
   const bool has_affine = needs_location && buffers.affine_partial != nullptr;
-  const double scale = buffers.image_fixed == nullptr ? 1.0 : *buffers.fixed_scale;
+  const ScatterTarget<T> target = buffers.scatter_target();
 
   for (std::int64_t n = blockIdx.y; n < inputs.samples; n += gridDim.y) {
     if (has_affine) {
@@ -81,18 +82,16 @@ __global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image
     for (Index first = static_cast<Index>(blockIdx.x) * kThreads; first < inputs.voxels;
          first += step) {
       const Index voxel = first + static_cast<Index>(threadIdx.x);
+      const bool active = voxel < inputs.voxels;
       T slope[D] = {};
-      Index position[D] = {};
-      if (voxel < inputs.voxels) {
-        inputs.position_of(voxel, position);
-        linear_voxel<padding, needs_image, needs_location>(inputs, grad, buffers, scale, n,
-                                                           position, slope);
-        if (needs_location && buffers.displacement != nullptr) {
+      Index position[D];
+      inputs.position_of(active ? voxel : 0, position);
+      linear_voxel<padding, needs_image, needs_location>(inputs, grad, target, n, position, active,
+                                                         slope);
+      if (needs_location && active && buffers.displacement != nullptr) {
 #pragma unroll
-          for (int axis = 0; axis < D; ++axis) {
-            buffers.displacement[(n * D + axis) * inputs.voxels + voxel] =
-                store<Field>(slope[axis]);
-          }
+        for (int axis = 0; axis < D; ++axis) {
+          buffers.displacement[(n * D + axis) * inputs.voxels + voxel] = store<Field>(slope[axis]);
         }
       }
       if (has_affine) {
@@ -114,32 +113,28 @@ __global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image
                             GradientBuffers<accumulator_t<Image>, Field> buffers) {
   using T = accumulator_t<Image>;
   const Index voxel = static_cast<Index>(blockIdx.x) * kThreads + static_cast<Index>(threadIdx.x);
-  if (voxel >= inputs.voxels) {
-    return;
-  }
-  const double scale = buffers.image_fixed == nullptr ? 1.0 : *buffers.fixed_scale;
+  const bool active = voxel < inputs.voxels;
+  const ScatterTarget<T> target = buffers.scatter_target();
   Index position[D];
-  inputs.position_of(voxel, position);
+  inputs.position_of(active ? voxel : 0, position);
   const Index grad_offset = grad.offset(position);
+  std::int64_t plane = 1;
+  for (int axis = 0; axis < D; ++axis) {
+    plane *= inputs.image_size[axis];
+  }
   for (std::int64_t n = blockIdx.y; n < inputs.samples; n += gridDim.y) {
     T location[D];
     sample_location(inputs, n, position, location);
     NearestVoxel<D, T, Index> nearest;
     nearest.template find<padding>(location, inputs.image_size);
-    if (!nearest.inside) {
-      continue;
-    }
-    std::int64_t offset = 0;
-    std::int64_t plane = 1;
+    Index offset = 0;
     for (int axis = 0; axis < D; ++axis) {
       offset = offset * inputs.image_size[axis] + nearest.index[axis];
-      plane *= inputs.image_size[axis];
     }
+    const VoxelScatter<Index> scatter(offset, active && nearest.inside);
     for (std::int64_t c = blockIdx.z; c < inputs.channels; c += gridDim.z) {
-      const std::int64_t target = (n * inputs.channels + c) * plane + offset;
-      scatter(buffers.image + target,
-              buffers.image_fixed == nullptr ? nullptr : buffers.image_fixed + target, scale,
-              static_cast<T>(load(grad.channel(n, c)[grad_offset])));
+      scatter.add(static_cast<T>(load(grad.channel(n, c)[grad_offset])),
+                  target.plane((n * inputs.channels + c) * plane));
     }
   }
 }
@@ -181,7 +176,7 @@ void warp_backward(const Tensor& grad, const Tensor& image, const Tensor& displa
   }
   const std::int64_t largest = largest_offset(grad, image, displacement);
   dispatch_dimension(displacement.shape[1], [&](auto dimension) {
-    dispatch_types(image.dtype, displacement.dtype, [&](auto image_tag, auto field_tag) {
+    dispatch_types(grad.dtype, displacement.dtype, [&](auto image_tag, auto field_tag) {
       dispatch_padding(padding, [&](auto padding_tag) {
         dispatch_index(largest, [&](auto index_tag) {
           launch_backward<decltype(padding_tag)::value, decltype(dimension)::value,

@@ -13,8 +13,8 @@ namespace {
 // Adds a voxel's weights, times `upstream`, to one contiguous channel of the image's gradient.
 template <int D, typename T, typename Index>
 __device__ __forceinline__ void scatter_cell(const CubicCell<D, true, T, Index>& cell,
-                                             const Index (&size)[D], T upstream, T* channel,
-                                             unsigned long long* fixed, double scale) {
+                                             const Index (&size)[D], T upstream,
+                                             const ScatterTarget<T>& target) {
   constexpr int y = D - 2;
   constexpr int x = D - 1;
 #pragma unroll 1
@@ -34,9 +34,7 @@ __device__ __forceinline__ void scatter_cell(const CubicCell<D, true, T, Index>&
 #pragma unroll
       for (int k = 0; k < kTaps; ++k) {
         if (cell.is_inside(x, k)) {
-          const Index voxel = start + cell.index[x][k];
-          scatter(channel + voxel, fixed == nullptr ? nullptr : fixed + voxel, scale,
-                  row * cell.weight[x][k]);
+          target.add(start + cell.index[x][k], row * cell.weight[x][k]);
         }
       }
     }
@@ -48,10 +46,10 @@ __device__ __forceinline__ void scatter_cell(const CubicCell<D, true, T, Index>&
 template <int D, typename Image, typename Field, typename Index, typename T>
 __device__ __forceinline__ void cubic_voxel(const WarpInputs<D, Image, Field, Index>& inputs,
                                             const ChannelFirst<D, Image, Index>& grad,
-                                            const GradientBuffers<T, Field>& buffers,
-                                            const CubicOptions& options, double scale,
-                                            bool needs_location, std::int64_t n,
-                                            const Index (&position)[D], T (&slope)[D]) {
+                                            const ScatterTarget<T>& target,
+                                            const CubicOptions& options, bool needs_location,
+                                            std::int64_t n, const Index (&position)[D],
+                                            T (&slope)[D]) {
   T location[D];
   sample_location(inputs, n, position, location);
   CubicCell<D, true, T, Index> cell;
@@ -73,10 +71,9 @@ __device__ __forceinline__ void cubic_voxel(const WarpInputs<D, Image, Field, In
         slope[axis] += upstream * gradient[axis];
       }
     }
-    if (buffers.image != nullptr && reached) {
-      const std::int64_t start = (n * inputs.channels + c) * plane;
-      scatter_cell(cell, inputs.image_size, upstream, buffers.image + start,
-                   buffers.image_fixed == nullptr ? nullptr : buffers.image_fixed + start, scale);
+    if (target.values != nullptr && reached) {
+      scatter_cell(cell, inputs.image_size, upstream,
+                   target.plane((n * inputs.channels + c) * plane));
     }
   }
 }
@@ -92,7 +89,7 @@ __global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image
   __shared__ T sums[kWarps * kMoments];
   const bool has_affine = buffers.affine_partial != nullptr;
   const bool needs_location = has_affine || buffers.displacement != nullptr;
-  const double scale = buffers.image_fixed == nullptr ? 1.0 : *buffers.fixed_scale;
+  const ScatterTarget<T> target = buffers.scatter_target();
 
   for (std::int64_t n = blockIdx.y; n < inputs.samples; n += gridDim.y) {
     if (has_affine) {
@@ -107,7 +104,7 @@ __global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image
       Index position[D] = {};
       if (voxel < inputs.voxels) {
         inputs.position_of(voxel, position);
-        cubic_voxel(inputs, grad, buffers, options, scale, needs_location, n, position, slope);
+        cubic_voxel(inputs, grad, target, options, needs_location, n, position, slope);
         if (buffers.displacement != nullptr) {
 #pragma unroll
           for (int axis = 0; axis < D; ++axis) {

@@ -1,12 +1,11 @@
-// What the backward kernels share: the buffers that they write, the scatter to an image, and the
-// sums of the affine's gradient.
+// What the backward kernels share: the buffers that they write, and the sums of the affine's
+// gradient.
 #pragma once
 
-#include "warp_cuda_location.cuh"
+#include "warp_cuda_scatter.cuh"
 
 namespace plasticine::cuda {
 
-constexpr int kWarpSize = 32;
 constexpr int kWarps = kThreads / kWarpSize;
 
 // The buffers that the kernel writes; null where a gradient is not asked for.
@@ -17,20 +16,11 @@ struct GradientBuffers {
   const double* fixed_scale = nullptr;
   Field* displacement = nullptr;
   T* affine_partial = nullptr;
-};
 
-// Finite terms go to the integers, whose sum has no order; the sum of infinities and NaN has none
-// either: it is inf, -inf or NaN.
-template <typename T>
-__device__ __forceinline__ void scatter(T* target, unsigned long long* fixed, double scale,
-                                        T share) {
-  if (fixed != nullptr && isfinite(share)) {
-    const long long integer = __double2ll_rn(static_cast<double>(share) * scale);
-    atomicAdd(fixed, static_cast<unsigned long long>(integer));  // two's complement
-  } else {
-    atomicAdd(target, share);
+  __device__ __forceinline__ ScatterTarget<T> scatter_target() const {
+    return {image, image_fixed, image_fixed == nullptr ? 1.0 : *fixed_scale};
   }
-}
+};
 
 // The affine's gradient, slope_i * p_j and slope_i summed over the voxels of a block, each warp in
 // its own D x (D + 1) of `sums`: cleared before the first voxel, and added up after the last.
@@ -54,7 +44,7 @@ __device__ __forceinline__ void add_affine_moments(const T (&slope)[D], const In
       T moment = j < D ? slope[i] * static_cast<T>(position[j < D ? j : 0]) : slope[i];
 #pragma unroll
       for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
-        moment += __shfl_down_sync(0xffffffffu, moment, offset);
+        moment += __shfl_down_sync(kWholeWarp, moment, offset);
       }
       if (threadIdx.x % kWarpSize == 0) {
         warp_sums[i * (D + 1) + j] += moment;

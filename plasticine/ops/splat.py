@@ -73,7 +73,8 @@ def splat(
         displacement and the affine; the gradient to the image is ``warp``, and second derivatives
         exist where those of ``warp`` do.
 
-    GPU kernels serve the cubic modes; on CUDA tensors "auto" serves the others by the reference.
+    On a GPU the sums are made with atomics, whose order shows in the last bits; under
+    ``torch.use_deterministic_algorithms`` they are made in fixed point and repeat bit for bit.
 
     Raises:
         TypeError: an argument is no tensor, or of a dtype that is not served; ``size`` is not a
@@ -246,7 +247,8 @@ def _cuda_forward(
     padding: str,
 ) -> Tensor:
     buffers = ScatterBuffers(image, (*image.shape[:2], *size), mode)
-    backends.CUDA.splat_cubic_forward(
+    forward = "splat_cubic_forward" if mode in _checks.CUBIC_MODES else "splat_forward"
+    getattr(backends.CUDA, forward)(
         native(image),
         native(displacement),
         native_or_none(affine),
@@ -266,8 +268,9 @@ def _triton_forward(
     mode: str,
     padding: str,
 ) -> Tensor:
-    kernels = backends.triton_kernels("splat_cubic")[0]
-    return kernels.splat_cubic(image, displacement, affine, size, mode, padding)
+    operator = "splat_cubic" if mode in _checks.CUBIC_MODES else "splat"
+    serve = getattr(backends.triton_kernels(operator)[0], operator)
+    return serve(image, displacement, affine, size, mode, padding)
 
 
 def _reference_forward(
