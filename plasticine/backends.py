@@ -41,8 +41,17 @@ _COMPILED = frozenset(
 #: in their cubic modes.
 OPERATORS = {
     "cpu": _COMPILED,
-    "cuda": frozenset({"warp"}),
-    "triton": frozenset({"warp"}),
+    "cuda": frozenset(
+        {
+            "warp",
+        }
+    ),
+    "triton": frozenset(
+        {
+            "warp",
+            "warp_double_backward",
+        }
+    ),
     "reference": _COMPILED | {"jacobian_double_backward"},
 }
 
