@@ -50,6 +50,9 @@ OPERATORS = {
         {
             "warp",
             "warp_double_backward",
+            "compose",
+            "exponential",
+            "warp_exponential",
         }
     ),
     "reference": _COMPILED | {"jacobian_double_backward"},
