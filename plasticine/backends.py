@@ -53,7 +53,14 @@ OPERATORS = {
     "triton": frozenset(
         {
             "warp",
+            "warp_cubic",
+            "splat_cubic",
+            "spline_coefficients",
             "splat",
+            "warp_double_backward",
+            "compose",
+            "exponential",
+            "warp_exponential",
         }
     ),
     "reference": _COMPILED | {"jacobian_double_backward"},
