@@ -42,6 +42,24 @@ def pad_coordinate(coordinate, size, PADDING: tl.constexpr):
 
 
 @triton.jit
+def pad_cubic_coordinate(coordinate, size, MODE: tl.constexpr, PADDING: tl.constexpr):
+    """The same for the cubic modes, whose taps are padded one by one (see tap_index).
+
+    What that leaves to do to the coordinate is to bound it where all taps are zero, or one voxel.
+    """
+    if PADDING == "reflection" or (PADDING == "border" and MODE == "bspline"):
+        # The weights are even: reflecting the location or every tap is the same.
+        padded, derivative, undefined = pad_coordinate(coordinate, size, PADDING)
+    else:
+        last = tl.cast(size - 1, coordinate.dtype)
+        undefined = coordinate != coordinate
+        is_constant = (coordinate < -2) | (coordinate > last + 2)
+        derivative = tl.where(is_constant, 0, 1).to(coordinate.dtype)
+        padded = tl.where(undefined, 0, tl.minimum(tl.maximum(coordinate, -3), last + 3))
+    return padded, derivative, undefined
+
+
+@triton.jit
 def round_half_to_even(x):
     """The nearest integer, as a floating-point number; of two equally near, the even one."""
     lower = tl.floor(x)
@@ -55,11 +73,14 @@ def sample_axis(coordinate, size, MODE: tl.constexpr, PADDING: tl.constexpr, IND
     """Splits a coordinate into a voxel and a fraction.
 
     Returns:
-        The index of the first voxel that is read (the lower neighbour, or the nearest voxel), the
-        weight of the one above it, the derivative of the padded coordinate, and the mask of the
-        locations that do not exist.
+        The index of the lower neighbour, or of the nearest voxel, the weight of the one above it
+        (how far above the lower neighbour the location is), the derivative of the padded
+        coordinate, and the mask of the locations that do not exist.
     """
-    padded, derivative, undefined = pad_coordinate(coordinate, size, PADDING)
+    if MODE == "cubic" or MODE == "bspline":
+        padded, derivative, undefined = pad_cubic_coordinate(coordinate, size, MODE, PADDING)
+    else:
+        padded, derivative, undefined = pad_coordinate(coordinate, size, PADDING)
     lower = round_half_to_even(padded) if MODE == "nearest" else tl.floor(padded)
     return lower.to(INDEX), padded - lower, derivative, undefined
 
@@ -80,3 +101,55 @@ def corner_weight(fraction, UPPER: tl.constexpr, MODE: tl.constexpr):
 def is_inside(index, size):
     """The mask of the indices of an axis."""
     return (index >= 0) & (index < size)
+
+
+@triton.jit
+def cubic_weights(t, MODE: tl.constexpr):
+    """The weights of the taps, the voxels at -1, 0, 1 and 2, for a location ``t`` above voxel 0."""
+    s = 1 - t
+    if MODE == "bspline":
+        weights = (
+            s * s * s / 6,
+            2 / 3 - t * t * (1 - t / 2),
+            2 / 3 - s * s * (1 - s / 2),
+            t * t * t / 6,
+        )
+    else:  # Keys' convolution with a = -3/4
+        weights = (
+            -0.75 * (t * s * s),
+            1 - t * t * (2.25 - 1.25 * t),
+            1 - s * s * (2.25 - 1.25 * s),
+            -0.75 * (s * t * t),
+        )
+    return weights
+
+
+@triton.jit
+def cubic_slopes(t, MODE: tl.constexpr):
+    """The derivatives of the weights with respect to ``t``."""
+    s = 1 - t
+    if MODE == "bspline":
+        slopes = (s * s * -0.5, -t * (2 - 1.5 * t), s * (2 - 1.5 * s), t * t * 0.5)
+    else:
+        slopes = (
+            -0.75 * (s * (1 - 3 * t)),
+            -t * (4.5 - 3.75 * t),
+            s * (4.5 - 3.75 * s),
+            0.75 * (t * (1 - 3 * s)),
+        )
+    return slopes
+
+
+@triton.jit
+def tap_index(index, size, PADDING: tl.constexpr):
+    """The voxel that a tap reads; with zero padding it may lie outside, and is then not read."""
+    last = size - 1
+    if PADDING == "border":
+        index = tl.minimum(tl.maximum(index, 0), last)
+    if PADDING == "reflection":
+        # The location is inside: a tap is at most two voxels beyond the edge. Of two voxels the
+        # mirror image may lie beyond the other edge.
+        index = tl.abs(index)
+        index = tl.where(index > last, 2 * last - index, index)
+        index = tl.where(last > 0, tl.abs(index), 0)
+    return index

@@ -1,0 +1,413 @@
+"""Triton kernels of the cubic modes of ``warp``: four taps per axis, forward and backward.
+
+A program takes one block of consecutive output voxels of one sample and finds their taps and
+weights once, for every channel. In 2D there is one tap along z, of weight 1. Loops over x and y are
+unrolled, that over z is not: 64 taps at once would need more registers than a thread has.
+
+:func:`warp_cubic_forward` and :func:`warp_cubic_backward` trust their input; the checks are those
+of the operator ``plasticine.warp``.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .fixed_point import fixed_point_scale, from_fixed_point
+from .interpolation import cubic_slopes, cubic_weights, is_inside, tap_index
+from .launch import accumulator, element_strides, index_type, spatial_size
+from .location import locate, voxel_position
+from .scatter import scatter
+
+# The voxels of a program, and its warps: one voxel per thread.
+_BLOCK = 128
+_WARPS = 4
+
+
+@triton.jit
+def find_taps(lower, size, PADDING: tl.constexpr):
+    """The voxels that the four taps around a location read, and which of them are inside."""
+    voxels = (
+        tap_index(lower - 1, size, PADDING),
+        tap_index(lower, size, PADDING),
+        tap_index(lower + 1, size, PADDING),
+        tap_index(lower + 2, size, PADDING),
+    )
+    inside = (
+        is_inside(voxels[0], size),
+        is_inside(voxels[1], size),
+        is_inside(voxels[2], size),
+        is_inside(voxels[3], size),
+    )
+    return voxels, inside
+
+
+@triton.jit
+def pick(values, k):
+    """The element k, a number that only the run knows, of four."""
+    lower = tl.where(k == 0, values[0], values[1])
+    return tl.where(k < 2, lower, tl.where(k == 2, values[2], values[3]))
+
+
+@triton.jit
+def taps_along_z(lower, t, size, k, NDIM: tl.constexpr, MODE: tl.constexpr, PADDING: tl.constexpr):
+    """The voxel, whether it is inside, the weight and the slope of tap k; in 2D of the plane."""
+    if NDIM == 3:
+        voxel = tap_index(lower + (k - 1), size, PADDING)
+        inside = is_inside(voxel, size)
+        weight = pick(cubic_weights(t, MODE), k)
+        slope = pick(cubic_slopes(t, MODE), k)
+    else:
+        voxel = lower
+        inside = lower == lower
+        weight = tl.full(t.shape, 1, t.dtype)
+        slope = tl.zeros_like(t)
+    return voxel, inside, weight, slope
+
+
+@triton.jit
+def warp_cubic_forward_kernel(
+    image,
+    displacement,
+    affine,
+    out,
+    image_strides,
+    displacement_strides,
+    affine_strides,
+    size,
+    out_size,
+    channels,
+    blocks,
+    NDIM: tl.constexpr,
+    MODE: tl.constexpr,
+    PADDING: tl.constexpr,
+    INDEX: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One block of out, contiguous ``(n, c, *out_size)``; affine may be None."""
+    TAPS_Z: tl.constexpr = 4 if NDIM == 3 else 1
+    program = tl.program_id(0)
+    n = (program // blocks).to(tl.int64)
+    voxel = (program % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
+    voxels = tl.cast(out_size[0], INDEX) * out_size[1] * out_size[2]
+    active = voxel < voxels
+    lower, t, _, undefined = locate(
+        displacement,
+        displacement_strides,
+        affine,
+        affine_strides,
+        n,
+        voxel_position(voxel, out_size),
+        active,
+        size,
+        NDIM,
+        MODE,
+        PADDING,
+        INDEX,
+        ACC,
+    )
+    weights_y, weights_x = cubic_weights(t[1], MODE), cubic_weights(t[2], MODE)
+    y, inside_y = find_taps(lower[1], size[1], PADDING)
+    x, inside_x = find_taps(lower[2], size[2], PADDING)
+
+    plane = image + n * image_strides[0]
+    target = out + n * channels * voxels
+    for _channel in range(channels):
+        total = tl.zeros([BLOCK], ACC)
+        for dz in range(TAPS_Z):
+            z, inside_z, weight_z, _ = taps_along_z(
+                lower[0], t[0], size[0], dz, NDIM, MODE, PADDING
+            )
+            readable = active & inside_z & ~undefined
+            sum_y = tl.zeros([BLOCK], ACC)
+            for dy in tl.static_range(4):
+                row = plane + (z * image_strides[2] + y[dy] * image_strides[3])
+                sum_x = tl.zeros([BLOCK], ACC)
+                for dx in tl.static_range(4):
+                    mask = readable & inside_y[dy] & inside_x[dx]
+                    value = tl.load(row + x[dx] * image_strides[4], mask=mask, other=0).to(ACC)
+                    sum_x += weights_x[dx] * value
+                sum_y += weights_y[dy] * sum_x
+            total += weight_z * sum_y
+        total = tl.where(undefined, float("nan"), total)
+        tl.store(target + voxel, total.to(out.dtype.element_ty), mask=active)
+        plane += image_strides[1]
+        target += voxels
+
+
+@triton.jit
+def warp_cubic_backward_kernel(
+    grad,
+    image,
+    displacement,
+    affine,
+    grad_image,
+    grad_image_fixed,
+    fixed_scale,
+    grad_displacement,
+    grad_affine,
+    grad_strides,
+    image_strides,
+    displacement_strides,
+    affine_strides,
+    size,
+    out_size,
+    channels,
+    blocks,
+    NDIM: tl.constexpr,
+    MODE: tl.constexpr,
+    PADDING: tl.constexpr,
+    INDEX: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One block of the output's gradient, for those results that are not None.
+
+    The results are those of warp_backward_kernel.
+    """
+    TAPS_Z: tl.constexpr = 4 if NDIM == 3 else 1
+    NEEDS_LOCATION: tl.constexpr = grad_displacement is not None or grad_affine is not None
+    program = tl.program_id(0)
+    n = (program // blocks).to(tl.int64)
+    voxel = (program % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
+    voxels = tl.cast(out_size[0], INDEX) * out_size[1] * out_size[2]
+    active = voxel < voxels
+    position = voxel_position(voxel, out_size)
+    lower, t, derivatives, undefined = locate(
+        displacement,
+        displacement_strides,
+        affine,
+        affine_strides,
+        n,
+        position,
+        active,
+        size,
+        NDIM,
+        MODE,
+        PADDING,
+        INDEX,
+        ACC,
+    )
+    weights_y, weights_x = cubic_weights(t[1], MODE), cubic_weights(t[2], MODE)
+    slopes_y, slopes_x = cubic_slopes(t[1], MODE), cubic_slopes(t[2], MODE)
+    y, inside_y = find_taps(lower[1], size[1], PADDING)
+    x, inside_x = find_taps(lower[2], size[2], PADDING)
+    # An output that no voxel of the image entered passes nothing on, not even 0 * inf.
+    reached = active & ~undefined
+    for axis in tl.static_range(3 - NDIM, 3):
+        reached &= (lower[axis] > -3) & (lower[axis] <= size[axis])
+    if PADDING != "zeros":
+        reached = active & ~undefined
+
+    scale = 0.0
+    if fixed_scale is not None:
+        scale = tl.load(fixed_scale)
+    slope_z = tl.zeros([BLOCK], ACC)
+    slope_y = tl.zeros([BLOCK], ACC)
+    slope_x = tl.zeros([BLOCK], ACC)
+    image_voxels = tl.cast(size[0], tl.int64) * size[1] * size[2]
+    target_plane = n * channels * image_voxels
+    plane = image + n * image_strides[0]
+    source = grad + n * grad_strides[0]
+    source_offset = (
+        position[0] * grad_strides[2]
+        + position[1] * grad_strides[3]
+        + position[2] * grad_strides[4]
+    )
+    for _channel in range(channels):
+        upstream = tl.load(source + source_offset, mask=reached, other=0).to(ACC)
+        for dz in range(TAPS_Z):
+            z, inside_z, weight_z, tap_slope_z = taps_along_z(
+                lower[0], t[0], size[0], dz, NDIM, MODE, PADDING
+            )
+            readable = reached & inside_z
+            # Of this plane: the sum over its taps, and its derivatives along y and x.
+            total = tl.zeros([BLOCK], ACC)
+            along_y = tl.zeros([BLOCK], ACC)
+            along_x = tl.zeros([BLOCK], ACC)
+            for dy in tl.static_range(4):
+                row = plane + (z * image_strides[2] + y[dy] * image_strides[3])
+                target_row = (z * size[1] + y[dy]) * size[2]
+                share_row = upstream * (weight_z * weights_y[dy])
+                sum_x = tl.zeros([BLOCK], ACC)
+                sum_slopes_x = tl.zeros([BLOCK], ACC)
+                for dx in tl.static_range(4):
+                    mask = readable & inside_y[dy] & inside_x[dx]
+                    if grad_image is not None:
+                        scatter(
+                            grad_image,
+                            grad_image_fixed,
+                            target_plane,
+                            target_row + x[dx],
+                            share_row * weights_x[dx],
+                            mask,
+                            scale,
+                        )
+                    if NEEDS_LOCATION:
+                        value = tl.load(row + x[dx] * image_strides[4], mask=mask, other=0).to(ACC)
+                        sum_x += weights_x[dx] * value
+                        sum_slopes_x += slopes_x[dx] * value
+                total += weights_y[dy] * sum_x
+                along_y += slopes_y[dy] * sum_x
+                along_x += weights_y[dy] * sum_slopes_x
+            slope_z += upstream * (tap_slope_z * total)
+            slope_y += upstream * (weight_z * along_y)
+            slope_x += upstream * (weight_z * along_x)
+        plane += image_strides[1]
+        source += grad_strides[1]
+        target_plane += image_voxels
+
+    if NEEDS_LOCATION:
+        slopes = (slope_z, slope_y, slope_x)
+        for axis in tl.static_range(3 - NDIM, 3):
+            slope = tl.where(undefined, float("nan"), slopes[axis] * derivatives[axis])
+            if grad_displacement is not None:
+                target = grad_displacement + (n * NDIM + (axis - 3 + NDIM)) * voxels + voxel
+                tl.store(target, slope.to(grad_displacement.dtype.element_ty), mask=active)
+            if grad_affine is not None:
+                row = grad_affine
+                row += (program.to(tl.int64) * NDIM + (axis - 3 + NDIM)) * (NDIM + 1)
+                tl.store(row + NDIM, tl.sum(slope))
+                for other in tl.static_range(3 - NDIM, 3):
+                    moment = tl.sum(slope * position[other].to(ACC))
+                    tl.store(row + (other - 3 + NDIM), moment)
+
+
+def warp_cubic_forward(
+    image: Tensor, displacement: Tensor, affine: Tensor | None, mode: str, padding: str
+) -> Tensor:
+    """Samples ``image`` at ``p + displacement(p)``, or at ``affine(p) + displacement(p)``.
+
+    Args:
+        image: ``(N, C, *image_spatial)``, any strides; float32, float64, float16 or bfloat16.
+        displacement: ``(N, d, *spatial)`` in voxels, any strides; the dtype of the image, float32
+            with a half image, or a half type with float32 coefficients.
+        affine: ``(N, d, d + 1)`` in voxels, of the displacement's dtype, or None for the identity.
+        mode: "cubic", or "bspline" of coefficients.
+        padding: "zeros", "border" or "reflection", as ``plasticine.warp`` defines them.
+
+    Returns:
+        ``(N, C, *spatial)``, contiguous, in the image's dtype.
+    """
+    batch, channels = image.shape[:2]
+    out = image.new_empty(batch, channels, *displacement.shape[2:])
+    if out.numel() == 0:
+        return out
+    blocks, options = _launch_options(image, displacement, out, mode, padding)
+    with torch.cuda.device_of(image):
+        warp_cubic_forward_kernel[(batch * blocks,)](
+            image,
+            displacement,
+            affine,
+            out,
+            element_strides(image),
+            element_strides(displacement),
+            None if affine is None else affine.stride(),
+            spatial_size(image),
+            spatial_size(displacement),
+            channels,
+            blocks,
+            **options,
+        )
+    return out
+
+
+def warp_cubic_backward(
+    grad: Tensor,
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    mode: str,
+    padding: str,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of :func:`warp_cubic_forward`.
+
+    The image's gradient is summed with atomics in float32 (float64 for float64), in fixed point
+    under ``torch.use_deterministic_algorithms``; the other gradients are always deterministic.
+
+    Args:
+        grad: the gradient of the result, any strides.
+        image: as given to :func:`warp_cubic_forward`. Where only its gradient is asked for, only
+            its sizes and dtype are looked at.
+        displacement: as given to :func:`warp_cubic_forward`.
+        affine: as given to :func:`warp_cubic_forward`.
+        mode: as given to :func:`warp_cubic_forward`.
+        padding: as given to :func:`warp_cubic_forward`.
+        needs: whether the gradients to image, displacement and affine are asked for.
+
+    Returns:
+        The gradients to image, displacement and affine, contiguous and in their dtypes; None where
+        not asked for, or where there is no affine.
+    """
+    batch, channels = image.shape[:2]
+    spatial, ndim = displacement.shape[2:], displacement.shape[1]
+    needs_image, needs_displacement, needs_affine = needs
+    needs_affine = needs_affine and affine is not None
+    is_empty = grad.numel() == 0
+    # The kernel writes in full what is no sum of atomics.
+    allocate = torch.zeros if is_empty else torch.empty
+
+    grad_image = fixed = scale = grad_displacement = partial = None
+    if needs_image:
+        grad_image = torch.zeros(image.shape, dtype=accumulator(image), device=image.device)
+        if not is_empty and torch.are_deterministic_algorithms_enabled():
+            fixed = torch.zeros(image.shape, dtype=torch.int64, device=image.device)
+            scale = fixed_point_scale(grad, spatial.numel(), mode)
+    blocks, options = _launch_options(image, displacement, grad, mode, padding)
+    if needs_displacement:
+        grad_displacement = allocate(
+            displacement.shape, dtype=displacement.dtype, device=image.device
+        )
+    if needs_affine:
+        shape = (batch, blocks, ndim, ndim + 1)
+        partial = allocate(shape, dtype=accumulator(image), device=image.device)
+
+    if not is_empty and (needs_image or needs_displacement or needs_affine):
+        with torch.cuda.device_of(image):
+            warp_cubic_backward_kernel[(batch * blocks,)](
+                grad,
+                image,
+                displacement,
+                affine,
+                grad_image,
+                fixed,
+                scale,
+                grad_displacement,
+                partial,
+                element_strides(grad),
+                element_strides(image),
+                element_strides(displacement),
+                None if affine is None else affine.stride(),
+                spatial_size(image),
+                spatial_size(displacement),
+                channels,
+                blocks,
+                **options,
+            )
+    if fixed is not None:
+        grad_image = from_fixed_point(fixed, scale, grad_image)
+    return (
+        None if grad_image is None else grad_image.to(image.dtype),
+        grad_displacement,
+        None if partial is None else partial.sum(1, dtype=torch.float64).to(affine.dtype),
+    )
+
+
+def _launch_options(
+    image: Tensor, displacement: Tensor, result: Tensor, mode: str, padding: str
+) -> tuple[int, dict[str, object]]:
+    """The number of blocks of a sample, and the options common to both kernels."""
+    options = {
+        "NDIM": displacement.shape[1],
+        "MODE": mode,
+        "PADDING": padding,
+        "INDEX": index_type(_BLOCK, image, displacement, result),
+        "ACC": tl.float64 if image.dtype == torch.float64 else tl.float32,
+        "BLOCK": _BLOCK,
+        "num_warps": _WARPS,
+    }
+    return triton.cdiv(displacement.shape[2:].numel(), _BLOCK), options
