@@ -18,7 +18,7 @@ from torch import Tensor
 # The lines of a program, the values of each in a tile, and its warps.
 _LINES = 32
 _CHUNK = 64
-_WARPS = 4
+_WARPS = 8
 
 # From row to row, 1 / pivot approaches 2 - sqrt(3), one of the two fixed points of 1 / (4 - x).
 _FAR = tl.constexpr(2 + math.sqrt(3))

@@ -94,7 +94,7 @@ def warp_cubic_forward_kernel(
     voxel = (program % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
     voxels = tl.cast(out_size[0], INDEX) * out_size[1] * out_size[2]
     active = voxel < voxels
-    lower, t, _, undefined = locate(
+    lower, t, _derivatives, undefined = locate(
         displacement,
         displacement_strides,
         affine,
@@ -118,7 +118,7 @@ def warp_cubic_forward_kernel(
     for _channel in range(channels):
         total = tl.zeros([BLOCK], ACC)
         for dz in range(TAPS_Z):
-            z, inside_z, weight_z, _ = taps_along_z(
+            z, inside_z, weight_z, _slope = taps_along_z(
                 lower[0], t[0], size[0], dz, NDIM, MODE, PADDING
             )
             readable = active & inside_z & ~undefined
