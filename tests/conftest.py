@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import plasticine.backends
 from plasticine.backends import OPERATORS
@@ -64,6 +66,33 @@ def native() -> None:
 def generator() -> torch.Generator:
     """A seeded source of random numbers."""
     return torch.Generator().manual_seed(20261122)
+
+
+@pytest.fixture
+def warp_inputs(generator: torch.Generator) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """A maker of what ``warp`` takes, in float64.
+
+    It takes the image's and the result's spatial size, and gives an image, a displacement that
+    reaches well outside of it, and an affine near the identity.
+    """
+
+    def make(
+        sizes: tuple[tuple[int, ...], tuple[int, ...]],
+        *,
+        batch: int = 2,
+        channels: int = 3,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        def randn(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+        image_size, size = sizes
+        ndim = len(size)
+        image = randn(batch, channels, *image_size)
+        displacement = randn(batch, ndim, *size) * 2.5
+        affine = torch.eye(ndim, ndim + 1, dtype=torch.float64) + randn(batch, ndim, ndim + 1) * 0.2
+        return image, displacement, affine
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,6 @@ from torch import Tensor
 
 import plasticine
 from plasticine import reference
-from plasticine.nn import Warp
-from plasticine.ops._native_interface import SHARED_SIZE
-from plasticine.ops.warp import WARP, WARP_BACKWARD
 
 OPERATOR = "warp_cubic"
 
@@ -39,27 +36,6 @@ SIZES = {
     "3d-thin": ((4, 1, 3), (1, 5, 4)),
     "3d-small": ((2, 2, 2), (3, 4, 5)),
 }
-
-
-def make_inputs(
-    generator: torch.Generator,
-    sizes: tuple[tuple[int, ...], tuple[int, ...]],
-    *,
-    batch: int = 2,
-    channels: int = 3,
-    spread: float = 2.5,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Float64 image, displacement (reaching well outside the image) and affine near identity."""
-    image_size, size = sizes
-    ndim = len(size)
-
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    image = randn(batch, channels, *image_size)
-    displacement = randn(batch, ndim, *size) * spread
-    affine = torch.eye(ndim, ndim + 1, dtype=torch.float64) + randn(batch, ndim, ndim + 1) * 0.2
-    return image, displacement, affine
 
 
 def positions(displacement: Tensor) -> Tensor:
@@ -86,9 +62,9 @@ def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
-def test_equals_the_float64_reference(served, generator, size, dtype):
+def test_equals_the_float64_reference(served, generator, warp_inputs, size, dtype):
     """Result and all three gradients; every padding, with and without an affine and prefilter."""
-    rounded = [x.to(dtype) for x in make_inputs(generator, SIZES[size])]
+    rounded = [x.to(dtype) for x in warp_inputs(SIZES[size])]
     cases = itertools.product((("cubic", True), *(("bspline", x) for x in (False, True))), PADDINGS)
     for (mode, prefilter), padding in cases:
         with_affine = padding != "zeros" or prefilter
@@ -120,8 +96,8 @@ def test_equals_the_float64_reference(served, generator, size, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("mode", MODES)
-def test_half_image_with_a_float32_displacement(served, generator, dtype, mode):
-    image, displacement, _ = make_inputs(generator, SIZES["3d"])
+def test_half_image_with_a_float32_displacement(served, warp_inputs, dtype, mode):
+    image, displacement, _ = warp_inputs(SIZES["3d"])
     inputs = [leaf(x, device=served.device) for x in (image.to(dtype), displacement.float())]
     exact = [leaf(x.cpu(), dtype=torch.float64) for x in inputs]
     result = plasticine.warp(*inputs, mode=mode, backend=served.backend)
@@ -137,8 +113,10 @@ def test_half_image_with_a_float32_displacement(served, generator, dtype, mode):
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("sizes", [((9, 5), (6, 11)), ((5, 65), (4, 83)), ((2, 3), (5, 5))])
-def test_cubic_equals_grid_sample_with_its_gradients(served, generator, sizes, padding):
-    image, displacement, _ = make_inputs(generator, sizes)
+def test_cubic_equals_grid_sample_with_its_gradients(
+    served, generator, warp_inputs, sizes, padding
+):
+    image, displacement, _ = warp_inputs(sizes)
     # Half of the coordinates are exact integers, where conventions show: size - 1 is a power of
     # two, so that grid_sample recovers them.
     displacement[:, :, ::2] = displacement[:, :, ::2].round()
@@ -166,10 +144,10 @@ def clamped(where: Tensor, image: Tensor) -> Tensor:
 @pytest.mark.parametrize("sizes", [((21, 67), (4, 83)), ((20, 21, 35), (4, 3, 51))], ids=str)
 @pytest.mark.parametrize("prefilter", [False, True])
 @pytest.mark.parametrize(("padding", "mode"), [("reflection", "mirror"), ("border", "reflect")])
-def test_bspline_equals_scipy(served, generator, sizes, prefilter, padding, mode):
+def test_bspline_equals_scipy(served, warp_inputs, sizes, prefilter, padding, mode):
     """Everywhere by reflection; by border inside, where "reflect" has the same coefficients."""
     ndimage = pytest.importorskip("scipy.ndimage")
-    image, displacement, _ = make_inputs(generator, sizes, batch=1, channels=1)
+    image, displacement, _ = warp_inputs(sizes, batch=1, channels=1)
     where = positions(displacement)
     if padding == "border":
         where = clamped(where, image)
@@ -189,9 +167,9 @@ def test_bspline_equals_scipy(served, generator, sizes, prefilter, padding, mode
 
 @pytest.mark.parametrize("size", ["2d-long", "3d-long"])
 @pytest.mark.parametrize(("padding", "bound"), [("reflection", "dct1"), ("border", "dct2")])
-def test_bspline_equals_torch_interpol(served, generator, size, padding, bound):
+def test_bspline_equals_torch_interpol(served, warp_inputs, size, padding, bound):
     interpol = pytest.importorskip("interpol")
-    image, displacement, _ = make_inputs(generator, SIZES[size], batch=1)
+    image, displacement, _ = warp_inputs(SIZES[size], batch=1)
     where = positions(displacement)
     if padding == "border":
         where = clamped(where, image)
@@ -208,10 +186,10 @@ def test_bspline_equals_torch_interpol(served, generator, size, padding, bound):
     torch.testing.assert_close(result.cpu(), expected, rtol=0, atol=1e-9)
 
 
-def test_bspline_equals_simpleitk_inside(served, generator):
+def test_bspline_equals_simpleitk_inside(served, warp_inputs):
     """ITK mirrors the image about its edge voxels, too."""
     sitk = pytest.importorskip("SimpleITK")
-    image, displacement, _ = make_inputs(generator, ((9, 8, 10),) * 2, batch=1, channels=1)
+    image, displacement, _ = warp_inputs(((9, 8, 10),) * 2, batch=1, channels=1)
     displacement *= 0.5
     moving = sitk.GetImageFromArray(image[0, 0].numpy())
     field = displacement[0].flip(0).movedim(0, -1).contiguous().numpy()  # components x, y, z
@@ -234,8 +212,8 @@ def test_bspline_equals_simpleitk_inside(served, generator):
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("size", ["2d-long", "2d-thin", "3d-long", "3d-small", "3d-thin"])
-def test_the_identity_returns_the_image(served, generator, padding, mode, size):
-    image = make_inputs(generator, SIZES[size])[0].to(served.device)
+def test_the_identity_returns_the_image(served, warp_inputs, padding, mode, size):
+    image = warp_inputs(SIZES[size])[0].to(served.device)
     ndim = image.dim() - 2
     for dtype in ROUNDING:
         rounded = image.to(dtype)
@@ -248,8 +226,8 @@ def test_the_identity_returns_the_image(served, generator, padding, mode, size):
             assert torch.equal(result, rounded)
 
 
-def test_prefilter_is_the_public_operator(served, generator):
-    image, displacement, _ = (x.to(served.device) for x in make_inputs(generator, SIZES["3d"]))
+def test_prefilter_is_the_public_operator(served, warp_inputs):
+    image, displacement, _ = (x.to(served.device) for x in warp_inputs(SIZES["3d"]))
     options: dict[str, Any] = {"padding": "zeros", "backend": served.backend}
     coefficients = plasticine.spline_coefficients(image, **options)
     assert torch.equal(
@@ -258,8 +236,8 @@ def test_prefilter_is_the_public_operator(served, generator):
     )
 
 
-def test_one_image_is_prefiltered_for_many_displacements(served, generator):
-    image, displacement, _ = (x.to(served.device) for x in make_inputs(generator, SIZES["2d"]))
+def test_one_image_is_prefiltered_for_many_displacements(served, warp_inputs):
+    image, displacement, _ = (x.to(served.device) for x in warp_inputs(SIZES["2d"]))
     one = leaf(image[:1])
     many = leaf(image[[0, 0]])
     result = plasticine.warp(one, displacement, mode="bspline", backend=served.backend)
@@ -273,7 +251,7 @@ def test_one_image_is_prefiltered_for_many_displacements(served, generator):
 @pytest.mark.parametrize("layout", ["permuted", "sliced"])
 @pytest.mark.parametrize("size", ["2d-long", "3d-long"])
 @pytest.mark.parametrize("mode", MODES)
-def test_strides_do_not_matter(served, generator, layout, size, mode):
+def test_strides_do_not_matter(served, generator, warp_inputs, layout, size, mode):
     def strided(x: Tensor) -> Tensor:
         if layout == "permuted":
             return x.movedim(-1, 1).contiguous().movedim(1, -1)
@@ -287,7 +265,7 @@ def test_strides_do_not_matter(served, generator, layout, size, mode):
         )
         return (result, *torch.autograd.grad(result, leaves, grad))
 
-    inputs = [x.float().to(served.device) for x in make_inputs(generator, SIZES[size])]
+    inputs = [x.float().to(served.device) for x in warp_inputs(SIZES[size])]
     grad = torch.randn(2, 3, *SIZES[size][1], generator=generator).to(served.device)
     views = [strided(x) for x in inputs]
     assert not views[0].is_contiguous()
@@ -295,9 +273,9 @@ def test_strides_do_not_matter(served, generator, layout, size, mode):
         assert_close(x, y.cpu(), torch.float32)
 
 
-def test_expanded_inputs_and_gradients(served, generator):
+def test_expanded_inputs_and_gradients(served, warp_inputs):
     """Stride 0 along channels, rows and the batch, and a gradient that is one expanded number."""
-    image, displacement, _ = make_inputs(generator, SIZES["3d"], batch=1, channels=1)
+    image, displacement, _ = warp_inputs(SIZES["3d"], batch=1, channels=1)
     image = image[..., :1, :].to(served.device).requires_grad_()
     displacement = displacement[:, :, :, :, :1].to(served.device).requires_grad_()
 
@@ -329,9 +307,9 @@ def test_empty_tensors(served, shape, mode):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("size", ["2d-long", "3d-long"])
-def test_nan_and_infinite_displacements(served, generator, mode, padding, size):
+def test_nan_and_infinite_displacements(served, warp_inputs, mode, padding, size):
     """They change the result and the gradients at their own voxels, and nothing else."""
-    image, displacement, _ = make_inputs(generator, SIZES[size])
+    image, displacement, _ = warp_inputs(SIZES[size])
     clean = displacement.clone()
     ndim = displacement.shape[1]
     nan = (0, slice(None), *[1] * ndim)
@@ -380,8 +358,8 @@ def test_nan_and_infinite_displacements(served, generator, mode, padding, size):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_zeros_are_zeros_beyond_the_last_tap(served, generator, mode):
-    image = make_inputs(generator, SIZES["3d"])[0].to(served.device)
+def test_zeros_are_zeros_beyond_the_last_tap(served, warp_inputs, mode):
+    image = warp_inputs(SIZES["3d"])[0].to(served.device)
     displacement = torch.full((2, 3, 5, 4, 7), 0.3, dtype=torch.float64, device=served.device)
     displacement[:, 2] = 9.0
     result = plasticine.warp(
@@ -390,8 +368,8 @@ def test_zeros_are_zeros_beyond_the_last_tap(served, generator, mode):
     assert torch.equal(result, torch.zeros_like(result))
 
 
-def test_nan_in_the_image_reaches_its_cells_only(served, generator):
-    image, displacement, _ = make_inputs(generator, SIZES["2d-long"])
+def test_nan_in_the_image_reaches_its_cells_only(served, warp_inputs):
+    image, displacement, _ = warp_inputs(SIZES["2d-long"])
     image[0, 0, 2, 30] = math.nan
     for padding in PADDINGS:
         result = plasticine.warp(
@@ -408,9 +386,9 @@ def test_nan_in_the_image_reaches_its_cells_only(served, generator):
 
 @pytest.mark.parametrize("size", ["2d-long", "3d-long"])
 @pytest.mark.parametrize("padding", PADDINGS)
-def test_a_gradient_that_is_not_finite_reaches_its_cell_only(served, generator, padding, size):
+def test_a_gradient_that_is_not_finite_reaches_its_cell_only(served, warp_inputs, padding, size):
     """Cells at the edge included: with zero padding they have no tap beyond it."""
-    image, displacement, _ = make_inputs(generator, SIZES[size], batch=1)
+    image, displacement, _ = warp_inputs(SIZES[size], batch=1)
     grad = torch.ones(1, 3, *SIZES[size][1], dtype=torch.float64)
     corner = (0, slice(None), *[0] * displacement.shape[1])
     displacement[corner] = -0.5
@@ -425,149 +403,3 @@ def test_a_gradient_that_is_not_finite_reaches_its_cell_only(served, generator, 
         finite = y.grad.isfinite()
         assert torch.equal(x.grad.isfinite().cpu(), finite)
         assert_close(x.grad.cpu()[finite], y.grad[finite], torch.float64)
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("size", ["2d", "3d-small"])
-def test_gradcheck(served, generator, mode, size):
-    inputs = make_inputs(generator, SIZES[size], batch=1, channels=2)
-    inputs = tuple(leaf(x, device=served.device) for x in inputs)
-    for padding in PADDINGS:
-        torch.autograd.gradcheck(
-            lambda image, displacement, affine, padding=padding: plasticine.warp(
-                image,
-                displacement,
-                affine=affine,
-                mode=mode,
-                padding=padding,
-                backend=served.backend,
-            ),
-            inputs,
-            fast_mode=True,
-        )
-
-
-def test_a_second_derivative_is_refused(served, generator):
-    image, displacement, _ = make_inputs(generator, SIZES["2d"])
-    inputs = [leaf(x, device=served.device) for x in (image, displacement)]
-    for mode in MODES:
-        result = plasticine.warp(*inputs, mode=mode, backend=served.backend)
-        (gradient,) = torch.autograd.grad(result.square().sum(), inputs[1], create_graph=True)
-        with pytest.raises(RuntimeError, match=r"has no second derivative"):
-            gradient.sum().backward()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(
-    "image_size", [(3, 37, 9), (37, 3, 9), (13, 11, 37), (40, 5, 35), (40, 41)], ids=str
-)
-def test_the_same_bits_for_any_number_of_threads(native, generator, image_size, dtype):
-    """Whichever axis is shared out, and however many voxels meet."""
-    size = (13, 11, 37) if len(image_size) == 3 else (67, 71)
-    image, displacement, affine = make_inputs(generator, (image_size, size), batch=1)
-    displacement[:, :, :5] *= 0.1
-    assert displacement.numel() >= SHARED_SIZE
-    affine[:, 0] *= 0.2  # crowd the first axis
-    before = torch.get_num_threads()
-    for mode in MODES:
-        runs = []
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            try:
-                inputs = [leaf(x, dtype=dtype) for x in (image, displacement, affine)]
-                result = plasticine.warp(
-                    *inputs[:2], affine=inputs[2], mode=mode, prefilter=False, backend="cpu"
-                )
-                grad = torch.linspace(-1, 1, result.numel()).view(result.shape).to(dtype)
-                runs.append((result, *torch.autograd.grad(result, inputs, grad)))
-            finally:
-                torch.set_num_threads(before)
-        for other in runs[1:]:
-            for x, y in zip(runs[0], other, strict=True):
-                assert torch.equal(x, y)
-
-
-def test_coordinates_beyond_32_bits(native):
-    """An image of one voxel seen 3 * 2**33 times: indices that need 64 bits, hardly any memory."""
-    image = torch.full((1, 1, 1, 1), 7.0, dtype=torch.float64).expand(1, 1, 3, 2**33)
-    displacement = torch.zeros(1, 2, 2, 3, dtype=torch.float64)
-    places = [[2.0**31, 2.0**32 + 0.25, 2.0**33 - 4], [2.0**33 - 0.5, 2.0**34, -(2.0**33)]]
-    displacement[0, 1] = torch.tensor(places, dtype=torch.float64)
-    result = plasticine.warp(image, displacement, mode="cubic", backend="cpu")
-    torch.testing.assert_close(result, torch.full_like(result, 7.0))
-    displacement.requires_grad_()
-    result = plasticine.warp(image, displacement, mode="cubic", padding="zeros", backend="cpu")
-    assert result[0, 0, 1, 1:].tolist() == [0, 0]
-    (gradient,) = torch.autograd.grad(result.sum(), displacement)
-    assert gradient.isfinite().all()
-
-
-def test_opcheck(served, generator):
-    inputs = [x.to(served.device) for x in make_inputs(generator, SIZES["2d"], batch=1)]
-    grad = torch.ones(1, 3, 6, 9, dtype=torch.float64, device=served.device)
-    arguments = [*inputs, "cubic", "border", served.backend]
-    torch.library.opcheck(WARP_BACKWARD.overload, (grad, *arguments, [True, True, True]))
-    arguments[:2] = [x.detach().requires_grad_() for x in inputs[:2]]
-    torch.library.opcheck(WARP.overload, arguments)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_compiles_into_one_graph(served, generator, mode):
-    inputs = [leaf(x, device=served.device) for x in make_inputs(generator, SIZES["2d"])]
-
-    def function(image: Tensor, displacement: Tensor, affine: Tensor) -> Tensor:
-        moved = plasticine.warp(
-            image, displacement * 2, affine=affine, mode=mode, backend=served.backend
-        )
-        return moved.sum((2, 3))
-
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-    result, expected = compiled(*inputs), function(*inputs)
-    torch.testing.assert_close(result, expected)
-    for x, y in zip(
-        torch.autograd.grad(result.sum(), inputs),
-        torch.autograd.grad(expected.sum(), inputs),
-        strict=True,
-    ):
-        torch.testing.assert_close(x, y)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_function_transforms(served, generator, mode):
-    image, displacement, _ = (x.to(served.device) for x in make_inputs(generator, SIZES["2d"]))
-
-    def loss(displacement: Tensor, image: Tensor) -> Tensor:
-        warped = plasticine.warp(image, displacement, mode=mode, backend=served.backend)
-        return warped.square().sum()
-
-    field = leaf(displacement)
-    (expected,) = torch.autograd.grad(loss(field, image), field)
-    torch.testing.assert_close(torch.func.grad(loss)(displacement, image), expected)
-    per_sample = torch.vmap(torch.func.grad(loss))(displacement[:, None], image[:, None])
-    torch.testing.assert_close(per_sample[:, 0], expected)
-
-
-def test_the_module(served, generator):
-    image, displacement, affine = (x.to(served.device) for x in make_inputs(generator, SIZES["2d"]))
-    module = Warp("bspline", "zeros", prefilter=False, backend=served.backend)
-    expected = plasticine.warp(
-        image,
-        displacement,
-        affine=affine,
-        mode="bspline",
-        padding="zeros",
-        prefilter=False,
-        backend=served.backend,
-    )
-    assert torch.equal(module(image, displacement, affine), expected)
-    assert "mode='bspline', padding='zeros', prefilter=False" in repr(module)
-    assert "prefilter" not in repr(Warp("cubic"))
-
-
-def test_a_backend_without_the_cubic_modes_says_so(served, generator):
-    image, displacement, _ = make_inputs(generator, SIZES["2d"])
-    for mode in MODES:
-        with pytest.raises(RuntimeError, match=r"it holds only warp in this version"):
-            plasticine.warp(image, displacement, mode=mode, backend="triton")
-    with pytest.raises(TypeError, match=r"displacement torch.float16 and image torch.float32"):
-        plasticine.warp(image.float(), displacement.half(), mode="bspline")
