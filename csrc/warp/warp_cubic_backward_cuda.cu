@@ -137,7 +137,9 @@ void warp_cubic_backward(const Tensor& grad, const Tensor& image, const Tensor& 
     return;
   }
   const std::int64_t largest = largest_offset(grad, image, displacement);
-  const dim3 grid = backward_grid(grad, gradients, needs_location);
+  const std::int64_t voxels = element_count(grad) / (grad.shape[0] * grad.shape[1]);
+  const dim3 grid =
+      backward_grid((voxels + kThreads - 1) / kThreads, grad, gradients, needs_location);
   dispatch_dimension(displacement.shape[1], [&](auto dimension) {
     dispatch_cubic_types(grad.dtype, displacement.dtype, [&](auto image_tag, auto field_tag) {
       dispatch_index(largest, [&](auto index_tag) {

@@ -32,26 +32,74 @@ __device__ __forceinline__ void clear_affine_sums(T* sums) {
   __syncthreads();
 }
 
+// moments: of one thread, row by row.
+template <int D, typename T>
+__device__ __forceinline__ void add_moments(const T (&moments)[D * (D + 1)], T* sums) {
+  T* const warp_sums = sums + threadIdx.x / kWarpSize * (D * (D + 1));
+#pragma unroll
+  for (int k = 0; k < D * (D + 1); ++k) {
+    T moment = moments[k];
+#pragma unroll
+    for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
+      moment += __shfl_down_sync(kWholeWarp, moment, offset);
+    }
+    if (threadIdx.x % kWarpSize == 0) {
+      warp_sums[k] += moment;
+    }
+  }
+}
+
 // One voxel per thread.
 template <int D, typename T, typename Index>
 __device__ __forceinline__ void add_affine_moments(const T (&slope)[D], const Index (&position)[D],
                                                    T* sums) {
-  T* const warp_sums = sums + threadIdx.x / kWarpSize * (D * (D + 1));
+  T moments[D * (D + 1)];
 #pragma unroll
   for (int i = 0; i < D; ++i) {
 #pragma unroll
     for (int j = 0; j <= D; ++j) {
-      T moment = j < D ? slope[i] * static_cast<T>(position[j < D ? j : 0]) : slope[i];
-#pragma unroll
-      for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
-        moment += __shfl_down_sync(kWholeWarp, moment, offset);
-      }
-      if (threadIdx.x % kWarpSize == 0) {
-        warp_sums[i * (D + 1) + j] += moment;
-      }
+      moments[i * (D + 1) + j] =
+          j < D ? slope[i] * static_cast<T>(position[j < D ? j : 0]) : slope[i];
     }
   }
+  add_moments<D>(moments, sums);
 }
+
+// The moments of the voxels on a line along the first axis, of which one thread owns all: they have
+// the other coordinates in common.
+template <int D, typename T>
+class LineMoments {
+ public:
+  template <typename Index>
+  __device__ __forceinline__ void add(const T (&slope)[D], Index first) {
+#pragma unroll
+    for (int i = 0; i < D; ++i) {
+      slope_[i] += slope[i];
+      along_[i] += slope[i] * static_cast<T>(first);
+    }
+  }
+
+  // position: of any voxel on the line.
+  template <typename Index>
+  __device__ __forceinline__ void add_to(T* sums, const Index (&position)[D]) const {
+    T moments[D * (D + 1)];
+#pragma unroll
+    for (int i = 0; i < D; ++i) {
+      T* const row = moments + i * (D + 1);
+      row[0] = along_[i];
+#pragma unroll
+      for (int j = 1; j < D; ++j) {
+        row[j] = slope_[i] * static_cast<T>(position[j]);
+      }
+      row[D] = slope_[i];
+    }
+    add_moments<D>(moments, sums);
+  }
+
+ private:
+  T slope_[D] = {};
+  T along_[D] = {};
+};
 
 template <int D, typename T>
 __device__ __forceinline__ void store_affine_sums(const T* sums, T* partial) {
@@ -116,9 +164,8 @@ inline std::int64_t largest_offset(const Tensor& grad, const Tensor& image,
 
 // The grid for a backward kernel. A sum over channels in one thread, as the slope needs, keeps the
 // channels together; partial sums of the affine fix the number of blocks.
-inline dim3 backward_grid(const Tensor& grad, const WarpGradients& gradients, bool needs_location) {
-  const std::int64_t voxels = element_count(grad) / (grad.shape[0] * grad.shape[1]);
-  std::int64_t blocks = (voxels + kThreads - 1) / kThreads;
+inline dim3 backward_grid(std::int64_t blocks, const Tensor& grad, const WarpGradients& gradients,
+                          bool needs_location) {
   if (needs_location && gradients.affine_partial) {
     blocks = gradients.affine_partial->shape[1];
   }

@@ -10,7 +10,6 @@
 
 namespace plasticine::cuda {
 
-constexpr int kWarpSize = 32;
 constexpr unsigned kWholeWarp = 0xffffffffu;
 
 // Where sums go: to values or, for a sum that does not depend on the order of the atomics, in fixed
@@ -116,7 +115,7 @@ class CellScatter {
       : active_(active), runs_(active && cell.inside(0) ? cell.offset(0, stride) : Index(-1)) {
     // Cells whose first corner is inside have the same rows where they are neighbours.
     const Index before = runs_.key_before();
-    receives_ = active && cell.inside(0) && cell.index_lower[D - 1] > 0 && before >= 0 &&
+    receives_ = active && cell.inside(0) && cell.index[D - 1] > 0 && before >= 0 &&
                 before + 1 == cell.offset(0, stride);
     const unsigned receivers = __ballot_sync(kWholeWarp, receives_);
     const int next = runs_.head_after();
