@@ -10,6 +10,8 @@
 namespace plasticine::cuda {
 namespace {
 
+constexpr int kMostTurns = 4;
+
 // Adds a voxel's weights, times `upstream`, to one contiguous channel of the image's gradient.
 template <int D, typename T, typename Index>
 __device__ __forceinline__ void scatter_cell(const CubicCell<D, true, T, Index>& cell,
@@ -42,27 +44,23 @@ __device__ __forceinline__ void scatter_cell(const CubicCell<D, true, T, Index>&
 }
 
 // What one voxel passes on: scatters to the image, and returns its slope with respect to the
-// location.
+// location. upstream_offset: of the voxel in a channel of grad.
 template <int D, typename Image, typename Field, typename Index, typename T>
 __device__ __forceinline__ void cubic_voxel(const WarpInputs<D, Image, Field, Index>& inputs,
                                             const ChannelFirst<D, Image, Index>& grad,
-                                            const ScatterTarget<T>& target,
-                                            const CubicOptions& options, bool needs_location,
-                                            std::int64_t n, const Index (&position)[D],
-                                            T (&slope)[D]) {
-  T location[D];
-  sample_location(inputs, n, position, location);
+                                            const ScatterTarget<T>& target, bool needs_location,
+                                            Mode mode, std::int64_t n, Index upstream_offset,
+                                            const T (&location)[D], T (&slope)[D]) {
   CubicCell<D, true, T, Index> cell;
-  cell.find(location, inputs.image_size, options);
+  cell.find(location, inputs.image_size, mode, inputs.padding);
   // An output that no voxel of the image entered passes nothing on, not even 0 * inf.
   const bool reached = cell.reached();
-  const Index grad_offset = grad.offset(position);
   std::int64_t plane = 1;
   for (int axis = 0; axis < D; ++axis) {
     plane *= inputs.image_size[axis];
   }
   for (std::int64_t c = blockIdx.z; c < inputs.channels; c += gridDim.z) {
-    const T upstream = reached ? static_cast<T>(load(grad.channel(n, c)[grad_offset])) : T(0);
+    const T upstream = reached ? static_cast<T>(read(grad.channel(n, c) + upstream_offset)) : T(0);
     if (needs_location) {
       T gradient[D];
       cell.sum(inputs.image.channel(n, c), inputs.image.stride, gradient);
@@ -82,10 +80,11 @@ template <int D, typename Image, typename Field, typename Index>
 __global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image>, Index>(2)))
     warp_cubic_backward_kernel(const __grid_constant__ WarpInputs<D, Image, Field, Index> inputs,
                                const __grid_constant__ ChannelFirst<D, Image, Index> grad,
-                               GradientBuffers<accumulator_t<Image>, Field> buffers,
-                               CubicOptions options) {
+                               const __grid_constant__ Boxes<D, Index> boxes,
+                               GradientBuffers<accumulator_t<Image>, Field> buffers, Mode mode) {
   using T = accumulator_t<Image>;
   constexpr int kMoments = D * (D + 1);
+  constexpr int kStep = Boxes<D, Index>::kStep;
   __shared__ T sums[kWarps * kMoments];
   const bool has_affine = buffers.affine_partial != nullptr;
   const bool needs_location = has_affine || buffers.displacement != nullptr;
@@ -95,26 +94,33 @@ __global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image
     if (has_affine) {
       clear_affine_sums<D>(sums);
     }
-    // Whole blocks turn together, since the moments are summed across the warp.
-    const Index step = static_cast<Index>(gridDim.x) * kThreads;
-    for (Index first = static_cast<Index>(blockIdx.x) * kThreads; first < inputs.voxels;
-         first += step) {
-      const Index voxel = first + static_cast<Index>(threadIdx.x);
-      T slope[D] = {};
-      Index position[D] = {};
-      if (voxel < inputs.voxels) {
-        inputs.position_of(voxel, position);
-        cubic_voxel(inputs, grad, target, options, needs_location, n, position, slope);
+    // More than one box only where partial sums limit the number of blocks. Whole blocks stay
+    // together, since the moments are summed across the warp.
+    for (std::int64_t box = blockIdx.x; box < boxes.count(); box += gridDim.x) {
+      Index position[D];
+      boxes.find(static_cast<Index>(box), position);
+      const int turns = boxes.turns_from(position);
+      LineMoments<D, T> moments;
+#pragma unroll 1
+      for (int turn = 0; turn < turns; ++turn) {
+        T location[D];
+        sample_location(inputs, n, position, location);
+        T slope[D] = {};
+        cubic_voxel(inputs, grad, target, needs_location, mode, n, grad.offset(position), location,
+                    slope);
         if (buffers.displacement != nullptr) {
+          Field* component = buffers.displacement + n * D * inputs.voxels + boxes.offset(position);
 #pragma unroll
           for (int axis = 0; axis < D; ++axis) {
-            buffers.displacement[(n * D + axis) * inputs.voxels + voxel] =
-                store<Field>(slope[axis]);
+            write_once(component, slope[axis]);
+            component += inputs.voxels;
           }
         }
+        moments.add(slope, position[0]);
+        position[0] += kStep;
       }
       if (has_affine) {
-        add_affine_moments(slope, position, sums);
+        moments.add_to(sums, position);
       }
     }
     if (has_affine) {
@@ -136,25 +142,21 @@ void warp_cubic_backward(const Tensor& grad, const Tensor& image, const Tensor& 
   if (element_count(grad) == 0 || (!gradients.image.has_value() && !needs_location)) {
     return;
   }
-  const std::int64_t largest = largest_offset(grad, image, displacement);
-  const std::int64_t voxels = element_count(grad) / (grad.shape[0] * grad.shape[1]);
-  const dim3 grid =
-      backward_grid((voxels + kThreads - 1) / kThreads, grad, gradients, needs_location);
-  dispatch_dimension(displacement.shape[1], [&](auto dimension) {
-    dispatch_cubic_types(grad.dtype, displacement.dtype, [&](auto image_tag, auto field_tag) {
-      dispatch_index(largest, [&](auto index_tag) {
-        constexpr int D = decltype(dimension)::value;
-        using Image = typename decltype(image_tag)::type;
-        using Field = typename decltype(field_tag)::type;
-        using Index = typename decltype(index_tag)::type;
-        const WarpInputs<D, Image, Field, Index> inputs(image, displacement, affine);
+  dispatch_cubic_instance(
+      displacement.shape[1], grad.dtype, displacement.dtype,
+      largest_offset(grad, image, displacement), [&](auto instance) {
+        using Chosen = decltype(instance);
+        constexpr int D = Chosen::D;
+        using Image = typename Chosen::Image;
+        using Field = typename Chosen::Field;
+        using Index = typename Chosen::Index;
+        const WarpInputs<D, Image, Field, Index> inputs(image, displacement, affine, padding);
         const ChannelFirst<D, Image, Index> upstream(grad);
-        launch("warp_cubic_backward", warp_cubic_backward_kernel<D, Image, Field, Index>, grid,
-               kThreads, stream, inputs, upstream,
-               buffers_of<accumulator_t<Image>, Field>(gradients), CubicOptions{mode, padding});
+        const Boxes<D, Index> boxes(grad, kMostTurns);
+        launch("warp_cubic_backward", warp_cubic_backward_kernel<D, Image, Field, Index>,
+               backward_grid(boxes.count(), grad, gradients, needs_location), kThreads, stream,
+               inputs, upstream, boxes, buffers_of<accumulator_t<Image>, Field>(gradients), mode);
       });
-    });
-  });
 }
 
 }  // namespace plasticine::cuda

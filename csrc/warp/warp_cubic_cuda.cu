@@ -6,27 +6,34 @@
 namespace plasticine::cuda {
 namespace {
 
+// Of the four planes that a voxel reads, three are those of its neighbour one step before.
+constexpr int kMostTurns = 4;
+
 template <int D, typename Image, typename Field, typename Index>
 __global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image>, Index>(2)))
     warp_cubic_forward_kernel(const __grid_constant__ WarpInputs<D, Image, Field, Index> inputs,
-                              CubicOptions options, Image* __restrict__ out) {
+                              const __grid_constant__ Boxes<D, Index> boxes, Mode mode,
+                              Image* __restrict__ out) {
   using T = accumulator_t<Image>;
-  const Index voxel = static_cast<Index>(blockIdx.x) * kThreads + static_cast<Index>(threadIdx.x);
-  if (voxel >= inputs.voxels) {
-    return;
-  }
+  constexpr int kStep = Boxes<D, Index>::kStep;
   Index position[D];
-  inputs.position_of(voxel, position);
+  boxes.find(static_cast<Index>(blockIdx.x), position);
+  const int turns = boxes.turns_from(position);
   for (std::int64_t n = blockIdx.y; n < inputs.samples; n += gridDim.y) {
-    T location[D];
-    sample_location(inputs, n, position, location);
-    CubicCell<D, false, T, Index> cell;
-    cell.find(location, inputs.image_size, options);
-    Image* target = out + n * inputs.channels * inputs.voxels + voxel;
-    for (std::int64_t c = blockIdx.z; c < inputs.channels; c += gridDim.z) {
-      T unused[D];
-      const T value = cell.sum(inputs.image.channel(n, c), inputs.image.stride, unused);
-      target[c * inputs.voxels] = store<Image>(value);
+    LocationsOnLine<D, Image, Field, Index> line(inputs, n, position, turns);
+    Image* target = out + n * inputs.channels * inputs.voxels + boxes.offset(position);
+#pragma unroll 1
+    for (int turn = 0; turn < turns; ++turn) {
+      T location[D];
+      line.next(inputs, kStep, location);
+      CubicCell<D, false, T, Index> cell;
+      cell.find(location, inputs.image_size, mode, inputs.padding);
+      for (std::int64_t c = blockIdx.z; c < inputs.channels; c += gridDim.z) {
+        T unused[D];
+        const T value = cell.sum(inputs.image.channel(n, c), inputs.image.stride, unused);
+        write_once(target + c * inputs.voxels, value);
+      }
+      target += boxes.step_offset();
     }
   }
 }
@@ -41,22 +48,21 @@ void warp_cubic_forward(const Tensor& image, const Tensor& displacement,
   }
   const DeviceGuard guard(device);
   const std::int64_t voxels = element_count(out) / (out.shape[0] * out.shape[1]);
-  const std::int64_t largest = std::max(
-      {channel_reach(image), channel_reach(displacement), voxels + std::int64_t{kThreads}});
-  const dim3 grid = launch_grid((voxels + kThreads - 1) / kThreads, image.shape[0], image.shape[1]);
-  dispatch_dimension(displacement.shape[1], [&](auto dimension) {
-    dispatch_cubic_types(image.dtype, displacement.dtype, [&](auto image_tag, auto field_tag) {
-      dispatch_index(largest, [&](auto index_tag) {
-        constexpr int D = decltype(dimension)::value;
-        using Image = typename decltype(image_tag)::type;
-        using Field = typename decltype(field_tag)::type;
-        using Index = typename decltype(index_tag)::type;
-        const WarpInputs<D, Image, Field, Index> inputs(image, displacement, affine);
-        launch("warp_cubic_forward", warp_cubic_forward_kernel<D, Image, Field, Index>, grid,
-               kThreads, stream, inputs, CubicOptions{mode, padding}, out.as<Image>());
+  const std::int64_t largest =
+      std::max({channel_reach(image), channel_reach(displacement), voxels});
+  dispatch_cubic_instance(
+      displacement.shape[1], image.dtype, displacement.dtype, largest, [&](auto instance) {
+        using Chosen = decltype(instance);
+        constexpr int D = Chosen::D;
+        using Image = typename Chosen::Image;
+        using Field = typename Chosen::Field;
+        using Index = typename Chosen::Index;
+        const WarpInputs<D, Image, Field, Index> inputs(image, displacement, affine, padding);
+        const Boxes<D, Index> boxes(displacement, kMostTurns);
+        launch("warp_cubic_forward", warp_cubic_forward_kernel<D, Image, Field, Index>,
+               launch_grid(boxes.count(), image.shape[0], image.shape[1]), kThreads, stream, inputs,
+               boxes, mode, out.as<Image>());
       });
-    });
-  });
 }
 
 }  // namespace plasticine::cuda

@@ -9,18 +9,13 @@
 
 namespace plasticine::cuda {
 
-struct CubicOptions {
-  Mode mode = Mode::cubic;
-  Padding padding = Padding::border;
-};
-
 template <typename T>
-__device__ __forceinline__ PaddedCoordinate<T> pad_before_taps(const CubicOptions& options, T x,
+__device__ __forceinline__ PaddedCoordinate<T> pad_before_taps(Mode mode, Padding padding, T x,
                                                                T last) {
-  if (options.padding == Padding::reflection) {
+  if (padding == Padding::reflection) {
     return pad_cubic_coordinate<Mode::cubic, Padding::reflection>(x, last);
   }
-  if (options.padding == Padding::border && options.mode == Mode::bspline) {
+  if (padding == Padding::border && mode == Mode::bspline) {
     return pad_cubic_coordinate<Mode::bspline, Padding::border>(x, last);
   }
   return pad_cubic_coordinate<Mode::cubic, Padding::zeros>(x, last);  // border, too
@@ -43,24 +38,24 @@ struct CubicCell {
   unsigned inside[D];     // bit k: tap k reads a voxel
   bool is_nan = false;    // there is no location, and no tap is inside
 
-  __device__ __forceinline__ void find(const T (&location)[D], const Index (&size)[D],
-                                       const CubicOptions& options) {
+  __device__ __forceinline__ void find(const T (&location)[D], const Index (&size)[D], Mode mode,
+                                       Padding padding) {
 #pragma unroll
     for (int axis = 0; axis < D; ++axis) {
       const Index last = size[axis] - 1;
       const PaddedCoordinate<T> padded =
-          pad_before_taps(options, location[axis], static_cast<T>(last));
+          pad_before_taps(mode, padding, location[axis], static_cast<T>(last));
       const T bounded = padded.value > T(-3) ? padded.value : T(-3);  // NaN, too, gets an index
       const T lower = round_down(bounded);
       const T t = padded.value - lower;
       is_nan = is_nan || t != t;
-      if (options.mode == Mode::bspline) {
+      if (mode == Mode::bspline) {
         cubic_weights<Mode::bspline>(t, weight[axis]);
       } else {
         cubic_weights<Mode::cubic>(t, weight[axis]);
       }
       if constexpr (has_slopes) {
-        if (options.mode == Mode::bspline) {
+        if (mode == Mode::bspline) {
           cubic_slopes<Mode::bspline>(t, slope[axis]);
         } else {
           cubic_slopes<Mode::cubic>(t, slope[axis]);
@@ -72,8 +67,7 @@ struct CubicCell {
         if constexpr (has_slopes) {
           slope[axis][k] *= padded.derivative;
         }
-        const Index tap =
-            tap_index<Index>(options.padding, static_cast<Index>(lower) + (k - 1), last);
+        const Index tap = tap_index<Index>(padding, static_cast<Index>(lower) + (k - 1), last);
         inside[axis] |= tap >= 0 && tap <= last ? 1u << k : 0u;
         index[axis][k] = tap < 0 ? 0 : tap > last ? last : tap;
       }
@@ -173,7 +167,7 @@ struct CubicCell {
       T value[kTaps];
 #pragma unroll
       for (int k = 0; k < kTaps; ++k) {
-        value[k] = !checked || is_inside(x, k) ? load(row[index[x][k] * stride[1]]) : T(0);
+        value[k] = !checked || is_inside(x, k) ? read(row + index[x][k] * stride[1]) : T(0);
       }
       T along = T(0);
       T slope_along = T(0);
@@ -193,16 +187,32 @@ struct CubicCell {
   }
 };
 
-// The types that an image, or a gradient, and a displacement may have together: those of
-// dispatch_types, or float32 coefficients with a displacement of 16 bits.
+// Calls visit(Instance<...>{}). The types are those of dispatch_types, or float32 coefficients with
+// a displacement of 16 bits; mode and padding are known at run time only. float64, which is not run
+// every day, always has offsets of 64 bits.
 template <typename Visitor>
-void dispatch_cubic_types(DType image, DType field, Visitor&& visit) {
+void dispatch_cubic_instance(std::int64_t dimension, DType image, DType field, std::int64_t largest,
+                             Visitor&& visit) {
+  const auto choose = [&](auto image_tag, auto field_tag) {
+    using Image = typename decltype(image_tag)::type;
+    using Field = typename decltype(field_tag)::type;
+    dispatch_dimension(dimension, [&](auto dimension_tag) {
+      constexpr int D = decltype(dimension_tag)::value;
+      if constexpr (sizeof(accumulator_t<Image>) == sizeof(float)) {
+        if (largest <= std::numeric_limits<std::int32_t>::max()) {
+          visit(Instance<D, kAnyPadding, Image, Field, std::int32_t>{});
+          return;
+        }
+      }
+      visit(Instance<D, kAnyPadding, Image, Field, std::int64_t>{});
+    });
+  };
   if (image == DType::float32 && field == DType::float16) {
-    visit(TypeTag<float>{}, TypeTag<Half>{});
+    choose(TypeTag<float>{}, TypeTag<Half>{});
   } else if (image == DType::float32 && field == DType::bfloat16) {
-    visit(TypeTag<float>{}, TypeTag<BFloat16>{});
+    choose(TypeTag<float>{}, TypeTag<BFloat16>{});
   } else {
-    dispatch_types(image, field, std::forward<Visitor>(visit));
+    dispatch_types(image, field, choose);
   }
 }
 
