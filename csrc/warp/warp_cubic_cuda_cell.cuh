@@ -36,6 +36,7 @@ struct CubicCell {
   T slope[has_slopes ? D : 1][kTaps];
   Index index[D][kTaps];  // of a voxel of the image, whether the tap reads it or not
   unsigned inside[D];     // bit k: tap k reads a voxel
+  Index first[D];         // where tap 0 lies, before it is padded
   bool is_nan = false;    // there is no location, and no tap is inside
 
   __device__ __forceinline__ void find(const T (&location)[D], const Index (&size)[D], Mode mode,
@@ -61,13 +62,14 @@ struct CubicCell {
           cubic_slopes<Mode::cubic>(t, slope[axis]);
         }
       }
+      first[axis] = static_cast<Index>(lower) - 1;
       inside[axis] = 0;
 #pragma unroll
       for (int k = 0; k < kTaps; ++k) {
         if constexpr (has_slopes) {
           slope[axis][k] *= padded.derivative;
         }
-        const Index tap = tap_index<Index>(padding, static_cast<Index>(lower) + (k - 1), last);
+        const Index tap = tap_index<Index>(padding, first[axis] + k, last);
         inside[axis] |= tap >= 0 && tap <= last ? 1u << k : 0u;
         index[axis][k] = tap < 0 ? 0 : tap > last ? last : tap;
       }

@@ -73,6 +73,17 @@ def test_equals_the_reference(kernel, assert_close, size, target, mode, padding)
     check(kernel, assert_close, inputs, target, mode, padding)
 
 
+@pytest.mark.parametrize("size", [(5, 70), (2, 5, 36)], ids=str)
+def test_a_smooth_field(kernel, assert_close, size):
+    """Where neighbours have voxels in common; one of them is NaN, and some run into the border."""
+    image, displacement, _ = make_inputs(size)
+    displacement = 0.4 + 0.02 * displacement
+    displacement[0, -1, ..., 20] = float("nan")
+    displacement[0, 0, ..., 30:34] += 1.0
+    for padding in PADDINGS:
+        check(kernel, assert_close, (image, displacement, None), size, "cubic", padding)
+
+
 @pytest.mark.usefixtures("deterministic")  # which fills what torch.empty returns with NaN
 @pytest.mark.parametrize(("image_dtype", "field_dtype"), DTYPES, ids=str)
 @pytest.mark.parametrize("mode", MODES)
