@@ -114,10 +114,11 @@ def _float32_scratch(image: Tensor) -> Tensor | None:
 
 def _cpu_forward(image: Tensor, padding: str, adjoint: bool) -> Tensor:
     result = contiguous_like(image)
+    scratch = _float32_scratch(image)  # named: the native call does not keep it alive
     backends.NATIVE.spline_coefficients(
         native(image),
         native(result),
-        native_or_none(_float32_scratch(image)),
+        native_or_none(scratch),
         PADDING_CODES[padding],
         adjoint,
         threads_for(image),
