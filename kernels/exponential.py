@@ -54,8 +54,8 @@ def slopes_kernel(
     active = voxel < voxels
     position = voxel_position(voxel, size)
     first = load_vector(velocity, strides, n, position, active, NDIM, ACC)
-    options = (position, active, size, tl.cast(scale, ACC), NDIM, PADDING, INDEX, ACC)
-    found, further = slopes(velocity, strides, n, first, *options)
+    where = (position, active, size, tl.cast(scale, ACC))
+    found, further = slopes(velocity, strides, n, first, *where, NDIM, PADDING, INDEX, ACC)
     store_vector(second, n, found, voxel, voxels, active, NDIM)
     store_vector(third, n, further, voxel, voxels, active, NDIM)
 

@@ -37,9 +37,11 @@ def slopes(
     ACC: tl.constexpr,
 ):
     """The second and third slope of the classical Runge-Kutta step; the first is the velocity."""
-    options = (position, active, size, NDIM, PADDING, INDEX, ACC)
-    second = sample_vector(velocity, strides, n, scaled(first, scale / 2), *options)
-    third = sample_vector(velocity, strides, n, scaled(second, scale / 2), *options)
+    where = (position, active, size)
+    half = scaled(first, scale / 2)
+    second = sample_vector(velocity, strides, n, half, *where, NDIM, PADDING, INDEX, ACC)
+    half = scaled(second, scale / 2)
+    third = sample_vector(velocity, strides, n, half, *where, NDIM, PADDING, INDEX, ACC)
     return second, third
 
 
@@ -63,19 +65,22 @@ def next_displacement(
     STEP is "square", of ``scale * field``, or what makes ``u_0`` of a velocity: "euler", "midpoint"
     or "rk4" over the time ``scale``.
     """
-    options = (position, active, size, NDIM, PADDING, INDEX, ACC)
+    where = (position, active, size)
     value = load_vector(field, strides, n, position, active, NDIM, ACC)
     if STEP == "euler":
         result = scaled(value, scale)
     elif STEP == "square":
-        further = sample_vector(field, strides, n, scaled(value, scale), *options)
+        u = scaled(value, scale)
+        further = sample_vector(field, strides, n, u, *where, NDIM, PADDING, INDEX, ACC)
         result = scaled(added(further, value), scale)
     elif STEP == "midpoint":
-        further = sample_vector(field, strides, n, scaled(value, scale / 2), *options)
+        half = scaled(value, scale / 2)
+        further = sample_vector(field, strides, n, half, *where, NDIM, PADDING, INDEX, ACC)
         result = scaled(further, scale)
     else:
-        second, third = slopes(field, strides, n, value, *options[:3], scale, *options[3:])
-        fourth = sample_vector(field, strides, n, scaled(third, scale), *options)
+        second, third = slopes(field, strides, n, value, *where, scale, NDIM, PADDING, INDEX, ACC)
+        whole = scaled(third, scale)
+        fourth = sample_vector(field, strides, n, whole, *where, NDIM, PADDING, INDEX, ACC)
         inner = scaled(added(second, third), 2)
         result = scaled(added(added(value, inner), fourth), scale / 6)
     return result
