@@ -48,12 +48,17 @@ OPERATORS = {
             "splat_cubic",
             "spline_coefficients",
             "splat",
+            "warp_double_backward",
         }
     ),
     "triton": frozenset(
         {
             "warp",
             "splat",
+            "warp_double_backward",
+            "compose",
+            "exponential",
+            "warp_exponential",
         }
     ),
     "reference": _COMPILED | {"jacobian_double_backward"},
