@@ -7,14 +7,22 @@ namespace {
 
 constexpr int kMostTurns = 4;
 
-// Blocks that share a multiprocessor, as many as need not spill.
+// Blocks that share a multiprocessor: as many as the compiler fits without spilling.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 template <Padding padding, int D, typename Image>
 constexpr int kResidentBlocks = 3;
 #else
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kResidentOfZeros = 2;
+#else
+constexpr int kResidentOfZeros = 3;
+#endif
 template <Padding padding, int D, typename Image>
-constexpr int kResidentBlocks =
-    D == 2 || (padding != Padding::reflection && sizeof(Image) == sizeof(float)) ? 4 : 3;
+constexpr int kResidentBlocks = D == 2                           ? 4
+                                : padding == Padding::zeros      ? kResidentOfZeros
+                                : padding == Padding::reflection ? 3
+                                : sizeof(Image) == sizeof(float) ? 4
+                                                                 : 3;
 #endif
 
 template <Mode mode, Padding padding, int D, typename Image, typename Field, typename Index>
