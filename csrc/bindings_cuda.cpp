@@ -9,6 +9,7 @@
 #include "spline_coefficients/spline_coefficients_cuda.h"
 #include "warp/warp_cubic_cuda.h"
 #include "warp/warp_cuda.h"
+#include "warp/warp_double_backward_cuda.h"
 
 namespace py = pybind11;
 
@@ -35,6 +36,32 @@ void warp_backward(const Tensor& grad, const Tensor& image, const Tensor& displa
                                       grad_affine_partial};
   cuda::warp_backward(grad, image, displacement, affine, gradients, static_cast<Mode>(mode),
                       static_cast<Padding>(padding), device, stream);
+}
+
+void warp_double_backward(const OptionalTensor& image_direction,
+                          const OptionalTensor& field_direction,
+                          const OptionalTensor& affine_direction, const Tensor& grad_out,
+                          const Tensor& image, const Tensor& displacement,
+                          const OptionalTensor& affine, const OptionalTensor& to_grad_out,
+                          const OptionalTensor& to_image, const OptionalTensor& to_image_fixed,
+                          const OptionalTensor& fixed_scale, const OptionalTensor& to_displacement,
+                          const OptionalTensor& to_affine_partial, int padding, bool add,
+                          int device, std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  const cuda::WarpGradients gradients{to_image, to_image_fixed, fixed_scale, to_displacement,
+                                      to_affine_partial};
+  const cuda::WarpDoubleBackward call{image_direction,
+                                      field_direction,
+                                      affine_direction,
+                                      grad_out,
+                                      image,
+                                      displacement,
+                                      affine,
+                                      to_grad_out,
+                                      gradients,
+                                      static_cast<Padding>(padding),
+                                      add};
+  cuda::warp_double_backward(call, device, stream);
 }
 
 // The adjoint of the warp: out, in the accumulator's type, is its gradient to the image.
@@ -110,6 +137,14 @@ PYBIND11_MODULE(_cuda, module) {
              py::arg("fixed_scale").none(true), py::arg("grad_displacement").none(true),
              py::arg("grad_affine_partial").none(true), py::arg("mode"), py::arg("padding"),
              py::arg("device"), py::arg("stream"));
+  module.def("warp_double_backward", &plasticine::warp_double_backward,
+             py::arg("image_direction").none(true), py::arg("field_direction").none(true),
+             py::arg("affine_direction").none(true), py::arg("grad_out"), py::arg("image"),
+             py::arg("displacement"), py::arg("affine").none(true),
+             py::arg("to_grad_out").none(true), py::arg("to_image").none(true),
+             py::arg("to_image_fixed").none(true), py::arg("fixed_scale").none(true),
+             py::arg("to_displacement").none(true), py::arg("to_affine_partial").none(true),
+             py::arg("padding"), py::arg("add"), py::arg("device"), py::arg("stream"));
   module.def("splat_forward", &plasticine::splat_forward, py::arg("image"), py::arg("displacement"),
              py::arg("affine").none(true), py::arg("out"), py::arg("out_fixed").none(true),
              py::arg("fixed_scale").none(true), py::arg("mode"), py::arg("padding"),

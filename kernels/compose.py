@@ -218,7 +218,9 @@ def compose_backward(
     if needs[1]:
         grad_v = torch.empty(v.shape, dtype=v.dtype, device=v.device)
     if needs[0] or needs[1]:
-        add_adjoint(grad, u, v, padding, grad_u, grad_v, passed=grad, fixed=fixed, fixed_scale=scale)
+        add_adjoint(
+            grad, u, v, padding, grad_u, grad_v, passed=grad, fixed=fixed, fixed_scale=scale
+        )
     if grad_u is not None:
         if fixed is not None:
             grad_u = from_fixed_point(fixed, scale, grad_u)
@@ -256,7 +258,7 @@ def add_adjoint(
         passed: a field that ``grad_v`` receives as well, times ``passed_scale``.
         passed_scale: see there.
         accumulate: add to ``grad_v``, which may then be ``grad_u``.
-        fixed: with ``fixed_scale``, int64 sums that take the place of the finite ones in ``grad_u``.
+        fixed: with ``fixed_scale``, int64 sums instead of the finite ones in ``grad_u``.
         fixed_scale: what turns a share into an integer.
     """
     if grad.numel() == 0:

@@ -48,6 +48,7 @@ OPERATORS = {
             "splat_cubic",
             "spline_coefficients",
             "splat",
+            "warp_double_backward",
         }
     ),
     "triton": frozenset(

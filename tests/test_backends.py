@@ -61,7 +61,6 @@ def nothing(monkeypatch):
         ("warp", "cuda", "cuda"),
         ("warp", "mps", "reference"),
         ("compose", "cpu", "cpu"),
-        ("compose", "cuda", "reference"),
         ("folding", "cpu", "cpu"),
     ],
 )
@@ -104,9 +103,17 @@ def test_a_missing_backend_asked_for_by_name_says_why(requested, device, message
 
 @pytest.mark.parametrize("requested", ["cuda", "triton"])
 @pytest.mark.usefixtures("everything")
-def test_a_backend_without_the_operator_says_so(requested):
+def test_a_backend_without_the_operator_says_so(requested, monkeypatch):
+    monkeypatch.setitem(backends.OPERATORS, requested, frozenset({"warp"}))
     with pytest.raises(RuntimeError, match="it holds only warp in this version"):
         backends.choose(requested, "exponential", "cuda")
+
+
+@pytest.mark.usefixtures("everything")
+def test_auto_takes_the_reference_where_no_kernel_is(monkeypatch):
+    for name in ("cuda", "triton"):
+        monkeypatch.setitem(backends.OPERATORS, name, frozenset({"warp"}))
+    assert backends.choose("auto", "exponential", "cuda") == "reference"
 
 
 @pytest.mark.usefixtures("everything")

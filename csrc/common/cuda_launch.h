@@ -205,9 +205,6 @@ void dispatch_dimension(std::int64_t dimension, Visitor&& visit) {
   }
 }
 
-// A padding that the kernel is told at run time.
-constexpr Padding kAnyPadding = static_cast<Padding>(-1);
-
 // What one kernel is compiled for.
 template <int dimension, Padding kernel_padding, typename ImageType, typename FieldType,
           typename IndexType>
@@ -240,7 +237,7 @@ void dispatch_instance(std::int64_t dimension, DType image, DType field, Padding
           return;
         }
       }
-      visit(Instance<D, kAnyPadding, Image, Field, std::int64_t>{});
+      visit(Instance<D, Padding::any, Image, Field, std::int64_t>{});
     });
   });
 }

@@ -10,30 +10,21 @@ namespace {
 
 constexpr int kMostTurns = 4;
 
-template <int D, typename Index>
-__device__ __forceinline__ void dense_strides(const Index (&size)[D], Index (&stride)[D]) {
-  stride[D - 1] = 1;
-#pragma unroll
-  for (int axis = D - 2; axis >= 0; --axis) {
-    stride[axis] = stride[axis + 1] * size[axis + 1];
-  }
-}
-
 // What one voxel passes on: scatters to the image, and returns its slope with respect to the
 // location, for linear interpolation. Whole warps come; a lane that is not active adds nothing, and
 // its slope is zero. grad, source and target: of the block's first channel.
-template <Padding padding, bool needs_image, bool needs_location, int D, typename Image,
-          typename Field, typename Index, typename T>
+template <Padding padding, int D, typename Image, typename Field, typename Index, typename T>
 __device__ __forceinline__ void linear_voxel(const WarpInputs<D, Image, Field, Index>& inputs,
                                              const T (&location)[D], bool active, const Image* grad,
                                              std::int64_t grad_step, const Image* source,
-                                             ScatterTarget<T> target, T (&slope)[D]) {
+                                             ScatterTarget<T> target, bool needs_image,
+                                             bool needs_location, T (&slope)[D]) {
   Cell<D, T, Index> cell;
   cell.template find<padding>(location, inputs.image_size, inputs.padding);
   // An output that no voxel of the image entered passes nothing on, not even 0 * inf.
   const bool reached = active && cell.reached();
   const int channels = static_cast<int>(inputs.channels);
-  if constexpr (needs_image) {
+  if (needs_image) {
     Index stride[D];
     dense_strides<D>(inputs.image_size, stride);
     const std::int64_t plane =
@@ -56,7 +47,7 @@ __device__ __forceinline__ void linear_voxel(const WarpInputs<D, Image, Field, I
       target = target.plane(plane);
     }
   }
-  if constexpr (needs_location) {  // all channels in one thread
+  if (needs_location) {  // all channels in one thread
     for (int c = 0;;) {
       const T upstream = reached ? static_cast<T>(read(grad)) : T(0);
       T corner[corner_count<D>];
@@ -75,14 +66,11 @@ __device__ __forceinline__ void linear_voxel(const WarpInputs<D, Image, Field, I
   }
 }
 
-// Three would make the kernel that does everything spill.
-template <bool needs_image, bool needs_location>
-constexpr int kResidentBlocks = needs_image && needs_location ? 2 : 3;
-
-template <Padding padding, bool needs_image, bool needs_location, int D, typename Image,
-          typename Field, typename Index>
-__global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image>, Index>(
-                                                kResidentBlocks<needs_image, needs_location>)))
+// scatters: whether the image's gradient may be asked for, which takes many registers. Without it
+// the slope always is.
+template <Padding padding, bool scatters, int D, typename Image, typename Field, typename Index>
+__global__ void __launch_bounds__(kThreads,
+                                  (resident_blocks<accumulator_t<Image>, Index>(scatters ? 2 : 3)))
     linear_backward_kernel(const __grid_constant__ WarpInputs<D, Image, Field, Index> inputs,
                            const __grid_constant__ ChannelFirst<D, Image, Index> grad,
                            const __grid_constant__ Boxes<D, Index> boxes,
@@ -90,9 +78,11 @@ __global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image
   using T = accumulator_t<Image>;
   constexpr int kMoments = D * (D + 1);
   constexpr int kStep = Boxes<D, Index>::kStep;
-  __shared__ T sums[needs_location ? kWarps * kMoments : 1];
-  const bool has_affine = needs_location && buffers.affine_partial != nullptr;
+  __shared__ T sums[kWarps * kMoments];
   const ScatterTarget<T> scatter_target = buffers.scatter_target();
+  const bool has_affine = buffers.affine_partial != nullptr;
+  const bool needs_image = scatters && scatter_target.values != nullptr;
+  const bool needs_location = !scatters || has_affine || buffers.displacement != nullptr;
   const std::int64_t grad_step = grad.channel_stride * gridDim.z;
   std::int64_t image_voxels = 1;
   for (int axis = 0; axis < D; ++axis) {
@@ -115,7 +105,7 @@ __global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image
       LocationsOnLine<D, Image, Field, Index> line(inputs, n, position, own_turns);
       const Image* upstream = settled(grad.channel(n, blockIdx.z) + grad.offset(position));
       Field* slope_target = buffers.displacement;
-      if (needs_location && slope_target != nullptr) {
+      if (slope_target != nullptr) {
         slope_target = settled(slope_target + n * D * inputs.voxels + boxes.offset(position));
       }
       LineMoments<D, T> moments;
@@ -124,9 +114,9 @@ __global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image
         T location[D];
         line.next(inputs, kStep, location);
         T slope[D] = {};
-        linear_voxel<padding, needs_image, needs_location>(
-            inputs, location, turn < own_turns, upstream, grad_step, source, target, slope);
-        if (needs_location && buffers.displacement != nullptr && turn < own_turns) {
+        linear_voxel<padding>(inputs, location, turn < own_turns, upstream, grad_step, source,
+                              target, needs_image, needs_location, slope);
+        if (buffers.displacement != nullptr && turn < own_turns) {
           Field* component = slope_target;
 #pragma unroll
           for (int axis = 0; axis < D; ++axis) {
@@ -176,7 +166,7 @@ __global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image
       T location[D];
       line.next(inputs, kStep, location);
       NearestVoxel<D, T, Index> nearest;
-      nearest.template find<kAnyPadding>(location, inputs.image_size, inputs.padding);
+      nearest.template find<Padding::any>(location, inputs.image_size, inputs.padding);
       Index offset = 0;
       for (int axis = 0; axis < D; ++axis) {
         offset += nearest.index[axis] * stride[axis];
@@ -207,10 +197,13 @@ void launch_backward(const Tensor& grad, const Tensor& image, const Tensor& disp
   const auto buffers = buffers_of<accumulator_t<Image>, Field>(gradients);
   auto kernel = nearest_backward_kernel<D, Image, Field, Index>;
   if (mode == Mode::linear) {
-    constexpr auto both = linear_backward_kernel<padding, true, true, D, Image, Field, Index>;
-    constexpr auto location = linear_backward_kernel<padding, false, true, D, Image, Field, Index>;
-    constexpr auto scattered = linear_backward_kernel<padding, true, false, D, Image, Field, Index>;
-    kernel = !needs_image ? location : !needs_location ? scattered : both;
+    constexpr auto scattering = linear_backward_kernel<padding, true, D, Image, Field, Index>;
+    if constexpr (padding == Padding::any) {
+      kernel = scattering;
+    } else {
+      kernel =
+          needs_image ? scattering : linear_backward_kernel<padding, false, D, Image, Field, Index>;
+    }
   }
   launch("warp_backward", kernel, backward_grid(boxes.count(), grad, gradients, needs_location),
          kThreads, stream, inputs, upstream, boxes, buffers);

@@ -202,11 +202,11 @@ void dispatch_cubic_instance(std::int64_t dimension, DType image, DType field, s
       constexpr int D = decltype(dimension_tag)::value;
       if constexpr (sizeof(accumulator_t<Image>) == sizeof(float)) {
         if (largest <= std::numeric_limits<std::int32_t>::max()) {
-          visit(Instance<D, kAnyPadding, Image, Field, std::int32_t>{});
+          visit(Instance<D, Padding::any, Image, Field, std::int32_t>{});
           return;
         }
       }
-      visit(Instance<D, kAnyPadding, Image, Field, std::int64_t>{});
+      visit(Instance<D, Padding::any, Image, Field, std::int64_t>{});
     });
   };
   if (image == DType::float32 && field == DType::float16) {

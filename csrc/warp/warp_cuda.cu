@@ -7,16 +7,27 @@ namespace {
 
 constexpr int kMostTurns = 4;
 
-// Four would make sm_80's compiler spill.
+// Blocks that share a multiprocessor: as many as the compiler fits without spilling.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+template <Padding padding, int D, typename Image>
 constexpr int kResidentBlocks = 3;
 #else
-constexpr int kResidentBlocks = 4;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kResidentOfZeros = 2;
+#else
+constexpr int kResidentOfZeros = 3;
+#endif
+template <Padding padding, int D, typename Image>
+constexpr int kResidentBlocks = D == 2                           ? 4
+                                : padding == Padding::zeros      ? kResidentOfZeros
+                                : padding == Padding::reflection ? 3
+                                : sizeof(Image) == sizeof(float) ? 4
+                                                                 : 3;
 #endif
 
 template <Mode mode, Padding padding, int D, typename Image, typename Field, typename Index>
-__global__ void __launch_bounds__(kThreads,
-                                  (resident_blocks<accumulator_t<Image>, Index>(kResidentBlocks)))
+__global__ void __launch_bounds__(
+    kThreads, (resident_blocks<accumulator_t<Image>, Index>(kResidentBlocks<padding, D, Image>)))
     warp_forward_kernel(const __grid_constant__ WarpInputs<D, Image, Field, Index> inputs,
                         const __grid_constant__ Boxes<D, Index> boxes, Image* __restrict__ out) {
   using T = accumulator_t<Image>;
@@ -95,7 +106,7 @@ void warp_forward(const Tensor& image, const Tensor& displacement,
         const auto kernel =
             mode == Mode::linear
                 ? warp_forward_kernel<Mode::linear, Chosen::padding, D, Image, Field, Index>
-                : warp_forward_kernel<Mode::nearest, kAnyPadding, D, Image, Field, Index>;
+                : warp_forward_kernel<Mode::nearest, Padding::any, D, Image, Field, Index>;
         launch("warp_forward", kernel, launch_grid(boxes.count(), image.shape[0], image.shape[1]),
                kThreads, stream, inputs, boxes, out.as<Image>());
       });

@@ -199,7 +199,7 @@ class LocationsOnLine {
 // Calls visit with the padding as a compile-time constant.
 template <Padding padding, typename Visitor>
 __device__ __forceinline__ void with_padding(Padding at_run_time, Visitor&& visit) {
-  if constexpr (padding != kAnyPadding) {
+  if constexpr (padding != Padding::any) {
     visit(PaddingTag<padding>{});
   } else if (at_run_time == Padding::zeros) {
     visit(PaddingTag<Padding::zeros>{});

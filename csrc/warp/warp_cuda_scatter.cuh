@@ -103,6 +103,16 @@ class LaneRuns {
   bool is_head_;
 };
 
+// Those of a contiguous channel.
+template <int D, typename Index>
+__device__ __forceinline__ void dense_strides(const Index (&size)[D], Index (&stride)[D]) {
+  stride[D - 1] = 1;
+#pragma unroll
+  for (int axis = D - 2; axis >= 0; --axis) {
+    stride[axis] = stride[axis + 1] * size[axis + 1];
+  }
+}
+
 // The scatter of a cell per lane into the channels of an image whose rows are contiguous: what
 // lanes have in common is found once, for all channels. The upper corners along x of a cell are
 // often the lower ones of the next lane's, which then adds both.

@@ -179,11 +179,11 @@ class ScatterBuffers:
             shape: the result's.
             mode: a mode of ``warp``.
         """
-        from plasticine.kernels.fixed_point import fixed_point_scale
-
         self._sums = values.new_empty(shape, dtype=accumulator_of(values))
         self._fixed = self._scale = None
         if torch.are_deterministic_algorithms_enabled() and values.numel():
+            from plasticine.kernels.fixed_point import fixed_point_scale
+
             self._fixed = values.new_empty(shape, dtype=torch.int64)
             self._scale = fixed_point_scale(values, values.shape[2:].numel(), mode)
 
@@ -193,9 +193,9 @@ class ScatterBuffers:
 
     def total(self, dtype: torch.dtype) -> Tensor:
         """The sums, rounded to a dtype, once the kernel is queued."""
-        from plasticine.kernels.fixed_point import from_fixed_point
-
         if self._fixed is not None and self._scale is not None:
+            from plasticine.kernels.fixed_point import from_fixed_point
+
             return from_fixed_point(self._fixed, self._scale, self._sums).to(dtype)
         return self._sums.to(dtype)
 
