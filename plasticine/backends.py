@@ -41,7 +41,13 @@ _COMPILED = frozenset(
 #: in their cubic modes.
 OPERATORS = {
     "cpu": _COMPILED,
-    "cuda": frozenset({"warp"}),
+    "cuda": frozenset(
+        {
+            "warp",
+            "compose",
+            "exponential",
+        }
+    ),
     "triton": frozenset({"warp"}),
     "reference": _COMPILED | {"jacobian_double_backward"},
 }
