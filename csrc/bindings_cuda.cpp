@@ -10,6 +10,7 @@
 #include "compose/compose_cuda.h"
 #include "exponential/exponential_cuda.h"
 #include "warp/warp_cuda.h"
+#include "warp_exponential/warp_exponential_cuda.h"
 
 namespace py = pybind11;
 
@@ -95,6 +96,17 @@ void bind_exponential_backward(const Tensor& grad, const Tensor& velocity,
                              stream);
 }
 
+void bind_warp_exponential_forward(const Tensor& image, const Tensor& velocity, const Tensor& out,
+                                   const OptionalTensor& stages, const std::vector<int>& kept,
+                                   const OptionalTensor& scratch, double scale, int steps,
+                                   int method, int mode, int padding, int field_padding, int device,
+                                   std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  cuda::warp_exponential_forward(image, flow_of(velocity, scale, steps, method, field_padding), out,
+                                 {or_null(stages), kept}, or_null(scratch), static_cast<Mode>(mode),
+                                 static_cast<Padding>(padding), device, stream);
+}
+
 py::dict build_info() {
   py::dict info;
   info["version"] = PLASTICINE_VERSION;
@@ -139,5 +151,10 @@ PYBIND11_MODULE(_cuda, module) {
              py::arg("stream"));
   module.def("exponential_peak", &plasticine::cuda::exponential_peak, py::arg("velocity"),
              py::arg("peak"), py::arg("device"), py::arg("stream"));
+  module.def("warp_exponential_forward", &plasticine::bind_warp_exponential_forward,
+             py::arg("image"), py::arg("velocity"), py::arg("out"), py::arg("stages").none(true),
+             py::arg("kept"), py::arg("scratch").none(true), py::arg("scale"), py::arg("steps"),
+             py::arg("method"), py::arg("mode"), py::arg("padding"), py::arg("field_padding"),
+             py::arg("device"), py::arg("stream"));
   module.def("build_info", &plasticine::build_info);
 }

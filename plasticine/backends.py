@@ -46,6 +46,7 @@ OPERATORS = {
             "warp",
             "compose",
             "exponential",
+            "warp_exponential",
         }
     ),
     "triton": frozenset({"warp"}),
