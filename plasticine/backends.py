@@ -44,6 +44,9 @@ OPERATORS = {
     "cuda": frozenset(
         {
             "warp",
+            "compose",
+            "exponential",
+            "warp_exponential",
         }
     ),
     "triton": frozenset(

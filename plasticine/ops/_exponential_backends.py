@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from plasticine.ops._native_interface import (
     METHOD_CODES,
     PADDING_CODES,
     contiguous_like,
+    contiguous_rows,
     cuda_launch,
     native,
     native_or_none,
@@ -62,6 +64,10 @@ def peak(velocity: Tensor, backend: str) -> float:
     velocity = _innermost(velocity)
     if backend == "cpu" and type(velocity) in (Tensor, torch.nn.Parameter):
         return backends.NATIVE.exponential_peak(native(velocity), threads_for(velocity))
+    if backend == "cuda" and type(velocity) in (Tensor, torch.nn.Parameter):
+        square = velocity.new_zeros(1, dtype=torch.float64)
+        backends.CUDA.exponential_peak(native(velocity), native(square), *cuda_launch(velocity))
+        return math.sqrt(square.item())
     norm = torch.linalg.vector_norm(velocity.double(), dim=1)
     norm = torch.where(norm.isfinite(), norm, 0.0)
     return norm.max().item() if norm.numel() else 0.0
@@ -111,6 +117,7 @@ def cuda_forward(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """As :func:`cpu_forward`."""
     where = cuda_launch(velocity)
+    velocity = contiguous_rows(velocity)
     return _forward(backends.CUDA, where, velocity, steps, method, padding, inverse, kept)
 
 
@@ -136,6 +143,7 @@ def cuda_backward(
     if torch.are_deterministic_algorithms_enabled():
         return _step_by_step("cuda", grad, velocity, scale, steps, method, padding)
     where = cuda_launch(velocity)
+    velocity = contiguous_rows(velocity)
     options = scale, steps, method, padding, kept
     return _backward(backends.CUDA, where, grad, velocity, stages, *options)
 

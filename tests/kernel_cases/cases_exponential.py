@@ -15,6 +15,7 @@ from plasticine.ops._exponential_backends import (
     FORWARD,
     RESUME,
     first_stage,
+    peak,
     stored_stages,
 )
 
@@ -203,3 +204,17 @@ def test_offsets_beyond_32_bits(kernels, assert_close, method, far):
     values = inputs[far]
     inputs[far] = buffer.as_strided(values.shape, (0, 5, 2**30, 1)).copy_(values)
     check(kernels, assert_close, (inputs["velocity"], inputs["grad"]), 2, method, "zeros")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.usefixtures("kernels")
+def test_peak(kernel_backend, dtype, size):
+    """The greatest speed; voxels with a NaN or an infinity are left aside."""
+    velocity = make_inputs(size)[0].to(dtype)
+    velocity[1, :, -1, -1] = 7.0
+    velocity[0, 0].flatten()[:2] = torch.tensor([float("nan"), -float("inf")], dtype=dtype)
+    found = peak(velocity.movedim(1, -1).contiguous().movedim(-1, 1), kernel_backend)
+    norm = torch.linalg.vector_norm(velocity.double(), dim=1)
+    assert found == pytest.approx(norm[norm.isfinite()].max().item(), rel=1e-12)
+    assert peak(velocity[:0], kernel_backend) == 0.0
