@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .fixed_point import fixed_point_scale, from_fixed_point
+from .gather import gather
 from .interpolation import corner_weight
 from .launch import accumulator, element_strides, index_type, spatial_size
 from .location import corner, locate, voxel_position
@@ -49,8 +50,6 @@ def warp_forward_kernel(
     BLOCK: tl.constexpr,
 ):
     """One block of out, contiguous ``(n, c, *out_size)``; affine may be None."""
-    UPPER: tl.constexpr = 1 if MODE == "nearest" else 2
-    UPPER_Z: tl.constexpr = UPPER if NDIM == 3 else 1
     program = tl.program_id(0)
     n = (program // blocks).to(tl.int64)
     voxel = (program % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
@@ -75,18 +74,9 @@ def warp_forward_kernel(
     plane = image + n * image_strides[0]
     target = out + n * channels * voxels
     for _channel in range(channels):
-        total = tl.zeros([BLOCK], ACC)
-        for dz in tl.static_range(UPPER_Z):
-            for dy in tl.static_range(UPPER):
-                for dx in tl.static_range(UPPER):
-                    (z, y, x), inside = corner(first, size, dz, dy, dx)
-                    weight = corner_weight(weights[0], dz, MODE)
-                    weight *= corner_weight(weights[1], dy, MODE)
-                    weight *= corner_weight(weights[2], dx, MODE)
-                    source = z * image_strides[2] + y * image_strides[3] + x * image_strides[4]
-                    readable = active & inside & ~undefined
-                    total += weight * tl.load(plane + source, mask=readable, other=0).to(ACC)
-        total = tl.where(undefined, float("nan"), total)
+        total = gather(
+            plane, image_strides, first, weights, undefined, active, size, NDIM, MODE, ACC
+        )
         tl.store(target + voxel, total.to(out.dtype.element_ty), mask=active)
         plane += image_strides[1]
         target += voxels
