@@ -77,7 +77,8 @@ def warp_forward_kernel(
         for dz in tl.static_range(UPPER_Z):
             for dy in tl.static_range(UPPER):
                 for dx in tl.static_range(UPPER):
-                    (z, y, x), inside = corner(first, size, dz, dy, dx)
+                    voxel_there, inside = corner(first, size, dz, dy, dx)
+                    z, y, x = voxel_there
                     weight = corner_weight(weights[0], dz, MODE)
                     weight *= corner_weight(weights[1], dy, MODE)
                     weight *= corner_weight(weights[2], dx, MODE)
@@ -183,7 +184,8 @@ def warp_backward_kernel(
         for dz in tl.static_range(UPPER_Z):
             for dy in tl.static_range(UPPER):
                 for dx in tl.static_range(UPPER):
-                    (z, y, x), inside = corner(first, size, dz, dy, dx)
+                    voxel_there, inside = corner(first, size, dz, dy, dx)
+                    z, y, x = voxel_there
                     inside &= reached
                     weight_z = corner_weight(weights[0], dz, MODE)
                     weight_y = corner_weight(weights[1], dy, MODE)
