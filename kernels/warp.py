@@ -18,15 +18,18 @@ from torch import Tensor
 from .fixed_point import fixed_point_scale, from_fixed_point
 from .interpolation import corner_weight
 from .location import corner, locate, voxel_position
+from .tuning import configuration, size_class, tuned
 
 # The voxels of a program and its warps; the grid is one program per block of every sample. The
 # backward kernel takes one voxel per thread: with two, its registers leave few warps resident.
-_FORWARD_BLOCK = 256
+_FORWARD = (configuration(256, 4), configuration(128, 4), configuration(512, 8))
+_LARGEST_FORWARD_BLOCK = 512
 _BACKWARD_BLOCK = 128
 _WARPS = 4
 
 
-@triton.jit
+@tuned(*_FORWARD)
+@triton.jit(do_not_specialize=["size_class"])
 def warp_forward_kernel(
     image,
     displacement,
@@ -38,7 +41,7 @@ def warp_forward_kernel(
     size,
     out_size,
     channels,
-    blocks,
+    size_class,
     NDIM: tl.constexpr,
     MODE: tl.constexpr,
     PADDING: tl.constexpr,
@@ -49,10 +52,11 @@ def warp_forward_kernel(
     """One block of out, contiguous ``(n, c, *out_size)``; affine may be None."""
     UPPER: tl.constexpr = 1 if MODE == "nearest" else 2
     UPPER_Z: tl.constexpr = UPPER if NDIM == 3 else 1
+    voxels = tl.cast(out_size[0], INDEX) * out_size[1] * out_size[2]
     program = tl.program_id(0)
+    blocks = tl.cdiv(voxels, BLOCK)
     n = (program // blocks).to(tl.int64)
     voxel = (program % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
-    voxels = tl.cast(out_size[0], INDEX) * out_size[1] * out_size[2]
     active = voxel < voxels
     first, weights, _, undefined = locate(
         displacement,
@@ -252,9 +256,10 @@ def warp_forward(
     out = image.new_empty(batch, channels, *displacement.shape[2:])
     if out.numel() == 0:
         return out
-    blocks, options = _launch_options(image, displacement, out, mode, padding, _FORWARD_BLOCK)
+    voxels = displacement.shape[2:].numel()
+    options = _options(image, displacement, out, mode, padding, _LARGEST_FORWARD_BLOCK)
     with torch.cuda.device_of(image):
-        warp_forward_kernel[(batch * blocks,)](
+        warp_forward_kernel[lambda chosen: (batch * triton.cdiv(voxels, chosen["BLOCK"]),)](
             image,
             displacement,
             affine,
@@ -265,7 +270,7 @@ def warp_forward(
             _sizes(image),
             _sizes(displacement),
             channels,
-            blocks,
+            size_class(batch * voxels),
             **options,
         )
     return out
@@ -311,7 +316,8 @@ def warp_backward(
         if grad.numel() and torch.are_deterministic_algorithms_enabled():
             fixed = torch.zeros(image.shape, dtype=torch.int64, device=image.device)
             scale = fixed_point_scale(grad, spatial.numel())
-    blocks, options = _launch_options(image, displacement, grad, mode, padding, _BACKWARD_BLOCK)
+    options = _options(image, displacement, grad, mode, padding, _BACKWARD_BLOCK)
+    blocks = triton.cdiv(spatial.numel(), _BACKWARD_BLOCK)
     if needs_displacement:
         allocate = torch.zeros if is_constant else torch.empty
         grad_displacement = allocate(
@@ -343,6 +349,8 @@ def warp_backward(
                 channels,
                 blocks,
                 **options,
+                BLOCK=_BACKWARD_BLOCK,
+                num_warps=_WARPS,
             )
     if fixed is not None:
         grad_image = from_fixed_point(fixed, scale, grad_image)
@@ -365,24 +373,21 @@ def _strides(tensor: Tensor) -> tuple[int, int, int, int, int]:
     return strides if len(strides) == 5 else (*strides[:2], 0, *strides[2:])
 
 
-def _launch_options(
-    image: Tensor, displacement: Tensor, result: Tensor, mode: str, padding: str, block: int
-) -> tuple[int, dict[str, object]]:
-    """The number of blocks of a sample, and the options common to both kernels."""
+def _options(
+    image: Tensor, displacement: Tensor, result: Tensor, mode: str, padding: str, largest_block: int
+) -> dict[str, object]:
+    """The constants common to both kernels."""
     voxels = displacement.shape[2:].numel()
     # Samples and channels are always found with 64 bits; what counts is the reach of one channel.
     reach = max(_reach(tensor) for tensor in (image, displacement, result))
-    is_wide = max(reach, image.shape[2:].numel(), voxels + block) >= 1 << 31
-    options = {
+    is_wide = max(reach, image.shape[2:].numel(), voxels + largest_block) >= 1 << 31
+    return {
         "NDIM": displacement.shape[1],
         "MODE": mode,
         "PADDING": padding,
         "INDEX": tl.int64 if is_wide else tl.int32,
         "ACC": tl.float64 if image.dtype == torch.float64 else tl.float32,
-        "BLOCK": block,
-        "num_warps": _WARPS,
     }
-    return triton.cdiv(voxels, block), options
 
 
 def _reach(tensor: Tensor) -> int:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import plasticine.kernels
 
@@ -75,9 +76,27 @@ def test_compiles_without_spilling(architecture):
 
 
 def test_no_target_is_nested():
-    """``(a, b), c = ...`` in a kernel is more than Triton 3.6, which torch 2.11 brings, can take."""
+    """Triton 3.6, which comes with torch 2.11, cannot take ``(a, b), c = ...`` in a kernel."""
     for path in sorted(Path(plasticine.kernels.__file__).parent.glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             for target in node.targets if isinstance(node, ast.Assign) else ():
                 for part in target.elts if isinstance(target, ast.Tuple) else ():
                     assert not isinstance(part, ast.Tuple), f"{path.name}, line {part.lineno}"
+
+
+def test_configurations_are_tried_where_size_and_determinism_allow():
+    from plasticine.kernels import tuning
+
+    classes = [
+        tuning.size_class(voxels) for voxels in (1, 1 << 16, 1 << 20, 192 * 160 * 224, 1 << 40)
+    ]
+    assert classes == [tuning.NOT_TRIED, 1, 2, 2, 3]
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert tuning.size_class(1 << 40, bits_depend=True) == tuning.NOT_TRIED
+        assert tuning.size_class(1 << 40) == 3
+    finally:
+        torch.use_deterministic_algorithms(False)
+    every = [tuning.configuration(128, 4), tuning.configuration(256, 8)]
+    assert tuning.tried(every, {"size_class": 1}) == every
+    assert tuning.tried(every, {"size_class": tuning.NOT_TRIED}) == every[:1]
