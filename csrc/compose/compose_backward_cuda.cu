@@ -64,11 +64,14 @@ struct ComposeBackwardArguments {
   }
 };
 
+// Three blocks a multiprocessor would make the compiler spill for half types.
+template <typename Stored, typename Index>
+constexpr int kBlocks = resident_blocks<accumulator_t<Stored>, Index>(sizeof(Stored) == 2 ? 2 : 3);
+
 // Whole warps stay together: lanes exchange what they scatter.
 template <Padding padding, int D, typename Stored, typename Index>
-__global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Stored>, Index>(3)))
-    compose_backward_kernel(
-        const __grid_constant__ ComposeBackwardArguments<D, Stored, Index> arguments) {
+__global__ void __launch_bounds__(kThreads, (kBlocks<Stored, Index>)) compose_backward_kernel(
+    const __grid_constant__ ComposeBackwardArguments<D, Stored, Index> arguments) {
   using T = accumulator_t<Stored>;
   const FieldShape<D, Index>& shape = arguments.field_shape;
   const ScatterTarget<T> target = arguments.scatter_target();
