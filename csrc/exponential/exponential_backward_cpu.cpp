@@ -65,17 +65,15 @@ void store_slopes(const Flow& flow, const Tensor& second, const Tensor& third) {
 class Backward {
  public:
   Backward(const Flow& flow, const Tensor& grad_out, const Stages& stages,
-           const Tensor& grad_velocity, const Tensor& scratch)
+           const Tensor& grad_velocity, const Scratch& scratch)
       : flow_(flow), first_(first_stage(flow)), grad_(grad_out) {
-    const int scratch_fields = scratch.data == nullptr ? 0 : static_cast<int>(scratch.shape[0]);
     fields_.push_back(grad_velocity);
-    for (int index = 0; index < scratch_fields; ++index) {
-      fields_.push_back(stacked(grad_velocity, scratch, index));
+    for (int index = 0; index < static_cast<int>(scratch.shape[0]); ++index) {
+      fields_.push_back(stacked(scratch, index));
     }
     holds_.assign(fields_.size(), kFree);
     for (std::size_t index = 0; index < stages.kept.size(); ++index) {
-      kept_.push_back(
-          {stages.kept[index], stacked(grad_velocity, stages.fields, static_cast<int>(index))});
+      kept_.push_back({stages.kept[index], stacked(stages.fields, static_cast<int>(index))});
     }
   }
 
@@ -275,10 +273,18 @@ class Backward {
 }  // namespace
 
 void exponential_backward(const Flow& flow, const Tensor& grad_out, const Stages& stages,
-                          const Tensor& grad_velocity, const Tensor& scratch) {
-  if (!is_empty(flow)) {
-    Backward(flow, grad_out, stages, grad_velocity, scratch).run();
+                          const Tensor& grad_velocity, const Scratch& scratch) {
+  if (is_empty(flow)) {
+    return;
   }
+  prefer_huge_pages(grad_velocity);
+  const int slots = static_cast<int>(scratch.shape[1]);
+  for_each_sample(flow, slots, [&](const Flow& own, std::int64_t sample, std::int64_t slot) {
+    Backward(own, narrowed(grad_out, 0, sample),
+             {narrowed(stages.fields, 1, sample), stages.kept}, narrowed(grad_velocity, 0, sample),
+             narrowed(scratch, 1, slot))
+        .run();
+  });
 }
 
 }  // namespace plasticine

@@ -9,6 +9,7 @@ from plasticine import backends, reference
 from plasticine.ops._native_interface import (
     METHOD_CODES,
     PADDING_CODES,
+    SHARED_SIZE,
     contiguous_like,
     native,
     native_or_none,
@@ -79,14 +80,14 @@ def cpu_forward(
     inverse_result = contiguous_like(velocity) if inverse else None
     stages = stages_like(velocity, directions * len(kept)) if kept else None
     between = steps - first_stage(steps, method) - len(kept)
-    scratch = stages_like(velocity, directions) if between else None
+    scratch = _scratch(velocity, directions if between else 0)
     backends.NATIVE.exponential_forward(
         native(velocity),
         native(result),
         native_or_none(inverse_result),
         native_or_none(stages),
         kept,
-        native_or_none(scratch),
+        native(scratch),
         0.5**steps,
         steps,
         METHOD_CODES[method],
@@ -101,13 +102,13 @@ def cpu_resume(
 ) -> Tensor:
     """exp(v) from the last of its kept stages on."""
     result = contiguous_like(velocity)
-    scratch = stages_like(velocity, 1) if kept[-1] + 1 < steps else None
+    scratch = _scratch(velocity, 1 if kept[-1] + 1 < steps else 0)
     backends.NATIVE.exponential_resume(
         native(velocity),
         native(result),
         native(stages),
         kept,
-        native_or_none(scratch),
+        native(scratch),
         steps,
         METHOD_CODES[method],
         PADDING_CODES[padding],
@@ -128,15 +129,14 @@ def cpu_backward(
 ) -> Tensor:
     """The velocity's gradient of one direction, the sign of ``scale``; stages are its own."""
     result = contiguous_like(velocity)
-    count = _scratch_fields(steps, method, len(kept))
-    scratch = stages_like(velocity, count) if count else None
+    scratch = _scratch(velocity, _scratch_fields(steps, method, len(kept)))
     backends.NATIVE.exponential_backward(
         native(grad),
         native(velocity),
         native_or_none(stages),
         kept,
         native(result),
-        native_or_none(scratch),
+        native(scratch),
         scale,
         steps,
         METHOD_CODES[method],
@@ -144,6 +144,19 @@ def cpu_backward(
         threads_for(velocity),
     )
     return result
+
+
+def _scratch(velocity: Tensor, fields: int) -> Tensor:
+    """Uninitialised memory ``(fields, slots, d, *spatial)``: a slot for each sample under way.
+
+    A sample goes through all its passes at once, in the cache. Each thread has one of its own where
+    there are enough of them to keep all threads busy, or too few voxels for two threads to share.
+    """
+    threads = threads_for(velocity)
+    samples = max(velocity.shape[0], 1)
+    small = velocity.numel() < 4 * SHARED_SIZE * samples
+    apart = samples % threads == 0 or samples >= 4 * threads or small
+    return velocity.new_empty((fields, min(samples, threads) if apart else 1, *velocity.shape[1:]))
 
 
 def _scratch_fields(steps: int, method: str, kept: int) -> int:
