@@ -124,8 +124,8 @@ void bind_exponential_resume(const Tensor& velocity, const Tensor& out, const Te
 
 void bind_exponential_backward(const Tensor& grad_out, const Tensor& velocity,
                                const MaybeTensor& stages, const std::vector<int>& kept,
-                               const Tensor& grad_velocity, const Tensor& scratch,
-                               double scale, int steps, int method, int padding, int threads) {
+                               const Tensor& grad_velocity, const Tensor& scratch, double scale,
+                               int steps, int method, int padding, int threads) {
   exponential_backward(flow_of(velocity, scale, steps, method, padding, threads), grad_out,
                        {or_null(stages), kept}, grad_velocity, scratch);
 }

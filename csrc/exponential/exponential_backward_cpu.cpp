@@ -280,9 +280,8 @@ void exponential_backward(const Flow& flow, const Tensor& grad_out, const Stages
   prefer_huge_pages(grad_velocity);
   const int slots = static_cast<int>(scratch.shape[1]);
   for_each_sample(flow, slots, [&](const Flow& own, std::int64_t sample, std::int64_t slot) {
-    Backward(own, narrowed(grad_out, 0, sample),
-             {narrowed(stages.fields, 1, sample), stages.kept}, narrowed(grad_velocity, 0, sample),
-             narrowed(scratch, 1, slot))
+    Backward(own, narrowed(grad_out, 0, sample), {narrowed(stages.fields, 1, sample), stages.kept},
+             narrowed(grad_velocity, 0, sample), narrowed(scratch, 1, slot))
         .run();
   });
 }

@@ -43,8 +43,7 @@ std::vector<Target> targets_of(const Flow& flow, const Stages& stages, bool inve
   std::vector<Target> targets;
   const int count = static_cast<int>(stages.kept.size());
   for (int index = 0; index < count; ++index) {
-    targets.push_back(
-        {stages.kept[index], stacked(stages.fields, index + (inverse ? count : 0))});
+    targets.push_back({stages.kept[index], stacked(stages.fields, index + (inverse ? count : 0))});
   }
   targets.push_back({flow.steps, out});
   return targets;

@@ -54,8 +54,9 @@ void exponential_resume(const Flow& flow, const Tensor& out, const Stages& stage
                         const Scratch& scratch);
 
 // The gradient to the velocity. Stages that are not kept are computed again, in the memory of
-// grad_velocity and scratch: the more fields, the fewer are computed more than once. Needed are, with steps + 1 - first_stage = c gradients to form: none for c = 1, one
-// for c = 2 or where all stages are kept, else two; with rk4 four.
+// grad_velocity and scratch: the more fields, the fewer are computed more than once. Needed are,
+// with steps + 1 - first_stage = c gradients to form: none for c = 1, one for c = 2 or where all
+// stages are kept, else two; with rk4 four.
 void exponential_backward(const Flow& flow, const Tensor& grad_out, const Stages& stages,
                           const Tensor& grad_velocity, const Scratch& scratch);
 

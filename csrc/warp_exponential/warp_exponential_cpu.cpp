@@ -113,8 +113,7 @@ void warp_exponential_forward(const Tensor& image, const Flow& flow, const Tenso
     // The displacement before the last, of which one squaring is left.
     std::vector<Target> targets;
     for (std::size_t index = 0; index < stages.kept.size(); ++index) {
-      targets.push_back(
-          {stages.kept[index], stacked(stages.fields, static_cast<int>(index))});
+      targets.push_back({stages.kept[index], stacked(stages.fields, static_cast<int>(index))});
     }
     int used = 0;
     if (targets.empty() || targets.back().stage != flow.steps - 1) {
