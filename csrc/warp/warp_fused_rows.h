@@ -165,10 +165,16 @@ bool gather_row_of(const RowPiece<float>& piece, const ImageShape& shape,
   return nan == 0;
 }
 
-// Adds the derivative of one channel's values at 16 cells, times value, to sum.
-template <int D>
+// Adds the derivative of one channel's values at 16 cells, times value, to sum: but for
+// finish_gradient.
+template <Padding padding, int D>
 PLASTICINE_INLINE void add_gradient(const CellLanes<D>& cell, const FloatLanes (&corner)[1 << D],
                                     FloatLanes value, FloatLanes (&sum)[D]) {
+  if constexpr (padding != Padding::zeros) {
+    // The weights of an axis have opposite slopes: differences take fewer operations.
+    add_interpolation_gradient<D>(cell.first, cell.second, corner, value, sum);
+    return;
+  }
   for (int axis = 0; axis < D; ++axis) {
     // The derivative of a multilinear function: the axis' weights become their slopes.
     FloatLanes first[D];
@@ -178,6 +184,16 @@ PLASTICINE_INLINE void add_gradient(const CellLanes<D>& cell, const FloatLanes (
       second[other] = other == axis ? cell.slope_second[other] : cell.second[other];
     }
     sum[axis] += value * interpolate<D>(first, second, corner);
+  }
+}
+
+// What the channels have in common.
+template <Padding padding, int D>
+PLASTICINE_INLINE void finish_gradient(const CellLanes<D>& cell, FloatLanes (&sum)[D]) {
+  if constexpr (padding != Padding::zeros) {
+    for (int axis = 0; axis < D; ++axis) {
+      sum[axis] *= cell.slope_second[axis];
+    }
   }
 }
 
@@ -195,8 +211,10 @@ bool gradient_row_of(const RowPiece<float>& piece, const ImageShape& shape,
     for_each_corners<D, Stored>(
         image, offsets.line, cell.row, cell.position[D - 1], locator.row_size(), live,
         [&](std::int64_t channel, const FloatLanes(&corner)[1 << D]) PLASTICINE_INLINE_LAMBDA {
-          add_gradient(cell, corner, load_lanes(weight + channel * grad.stride, live), sum);
+          add_gradient<padding>(cell, corner, load_lanes(weight + channel * grad.stride, live),
+                                sum);
         });
+    finish_gradient<padding>(cell, sum);
     for (int axis = 0; axis < D; ++axis) {
       if (add) {
         sum[axis] += load_lanes(weight + axis * grad.stride, live);
@@ -313,7 +331,8 @@ BackwardOutcome backward_row_of(const RowPiece<float>& piece, const ImageShape& 
     for_each_corners<D, Stored>(
         source, offsets.line, cell.row, cell.position[D - 1], locator.row_size(), live,
         [&](std::int64_t, const FloatLanes(&corner)[1 << D])
-            PLASTICINE_INLINE_LAMBDA { add_gradient(cell, corner, value[0], sum); });
+            PLASTICINE_INLINE_LAMBDA { add_gradient<padding>(cell, corner, value[0], sum); });
+    finish_gradient<padding>(cell, sum);
     for (int axis = 0; axis < D; ++axis) {
       nan |= nan_bits(sum[axis], live);
       store_lanes(sum[axis], live, out[axis] + start);
