@@ -61,7 +61,7 @@ def nothing(monkeypatch):
         ("warp", "cuda", "cuda"),
         ("warp", "mps", "reference"),
         ("compose", "cpu", "cpu"),
-        ("compose", "cuda", "reference"),
+        ("compose", "cuda", "cuda"),
         ("folding", "cpu", "cpu"),
     ],
 )

@@ -191,7 +191,7 @@ class BackwardSchedule {
 
   void release(int stage) { std::replace(holds_.begin(), holds_.end(), stage, kFree); }
 
-  const Passes& passes_;
+  const Passes passes_;
   const Flow& flow_;
   const int first_;
   Tensor grad_;
