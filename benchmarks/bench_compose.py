@@ -12,6 +12,7 @@ from benchmarks.contest import (
     SIZES,
     Contender,
     Contest,
+    compiled,
     in_float32,
     ours,
     with_dtypes,
@@ -33,6 +34,7 @@ CONTEST = Contest(
     contenders=(
         Contender("grid_sample", peers.pipeline_compose(peers.grid_sample("bilinear")), in_float32),
         Contender("monai", peers.pipeline_compose(peers.monai_warp), in_float32),
+        compiled(reference.compose),
         *ours("compose", plasticine.compose),
     ),
 )

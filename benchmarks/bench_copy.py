@@ -19,7 +19,8 @@ CONTEST = Contest(
     inputs=lambda case: (torch.arange(case.voxels, dtype=torch.float32)[None],),
     expected=lambda source: source,
     floor=lambda ndim, backward: 2,
-    cases=tuple(Case((1 << power,)) for power in (15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25)),
+    cases=tuple(Case((1 << power,)) for power in range(15, 26)),
+    gpu_cases=tuple(Case((1 << power,), device="cuda") for power in range(18, 30)),
     contenders=(Contender("copy", torch_copy),),
     directions=("forward",),
 )

@@ -17,6 +17,7 @@ from benchmarks import peers
 from benchmarks.contest import (
     BATCH_2D,
     FULL_3D,
+    GPU_SMALLEST_2D,
     HALF_DTYPES,
     MEDIUM_3D,
     SIZES,
@@ -24,11 +25,13 @@ from benchmarks.contest import (
     Contender,
     Contest,
     Prepared,
+    compiled,
     in_float32,
     ours,
     with_dtypes,
     without_long_waits,
 )
+from plasticine import reference
 
 STEPS = 7
 COMPARED = (BATCH_2D, MEDIUM_3D, FULL_3D)
@@ -45,7 +48,7 @@ def _floor(passes: int, ndim: int, backward: bool) -> float:
 @functools.lru_cache(maxsize=2)
 def fine_flow(case: Case) -> Tensor:
     """The flow of the linearly interpolated field by 32 steps of Runge and Kutta's fourth order."""
-    velocity = case.field()
+    velocity = case.field().to(case.place)
     flow = torch.zeros_like(velocity)
     step = 1 / 32
     for _ in range(32):
@@ -59,19 +62,21 @@ def fine_flow(case: Case) -> Tensor:
 
 def mean_error(case: Case, result: Tensor) -> float:
     """Voxels."""
-    return (result - fine_flow(case)).norm(dim=1).mean().item()
+    return (result.to(case.place) - fine_flow(case)).norm(dim=1).mean().item()
 
 
 @functools.cache
 def error_of_euler(case: Case) -> float:
-    return mean_error(case, plasticine.exponential(case.field(), steps=STEPS))
+    velocity = case.field().to(case.place)
+    return mean_error(case, plasticine.exponential(velocity, steps=STEPS))
 
 
 @functools.cache
 def midpoint_steps(case: Case) -> int:
     """The fewest squarings by which midpoint is as exact as Euler's seven, for this very field."""
+    velocity = case.field().to(case.place)
     for steps in range(STEPS):
-        flow = plasticine.exponential(case.field(), method="midpoint", steps=steps)
+        flow = plasticine.exponential(velocity, method="midpoint", steps=steps)
         if mean_error(case, flow) <= error_of_euler(case):
             return steps
     return STEPS
@@ -84,9 +89,13 @@ def at_least_as_exact(case: Case, result: Tensor) -> dict[str, float]:
     return {"mean_error": found, "mean_error_of_euler": euler, "squarings": midpoint_steps(case)}
 
 
+def where_compared(case: Case, direction: str) -> bool:
+    return case in COMPARED or (case.on_gpu and case != GPU_SMALLEST_2D)
+
+
 def where_kept(case: Case, direction: str) -> bool:
     """Recomputing is for the backward pass."""
-    return case in COMPARED and direction == "forward_and_backward"
+    return where_compared(case, direction) and direction == "forward_and_backward"
 
 
 EXPONENTIAL = Contest(
@@ -99,6 +108,7 @@ EXPONENTIAL = Contest(
         Contender("monai", peers.monai_exponential, in_float32),
         Contender("voxelmorph", peers.voxelmorph_exponential, without_long_waits),
         Contender("deepali", peers.deepali_exponential, without_long_waits),
+        compiled(reference.exponential),
         *ours("exponential", plasticine.exponential),
         *ours(
             "exponential",
@@ -111,7 +121,7 @@ EXPONENTIAL = Contest(
             functools.partial(plasticine.exponential, method="midpoint"),
             "_midpoint",
             for_case=lambda case: {"steps": midpoint_steps(case)},
-            joins=lambda case, direction: case in COMPARED,
+            joins=where_compared,
             check=at_least_as_exact,
             # The first step samples the field too.
             floor=lambda case, backward: _floor(1 + midpoint_steps(case), case.ndim, backward),
@@ -128,7 +138,8 @@ ZEROS = Contest(
     floor=floor_of(STEPS),
     cases=(BATCH_2D, FULL_3D),
     contenders=(
-        Contender("monai", functools.partial(peers.monai_exponential, padding="zeros")),
+        Contender("monai", functools.partial(peers.monai_exponential, padding="zeros"), in_float32),
+        Contender("fireants", peers.fireants_exponential, in_float32),
         *ours("exponential", functools.partial(plasticine.exponential, padding="zeros")),
         *ours(
             "exponential",
@@ -161,7 +172,7 @@ PAIR = Contest(
             "monai",
             both_ways(peers.monai_exponential),
             lambda case, direction: (
-                case == MEDIUM_3D or (case == BATCH_2D and direction == "forward")
+                case == MEDIUM_3D or case.on_gpu or (case == BATCH_2D and direction == "forward")
             ),
         ),
         *ours("exponential", functools.partial(plasticine.exponential, inverse=True)),

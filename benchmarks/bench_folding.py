@@ -51,7 +51,7 @@ CONTEST = Contest(
     cases=(*SIZES, *with_dtypes(FULL_3D, dtypes=HALF_DTYPES)),
     contenders=(
         Contender("torch_gradient", same(count_by_torch), forward_in_float32),
-        Contender("voxelmorph", count_by_voxelmorph, forward_in_float32),
+        Contender("voxelmorph", count_by_voxelmorph, forward_in_float32, device="cpu"),
         *ours("folding", lambda field, backend: plasticine.folding(field, backend=backend).folds),
     ),
     directions=("forward",),

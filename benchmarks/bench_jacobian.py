@@ -43,7 +43,7 @@ CONTEST = Contest(
     ),
     contenders=(
         Contender("torch_gradient", same(peers.gradient_determinant), in_float32),
-        Contender("voxelmorph", peers.voxelmorph_determinant, forward_in_float32),
+        Contender("voxelmorph", peers.voxelmorph_determinant, forward_in_float32, device="cpu"),
         Contender("deepali", peers.deepali_determinant, in_float32, margin=1),
         Contender("SimpleITK", peers.sitk_determinant, forward_of_one, margin=1),
         compiled(reference.jacobian_determinant, FULL_3D, ("forward",)),

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 import plasticine
 from benchmarks import peers
@@ -18,9 +19,12 @@ from benchmarks.contest import (
     Case,
     Contender,
     Contest,
+    Prepared,
     compiled,
+    cotangent,
     forward_of_one,
     ours,
+    same,
     with_dtypes,
     without_long_waits,
 )
@@ -72,10 +76,68 @@ CONTEST = Contest(
         Contender("interpol", peers.interpol_pull, without_long_waits),
         Contender("SimpleITK", peers.sitk_warp, forward_of_one),
         Contender("scipy", peers.scipy_map_coordinates, forward_of_one),
-        compiled(reference.warp, MEDIUM_3D, ("forward", "forward_and_backward")),
+        Contender("fireants", peers.fireants_warp, in_float32_and_smooth),
+        compiled(reference.warp, MEDIUM_3D),
         *ours("warp", plasticine.warp),
     ),
 )
+
+
+def backward_to_field(prepare: peers.Prepare) -> peers.Prepare:
+    """The backward pass alone, to the field alone: what a registration's step takes."""
+
+    def prepare_backward(case: Case, image: Tensor, displacement: Tensor) -> Prepared:
+        prepared = prepare(case, image, displacement)
+        kept, field = prepared.inputs or (image, displacement)
+        field = field.detach().requires_grad_()
+        result = prepared.call(kept, field)
+        given = cotangent(result)
+
+        def backward(kept: Tensor, field: Tensor) -> Tensor:
+            return torch.autograd.grad(result, leaf, given, retain_graph=True)[0]
+
+        leaf = field
+        return Prepared(backward, (kept, field.detach()))
+
+    return prepare_backward
+
+
+def about_the_gradient(case: Case, found: Tensor) -> dict[str, float]:
+    """As a whole: single voxels lie on kinks. The unit of a peer's field is its own."""
+    expected = BACKWARD.expectation(case, False)[0]
+    if found.shape != expected.shape:
+        return {}
+    error = ((found.to(expected) - expected).norm() / expected.norm()).item()
+    assert error <= 0.02 + 4 * torch.finfo(case.dtype).eps, f"the gradient differs by {error:.3g}"
+    return {"gradient_error": error}
+
+
+BACKWARD = Contest(
+    "warp_backward_to_field",
+    inputs=CONTEST.inputs,
+    expected=lambda image, field: backward_to_field(same(reference.warp))(
+        BATCH_2D, image, field
+    ).call(image, field),
+    # The gradient, the image and the field read, the field's gradient written.
+    floor=lambda ndim, backward: 2 + 2 * ndim,
+    cases=(BATCH_2D, MEDIUM_3D),
+    contenders=tuple(
+        replace(x, prepare=backward_to_field(x.prepare), check=about_the_gradient)
+        for x in (
+            Contender("grid_sample", peers.grid_sample("bilinear"), in_float32_and_smooth),
+            Contender("monai", peers.monai_warp, in_float32_and_smooth),
+            Contender("fireants", peers.fireants_warp, in_float32_and_smooth),
+            compiled(reference.warp),
+            *ours("warp", plasticine.warp),
+        )
+    ),
+    directions=("forward",),
+)
+
+
+@pytest.mark.parametrize(("case", "direction", "contender"), BACKWARD.entries())
+def test_warp_backward_to_field(case, direction, contender, run_contest):
+    run_contest(BACKWARD, case, direction, contender)
 
 
 @pytest.mark.parametrize(("case", "direction", "contender"), CONTEST.entries())

@@ -37,7 +37,8 @@ class Case:
         batch: samples.
         dtype: of all tensors.
         displacement: "smooth" (random, up to 16 voxels) or "small" (the same below 1 voxel).
-        large: run with ``--large`` or on a GPU only.
+        large: run with ``--large`` only.
+        device: "cpu" or "cuda": the device whose sizes these are.
     """
 
     spatial: tuple[int, ...]
@@ -45,6 +46,18 @@ class Case:
     dtype: torch.dtype = torch.float32
     displacement: str = "smooth"
     large: bool = False
+    device: str = "cpu"
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether this is one of the GPU's cases, in float32."""
+        return self.device == "cuda" and self.dtype == torch.float32
+
+    @property
+    def place(self) -> torch.device:
+        """Where the definition is computed for it."""
+        on_gpu = self.device == "cuda" and torch.cuda.is_available()
+        return torch.device("cuda" if on_gpu else "cpu")
 
     @property
     def ndim(self) -> int:
@@ -101,6 +114,22 @@ HALF_DTYPES = (torch.float16, torch.bfloat16)
 def with_dtypes(*cases: Case, dtypes: Sequence[torch.dtype]) -> tuple[Case, ...]:
     """Each case in each dtype."""
     return tuple(replace(case, dtype=dtype) for case in cases for dtype in dtypes)
+
+
+# The smallest is for the cost of a launch; the others fill a GPU.
+GPU_SMALLEST_2D = Case((128, 128), device="cuda")
+GPU_BATCH_2D = Case((256, 256), batch=16, device="cuda")
+GPU_FULL_3D = Case((160, 192, 224), device="cuda")
+GPU_SIZES = (
+    GPU_SMALLEST_2D,
+    *with_dtypes(
+        GPU_BATCH_2D,
+        Case((512, 512), batch=64, device="cuda"),
+        GPU_FULL_3D,
+        Case((256, 256, 256), device="cuda"),
+        dtypes=(torch.float32, torch.bfloat16),
+    ),
+)
 
 
 def as_tuple(results: Any) -> tuple[Any, ...]:
@@ -173,7 +202,8 @@ class Contest:
             backward pass is included: each input read once and each output written once; a
             scattered gradient is zeroed, read and written.
         contenders: peers first: ours state their ratio to those before them.
-        cases: what is measured.
+        cases: what is measured on a CPU.
+        gpu_cases: what is measured on a GPU.
         directions: "forward" and, where it differentiates, "forward_and_backward".
     """
 
@@ -183,13 +213,19 @@ class Contest:
     floor: Callable[[int, bool], float]
     contenders: tuple[Contender, ...]
     cases: tuple[Case, ...] = SIZES
+    gpu_cases: tuple[Case, ...] = GPU_SIZES
     directions: tuple[str, ...] = DIRECTIONS
 
     def entries(self) -> list[Any]:
         """Every measurement as a parameter of a test; those to compare follow each other."""
         return [
-            pytest.param(case, direction, contender, id=f"{case}-{direction}-{contender.name}")
-            for case in self.cases
+            pytest.param(
+                case,
+                direction,
+                contender,
+                id=f"{case.device}-{case}-{direction}-{contender.name}",
+            )
+            for case in (*self.cases, *self.gpu_cases)
             for direction in self.directions
             for contender in self.contenders
             if contender.joins(case, direction)
@@ -199,7 +235,7 @@ class Contest:
     def expectation(self, case: Case, needs_gradient: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The definition's result of a case, and its gradients where they are asked for."""
         exact = torch.promote_types(case.dtype, torch.float32)
-        inputs = tuple(x.to(case.dtype).to(exact) for x in self.inputs(case))
+        inputs = tuple(x.to(case.place, case.dtype).to(exact) for x in self.inputs(case))
         if not needs_gradient:
             return stacked(self.expected(*inputs)), ()
         leaves = tuple(x.requires_grad_() for x in inputs)
@@ -264,14 +300,24 @@ def forward_of_one(case: Case, direction: str) -> bool:
     return direction == "forward" and case in (MEDIUM_3D, FULL_3D)
 
 
-def compiled(function: Callable[..., Any], case: Case, directions: Sequence[str]) -> Contender:
-    """``torch.compile`` of our reference, for one case on a CPU: it takes half a minute each."""
+def compiled(
+    function: Callable[..., Any], case: Case | None = None, directions: Sequence[str] = DIRECTIONS
+) -> Contender:
+    """``torch.compile`` of our reference: it takes half a minute for each case.
+
+    Args:
+        function: the reference.
+        case: the one on a CPU; None for none. On a GPU there are two.
+        directions: those on a CPU; on a GPU all.
+    """
 
     def prepare(_: Case, *inputs: Tensor) -> Prepared:
         torch.compiler.reset()  # or the ninth size would silently run uncompiled
         return Prepared(torch.compile(function, dynamic=False))
 
     def joins(other: Case, direction: str) -> bool:
+        if other.device == "cuda":
+            return other in (GPU_BATCH_2D, GPU_FULL_3D)
         return other == case and direction in directions
 
     return Contender("compiled_reference", prepare, joins)

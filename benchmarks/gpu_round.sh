@@ -4,18 +4,22 @@
 #     benchmarks/gpu_round.sh [--dry-run] [OUTPUT_FOLDER]
 #
 # builds and installs the package beside the checkout (no network, nothing replaced in the
-# environment), runs the operators' tests against their float64 reference on the GPU, once more under
-# compute-sanitizer where there is one, reports registers, and runs the benchmarks. OUTPUT_FOLDER
-# (default: gpu-round) receives the log of each step, benchmarks.json, registers.json, device.json
-# and round.json, the steps with their status and seconds. A failing step does not stop the others;
-# the exit status is 1 if any failed.
+# environment), runs every operator's tests on the GPU against float64, streams, graphs, determinism
+# and large indices, compute-sanitizer on a small case of every kernel, the registers, the benchmarks
+# with the bandwidth of a copy first, and ncu on one size of each. What this machine has no tool for
+# is left out, with the reason. OUTPUT_FOLDER (default: gpu-round) receives the log of each step,
+# benchmark-*.json, registers.json, ncu.csv, device.json, report.md and round.json, the steps with
+# their status and seconds. A failing step does not stop the others; the exit status is 1 if any
+# failed.
 #
-# GPU_ROUND_STEPS="tests benchmarks" takes these steps alone, after the installation: a machine may
-# allow a command less time than the whole round needs.
+# GPU_ROUND_STEPS="tests-* benchmark-warp" takes these steps alone, after the installation: a machine
+# may allow a command less time than the whole round needs. GPU_ROUND_SITE=FOLDER keeps the installed
+# package there for the next call. GPU_ROUND_WHEELS=FOLDER installs the wheels in it, peers that are
+# to be measured, beside it.
 #
-# --dry-run takes the same way without a GPU: the installation without native code, the tests and
-# benchmarks of what can run on the CPU, cut short. PYTHON chooses the interpreter, which needs
-# torch, pytest, pytest-benchmark, setuptools, pybind11 and ninja.
+# --dry-run takes the same way without a GPU: the installation without native code, tests and
+# benchmarks on the CPU, cut short. PYTHON chooses the interpreter, which needs torch, pytest,
+# pytest-benchmark, setuptools, pybind11 and ninja.
 set -euo pipefail
 
 dry_run=0
@@ -28,21 +32,36 @@ mkdir -p "$output"
 output=$(cd "$output" && pwd)
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-python3}
-only=${GPU_ROUND_STEPS:-}
-site=$(mktemp -d)
-trap 'rm -rf "$site"' EXIT
+read -ra only <<<"${GPU_ROUND_STEPS:-*}"
+if [[ -n ${GPU_ROUND_SITE:-} ]]; then
+  mkdir -p "$GPU_ROUND_SITE"
+  site=$(cd "$GPU_ROUND_SITE" && pwd)
+else
+  site=$(mktemp -d)
+  trap 'rm -rf "$site"' EXIT
+fi
 # Not in the checkout: its plasticine folder, which holds no binaries, would hide the installed one.
-mkdir "$site/empty"
+mkdir -p "$site/empty"
 cd "$site/empty"
 
 steps=()
 failed=0
 
+# asked NAME: whether GPU_ROUND_STEPS holds a step.
+asked() {
+  local pattern
+  for pattern in install wheels device "${only[@]}"; do
+    # shellcheck disable=SC2053  # a pattern it is
+    [[ $1 == $pattern ]] && return 0
+  done
+  return 1
+}
+
 # step NAME COMMAND...: runs a command, keeps its log, status and seconds.
 step() {
   local name=$1 status=0 start=$SECONDS
   shift
-  if [[ -n $only && " install device $only " != *" $name "* ]]; then
+  if ! asked "$name"; then
     absent "$name" "not asked for"
     return
   fi
@@ -100,42 +119,99 @@ run_pytest() {
 
 install=("$python" -m pip install --no-build-isolation --no-deps --no-index
   --target "$site/packages" "$root")
-benchmark=(run_pytest "$root/benchmarks" --benchmark-only
-  "--benchmark-json=$output/benchmarks.json")
+operators=("$root"/tests/test_{warp,warp_cubic,double_backward,compose,exponential}.py
+  "$root"/tests/test_{exponential_methods,warp_exponential,jacobian,folding,invert,splat}.py
+  "$root"/tests/test_{splat_modes,spline_coefficients,transforms,autocast,large_tensors}.py)
+sanitized=(-m pytest -c "$root/pyproject.toml" --rootdir "$root"
+  -o addopts=--import-mode=importlib -p no:cacheprovider -q "$root/tests/test_on_gpu.py")
+
+# benchmark FILE ARGUMENTS...: one file of benchmarks, as a step of its own.
+benchmark() {
+  local name
+  name=$(basename "$1" .py)
+  step "benchmark-${name#bench_}" run_pytest "$@" --benchmark-only \
+    "--benchmark-json=$output/benchmark-${name#bench_}.json"
+}
+
+# The copy first: its rate is what the others are measured by.
+benchmarks=("$root/benchmarks/bench_copy.py")
+for file in "$root"/benchmarks/bench_*.py; do
+  [[ $file == */bench_copy.py ]] || benchmarks+=("$file")
+done
+
+report() {
+  PYTHONSAFEPATH=1 PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" \
+    "$python" -m benchmarks.report "$output"/benchmark-*.json | tee "$output/report.md"
+}
 
 if [[ $dry_run -eq 1 ]]; then
   # The installed copy holds no native code: it shows that the step works, and is not used further.
   step install env PLASTICINE_NATIVE=0 "${install[@]}"
   step device describe
-  step tests run_pytest "$root/tests/test_warp.py" -k "reference_on_cpu and 2d-thin"
-  step benchmarks "${benchmark[@]}" --device cpu \
-    -k "test_warp and 2d-128x128 and (grid_sample or plasticine)"
+  step tests-operators run_pytest "${operators[@]}" -k "reference_on_cpu and 2d-thin"
+  step tests-on-gpu run_pytest "$root/tests/test_on_gpu.py" -k "small_case and 2d"
+  step tests-kernels run_pytest "$root"/tests/test_{cuda_build,kernels_triton}.py -k nested
+  for tool in memcheck racecheck; do
+    for backend in cuda triton; do
+      absent "sanitizer-$tool-$backend" "this is a dry run"
+    done
+  done
   step registers "$python" "$root/benchmarks/register_report.py" --help
-  absent sanitizer "this is a dry run"
+  for file in "${benchmarks[@]}"; do
+    benchmark "$file" --device cpu --cases cuda --tiny --seconds 0 \
+      -k "not (compiled or monai or voxelmorph or deepali or interpol)"
+  done
+  absent ncu "this is a dry run"
+  step report report
 else
-  step install env PLASTICINE_CUDA=1 "${install[@]}"
+  if [[ -d $site/packages/plasticine ]]; then
+    absent install "it is in $site"
+  else
+    step install env PLASTICINE_CUDA=1 "${install[@]}"
+  fi
+  if [[ -n ${GPU_ROUND_WHEELS:-} ]]; then
+    step wheels "$python" -m pip install --no-deps --no-index --upgrade \
+      --target "$site/packages" "$GPU_ROUND_WHEELS"/*.whl
+  fi
   export PYTHONPATH="$site/packages${PYTHONPATH:+:$PYTHONPATH}"
   step device describe
-  step tests run_pytest "$root"/tests/test_{warp,cuda_build,kernels_triton,backends}.py
-  step benchmarks "${benchmark[@]}" --device cuda
+  # The CPU's turn of these tests is the continuous integration's.
+  step tests-operators run_pytest "${operators[@]}" -k "not on_cpu"
+  step tests-on-gpu run_pytest "$root/tests/test_on_gpu.py"
+  step tests-kernels run_pytest "$root"/tests/test_{cuda_build,kernels_triton,backends}.py
+  for tool in memcheck racecheck; do
+    for backend in cuda triton; do
+      if command -v compute-sanitizer >/dev/null; then
+        # Every tensor gets an allocation of its own, so that a step past its end is seen.
+        step "sanitizer-$tool-$backend" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+          compute-sanitizer --tool "$tool" --error-exitcode 1 \
+          "$python" "${sanitized[@]}" -k "small_case and $backend"
+      else
+        absent "sanitizer-$tool-$backend" "compute-sanitizer is not on PATH"
+      fi
+    done
+  done
   if command -v nvcc >/dev/null || [[ -n ${CUDACXX:-} ]]; then
     step registers "$python" "$root/benchmarks/register_report.py" \
       --output "$output/registers.json"
   else
     absent registers "nvcc is not on PATH"
   fi
-  if command -v compute-sanitizer >/dev/null; then
-    # Every tensor gets an allocation of its own, so that a step past its end is seen.
-    export PYTORCH_NO_CUDA_MEMORY_CACHING=1
-    for tool in memcheck racecheck; do
-      step "sanitizer-$tool" compute-sanitizer --tool "$tool" --error-exitcode 1 \
-        "$python" -m pytest -c "$root/pyproject.toml" --rootdir "$root" \
-        -o addopts=--import-mode=importlib -p no:cacheprovider -q "$root/tests/test_warp.py" \
-        -k "cuda_on_cuda and equals_the_float64_reference and float32"
-    done
+  for file in "${benchmarks[@]}"; do
+    benchmark "$file" --device cuda
+  done
+  if command -v ncu >/dev/null; then
+    # Of each operator one size; the range is around the call that would be timed.
+    step ncu ncu --target-processes all --nvtx --nvtx-include "measured/" \
+      --section SpeedOfLight --section MemoryWorkloadAnalysis --section LaunchStats \
+      --section Occupancy --csv --page details --log-file "$output/ncu.csv" \
+      "$python" -m pytest -c "$root/pyproject.toml" --rootdir "$root" \
+      -o addopts=--import-mode=importlib -p no:cacheprovider -q "$root/benchmarks" \
+      --device cuda --benchmark-disable --no-peers -k "3d-160x192x224-batch-1-float32"
   else
-    absent sanitizer "compute-sanitizer is not on PATH"
+    absent ncu "ncu is not on PATH"
   fi
+  step report report
 fi
 
 printf '{"dry_run": %s, "steps": [\n  %s\n]}\n' \

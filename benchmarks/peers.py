@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -89,6 +90,56 @@ def deepali_warp(case: Case, image: Tensor, displacement: Tensor) -> Prepared:
         return functional.warp_image(image, grid, flow, padding="border", align_corners=True)
 
     return Prepared(warp, (image, flow))
+
+
+def fireants_interpolator() -> Any:
+    """FireANTs' interpolator on its fused kernels, which are a package of their own."""
+    peer("fireants_fused_ops")
+    return peer("fireants.interpolator").fireants_interpolator
+
+
+def fireants_affine(case: Case, like: Tensor) -> Tensor:
+    identity = torch.eye(case.ndim, case.ndim + 1, device=like.device)
+    return identity.expand(case.batch, -1, -1).contiguous()
+
+
+def fireants_warp(case: Case, image: Tensor, displacement: Tensor) -> Prepared:
+    """In 3D alone it has a kernel; the field is channel-last, xyz, in [-1, 1]."""
+    interpolate = fireants_interpolator()
+    if case.ndim == 2:
+        pytest.skip("fireants has no fused kernel in 2D")
+    affine = fireants_affine(case, image)
+    flow = to_cube(displacement).movedim(1, -1).contiguous()
+
+    def warp(image: Tensor, flow: Tensor) -> Tensor:
+        return interpolate(
+            image,
+            affine=affine,
+            grid=flow,
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=True,
+            is_displacement=True,
+        )
+
+    return Prepared(warp, (image, flow))
+
+
+def fireants_exponential(case: Case, velocity: Tensor, *, steps: int = 7) -> Prepared:
+    """Zeros outside, as it composes."""
+    compose = fireants_interpolator().warp_composer
+    if case.ndim == 2:
+        pytest.skip("fireants has no fused kernel in 2D")
+    affine = fireants_affine(case, velocity)
+
+    def exponential(flow: Tensor) -> Tensor:
+        flow = flow * 0.5**steps
+        for _ in range(steps):
+            flow = flow + compose(flow, affine=affine, v=flow, align_corners=True)
+        return flow
+
+    flow = to_cube(velocity).movedim(1, -1).contiguous()
+    return Prepared(exponential, (flow,), lambda flow: from_cube(flow.movedim(-1, 1)))
 
 
 def interpol_pull(

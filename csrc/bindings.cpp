@@ -109,25 +109,25 @@ Flow flow_of(const Tensor& velocity, double scale, int steps, int method, int pa
 
 void bind_exponential_forward(const Tensor& velocity, const Tensor& out, const MaybeTensor& inverse,
                               const MaybeTensor& stages, const std::vector<int>& kept,
-                              const MaybeTensor& scratch, double scale, int steps, int method,
+                              const Tensor& scratch, double scale, int steps, int method,
                               int padding, int threads) {
   exponential_forward(flow_of(velocity, scale, steps, method, padding, threads), out,
-                      or_null(inverse), {or_null(stages), kept}, or_null(scratch));
+                      or_null(inverse), {or_null(stages), kept}, scratch);
 }
 
 void bind_exponential_resume(const Tensor& velocity, const Tensor& out, const Tensor& stages,
-                             const std::vector<int>& kept, const MaybeTensor& scratch, int steps,
+                             const std::vector<int>& kept, const Tensor& scratch, int steps,
                              int method, int padding, int threads) {
   exponential_resume(flow_of(velocity, 1.0, steps, method, padding, threads), out, {stages, kept},
-                     or_null(scratch));
+                     scratch);
 }
 
 void bind_exponential_backward(const Tensor& grad_out, const Tensor& velocity,
                                const MaybeTensor& stages, const std::vector<int>& kept,
-                               const Tensor& grad_velocity, const MaybeTensor& scratch,
-                               double scale, int steps, int method, int padding, int threads) {
+                               const Tensor& grad_velocity, const Tensor& scratch, double scale,
+                               int steps, int method, int padding, int threads) {
   exponential_backward(flow_of(velocity, scale, steps, method, padding, threads), grad_out,
-                       {or_null(stages), kept}, grad_velocity, or_null(scratch));
+                       {or_null(stages), kept}, grad_velocity, scratch);
 }
 
 void bind_warp_exponential_forward(const Tensor& image, const Tensor& velocity, const Tensor& out,

@@ -18,10 +18,14 @@ import triton.language as tl
 from torch import Tensor
 
 from .compose import add_adjoint
-from .flow import BLOCK, advance, field_like, first_stage, launch_options, slopes
+from .flow import first_stage, next_displacement, slopes, step_of
 from .gather import load_vector, store_vector
-from .launch import element_strides, spatial_size
+from .launch import accumulator, element_strides, index_type, spatial_size
 from .location import voxel_position
+
+# The voxels of a program and its warps.
+_BLOCK = 256
+_WARPS = 4
 
 # Fields that the backward pass works in, its result among them: two gradients in turn and the
 # displacements that it computes again, of which there are more where none is kept. The adjoint of
@@ -29,6 +33,57 @@ from .location import voxel_position
 _WORKING = 4
 _WORKING_WITH_KEPT = 3
 _WORKING_RK4 = 5
+
+
+@triton.jit
+def step_kernel(
+    field,
+    out,
+    inverse_field,
+    inverse_out,
+    strides,
+    size,
+    scale,
+    inverse_scale,
+    blocks,
+    STEP: tl.constexpr,
+    NDIM: tl.constexpr,
+    PADDING: tl.constexpr,
+    INDEX: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One block of out, contiguous; and of inverse_out, where that is not None.
+
+    The two programs of a block follow one another, so that a velocity which both read comes from
+    memory once. strides are those of both fields.
+    """
+    program = tl.program_id(0)
+    if inverse_out is not None:
+        if program % 2 == 1:
+            field = inverse_field
+            out = inverse_out
+            scale = inverse_scale
+        program = program // 2
+    n = (program // blocks).to(tl.int64)
+    voxel = (program % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
+    voxels = tl.cast(size[0], INDEX) * size[1] * size[2]
+    active = voxel < voxels
+    result = next_displacement(
+        field,
+        strides,
+        n,
+        voxel_position(voxel, size),
+        active,
+        size,
+        tl.cast(scale, ACC),
+        STEP,
+        NDIM,
+        PADDING,
+        INDEX,
+        ACC,
+    )
+    store_vector(out, n, result, voxel, voxels, active, NDIM)
 
 
 @triton.jit
@@ -172,6 +227,58 @@ def exponential_backward(
     return _adjoint_of_rk4(grad, velocity, scale, padding)
 
 
+def field_like(velocity: Tensor) -> Tensor:
+    """Uninitialised contiguous memory."""
+    return torch.empty_like(velocity, memory_format=torch.contiguous_format)
+
+
+def advance(
+    velocity: Tensor,
+    fields: Sequence[Tensor],
+    outs: Sequence[Tensor],
+    scale: float,
+    steps: int,
+    method: str,
+    padding: str,
+) -> None:
+    """Writes the displacements after those in ``fields``, or the first ones where it is empty.
+
+    One or two at a time; two are of exp(v) and exp(-v).
+    """
+    if velocity.numel() == 0:
+        return
+    starts = not fields
+    sources = list(fields) or [velocity] * len(outs)
+    blocks = triton.cdiv(velocity.shape[2:].numel(), _BLOCK)
+    pair = len(outs) == 2
+    with torch.cuda.device_of(velocity):
+        step_kernel[(len(outs) * velocity.shape[0] * blocks,)](
+            sources[0],
+            outs[0],
+            sources[1] if pair else None,
+            outs[1] if pair else None,
+            element_strides(sources[0]),
+            spatial_size(velocity),
+            scale if starts else 1.0,
+            -scale if starts else 1.0,
+            blocks,
+            STEP=step_of(steps, method) if starts else "square",
+            **_launch_options(velocity, padding),
+        )
+
+
+def _launch_options(velocity: Tensor, padding: str) -> dict[str, object]:
+    """What all kernels that step through a flow are launched with."""
+    return {
+        "NDIM": velocity.shape[1],
+        "PADDING": padding,
+        "INDEX": index_type(_BLOCK, velocity),
+        "ACC": tl.float64 if accumulator(velocity) == torch.float64 else tl.float32,
+        "BLOCK": _BLOCK,
+        "num_warps": _WARPS,
+    }
+
+
 def _compute_again(
     flow: tuple[Tensor, float, int, str, str],
     held: dict[int, Tensor],
@@ -240,7 +347,7 @@ def _adjoint_of_rk4(grad: Tensor, velocity: Tensor, scale: float, padding: str) 
     if velocity.numel() == 0:
         return total
     second, third = field_like(velocity), field_like(velocity)
-    blocks = triton.cdiv(velocity.shape[2:].numel(), BLOCK)
+    blocks = triton.cdiv(velocity.shape[2:].numel(), _BLOCK)
     with torch.cuda.device_of(velocity):
         slopes_kernel[(velocity.shape[0] * blocks,)](
             velocity,
@@ -250,7 +357,7 @@ def _adjoint_of_rk4(grad: Tensor, velocity: Tensor, scale: float, padding: str) 
             spatial_size(velocity),
             scale,
             blocks,
-            **launch_options(velocity, padding),
+            **_launch_options(velocity, padding),
         )
     twice = {"passed": grad, "passed_scale": 2.0}
     grad_third = field_like(velocity)

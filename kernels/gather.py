@@ -83,21 +83,27 @@ def sample_vector(
     first, weights, _, undefined = locate_displaced(
         displacement, position, active, size, NDIM, "linear", PADDING, INDEX, ACC
     )
-    component = tl.cast(strides[1], tl.int64)
-    plane = field + n * strides[0]
-    z = tl.zeros(active.shape, ACC)
-    if NDIM == 3:
-        z = gather(plane, strides, first, weights, undefined, active, size, NDIM, "linear", ACC)
-        plane += component
-    y = gather(plane, strides, first, weights, undefined, active, size, NDIM, "linear", ACC)
-    plane += component
-    x = gather(plane, strides, first, weights, undefined, active, size, NDIM, "linear", ACC)
+    UPPER_Z: tl.constexpr = 2 if NDIM == 3 else 1
+    readable = active & ~undefined
+    total = (tl.zeros(active.shape, ACC), tl.zeros(active.shape, ACC), tl.zeros(active.shape, ACC))
+    for dz in tl.static_range(UPPER_Z):
+        for dy in tl.static_range(2):
+            for dx in tl.static_range(2):
+                voxel, inside = corner(first, size, dz, dy, dx)
+                weight = corner_weight(weights[0], dz, "linear")
+                weight *= corner_weight(weights[1], dy, "linear")
+                weight *= corner_weight(weights[2], dx, "linear")
+                value = load_vector(field, strides, n, voxel, readable & inside, NDIM, ACC)
+                total = added(total, scaled(value, weight))
+    z = tl.where(undefined, float("nan"), total[0])
+    y = tl.where(undefined, float("nan"), total[1])
+    x = tl.where(undefined, float("nan"), total[2])
     return z, y, x
 
 
 @triton.jit
 def scaled(vector, factor):
-    """A vector times a number."""
+    """A vector times a number, of each voxel or of all."""
     return vector[0] * factor, vector[1] * factor, vector[2] * factor
 
 

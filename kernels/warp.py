@@ -16,19 +16,23 @@ import triton.language as tl
 from torch import Tensor
 
 from .fixed_point import fixed_point_scale, from_fixed_point
+from .gather import gather
 from .interpolation import corner_weight
 from .launch import accumulator, element_strides, index_type, spatial_size
 from .location import corner, locate, voxel_position
 from .scatter import scatter
+from .tuning import configuration, size_class, tuned
 
 # The voxels of a program and its warps; the grid is one program per block of every sample. The
 # backward kernel takes one voxel per thread: with two, its registers leave few warps resident.
-_FORWARD_BLOCK = 256
+_FORWARD = (configuration(256, 4), configuration(128, 4), configuration(512, 8))
+_LARGEST_FORWARD_BLOCK = 512
 _BACKWARD_BLOCK = 128
 _WARPS = 4
 
 
-@triton.jit
+@tuned(*_FORWARD)
+@triton.jit(do_not_specialize=["size_class"])
 def warp_forward_kernel(
     image,
     displacement,
@@ -40,7 +44,7 @@ def warp_forward_kernel(
     size,
     out_size,
     channels,
-    blocks,
+    size_class,
     NDIM: tl.constexpr,
     MODE: tl.constexpr,
     PADDING: tl.constexpr,
@@ -49,12 +53,11 @@ def warp_forward_kernel(
     BLOCK: tl.constexpr,
 ):
     """One block of out, contiguous ``(n, c, *out_size)``; affine may be None."""
-    UPPER: tl.constexpr = 1 if MODE == "nearest" else 2
-    UPPER_Z: tl.constexpr = UPPER if NDIM == 3 else 1
+    voxels = tl.cast(out_size[0], INDEX) * out_size[1] * out_size[2]
     program = tl.program_id(0)
+    blocks = tl.cdiv(voxels, BLOCK)
     n = (program // blocks).to(tl.int64)
     voxel = (program % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
-    voxels = tl.cast(out_size[0], INDEX) * out_size[1] * out_size[2]
     active = voxel < voxels
     first, weights, _, undefined = locate(
         displacement,
@@ -75,18 +78,9 @@ def warp_forward_kernel(
     plane = image + n * image_strides[0]
     target = out + n * channels * voxels
     for _channel in range(channels):
-        total = tl.zeros([BLOCK], ACC)
-        for dz in tl.static_range(UPPER_Z):
-            for dy in tl.static_range(UPPER):
-                for dx in tl.static_range(UPPER):
-                    (z, y, x), inside = corner(first, size, dz, dy, dx)
-                    weight = corner_weight(weights[0], dz, MODE)
-                    weight *= corner_weight(weights[1], dy, MODE)
-                    weight *= corner_weight(weights[2], dx, MODE)
-                    source = z * image_strides[2] + y * image_strides[3] + x * image_strides[4]
-                    readable = active & inside & ~undefined
-                    total += weight * tl.load(plane + source, mask=readable, other=0).to(ACC)
-        total = tl.where(undefined, float("nan"), total)
+        total = gather(
+            plane, image_strides, first, weights, undefined, active, size, NDIM, MODE, ACC
+        )
         tl.store(target + voxel, total.to(out.dtype.element_ty), mask=active)
         plane += image_strides[1]
         target += voxels
@@ -172,7 +166,8 @@ def warp_backward_kernel(
         for dz in tl.static_range(UPPER_Z):
             for dy in tl.static_range(UPPER):
                 for dx in tl.static_range(UPPER):
-                    (z, y, x), inside = corner(first, size, dz, dy, dx)
+                    voxel_there, inside = corner(first, size, dz, dy, dx)
+                    z, y, x = voxel_there
                     inside &= reached
                     weight_z = corner_weight(weights[0], dz, MODE)
                     weight_y = corner_weight(weights[1], dy, MODE)
@@ -239,9 +234,10 @@ def warp_forward(
     out = image.new_empty(batch, channels, *displacement.shape[2:])
     if out.numel() == 0:
         return out
-    blocks, options = _launch_options(image, displacement, out, mode, padding, _FORWARD_BLOCK)
+    voxels = displacement.shape[2:].numel()
+    options = _options(image, displacement, out, mode, padding, _LARGEST_FORWARD_BLOCK)
     with torch.cuda.device_of(image):
-        warp_forward_kernel[(batch * blocks,)](
+        warp_forward_kernel[lambda chosen: (batch * triton.cdiv(voxels, chosen["BLOCK"]),)](
             image,
             displacement,
             affine,
@@ -252,7 +248,7 @@ def warp_forward(
             spatial_size(image),
             spatial_size(displacement),
             channels,
-            blocks,
+            size_class(batch * voxels),
             **options,
         )
     return out
@@ -298,7 +294,8 @@ def warp_backward(
         if grad.numel() and torch.are_deterministic_algorithms_enabled():
             fixed = torch.zeros(image.shape, dtype=torch.int64, device=image.device)
             scale = fixed_point_scale(grad, spatial.numel())
-    blocks, options = _launch_options(image, displacement, grad, mode, padding, _BACKWARD_BLOCK)
+    options = _options(image, displacement, grad, mode, padding, _BACKWARD_BLOCK)
+    blocks = triton.cdiv(spatial.numel(), _BACKWARD_BLOCK)
     if needs_displacement:
         allocate = torch.zeros if is_constant else torch.empty
         grad_displacement = allocate(
@@ -330,6 +327,8 @@ def warp_backward(
                 channels,
                 blocks,
                 **options,
+                BLOCK=_BACKWARD_BLOCK,
+                num_warps=_WARPS,
             )
     if fixed is not None:
         grad_image = from_fixed_point(fixed, scale, grad_image)
@@ -340,18 +339,14 @@ def warp_backward(
     )
 
 
-def _launch_options(
-    image: Tensor, displacement: Tensor, result: Tensor, mode: str, padding: str, block: int
-) -> tuple[int, dict[str, object]]:
-    """The number of blocks of a sample, and the options common to both kernels."""
-    voxels = displacement.shape[2:].numel()
-    options = {
+def _options(
+    image: Tensor, displacement: Tensor, result: Tensor, mode: str, padding: str, largest_block: int
+) -> dict[str, object]:
+    """The constants common to both kernels."""
+    return {
         "NDIM": displacement.shape[1],
         "MODE": mode,
         "PADDING": padding,
-        "INDEX": index_type(block, image, displacement, result),
+        "INDEX": index_type(largest_block, image, displacement, result),
         "ACC": tl.float64 if image.dtype == torch.float64 else tl.float32,
-        "BLOCK": block,
-        "num_warps": _WARPS,
     }
-    return triton.cdiv(voxels, block), options

@@ -15,7 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .flow import advance, field_like, first_stage, next_displacement, step_of
+from .exponential import advance, field_like
+from .flow import first_stage, next_displacement, step_of
 from .gather import gather
 from .launch import accumulator, element_strides, index_type, spatial_size
 from .location import locate_displaced, voxel_position

@@ -49,6 +49,9 @@ OPERATORS = {
             "spline_coefficients",
             "splat",
             "warp_double_backward",
+            "compose",
+            "exponential",
+            "warp_exponential",
         }
     ),
     "triton": frozenset(

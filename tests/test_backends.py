@@ -61,6 +61,7 @@ def nothing(monkeypatch):
         ("warp", "cuda", "cuda"),
         ("warp", "mps", "reference"),
         ("compose", "cpu", "cpu"),
+        ("compose", "cuda", "cuda"),
         ("folding", "cpu", "cpu"),
     ],
 )

@@ -223,7 +223,10 @@ def test_gpu_round_dry_run(tmp_path):
     output = tmp_path / "round"
     run = subprocess.run(
         ["bash", str(copy / "benchmarks" / "gpu_round.sh"), "--dry-run", str(output)],
-        env=own_environment(PYTHON=sys.executable),
+        env=own_environment(
+            PYTHON=sys.executable,
+            GPU_ROUND_STEPS="tests-* registers benchmark-copy benchmark-warp report",
+        ),
         capture_output=True,
         text=True,
         check=False,
@@ -233,17 +236,16 @@ def test_gpu_round_dry_run(tmp_path):
     record = json.loads((output / "round.json").read_text())
     assert record["dry_run"]
     status = {step["step"]: step.get("status", step.get("left_out")) for step in record["steps"]}
-    assert status == {
-        "install": 0,
-        "device": 0,
-        "tests": 0,
-        "benchmarks": 0,
-        "registers": 0,
-        "sanitizer": "this is a dry run",
-    }
+    taken = ("install", "device", "tests-operators", "tests-on-gpu", "tests-kernels", "registers")
+    for name in (*taken, "benchmark-copy", "benchmark-warp", "report"):
+        assert status[name] == 0, (name, status)
+    assert status["benchmark-jacobian"] == "not asked for"
+    for name in ("sanitizer-memcheck-cuda", "sanitizer-racecheck-triton", "ncu"):
+        assert status[name] == "this is a dry run"
+    assert "| warp |" in (output / "report.md").read_text()
     assert json.loads((output / "device.json").read_text())["plasticine"]["versions"]["torch"]
 
-    benchmarks = json.loads((output / "benchmarks.json").read_text())
+    benchmarks = json.loads((output / "benchmark-warp.json").read_text())
     assert "node" not in benchmarks["machine_info"]
     measured = {entry["extra_info"]["contender"]: entry for entry in benchmarks["benchmarks"]}
     assert "grid_sample" in measured
@@ -260,7 +262,7 @@ def test_gpu_round_reports_a_failing_step(tmp_path):
     broken.chmod(0o755)
     run = subprocess.run(
         ["bash", str(ROOT / "benchmarks" / "gpu_round.sh"), "--dry-run", str(tmp_path / "round")],
-        env=own_environment(PYTHON=str(broken), GPU_ROUND_STEPS="tests"),
+        env=own_environment(PYTHON=str(broken), GPU_ROUND_STEPS="tests-op*"),
         capture_output=True,
         text=True,
         check=False,
@@ -269,6 +271,6 @@ def test_gpu_round_reports_a_failing_step(tmp_path):
     record = json.loads((tmp_path / "round" / "round.json").read_text())
     statuses = {step["step"]: step.get("status") for step in record["steps"]}
     assert statuses["install"] == 3
-    assert statuses["tests"] == 3
-    assert statuses["benchmarks"] is None  # not asked for
+    assert statuses["tests-operators"] == 3
+    assert statuses["benchmark-warp"] is None  # not asked for
     assert "FAILED with status 3" in run.stdout

@@ -1,4 +1,4 @@
-"""The CUDA module: that nvcc builds it, what its kernels compute, and how it behaves on a GPU.
+"""The CUDA module: that nvcc builds it and what its kernels compute; test_on_gpu.py has the rest.
 
 Without a GPU the kernels are compiled as plain C++ (tests/cuda_emulation) and run on the CPU.
 """
@@ -15,20 +15,13 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-import torch
 
-import plasticine
 from plasticine import backends
 from plasticine.backends import OPERATORS
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = Path(__file__).with_name("kernel_cases")
 EMULATION = Path(__file__).with_name("cuda_emulation")
-
-GPU_REASON = backends.unsuited("cuda", "warp", "cuda") or (
-    None if torch.cuda.is_available() else "no CUDA device"
-)
-needs_gpu = pytest.mark.skipif(GPU_REASON is not None, reason=str(GPU_REASON))
 
 # The build as setup.py does it, for one architecture and without the rest of the package.
 BUILD = """
@@ -160,85 +153,3 @@ def test_kernels_on_the_cpu(emulated_module, cases):
         PLASTICINE_KERNELS=str(emulated_module),
     )
     assert re.search(r"\d passed", output), output
-
-
-def gpu_inputs(size: tuple[int, ...] = (48, 40, 56)) -> tuple[torch.Tensor, ...]:
-    generator = torch.Generator("cuda").manual_seed(0)
-    image = torch.rand(2, 3, *size, device="cuda", generator=generator)
-    displacement = torch.randn(2, len(size), *size, device="cuda", generator=generator) * 4
-    return image, displacement
-
-
-@needs_gpu
-@pytest.mark.parametrize("mode", ["linear", "nearest"])
-def test_deterministic_mode_repeats_bit_for_bit(mode):
-    image, displacement = gpu_inputs()
-    image.requires_grad_()
-    affine = torch.eye(3, 4, device="cuda").repeat(2, 1, 1).requires_grad_(mode == "linear")
-    grad = torch.randn_like(image)
-    wanted = (image, affine) if mode == "linear" else (image,)
-    torch.use_deterministic_algorithms(True)
-    try:
-        runs = []
-        for _ in range(5):
-            result = plasticine.warp(image, displacement, affine=affine, mode=mode, backend="cuda")
-            runs.append(torch.autograd.grad(result, wanted, grad))
-    finally:
-        torch.use_deterministic_algorithms(False)
-    for found in runs[1:]:
-        for actual, first in zip(found, runs[0], strict=True):
-            assert torch.equal(actual, first)
-
-
-@needs_gpu
-def test_runs_on_the_current_stream():
-    """Queued behind slow work on a side stream, the kernel sees what that work wrote."""
-    image, displacement = gpu_inputs()
-    expected = plasticine.warp(image, displacement, backend="cuda")
-    late = torch.zeros_like(displacement)
-    torch.cuda.synchronize()
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(100_000_000)
-        late.copy_(displacement)
-        result = plasticine.warp(image, late, backend="cuda")
-    stream.synchronize()
-    assert torch.equal(result, expected)
-
-
-@needs_gpu
-def test_is_captured_in_a_cuda_graph():
-    """No synchronisation, no allocation of its own."""
-    image, displacement = gpu_inputs()
-    expected = plasticine.warp(image, displacement, backend="cuda")
-    graph = torch.cuda.CUDAGraph()
-    moved = torch.zeros_like(displacement)
-    with torch.cuda.graph(graph):
-        result = plasticine.warp(image, moved, backend="cuda")
-    moved.copy_(displacement)
-    graph.replay()
-    torch.cuda.synchronize()
-    assert torch.equal(result, expected)
-
-
-@needs_gpu
-def test_more_than_two_billion_voxels():
-    """A bfloat16 image of 1291**3 voxels: 64-bit offsets on the device."""
-    if torch.cuda.mem_get_info()[0] < 6 << 30:
-        pytest.skip("needs 6 GiB of free GPU memory")
-    image = torch.zeros(1, 1, 1291, 1291, 1291, dtype=torch.bfloat16, device="cuda")
-    image[0, 0, -2:, -2:, -2:] = torch.arange(8).view(2, 2, 2)
-    displacement = torch.full((1, 3, 2, 2, 2), 1289.0, device="cuda")
-    result = plasticine.warp(image, displacement, backend="cuda")
-    assert torch.equal(result[0, 0].float().cpu(), torch.arange(8.0).view(2, 2, 2))
-
-
-@needs_gpu
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
-def test_runs_on_the_tensors_device():
-    image, displacement = (x.to("cuda:1") for x in gpu_inputs())
-    with torch.cuda.device(0):
-        result = plasticine.warp(image, displacement, backend="cuda")
-        expected = plasticine.warp(image, displacement, backend="reference")
-    assert result.device == image.device
-    torch.testing.assert_close(result, expected, atol=2e-5, rtol=0)

@@ -68,6 +68,14 @@ def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     )
 
 
+def assert_same_gradient(actual: Tensor, expected: Tensor) -> None:
+    """The same bits; on a GPU up to the order in which its atomics add."""
+    if actual.is_cpu:
+        assert torch.equal(actual, expected)
+    else:
+        assert_close(actual, expected, actual.dtype)
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 def test_equals_the_float64_definition(served, generator, size, dtype):
@@ -102,8 +110,9 @@ def test_storing_and_recomputing_are_the_same(served, generator):
         )
         (gradient,) = torch.autograd.grad((u.square() + inverse).sum(), velocity)
         results.append((u, inverse, gradient))
-    for x, y in zip(*results, strict=True):
-        assert torch.equal(x, y)
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    assert_same_gradient(results[0][2], results[1][2])
 
 
 def test_what_autograd_keeps(served, generator):
@@ -230,7 +239,7 @@ def test_a_gradient_that_is_one_expanded_number(served, generator):
     u = plasticine.exponential(velocity, backend=served.backend)
     (found,) = torch.autograd.grad(u.sum(), velocity, retain_graph=True)
     (expected,) = torch.autograd.grad(u, velocity, torch.ones_like(u))
-    assert torch.equal(found, expected)
+    assert_same_gradient(found, expected)
 
 
 @pytest.mark.parametrize("shape", [(0, 2, 4, 5), (1, 3, 4, 0, 5), (2, 2, 1, 1)])

@@ -144,6 +144,27 @@ def test_equals_the_float64_reference(served, generator, size, dtype):
                         assert_close(x.grad, wanted, dtype)
 
 
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_nearest_copies_voxels_as_they_are(served, generator, dtype, padding):
+    """Locations side by side and apart, half way between voxels, beyond the image and nowhere."""
+    for size in ((9, 40), (5, 7, 33)):
+        image = torch.randn(2, 3, *size, generator=generator).to(dtype)
+        for spread in (0.0, 0.3, 8.0):
+            offsets = torch.randn(2, len(size), *size, generator=generator) * spread
+            displacement = (offsets * 4).round().div(4).add(0.5).to(dtype)
+            displacement[0, 0, ..., 3] = torch.nan
+            inputs = (image.to(served.device), displacement.to(served.device))
+            result = plasticine.warp(
+                *inputs, mode="nearest", padding=padding, backend=served.backend
+            )
+            exact = (image.double(), displacement.double())
+            expected = reference.warp(*exact, mode="nearest", padding=padding)
+            torch.testing.assert_close(
+                result.double().cpu(), expected, rtol=0, atol=0, equal_nan=True
+            )
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_image_with_a_float32_displacement(served, generator, dtype):
     image, displacement, affine = make_inputs(generator, SIZES["3d"])

@@ -106,7 +106,9 @@ def test_equals_the_two_operators(served, generator, method):
             leaves[1],
             grad,
         )
-        assert torch.equal(alone, found[1])
+        # On a GPU the order in which its atomics add shows in the last bits.
+        atol = 0 if alone.is_cpu else 1e-11
+        torch.testing.assert_close(alone, found[1], rtol=0, atol=atol)
 
 
 def test_a_float32_velocity_with_a_half_image_and_broadcast_batches(served, generator):

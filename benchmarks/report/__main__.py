@@ -1,6 +1,6 @@
 """From a run's JSON to tables, targets and the picture.
 
-    python -m benchmarks.report RESULT.json                       # to stdout
+    python -m benchmarks.report RESULT.json [ANOTHER.json ...]    # to stdout
     python -m benchmarks.report RESULT.json --machine epyc-2core  # keep it in benchmarks/results
     python -m benchmarks.report RESULT.json --machine epyc-2core --write-readme
     python -m benchmarks.report --run --machine epyc-2core --write-readme   # all of it
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("result", nargs="?", type=Path, help="a run's JSON")
+    parser.add_argument("result", nargs="*", type=Path, help="a run's JSON; several are one run")
     parser.add_argument("--run", action="store_true", help="run the benchmarks first")
     parser.add_argument("--machine", help="name under which the run is kept, like epyc-2core")
     parser.add_argument("--write-readme", action="store_true", help="tables and picture in place")
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     end = given.index("--") if "--" in given else len(given)
     options, for_pytest = parser.parse_args(given[:end]), given[end + 1 :]
-    if options.run == (options.result is not None):
+    if options.run == bool(options.result):
         parser.error("give a run's JSON, or --run")
     if for_pytest and not options.run:
         parser.error(f"only with --run are there options for pytest: {' '.join(for_pytest)}")
@@ -52,13 +52,13 @@ def main(arguments: list[str] | None = None) -> int:
     if options.write_readme and not (options.machine or _is_kept(options)):
         parser.error("--write-readme names the record in its text: give --machine")
 
-    run = _measure(for_pytest) if options.run else record.load(options.result)
+    run = _measure(for_pytest) if options.run else record.joined(options.result)
     if options.machine:
         kept = options.root / "benchmarks" / "results" / f"{options.machine}.json"
         run.facts["machine"] = options.machine
         record.save(run, kept)
     elif options.write_readme:
-        kept = options.result.resolve()
+        kept = options.result[0].resolve()
     print(tables.everything(run), tables.targets(run), sep="\n\n")
     if options.plot:
         roofline.draw(run, options.plot)
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _is_kept(options: argparse.Namespace) -> bool:
     folder = (options.root / "benchmarks" / "results").resolve()
-    return options.result is not None and options.result.resolve().parent == folder
+    return len(options.result) == 1 and options.result[0].resolve().parent == folder
 
 
 def _measure(for_pytest: list[str]) -> record.Run:

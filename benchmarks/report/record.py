@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,19 @@ def load(path: Path) -> Run:
     facts["simd"] = information.get("plasticine", {}).get("simd")
     facts["date"] = content["datetime"][:10]
     return Run(facts, [_row(entry) for entry in content["benchmarks"]])
+
+
+def joined(paths: Sequence[Path]) -> Run:
+    """Several parts of one run, measured one after the other; the facts are those of the first.
+
+    Raises:
+        ValueError: a part is no run, or of another device.
+    """
+    parts = [load(path) for path in paths]
+    devices = {part.facts.get("device") for part in parts}
+    if len(devices) > 1:
+        raise ValueError(f"parts of one run are of one device, not of {sorted(map(str, devices))}")
+    return Run(parts[0].facts, [row for part in parts for row in part.rows])
 
 
 def _row(entry: dict[str, Any]) -> Row:

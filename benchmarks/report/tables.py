@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.report.record import OURS, Row, Run
-from benchmarks.report.targets import BATCH, DIRECTIONS, FULL, TARGETS, peer_name
+from benchmarks.report.targets import BATCH, DIRECTIONS, FULL, peer_name, targets_of
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -118,7 +118,7 @@ def _against(run: Run, mine: Row | None) -> str:
 
 def verdict(run: Run) -> str:
     """How many of the targets the run meets, and which measurements miss one, in a sentence."""
-    verdicts = [(target.what, target.verdict(run)[1]) for target in TARGETS]
+    verdicts = [(target.what, target.verdict(run)[1]) for target in targets_of(run)]
     met = sum(word == "met" for _, word in verdicts)
     missed = sum("missed" in word for _, word in verdicts)
     half_types = sum("missed" in word and what.startswith("half types") for what, word in verdicts)
@@ -161,7 +161,7 @@ def targets(run: Run) -> str:
     """The targets, with what was measured."""
     return markdown(
         ("target", "asked for", "measured", ""),
-        ((t.what, f"≥ {t.text(t.at_least)}", *t.verdict(run)) for t in TARGETS),
+        ((t.what, f"≥ {t.text(t.at_least)}", *t.verdict(run)) for t in targets_of(run)),
     )
 
 

@@ -10,14 +10,19 @@ namespace PLASTICINE_SIMD {
 
 namespace {
 
+// Rows are read in turn from several places, each too briefly for the hardware to run ahead.
+template <typename Stored>
+PLASTICINE_INLINE void fetch_ahead(const Stored* row, int n) {
+  for (int j = 0; j < n; j += 64 / static_cast<int>(sizeof(Stored))) {
+    __builtin_prefetch(row + 2 * n + j);
+  }
+}
+
 template <typename Stored, typename T>
 void load_row(const void* source, std::int64_t stride, int n, T* out) {
   const Stored* PLASTICINE_RESTRICT values = static_cast<const Stored*>(source);
   if (stride == 1) {
-    // Rows are read in turn from several places, each too briefly for the hardware to run ahead.
-    for (int j = 0; j < n; j += 64 / static_cast<int>(sizeof(Stored))) {
-      __builtin_prefetch(values + 2 * n + j);
-    }
+    fetch_ahead(values, n);
     for (int j = 0; j < n; ++j) {
       out[j] = load(values[j]);
     }
@@ -30,14 +35,11 @@ void load_row(const void* source, std::int64_t stride, int n, T* out) {
 
 template <typename Stored, typename T>
 void store_row(const T* PLASTICINE_RESTRICT values, int n, void* out) {
-  Stored* PLASTICINE_RESTRICT stored = static_cast<Stored*>(out);
-  for (int j = 0; j < n; ++j) {
-    stored[j] = store<Stored>(values[j]);
-  }
+  store_values(values, n, static_cast<Stored*>(out));
 }
 
 #if defined(PLASTICINE_SIMD_AVX512)
-// The conversion instructions, which the compiler does not find in the arithmetic of half.h.
+// The conversion instruction, which the compiler does not find in the arithmetic of half.h.
 template <>
 void load_row<Half, float>(const void* source, std::int64_t stride, int n, float* out) {
   const Half* values = static_cast<const Half*>(source);
@@ -47,17 +49,10 @@ void load_row<Half, float>(const void* source, std::int64_t stride, int n, float
     }
     return;
   }
+  fetch_ahead(values, n);
   for (int j = 0; j < n; j += kLanes) {
     const unsigned live = first_bits(n - j < kLanes ? n - j : kLanes);
     store_lanes(load_lanes(values + j, live), live, out + j);
-  }
-}
-
-template <>
-void store_row<Half, float>(const float* PLASTICINE_RESTRICT values, int n, void* out) {
-  for (int j = 0; j < n; j += kLanes) {
-    const unsigned live = first_bits(n - j < kLanes ? n - j : kLanes);
-    store_lanes(load_lanes(values + j, live), live, static_cast<Half*>(out) + j);
   }
 }
 #endif

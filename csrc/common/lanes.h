@@ -100,3 +100,27 @@ PLASTICINE_INLINE void store_lanes(FloatLanes values, unsigned live, BFloat16* o
 
 PLASTICINE_NAMESPACE_END
 #endif  // defined(PLASTICINE_SIMD_AVX512)
+
+PLASTICINE_NAMESPACE_BEGIN
+
+// out[j] = values[j], rounded to the stored type.
+template <typename Stored, typename T>
+PLASTICINE_INLINE void store_values(const T* PLASTICINE_RESTRICT values, int n,
+                                    Stored* PLASTICINE_RESTRICT out) {
+  for (int j = 0; j < n; ++j) {
+    out[j] = store<Stored>(values[j]);
+  }
+}
+
+#if defined(PLASTICINE_SIMD_AVX512)
+// By the conversion instruction, which the compiler does not find in the arithmetic of half.h.
+PLASTICINE_INLINE void store_values(const float* PLASTICINE_RESTRICT values, int n,
+                                    Half* PLASTICINE_RESTRICT out) {
+  for (int j = 0; j < n; j += kLanes) {
+    const unsigned live = first_bits(n - j < kLanes ? n - j : kLanes);
+    store_lanes(load_lanes(values + j, live), live, out + j);
+  }
+}
+#endif
+
+PLASTICINE_NAMESPACE_END

@@ -37,17 +37,24 @@ void run_first_pass(const Flow& flow, const Tensor& out, const Tensor& inverse) 
   });
 }
 
-// The kept stages, then the result; those of the inverse come after those of exp(v).
-std::vector<Target> targets_of(const Flow& flow, const Stages& stages, bool inverse,
-                               const Tensor& out) {
-  std::vector<Target> targets;
-  const int count = static_cast<int>(stages.kept.size());
-  for (int index = 0; index < count; ++index) {
-    targets.push_back(
-        {stages.kept[index], stacked(out, stages.fields, index + (inverse ? count : 0))});
+// exponential_forward of samples that go through a pass together.
+void run_forward(const Flow& flow, const Tensor& out, const Tensor& inverse, const Stages& stages,
+                 const Scratch& scratch) {
+  const std::vector<Target> targets = targets_of(flow, stages, 0, out);
+  const int first = first_stage(flow);
+  const Tensor spare = stacked(scratch, 0);
+  if (inverse.data == nullptr) {
+    integrate(flow, first, Tensor(), targets, spare);
+    return;
   }
-  targets.push_back({flow.steps, out});
-  return targets;
+  const int count = static_cast<int>(stages.kept.size());
+  const std::vector<Target> inverse_targets = targets_of(flow, stages, count, inverse);
+  const Tensor inverse_spare = stacked(scratch, 1);
+  const Tensor field = destination(targets, first, spare);
+  const Tensor inverse_field = destination(inverse_targets, first, inverse_spare);
+  first_pass(flow, field, inverse_field);
+  integrate(flow, first, field, targets, spare);
+  integrate(flow, first, inverse_field, inverse_targets, inverse_spare);
 }
 
 template <typename T>
@@ -82,37 +89,23 @@ double peak(const Tensor& velocity, int threads) {
 
 }  // namespace
 
-Tensor stacked(const Tensor& field, const Tensor& stack, int index) {
-  Tensor result = field;
-  std::int64_t size = 1;
-  for (int axis = field.ndim - 1; axis >= 0; --axis) {
-    result.strides[axis] = size;
-    size *= field.shape[axis];
-  }
-  if (stack.data != nullptr) {
-    result.data = mutable_element(stack, index * size);
-  } else {
-    result.data = nullptr;
+Tensor narrowed(const Tensor& tensor, int axis, std::int64_t index) {
+  Tensor result = tensor;
+  if (tensor.data != nullptr) {
+    result.data = mutable_element(tensor, index * tensor.strides[axis]);
+    result.shape[axis] = 1;
   }
   return result;
 }
 
 void first_pass(const Flow& flow, const Tensor& out, const Tensor& inverse) {
   prefer_huge_pages(out);
-  if (inverse.data != nullptr) {
-    prefer_huge_pages(inverse);
-  }
+  prefer_huge_pages(inverse);
   if (flow.velocity.dtype == DType::float64) {
     run_first_pass<double>(flow, out, inverse);
   } else {
     run_first_pass<float>(flow, out, inverse);
   }
-}
-
-Tensor destination(const std::vector<Target>& targets, int stage, const Tensor& spare) {
-  const auto next = std::find_if(targets.begin(), targets.end(),
-                                 [&](const Target& target) { return target.stage >= stage; });
-  return (next->stage - stage) % 2 == 0 ? next->field : spare;
 }
 
 void integrate(const Flow& flow, int stage, Tensor field, const std::vector<Target>& targets,
@@ -130,34 +123,33 @@ void integrate(const Flow& flow, int stage, Tensor field, const std::vector<Targ
 }
 
 void exponential_forward(const Flow& flow, const Tensor& out, const Tensor& inverse,
-                         const Stages& stages, const Tensor& scratch) {
+                         const Stages& stages, const Scratch& scratch) {
   if (is_empty(flow)) {
     return;
   }
-  const std::vector<Target> targets = targets_of(flow, stages, false, out);
-  const int first = first_stage(flow);
-  const Tensor spare = stacked(out, scratch, 0);
-  if (inverse.data == nullptr) {
-    integrate(flow, first, Tensor(), targets, spare);
-    return;
-  }
-  const std::vector<Target> inverse_targets = targets_of(flow, stages, true, inverse);
-  const Tensor inverse_spare = stacked(out, scratch, 1);
-  const Tensor field = destination(targets, first, spare);
-  const Tensor inverse_field = destination(inverse_targets, first, inverse_spare);
-  first_pass(flow, field, inverse_field);
-  integrate(flow, first, field, targets, spare);
-  integrate(flow, first, inverse_field, inverse_targets, inverse_spare);
+  prefer_huge_pages(out);
+  prefer_huge_pages(inverse);
+  prefer_huge_pages(stages.fields);
+  const int slots = static_cast<int>(scratch.shape[1]);
+  for_each_sample(flow, slots, [&](const Flow& own, std::int64_t sample, std::int64_t slot) {
+    run_forward(own, narrowed(out, 0, sample), narrowed(inverse, 0, sample),
+                {narrowed(stages.fields, 1, sample), stages.kept}, narrowed(scratch, 1, slot));
+  });
 }
 
 void exponential_resume(const Flow& flow, const Tensor& out, const Stages& stages,
-                        const Tensor& scratch) {
+                        const Scratch& scratch) {
   if (is_empty(flow)) {
     return;
   }
+  prefer_huge_pages(out);
   const int last = static_cast<int>(stages.kept.size()) - 1;
-  integrate(flow, stages.kept[last], stacked(out, stages.fields, last), {{flow.steps, out}},
-            stacked(out, scratch, 0));
+  const Tensor start = stacked(stages.fields, last);
+  const int slots = static_cast<int>(scratch.shape[1]);
+  for_each_sample(flow, slots, [&](const Flow& own, std::int64_t sample, std::int64_t slot) {
+    integrate(own, stages.kept[last], narrowed(start, 0, sample),
+              {{own.steps, narrowed(out, 0, sample)}}, stacked(narrowed(scratch, 1, slot), 0));
+  });
 }
 
 double exponential_peak(const Tensor& velocity, int threads) {

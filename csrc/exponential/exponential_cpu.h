@@ -39,22 +39,26 @@ struct Stages {
   std::vector<int> kept;  // their k, ascending
 };
 
+// Memory for what is neither kept nor returned, a contiguous stack (fields, slots, d, *spatial). As
+// many samples are integrated at a time as there are slots; it says so even where it has no field.
+using Scratch = Tensor;
+
 // Writes exp(v) to out and, where inverse has data, exp(-v) to it, both contiguous, as are all
 // fields here. stages receives the listed u_k, first those of exp(v), then those of exp(-v).
 // scratch: one field, or two with inverse, needed unless all of the u_k are kept.
 void exponential_forward(const Flow& flow, const Tensor& out, const Tensor& inverse,
-                         const Stages& stages, const Tensor& scratch);
+                         const Stages& stages, const Scratch& scratch);
 
 // From the last kept stage on: writes exp(v). scratch: one field.
 void exponential_resume(const Flow& flow, const Tensor& out, const Stages& stages,
-                        const Tensor& scratch);
+                        const Scratch& scratch);
 
 // The gradient to the velocity. Stages that are not kept are computed again, in the memory of
-// grad_velocity and scratch (fields, N, d, *spatial): the more fields, the fewer are computed more
-// than once. Needed are, with steps + 1 - first_stage = c gradients to form: none for c = 1, one
-// for c = 2 or where all stages are kept, else two; with rk4 four.
+// grad_velocity and scratch: the more fields, the fewer are computed more than once. Needed are,
+// with steps + 1 - first_stage = c gradients to form: none for c = 1, one for c = 2 or where all
+// stages are kept, else two; with rk4 four.
 void exponential_backward(const Flow& flow, const Tensor& grad_out, const Stages& stages,
-                          const Tensor& grad_velocity, const Tensor& scratch);
+                          const Tensor& grad_velocity, const Scratch& scratch);
 
 // The greatest Euclidean norm of a voxel's velocity; voxels where it is not finite do not count.
 double exponential_peak(const Tensor& velocity, int threads);

@@ -218,21 +218,28 @@ class Locations {
   // voxel.
   template <typename Visit>
   void for_each_piece(std::int64_t sample, const Block& block, const Visit& visit) const {
-    alignas(64) T buffer[3 * kBlock];
-    const T* displacement[3];
-    for (int axis = 0; axis < grid.ndim; ++axis) {
-      displacement[axis] =
-          block_values(displacement_, grid, sample, axis, block, buffer + axis * kBlock);
+    const void* displacement[3];
+    if (is_dense(displacement_)) {
+      for (int axis = 0; axis < grid.ndim; ++axis) {
+        displacement[axis] =
+            element(displacement_, sample * displacement_.strides[0] +
+                                       axis * displacement_.strides[1] + block.first);
+      }
+      visit_pieces(sample, block, displacement_.dtype, displacement, visit);
+      return;
     }
-    visit_pieces(sample, block, displacement, visit);
+    alignas(64) T buffer[3 * kBlock];
+    load_displacement(sample, block, buffer);
+    for_each_piece(sample, block, buffer, visit);
   }
 
   // The same with another displacement: rows of kBlock per axis.
   template <typename Visit>
   void for_each_piece(std::int64_t sample, const Block& block, const T* rows,
                       const Visit& visit) const {
-    const T* displacement[3] = {rows, rows + kBlock, rows + 2 * kBlock};
-    visit_pieces(sample, block, displacement, visit);
+    constexpr DType computed = sizeof(T) == sizeof(double) ? DType::float64 : DType::float32;
+    const void* displacement[3] = {rows, rows + kBlock, rows + 2 * kBlock};
+    visit_pieces(sample, block, computed, displacement, visit);
   }
 
   const Grid grid;
@@ -245,15 +252,17 @@ class Locations {
   };
 
   template <typename Visit>
-  void visit_pieces(std::int64_t sample, const Block& block, const T* const* displacement,
-                    const Visit& visit) const {
+  void visit_pieces(std::int64_t sample, const Block& block, DType stored,
+                    const void* const* displacement, const Visit& visit) const {
+    const std::int64_t bytes = element_size(stored);
     grid.for_each_row(block, [&](const std::int64_t* position, int start, int length) {
       RowPiece<T> piece;
       piece.n = length;
       piece.scale = scale_;
+      piece.stored = stored;
       for (int axis = 0; axis < grid.ndim; ++axis) {
         const Ramp ramp = ramp_at(sample, axis, position);
-        piece.displacement[axis] = displacement[axis] + start;
+        piece.displacement[axis] = static_cast<const char*>(displacement[axis]) + start * bytes;
         piece.start[axis] = ramp.start;
         piece.step[axis] = ramp.step;
       }

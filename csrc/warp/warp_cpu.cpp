@@ -22,7 +22,8 @@ class Forward {
         locations_(call.displacement, call.affine, 1.0),
         shape_(spatial_shape(call.image)),
         rows_(select_warp_rows<T>(call.image.dtype, is_wide(shape_))),
-        whole_rows_(rows_.gather_row != nullptr && call.mode == Mode::linear &&
+        whole_rows_((call.mode == Mode::linear ? rows_.gather_row != nullptr
+                                               : rows_.nearest_row != nullptr) &&
                     has_rows(shape_, locations_.grid)) {}
 
   void run() const {
@@ -45,14 +46,19 @@ class Forward {
     const Tensor& out = call_.out;
     const Channels<const void*> source = {element(image, sample * image.strides[0]),
                                           image.strides[1], image.shape[1]};
+    const bool linear = call_.mode == Mode::linear;
     bool smooth = true;
     locations_.for_each_piece(sample, block, [&](const RowPiece<T>& piece, int start) {
+      const std::int64_t first = sample * out.strides[0] + block.first + start;
+      const Channels<void*> target = {mutable_element(out, first), out.strides[1], out.shape[1]};
+      if (!linear) {
+        rows_.nearest_row(piece, shape_, call_.padding, source, target);
+        return;
+      }
       smooth = smooth && (start > 0 || is_smooth(piece));
       if (!smooth) {
         return;
       }
-      const std::int64_t first = sample * out.strides[0] + block.first + start;
-      const Channels<void*> target = {mutable_element(out, first), out.strides[1], out.shape[1]};
       if (!rows_.gather_row(piece, shape_, call_.padding, source, T(1), call_.add, target)) {
         run_carefully(sample, block);
       }
@@ -69,14 +75,17 @@ class Forward {
     const T rows_apart = T(1.5);
     T change = T(0);
     T most = T(0);
-    for (int j = 0; j + kApart < piece.n; j += kEvery) {
-      most += rows_apart;
-      for (int axis = 0; axis < shape_.ndim - 1; ++axis) {
-        const T* displacement = piece.displacement[axis] + j;
-        change += std::abs(piece.step[axis] * T(kApart) +
-                           piece.scale * (displacement[kApart] - displacement[0]));
+    with_stored<T>(piece.stored, [&](auto stored) {
+      using Stored = decltype(stored);
+      for (int j = 0; j + kApart < piece.n; j += kEvery) {
+        most += rows_apart;
+        for (int axis = 0; axis < shape_.ndim - 1; ++axis) {
+          const Stored* displacement = static_cast<const Stored*>(piece.displacement[axis]) + j;
+          change += std::abs(piece.step[axis] * T(kApart) +
+                             piece.scale * (load(displacement[kApart]) - load(displacement[0])));
+        }
       }
-    }
+    });
     return change <= most;
   }
 

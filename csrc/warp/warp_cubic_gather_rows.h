@@ -6,6 +6,7 @@
 // axis' weights come in when the quads of a block are there, again vectorised over its voxels.
 #pragma once
 
+#include "../common/lanes.h"
 #include "warp_cubic_cells.h"
 #include "warp_cubic_lines.h"
 
@@ -142,11 +143,12 @@ bool gather_cubic_cells(const Stored* image, const ImageShape& shape, Padding pa
   QuadRow<T> totals;
   sum_cells<D, false>(image, shape, padding, cells, n, &totals);
   int nan_count = 0;
+  alignas(64) T values[kBlock];
   for (int j = 0; j < n; ++j) {
-    const T value = totals.dot(cells.weight[D - 1], j);
-    nan_count |= value == value ? 0 : 1;
-    out[j] = store<Stored>(value);
+    values[j] = totals.dot(cells.weight[D - 1], j);
+    nan_count |= values[j] == values[j] ? 0 : 1;
   }
+  store_values(values, n, out);
   return nan_count == 0;
 }
 

@@ -57,7 +57,7 @@ template <int D, Padding padding>
 class Locator {
  public:
   PLASTICINE_INLINE Locator(const RowPiece<float>& piece, const ImageShape& shape)
-      : scale_(piece.scale) {
+      : stored_(piece.stored), scale_(piece.scale) {
     for (int axis = 0; axis < D; ++axis) {
       displacement_[axis] = piece.displacement[axis];
       start_[axis] = piece.start[axis];
@@ -69,13 +69,9 @@ class Locator {
 
   PLASTICINE_INLINE CellLanes<D> locate(int start, unsigned live) const {
     CellLanes<D> cell;
-    const FloatLanes along = to_float(lane_numbers() + start);
     cell.row = IndexLanes{};
     for (int axis = 0; axis < D; ++axis) {
-      __builtin_prefetch(displacement_[axis] + start + kAhead);
-      const FloatLanes coordinate = start_[axis] + step_[axis] * along +
-                                    scale_ * load_lanes(displacement_[axis] + start, live);
-      const auto sample = axis_cell<padding>(coordinate, all_lanes(size_[axis]));
+      const auto sample = axis_cell<padding>(coordinate(axis, start, live), all_lanes(size_[axis]));
       cell.first[axis] = sample.weight_first;
       cell.second[axis] = sample.weight_second;
       cell.slope_first[axis] = sample.slope_first;
@@ -88,10 +84,36 @@ class Locator {
     return cell;
   }
 
+  PLASTICINE_INLINE FloatLanes coordinate(int axis, int start, unsigned live) const {
+    return start_[axis] + step_[axis] * to_float(lane_numbers() + start) +
+           scale_ * displacement(axis, start, live);
+  }
+
+  PLASTICINE_INLINE FloatLanes displacement(int axis, int start, unsigned live) const {
+    switch (stored_) {
+      case DType::float16:
+        return fetch<Half>(axis, start, live);
+      case DType::bfloat16:
+        return fetch<BFloat16>(axis, start, live);
+      default:
+        return fetch<float>(axis, start, live);
+    }
+  }
+
+  PLASTICINE_INLINE std::int32_t size(int axis) const { return size_[axis]; }
+  PLASTICINE_INLINE std::int32_t stride(int axis) const { return stride_[axis]; }
   PLASTICINE_INLINE int row_size() const { return size_[D - 1]; }
 
  private:
-  const float* displacement_[D];
+  template <typename Stored>
+  PLASTICINE_INLINE FloatLanes fetch(int axis, int start, unsigned live) const {
+    const Stored* values = static_cast<const Stored*>(displacement_[axis]) + start;
+    __builtin_prefetch(values + kAhead);
+    return load_lanes(values, live);
+  }
+
+  const void* displacement_[D];
+  DType stored_;
   float scale_;
   float start_[D];
   float step_[D];
@@ -133,7 +155,7 @@ bool gather_row_of(const RowPiece<float>& piece, const ImageShape& shape,
         [&](std::int64_t channel, const FloatLanes(&corner)[1 << D]) PLASTICINE_INLINE_LAMBDA {
           FloatLanes value = interpolate<D>(cell.first, cell.second, corner);
           if (add) {
-            value += load_lanes(piece.displacement[channel] + start, live);
+            value += locator.displacement(static_cast<int>(channel), start, live);
           }
           value *= scale;
           nan |= nan_bits(value, live);
@@ -143,10 +165,16 @@ bool gather_row_of(const RowPiece<float>& piece, const ImageShape& shape,
   return nan == 0;
 }
 
-// Adds the derivative of one channel's values at 16 cells, times value, to sum.
-template <int D>
+// Adds the derivative of one channel's values at 16 cells, times value, to sum: but for
+// finish_gradient.
+template <Padding padding, int D>
 PLASTICINE_INLINE void add_gradient(const CellLanes<D>& cell, const FloatLanes (&corner)[1 << D],
                                     FloatLanes value, FloatLanes (&sum)[D]) {
+  if constexpr (padding != Padding::zeros) {
+    // The weights of an axis have opposite slopes: differences take fewer operations.
+    add_interpolation_gradient<D>(cell.first, cell.second, corner, value, sum);
+    return;
+  }
   for (int axis = 0; axis < D; ++axis) {
     // The derivative of a multilinear function: the axis' weights become their slopes.
     FloatLanes first[D];
@@ -156,6 +184,16 @@ PLASTICINE_INLINE void add_gradient(const CellLanes<D>& cell, const FloatLanes (
       second[other] = other == axis ? cell.slope_second[other] : cell.second[other];
     }
     sum[axis] += value * interpolate<D>(first, second, corner);
+  }
+}
+
+// What the channels have in common.
+template <Padding padding, int D>
+PLASTICINE_INLINE void finish_gradient(const CellLanes<D>& cell, FloatLanes (&sum)[D]) {
+  if constexpr (padding != Padding::zeros) {
+    for (int axis = 0; axis < D; ++axis) {
+      sum[axis] *= cell.slope_second[axis];
+    }
   }
 }
 
@@ -173,8 +211,10 @@ bool gradient_row_of(const RowPiece<float>& piece, const ImageShape& shape,
     for_each_corners<D, Stored>(
         image, offsets.line, cell.row, cell.position[D - 1], locator.row_size(), live,
         [&](std::int64_t channel, const FloatLanes(&corner)[1 << D]) PLASTICINE_INLINE_LAMBDA {
-          add_gradient(cell, corner, load_lanes(weight + channel * grad.stride, live), sum);
+          add_gradient<padding>(cell, corner, load_lanes(weight + channel * grad.stride, live),
+                                sum);
         });
+    finish_gradient<padding>(cell, sum);
     for (int axis = 0; axis < D; ++axis) {
       if (add) {
         sum[axis] += load_lanes(weight + axis * grad.stride, live);
@@ -275,9 +315,9 @@ bool scatter_row_of(const RowPiece<float>& piece, const ImageShape& shape, const
   return shares.add_to(shape, image);
 }
 
-template <int D, Padding padding>
+template <int D, Padding padding, typename Stored>
 BackwardOutcome backward_row_of(const RowPiece<float>& piece, const ImageShape& shape,
-                                const float* image, const float* grad, float* const* out,
+                                const void* image, const float* grad, float* const* out,
                                 float* grad_image, const OwnedRange& owned) {
   const Locator<D, padding> locator(piece, shape);
   const LineOffsets<D> offsets(shape);
@@ -288,10 +328,11 @@ BackwardOutcome backward_row_of(const RowPiece<float>& piece, const ImageShape& 
     const CellLanes<D> cell = locator.locate(start, live);
     const FloatLanes value[1] = {load_lanes(grad + start, live)};
     FloatLanes sum[D] = {};
-    for_each_corners<D, float>(
+    for_each_corners<D, Stored>(
         source, offsets.line, cell.row, cell.position[D - 1], locator.row_size(), live,
         [&](std::int64_t, const FloatLanes(&corner)[1 << D])
-            PLASTICINE_INLINE_LAMBDA { add_gradient(cell, corner, value[0], sum); });
+            PLASTICINE_INLINE_LAMBDA { add_gradient<padding>(cell, corner, value[0], sum); });
+    finish_gradient<padding>(cell, sum);
     for (int axis = 0; axis < D; ++axis) {
       nan |= nan_bits(sum[axis], live);
       store_lanes(sum[axis], live, out[axis] + start);
@@ -351,11 +392,13 @@ inline bool scatter_row(const RowPiece<float>& piece, const ImageShape& shape, P
   });
 }
 
-inline BackwardOutcome backward_row(const RowPiece<float>& piece, const ImageShape& shape,
-                                    Padding padding, const float* image, const float* grad,
-                                    float* const* out, float* grad_image, const OwnedRange& owned) {
+template <typename Stored>
+BackwardOutcome backward_row(const RowPiece<float>& piece, const ImageShape& shape, Padding padding,
+                             const void* image, const float* grad, float* const* out,
+                             float* grad_image, const OwnedRange& owned) {
   return with_cells(shape.ndim, padding, [&](auto d, auto p) {
-    return backward_row_of<d.value, p.value>(piece, shape, image, grad, out, grad_image, owned);
+    return backward_row_of<d.value, p.value, Stored>(piece, shape, image, grad, out, grad_image,
+                                                     owned);
   });
 }
 

@@ -2,7 +2,7 @@
 // instruction set.
 #pragma once
 
-#include "../common/half.h"
+#include "../common/lanes.h"
 #include "warp_locate_rows.h"
 
 PLASTICINE_NAMESPACE_BEGIN
@@ -23,6 +23,18 @@ void convert_pairs(const Stored* PLASTICINE_RESTRICT raw, int n, T* PLASTICINE_R
     pairs[j] = load(raw[j]);
   }
 }
+
+#if defined(PLASTICINE_SIMD_AVX512)
+// By the conversion instruction, which the compiler does not find in the arithmetic of half.h.
+template <>
+PLASTICINE_INLINE void convert_pairs(const Half* PLASTICINE_RESTRICT raw, int n,
+                                     float* PLASTICINE_RESTRICT pairs) {
+  for (int j = 0; j < n; j += kLanes) {
+    const unsigned live = first_bits(n - j < kLanes ? n - j : kLanes);
+    store_lanes(load_lanes(raw + j, live), live, pairs + j);
+  }
+}
+#endif
 
 template <int D, bool adjacent, typename Stored, typename Index>
 void copy_pairs(const Stored* image, const Index* PLASTICINE_RESTRICT base, const Steps<D>& steps,
@@ -100,6 +112,7 @@ bool gather_cells(const Stored* image, const ImageShape& shape,
   int nan_count = 0;
   for (int start = 0; start < n; start += kPart) {
     const int count = n - start < kPart ? n - start : kPart;
+    alignas(64) T values[kPart];
     fill_corners<D>(image, cells.base + start, steps, count, &corners);
     if (add != nullptr) {
       for (int j = 0; j < count; ++j) {
@@ -108,16 +121,17 @@ bool gather_cells(const Stored* image, const ImageShape& shape,
             scale *
             (interpolate<D>(cell.weight_first, cell.weight_second, cell.corner) + add[start + j]);
         nan_count |= value == value ? 0 : 1;
-        out[start + j] = store<Stored>(value);
+        values[j] = value;
       }
     } else {
       for (int j = 0; j < count; ++j) {
         const CellView<D, T, Index> cell(cells, corners, start, j);
         const T value = scale * interpolate<D>(cell.weight_first, cell.weight_second, cell.corner);
         nan_count |= value == value ? 0 : 1;
-        out[start + j] = store<Stored>(value);
+        values[j] = value;
       }
     }
+    store_values(values, count, out + start);
   }
   return nan_count == 0;
 }

@@ -4,6 +4,7 @@
 
 #include "warp_fused_rows.h"
 #include "warp_gather_rows.h"
+#include "warp_nearest_rows.h"
 #include "warp_scatter_rows.h"
 
 namespace plasticine {
@@ -18,7 +19,8 @@ constexpr WarpRows<accumulator_t<Stored>> with_fused_rows(WarpRows<accumulator_t
     rows.gather_row = gather_row<Stored>;
     rows.gradient_row = gradient_row<Stored>;
     rows.scatter_row = scatter_row;
-    rows.backward_row = backward_row;
+    rows.backward_row = backward_row<Stored>;
+    rows.nearest_row = nearest_row<Stored>;
   }
 #endif
   return rows;
@@ -33,6 +35,7 @@ constexpr WarpRows<accumulator_t<Stored>> kTable = with_fused_rows<Stored, Index
     locate_nearest<accumulator_t<Stored>, Index>,
     gather_nearest<Stored, Index>,
     scatter_nearest<accumulator_t<Stored>, Index>,
+    nullptr,
     nullptr,
     nullptr,
     nullptr,

@@ -48,7 +48,8 @@ template <typename T>
 struct RowPiece {
   int n;
   T scale;
-  const T* displacement[3];
+  DType stored;  // of the displacement: a type that is computed in T
+  const void* displacement[3];
   T start[3];
   T step[3];
 };
@@ -109,11 +110,15 @@ struct WarpRows {
   bool (*scatter_row)(const RowPiece<T>& piece, const ImageShape& shape, Padding padding,
                       const T* const* grad, T scale, const Channels<T*>& image,
                       const OwnedRange& owned);
-  // gradient_row and scatter_row of an image of one channel, stored as T, at once; grad_image has
-  // the image's shape and strides.
+  // gradient_row and scatter_row of an image of one channel at once; grad_image has the image's
+  // shape and strides.
   BackwardOutcome (*backward_row)(const RowPiece<T>& piece, const ImageShape& shape,
-                                  Padding padding, const T* image, const T* grad, T* const* out,
+                                  Padding padding, const void* image, const T* grad, T* const* out,
                                   T* grad_image, const OwnedRange& owned);
+
+  // gather_nearest of all channels likewise.
+  void (*nearest_row)(const RowPiece<T>& piece, const ImageShape& shape, Padding padding,
+                      const Channels<const void*>& image, const Channels<void*>& out);
 };
 
 }  // namespace plasticine

@@ -196,13 +196,13 @@ class Scatter {
     const Grid& grid = locations_.grid;
     const bool whole_rows =
         rows.scatter_row != nullptr && call_.mode == Mode::linear && has_rows(target, grid);
-    const bool at_once = whole_rows && rows.backward_row != nullptr && one_pass_suffices();
+    const bool at_once = whole_rows && rows.backward_row != nullptr && one_pass_suffices(target);
     for (std::int64_t index = 0; index < grid.blocks; ++index) {
       const Bounds bounds = bounds_of(sample, index);
       const bool reaches = bounds.first < owned.last && bounds.last >= owned.first;
       if (first_ != nullptr && is_first(bounds, owned)) {
         if (at_once && reaches) {
-          run_rows(rows, sample, grid.block(index), owned, base);
+          run_rows(rows, sample, grid.block(index), owned, base, target);
           continue;
         }
         first_(sample, grid.block(index));
@@ -218,38 +218,47 @@ class Scatter {
   }
 
   // Whether WarpRows::backward_row does all that is asked for.
-  bool one_pass_suffices() const {
+  bool one_pass_suffices(const ImageShape& target) const {
     bool same_strides = true;
     for (int axis = 0; axis < shape_.ndim; ++axis) {
-      same_strides = same_strides && call_.image.strides[axis + 2] == shape_.stride[axis];
+      same_strides = same_strides && call_.image.strides[axis + 2] == target.stride[axis];
     }
-    return direct_ && channels_ == 1 && same_strides && !call_.add && call_.scale == 1.0 &&
-           call_.displacement_scale == 1.0 && is_dense(call_.grad_out) &&
-           element_size(call_.grad_displacement.dtype) == static_cast<std::int64_t>(sizeof(T));
+    return channels_ == 1 && same_strides && !call_.add && call_.scale == 1.0 &&
+           call_.displacement_scale == 1.0;
   }
 
   // What first_ does for a block, and its scatter, at once.
   void run_rows(const WarpRows<T>& rows, std::int64_t sample, const Block& block,
-                const OwnedRange& owned, T* base) const {
+                const OwnedRange& owned, T* base, const ImageShape& target) const {
     const Tensor& out = call_.grad_displacement;
-    const T* image = call_.image.as<T>() + sample * call_.image.strides[0];
-    const T* grad = call_.grad_out.as<T>() + sample * call_.grad_out.strides[0] + block.first;
+    const bool in_place = element_size(out.dtype) == static_cast<std::int64_t>(sizeof(T));
+    const void* image = element(call_.image, sample * call_.image.strides[0]);
+    alignas(64) T buffer[kBlock];
+    alignas(64) T results[3 * kBlock];
+    const T* grad = block_values(call_.grad_out, locations_.grid, sample, 0, block, buffer);
     bool differentiated = true;
     locations_.for_each_piece(sample, block, [&](const RowPiece<T>& piece, int start) {
-      T* target[3];
+      T* gradient[3];
       for (int axis = 0; axis < shape_.ndim; ++axis) {
-        target[axis] = static_cast<T*>(block_target(out, sample, axis, block)) + start;
+        gradient[axis] = (in_place ? static_cast<T*>(block_target(out, sample, axis, block))
+                                   : results + axis * kBlock) +
+                         start;
       }
       const T* values = grad + start;
       const BackwardOutcome outcome =
-          rows.backward_row(piece, shape_, call_.padding, image, values, target, base, owned);
+          rows.backward_row(piece, shape_, call_.padding, image, values, gradient, base, owned);
       differentiated = differentiated && outcome.differentiated;
       if (!outcome.scattered) {
-        scatter_carefully(sample, block, start, piece.n, &values, {base, 0, 1}, owned, shape_);
+        scatter_carefully(sample, block, start, piece.n, &values, {base, 0, 1}, owned, target);
       }
     });
     if (!differentiated) {
       first_(sample, block);
+    } else if (!in_place) {
+      const auto store = select_convert_rows<T>().store[static_cast<int>(out.dtype)];
+      for (int axis = 0; axis < shape_.ndim; ++axis) {
+        store(results + axis * kBlock, block.count, block_target(out, sample, axis, block));
+      }
     }
   }
 

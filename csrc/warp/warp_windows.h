@@ -3,7 +3,8 @@
 //
 // Neighbouring output voxels mostly sample one row of the image within a few voxels of each other:
 // a window of 32 contiguous voxels then holds what 16 cells need of a line, and two permutations
-// pick it out, where 16 loads of a pair each would be bound by the load units.
+// (one, of 16-bit voxels) pick it out, where 16 loads of a pair each would be bound by the load
+// units.
 #pragma once
 
 #include "../common/lanes.h"
@@ -32,18 +33,6 @@ PLASTICINE_INLINE Window load_window(const float* line, unsigned valid) {
           _mm512_maskz_loadu_ps(static_cast<__mmask16>(valid >> kLanes), line + kLanes)};
 }
 
-PLASTICINE_INLINE Window load_window(const Half* line, unsigned valid) {
-  const __m512i bits = _mm512_maskz_loadu_epi16(valid, line);
-  return {_mm512_cvtph_ps(_mm512_castsi512_si256(bits)),
-          _mm512_cvtph_ps(_mm512_extracti64x4_epi64(bits, 1))};
-}
-
-PLASTICINE_INLINE Window load_window(const BFloat16* line, unsigned valid) {
-  const __m512i bits = _mm512_maskz_loadu_epi16(valid, line);
-  return {widen_bfloat16(_mm512_castsi512_si256(bits)),
-          widen_bfloat16(_mm512_extracti64x4_epi64(bits, 1))};
-}
-
 // Eight pairs of voxels from a line, each at its own offset: by single loads, which on today's CPUs
 // take less time than a gather instruction.
 PLASTICINE_INLINE __m512 load_pairs(const float* line, const std::int32_t* offset) {
@@ -67,23 +56,92 @@ PLASTICINE_INLINE void gather_pairs(const float* line, IndexLanes offset, FloatL
   *second = pairs.at(lane_numbers() * 2 + 1);
 }
 
-PLASTICINE_INLINE __m512i gather_half_pairs(const void* line, IndexLanes offset) {
-  return _mm512_i32gather_epi32(as_integers(offset), line, sizeof(Half));
+// The 32 bits at line[offset[lane]]: a voxel, or two of 16 bits with the first in the lower half.
+template <typename Stored>
+PLASTICINE_INLINE __m512i load_words(const Stored* line, IndexLanes offset) {
+  alignas(64) std::int32_t offsets[kLanes];
+  _mm512_store_si512(offsets, as_integers(offset));
+  const auto word = [&](int j)
+                        PLASTICINE_INLINE_LAMBDA { return _mm_loadu_si32(line + offsets[j]); };
+  const auto four = [&](int j) PLASTICINE_INLINE_LAMBDA {
+    return _mm_unpacklo_epi64(_mm_unpacklo_epi32(word(j), word(j + 1)),
+                              _mm_unpacklo_epi32(word(j + 2), word(j + 3)));
+  };
+  const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(four(0)), four(4), 1);
+  const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(four(8)), four(12), 1);
+  return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
-PLASTICINE_INLINE void gather_pairs(const Half* line, IndexLanes offset, FloatLanes* first,
+// How 16 pairs of 16-bit voxels lie in a register where they are to be widened, from a pair a lane.
+template <typename Stored>
+struct HalfPairs;
+
+// float16: all first voxels before all second ones, as the conversion takes 16 in a row.
+template <>
+struct HalfPairs<Half> {
+  PLASTICINE_INLINE static __m512i arranged(__m512i pairs) {
+    const __m512i order =
+        _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1,  //
+                         30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    return _mm512_permutexvar_epi16(order, pairs);
+  }
+  PLASTICINE_INLINE static void widen(__m512i words, FloatLanes* first, FloatLanes* second) {
+    *first = _mm512_cvtph_ps(_mm512_castsi512_si256(words));
+    *second = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(words, 1));
+  }
+};
+
+// bfloat16: as they are, for they are the upper halves of the values.
+template <>
+struct HalfPairs<BFloat16> {
+  PLASTICINE_INLINE static __m512i arranged(__m512i pairs) { return pairs; }
+  PLASTICINE_INLINE static void widen(__m512i words, FloatLanes* first, FloatLanes* second) {
+    *first = _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
+    *second = _mm512_castsi512_ps(_mm512_andnot_si512(_mm512_set1_epi32(0xffff), words));
+  }
+};
+
+template <typename Stored>
+PLASTICINE_INLINE void gather_pairs(const Stored* line, IndexLanes offset, FloatLanes* first,
                                     FloatLanes* second) {
-  const __m512i pairs = gather_half_pairs(line, offset);
-  *first = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs));
-  *second = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(pairs, 16)));
+  HalfPairs<Stored>::widen(HalfPairs<Stored>::arranged(load_words(line, offset)), first, second);
 }
 
-PLASTICINE_INLINE void gather_pairs(const BFloat16* line, IndexLanes offset, FloatLanes* first,
-                                    FloatLanes* second) {
-  const __m512i pairs = gather_half_pairs(line, offset);
-  *first = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
-  *second = _mm512_castsi512_ps(_mm512_andnot_si512(_mm512_set1_epi32(0xffff), pairs));
-}
+// Picks pairs of voxels out of windows.
+template <typename Stored>
+class PairPicker {
+ public:
+  // The pairs begin at voxel index[lane] of the window, at most 30.
+  PLASTICINE_INLINE explicit PairPicker(IndexLanes index)
+      : words_(HalfPairs<Stored>::arranged(
+            _mm512_or_si512(_mm512_slli_epi32(as_integers(index + 1), 16), as_integers(index)))) {}
+
+  // Reads what `valid` marks, and nothing else.
+  PLASTICINE_INLINE void pick(const Stored* line, unsigned valid, FloatLanes* first,
+                              FloatLanes* second) const {
+    const __m512i window = _mm512_maskz_loadu_epi16(valid, line);
+    HalfPairs<Stored>::widen(_mm512_permutexvar_epi16(words_, window), first, second);
+  }
+
+ private:
+  __m512i words_;  // where each voxel of the pairs is
+};
+
+template <>
+class PairPicker<float> {
+ public:
+  PLASTICINE_INLINE explicit PairPicker(IndexLanes index) : index_(index) {}
+
+  PLASTICINE_INLINE void pick(const float* line, unsigned valid, FloatLanes* first,
+                              FloatLanes* second) const {
+    const Window window = load_window(line, valid);
+    *first = window.at(index_);
+    *second = window.at(index_ + 1);
+  }
+
+ private:
+  IndexLanes index_;
+};
 
 // A window of a row, and what is looked up in it.
 template <int D>
@@ -112,10 +170,9 @@ struct RowWindow {
   template <typename Stored>
   PLASTICINE_INLINE void look_up(const Stored* image, const std::int64_t (&offset)[kLines],
                                  FloatLanes (&corner)[1 << D]) const {
+    const PairPicker<Stored> picker(index);
     for (int i = 0; i < kLines; ++i) {
-      const Window window = load_window(image + first + offset[i], valid);
-      corner[2 * i] = window.at(index);
-      corner[2 * i + 1] = window.at(index + 1);
+      picker.pick(image + first + offset[i], valid, &corner[2 * i], &corner[2 * i + 1]);
     }
   }
 

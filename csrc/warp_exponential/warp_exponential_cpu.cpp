@@ -111,16 +111,13 @@ void warp_exponential_forward(const Tensor& image, const Flow& flow, const Tenso
   Flow last = flow;
   if (flow.steps > first_stage(flow)) {
     // The displacement before the last, of which one squaring is left.
-    std::vector<Target> targets;
-    for (std::size_t index = 0; index < stages.kept.size(); ++index) {
-      targets.push_back(
-          {stages.kept[index], stacked(flow.velocity, stages.fields, static_cast<int>(index))});
-    }
+    std::vector<Target> targets = targets_of(flow, stages, 0, Tensor());
+    targets.pop_back();  // the last stage is never in memory
     int used = 0;
     if (targets.empty() || targets.back().stage != flow.steps - 1) {
-      targets.push_back({flow.steps - 1, stacked(flow.velocity, scratch, used++)});
+      targets.push_back({flow.steps - 1, stacked(scratch, used++)});
     }
-    integrate(flow, first_stage(flow), Tensor(), targets, stacked(flow.velocity, scratch, used));
+    integrate(flow, first_stage(flow), Tensor(), targets, stacked(scratch, used));
     last.velocity = targets.back().field;
     last.scale = 1.0;
     last.steps = 1;

@@ -12,9 +12,11 @@ from plasticine import backends, reference
 from plasticine.ops._native_interface import (
     PADDING_CODES,
     contiguous_like,
+    contiguous_rows,
     cuda_launch,
     native,
     native_or_none,
+    spans_32_bits,
     threads_for,
 )
 from plasticine.ops._operator import reference_gradients
@@ -50,6 +52,9 @@ def _cpu_backward(
 
 
 def _cuda_forward(u: Tensor, v: Tensor, padding: str) -> Tensor:
+    if _are_widened(u, v):
+        return _cuda_forward(u.float(), v.float(), padding).to(v.dtype)
+    u = contiguous_rows(u)
     result = contiguous_like(v)
     backends.CUDA.compose_forward(
         native(u), native(v), native(result), PADDING_CODES[padding], *cuda_launch(v)
@@ -62,6 +67,11 @@ def _cuda_backward(
 ) -> Gradients:
     from plasticine.kernels.fixed_point import fixed_point_scale, from_fixed_point
 
+    if _are_widened(grad, u, v):
+        widened = _cuda_backward(grad.float(), u.float(), v.float(), padding, needs)
+        first, second = (x if x is None else x.to(u.dtype) for x in widened)
+        return first, second
+    u = contiguous_rows(u)
     accumulator = torch.float64 if u.dtype == torch.float64 else torch.float32
     grad_u = fixed = scale = None
     if needs[0]:
@@ -86,6 +96,11 @@ def _cuda_backward(
             grad_u = from_fixed_point(fixed, scale, grad_u)
         grad_u = grad_u.to(u.dtype)
     return grad_u, grad_v
+
+
+def _are_widened(*fields: Tensor) -> bool:
+    """Whether half fields are composed in float32, for which alone 64-bit offsets are compiled."""
+    return fields[0].element_size() == 2 and not all(map(spans_32_bits, fields))
 
 
 def _triton_forward(*arguments: Any) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +13,9 @@ from plasticine.ops._exponential_deterministic import deterministic_backward
 from plasticine.ops._native_interface import (
     METHOD_CODES,
     PADDING_CODES,
+    SHARED_SIZE,
     contiguous_like,
+    contiguous_rows,
     cuda_launch,
     native,
     native_or_none,
@@ -62,6 +65,10 @@ def peak(velocity: Tensor, backend: str) -> float:
     velocity = _innermost(velocity)
     if backend == "cpu" and type(velocity) in (Tensor, torch.nn.Parameter):
         return backends.NATIVE.exponential_peak(native(velocity), threads_for(velocity))
+    if backend == "cuda" and type(velocity) in (Tensor, torch.nn.Parameter):
+        square = velocity.new_zeros(1, dtype=torch.float64)
+        backends.CUDA.exponential_peak(native(velocity), native(square), *cuda_launch(velocity))
+        return math.sqrt(square.item())
     norm = torch.linalg.vector_norm(velocity.double(), dim=1)
     norm = torch.where(norm.isfinite(), norm, 0.0)
     return norm.max().item() if norm.numel() else 0.0
@@ -78,16 +85,14 @@ def cpu_forward(
     velocity: Tensor, steps: int, method: str, padding: str, inverse: bool, kept: list[int]
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """exp(v), exp(-v) if asked for, and the kept stages of the first, then of the second."""
-    where = (threads_for(velocity),)
-    return _forward(backends.NATIVE, where, velocity, steps, method, padding, inverse, kept)
+    return _forward(_cpu(velocity), velocity, steps, method, padding, inverse, kept)
 
 
 def cpu_resume(
     velocity: Tensor, stages: Tensor, steps: int, method: str, padding: str, kept: list[int]
 ) -> Tensor:
     """exp(v) from the last of its kept stages on."""
-    where = (threads_for(velocity),)
-    return _resume(backends.NATIVE, where, velocity, stages, steps, method, padding, kept)
+    return _resume(_cpu(velocity), velocity, stages, steps, method, padding, kept)
 
 
 def cpu_backward(
@@ -101,25 +106,23 @@ def cpu_backward(
     kept: list[int],
 ) -> Tensor:
     """The velocity's gradient of one direction, the sign of ``scale``; stages are its own."""
-    where = (threads_for(velocity),)
     options = scale, steps, method, padding, kept
-    return _backward(backends.NATIVE, where, grad, velocity, stages, *options)
+    return _backward(_cpu(velocity), grad, velocity, stages, *options)
 
 
 def cuda_forward(
     velocity: Tensor, steps: int, method: str, padding: str, inverse: bool, kept: list[int]
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """As :func:`cpu_forward`."""
-    where = cuda_launch(velocity)
-    return _forward(backends.CUDA, where, velocity, steps, method, padding, inverse, kept)
+    velocity = contiguous_rows(velocity)
+    return _forward(_cuda(velocity), velocity, steps, method, padding, inverse, kept)
 
 
 def cuda_resume(
     velocity: Tensor, stages: Tensor, steps: int, method: str, padding: str, kept: list[int]
 ) -> Tensor:
     """As :func:`cpu_resume`."""
-    where = cuda_launch(velocity)
-    return _resume(backends.CUDA, where, velocity, stages, steps, method, padding, kept)
+    return _resume(_cuda(velocity), velocity, stages, steps, method, padding, kept)
 
 
 def cuda_backward(
@@ -135,9 +138,9 @@ def cuda_backward(
     """As :func:`cpu_backward`."""
     if torch.are_deterministic_algorithms_enabled():
         return _step_by_step("cuda", grad, velocity, scale, steps, method, padding)
-    where = cuda_launch(velocity)
+    velocity = contiguous_rows(velocity)
     options = scale, steps, method, padding, kept
-    return _backward(backends.CUDA, where, grad, velocity, stages, *options)
+    return _backward(_cuda(velocity), grad, velocity, stages, *options)
 
 
 def triton_forward(*arguments: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -167,9 +170,39 @@ def triton_backward(
     return serve(grad, velocity, stages, scale, steps, method, padding, kept)
 
 
+class _Core(NamedTuple):
+    """A compiled module, and how a velocity is given to it."""
+
+    module: Any
+    where: tuple[int, ...]  # what its functions end with: threads, or device and stream
+    slots: int  # how many samples are under way at a time, each in scratch of its own
+
+
+def _cpu(velocity: Tensor) -> _Core:
+    """A sample goes through all its passes at once, in the cache.
+
+    Each thread has one of its own where there are enough of them to keep all threads busy, or too
+    few voxels for two threads to share.
+    """
+    threads = threads_for(velocity)
+    samples = max(velocity.shape[0], 1)
+    small = velocity.numel() < 4 * SHARED_SIZE * samples
+    apart = samples % threads == 0 or samples >= 4 * threads or small
+    return _Core(backends.NATIVE, (threads,), min(samples, threads) if apart else 1)
+
+
+def _cuda(velocity: Tensor) -> _Core:
+    """All samples go through a pass together: it is one launch."""
+    return _Core(backends.CUDA, cuda_launch(velocity), velocity.shape[0])
+
+
+def _scratch(velocity: Tensor, core: _Core, fields: int) -> Tensor:
+    """Uninitialised memory ``(fields, slots, d, *spatial)``."""
+    return velocity.new_empty((fields, core.slots, *velocity.shape[1:]))
+
+
 def _forward(
-    module: Any,
-    where: tuple[int, ...],
+    core: _Core,
     velocity: Tensor,
     steps: int,
     method: str,
@@ -177,32 +210,30 @@ def _forward(
     inverse: bool,
     kept: list[int],
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """By a compiled module; ``where`` is what its functions end with: threads, or a stream."""
     directions = 2 if inverse else 1
     result = contiguous_like(velocity)
     inverse_result = contiguous_like(velocity) if inverse else None
     stages = stages_like(velocity, directions * len(kept)) if kept else None
     between = steps - first_stage(steps, method) - len(kept)
-    scratch = stages_like(velocity, directions) if between else None
-    module.exponential_forward(
+    scratch = _scratch(velocity, core, directions if between else 0)
+    core.module.exponential_forward(
         native(velocity),
         native(result),
         native_or_none(inverse_result),
         native_or_none(stages),
         kept,
-        native_or_none(scratch),
+        native(scratch),
         0.5**steps,
         steps,
         METHOD_CODES[method],
         PADDING_CODES[padding],
-        *where,
+        *core.where,
     )
     return result, inverse_result, stages
 
 
 def _resume(
-    module: Any,
-    where: tuple[int, ...],
+    core: _Core,
     velocity: Tensor,
     stages: Tensor,
     steps: int,
@@ -211,24 +242,23 @@ def _resume(
     kept: list[int],
 ) -> Tensor:
     result = contiguous_like(velocity)
-    scratch = stages_like(velocity, 1) if kept[-1] + 1 < steps else None
-    module.exponential_resume(
+    scratch = _scratch(velocity, core, 1 if kept[-1] + 1 < steps else 0)
+    core.module.exponential_resume(
         native(velocity),
         native(result),
         native(stages),
         kept,
-        native_or_none(scratch),
+        native(scratch),
         steps,
         METHOD_CODES[method],
         PADDING_CODES[padding],
-        *where,
+        *core.where,
     )
     return result
 
 
 def _backward(
-    module: Any,
-    where: tuple[int, ...],
+    core: _Core,
     grad: Tensor,
     velocity: Tensor,
     stages: Tensor | None,
@@ -239,20 +269,19 @@ def _backward(
     kept: list[int],
 ) -> Tensor:
     result = contiguous_like(velocity)
-    count = _scratch_fields(steps, method, len(kept))
-    scratch = stages_like(velocity, count) if count else None
-    module.exponential_backward(
+    scratch = _scratch(velocity, core, _scratch_fields(steps, method, len(kept)))
+    core.module.exponential_backward(
         native(grad),
         native(velocity),
         native_or_none(stages),
         kept,
         native(result),
-        native_or_none(scratch),
+        native(scratch),
         scale,
         steps,
         METHOD_CODES[method],
         PADDING_CODES[padding],
-        *where,
+        *core.where,
     )
     return result
 

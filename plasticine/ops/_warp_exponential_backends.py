@@ -8,18 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from plasticine import backends, reference
-from plasticine.ops import _exponential_backends
+from plasticine.ops import _exponential_backends, _warp_backends
 from plasticine.ops._exponential_backends import first_stage, stages_like
 from plasticine.ops._native_interface import (
     METHOD_CODES,
     MODE_CODES,
     PADDING_CODES,
+    contiguous_rows,
     cuda_launch,
     native,
     native_or_none,
+    spans_32_bits,
     threads_for,
 )
 
@@ -31,8 +34,26 @@ def _cpu_forward(image: Tensor, velocity: Tensor, *options: Any) -> Result:
     return _compiled_forward(backends.NATIVE, where, image, velocity, *options)
 
 
-def _cuda_forward(image: Tensor, velocity: Tensor, *options: Any) -> Result:
-    return _compiled_forward(backends.CUDA, cuda_launch(velocity), image, velocity, *options)
+def _cuda_forward(
+    image: Tensor,
+    velocity: Tensor,
+    steps: int,
+    method: str,
+    mode: str,
+    padding: str,
+    field_padding: str,
+    kept: list[int],
+) -> Result:
+    velocity = contiguous_rows(velocity)
+    is_composed = steps > 0 or method == "midpoint"
+    is_narrow = spans_32_bits(image) and spans_32_bits(velocity)
+    if is_composed and is_narrow and velocity.dtype == torch.float32:
+        options = steps, method, mode, padding, field_padding, kept
+        return _compiled_forward(backends.CUDA, cuda_launch(velocity), image, velocity, *options)
+    # For what the fused kernel is not compiled.
+    integrate = _exponential_backends.FORWARD["cuda"]
+    displacement, _, stages = integrate(velocity, steps, method, field_padding, False, kept)
+    return _warp_backends.FORWARD["cuda"](image, displacement, None, mode, padding), stages
 
 
 def _triton_forward(*arguments: Any) -> Result:

@@ -95,9 +95,10 @@ def exponential(
         inverse: also return ``exp(-v)``, the inverse transform; the velocity is read once for both.
         checkpoint: what autograd keeps for the backward pass beside the velocity: "store" up to
             three displacements on the way ("rk4": none), "recompute" nothing. The others are
-            computed again; the results are the same bits. A forward and backward pass holds seven
-            fields at most at a time, or six, beside the velocity, the result and both gradients
-            among them.
+            computed again; the results are the same bits, those of a gradient on a GPU up to the
+            order of its atomics. A forward and backward pass holds seven fields at most at a time,
+            or six, beside the velocity, the result and both gradients among them; more where
+            deterministic algorithms are asked for on a GPU.
         backend: "auto", "cpu", "cuda", "triton" or "reference"; see :mod:`plasticine.backends`.
 
     Returns:

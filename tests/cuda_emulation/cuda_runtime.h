@@ -258,6 +258,13 @@ inline float2 atomicAdd(float2* address, float2 value) {
   return before;
 }
 
+template <typename T>
+T atomicMax(T* address, T value) {
+  const T before = *address;
+  *address = std::max(before, value);
+  return before;
+}
+
 inline std::uint32_t __umulhi(std::uint32_t a, std::uint32_t b) {
   return static_cast<std::uint32_t>((std::uint64_t{a} * b) >> 32);
 }
