@@ -9,7 +9,10 @@
 #include "common/tensor_caster.h"
 #include "compose/compose_cuda.h"
 #include "exponential/exponential_cuda.h"
+#include "spline_coefficients/spline_coefficients_cuda.h"
+#include "warp/warp_cubic_cuda.h"
 #include "warp/warp_cuda.h"
+#include "warp/warp_double_backward_cuda.h"
 #include "warp_exponential/warp_exponential_cuda.h"
 
 namespace py = pybind11;
@@ -107,6 +110,82 @@ void bind_warp_exponential_forward(const Tensor& image, const Tensor& velocity, 
                                  static_cast<Padding>(padding), device, stream);
 }
 
+void warp_double_backward(const OptionalTensor& image_direction,
+                          const OptionalTensor& field_direction,
+                          const OptionalTensor& affine_direction, const Tensor& grad_out,
+                          const Tensor& image, const Tensor& displacement,
+                          const OptionalTensor& affine, const OptionalTensor& to_grad_out,
+                          const OptionalTensor& to_image, const OptionalTensor& to_image_fixed,
+                          const OptionalTensor& fixed_scale, const OptionalTensor& to_displacement,
+                          const OptionalTensor& to_affine_partial, int padding, bool add,
+                          int device, std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  const cuda::WarpGradients gradients{to_image, to_image_fixed, fixed_scale, to_displacement,
+                                      to_affine_partial};
+  const cuda::WarpDoubleBackward call{image_direction,
+                                      field_direction,
+                                      affine_direction,
+                                      grad_out,
+                                      image,
+                                      displacement,
+                                      affine,
+                                      to_grad_out,
+                                      gradients,
+                                      static_cast<Padding>(padding),
+                                      add};
+  cuda::warp_double_backward(call, device, stream);
+}
+
+// The adjoint of the warp: out, in the accumulator's type, is its gradient to the image.
+void splat_forward(const Tensor& image, const Tensor& displacement, const OptionalTensor& affine,
+                   const Tensor& out, const OptionalTensor& out_fixed,
+                   const OptionalTensor& fixed_scale, int mode, int padding, int device,
+                   std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  const cuda::WarpGradients gradients{out, out_fixed, fixed_scale, std::nullopt, std::nullopt};
+  cuda::warp_backward(image, out, displacement, affine, gradients, static_cast<Mode>(mode),
+                      static_cast<Padding>(padding), device, stream);
+}
+
+void warp_cubic_forward(const Tensor& image, const Tensor& displacement,
+                        const OptionalTensor& affine, const Tensor& out, int mode, int padding,
+                        int device, std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  cuda::warp_cubic_forward(image, displacement, affine, out, static_cast<Mode>(mode),
+                           static_cast<Padding>(padding), device, stream);
+}
+
+void warp_cubic_backward(const Tensor& grad, const Tensor& image, const Tensor& displacement,
+                         const OptionalTensor& affine, const OptionalTensor& grad_image,
+                         const OptionalTensor& grad_image_fixed, const OptionalTensor& fixed_scale,
+                         const OptionalTensor& grad_displacement,
+                         const OptionalTensor& grad_affine_partial, int mode, int padding,
+                         int device, std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  const cuda::WarpGradients gradients{grad_image, grad_image_fixed, fixed_scale, grad_displacement,
+                                      grad_affine_partial};
+  cuda::warp_cubic_backward(grad, image, displacement, affine, gradients, static_cast<Mode>(mode),
+                            static_cast<Padding>(padding), device, stream);
+}
+
+// The same in the cubic modes.
+void splat_cubic_forward(const Tensor& image, const Tensor& displacement,
+                         const OptionalTensor& affine, const Tensor& out,
+                         const OptionalTensor& out_fixed, const OptionalTensor& fixed_scale,
+                         int mode, int padding, int device, std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  const cuda::WarpGradients gradients{out, out_fixed, fixed_scale, std::nullopt, std::nullopt};
+  cuda::warp_cubic_backward(image, out, displacement, affine, gradients, static_cast<Mode>(mode),
+                            static_cast<Padding>(padding), device, stream);
+}
+
+void spline_coefficients(const Tensor& image, const Tensor& out, const OptionalTensor& scratch,
+                         int padding, bool adjoint, int device, std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  cuda::spline_coefficients(image, out, scratch, static_cast<Padding>(padding), adjoint, device,
+                            stream);
+}
+
 py::dict build_info() {
   py::dict info;
   info["version"] = PLASTICINE_VERSION;
@@ -155,6 +234,34 @@ PYBIND11_MODULE(_cuda, module) {
              py::arg("image"), py::arg("velocity"), py::arg("out"), py::arg("stages").none(true),
              py::arg("kept"), py::arg("scratch").none(true), py::arg("scale"), py::arg("steps"),
              py::arg("method"), py::arg("mode"), py::arg("padding"), py::arg("field_padding"),
+             py::arg("device"), py::arg("stream"));
+  module.def("warp_double_backward", &plasticine::warp_double_backward,
+             py::arg("image_direction").none(true), py::arg("field_direction").none(true),
+             py::arg("affine_direction").none(true), py::arg("grad_out"), py::arg("image"),
+             py::arg("displacement"), py::arg("affine").none(true),
+             py::arg("to_grad_out").none(true), py::arg("to_image").none(true),
+             py::arg("to_image_fixed").none(true), py::arg("fixed_scale").none(true),
+             py::arg("to_displacement").none(true), py::arg("to_affine_partial").none(true),
+             py::arg("padding"), py::arg("add"), py::arg("device"), py::arg("stream"));
+  module.def("splat_forward", &plasticine::splat_forward, py::arg("image"), py::arg("displacement"),
+             py::arg("affine").none(true), py::arg("out"), py::arg("out_fixed").none(true),
+             py::arg("fixed_scale").none(true), py::arg("mode"), py::arg("padding"),
+             py::arg("device"), py::arg("stream"));
+  module.def("warp_cubic_forward", &plasticine::warp_cubic_forward, py::arg("image"),
+             py::arg("displacement"), py::arg("affine").none(true), py::arg("out"), py::arg("mode"),
+             py::arg("padding"), py::arg("device"), py::arg("stream"));
+  module.def("warp_cubic_backward", &plasticine::warp_cubic_backward, py::arg("grad"),
+             py::arg("image"), py::arg("displacement"), py::arg("affine").none(true),
+             py::arg("grad_image").none(true), py::arg("grad_image_fixed").none(true),
+             py::arg("fixed_scale").none(true), py::arg("grad_displacement").none(true),
+             py::arg("grad_affine_partial").none(true), py::arg("mode"), py::arg("padding"),
+             py::arg("device"), py::arg("stream"));
+  module.def("splat_cubic_forward", &plasticine::splat_cubic_forward, py::arg("image"),
+             py::arg("displacement"), py::arg("affine").none(true), py::arg("out"),
+             py::arg("out_fixed").none(true), py::arg("fixed_scale").none(true), py::arg("mode"),
+             py::arg("padding"), py::arg("device"), py::arg("stream"));
+  module.def("spline_coefficients", &plasticine::spline_coefficients, py::arg("image"),
+             py::arg("out"), py::arg("scratch").none(true), py::arg("padding"), py::arg("adjoint"),
              py::arg("device"), py::arg("stream"));
   module.def("build_info", &plasticine::build_info);
 }

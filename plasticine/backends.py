@@ -44,12 +44,26 @@ OPERATORS = {
     "cuda": frozenset(
         {
             "warp",
+            "warp_cubic",
+            "splat_cubic",
+            "spline_coefficients",
+            "splat",
+            "warp_double_backward",
             "compose",
             "exponential",
             "warp_exponential",
         }
     ),
-    "triton": frozenset({"warp"}),
+    "triton": frozenset(
+        {
+            "warp",
+            "splat",
+            "warp_double_backward",
+            "compose",
+            "exponential",
+            "warp_exponential",
+        }
+    ),
     "reference": _COMPILED | {"jacobian_double_backward"},
 }
 

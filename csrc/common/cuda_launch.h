@@ -66,6 +66,16 @@ class DeviceGuard {
   bool changed_ = false;
 };
 
+// Of the current device.
+inline int multiprocessors() {
+  int device = 0;
+  int count = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
+             "cudaDeviceGetAttribute");
+  return count;
+}
+
 inline std::int64_t element_count(const Tensor& tensor) {
   std::int64_t count = 1;
   for (int axis = 0; axis < tensor.ndim; ++axis) {
@@ -193,6 +203,43 @@ void dispatch_dimension(std::int64_t dimension, Visitor&& visit) {
   } else {
     visit(std::integral_constant<int, 3>{});
   }
+}
+
+// What one kernel is compiled for.
+template <int dimension, Padding kernel_padding, typename ImageType, typename FieldType,
+          typename IndexType>
+struct Instance {
+  static constexpr int D = dimension;
+  static constexpr Padding padding = kernel_padding;
+  using Image = ImageType;
+  using Field = FieldType;
+  using Index = IndexType;
+};
+
+// Calls visit(Instance<...>{}): the choice of what is compiled for an operator on an image and a
+// displacement. Every call is served, but each further kernel costs a tenth of a second of build
+// time and 7 kB for every architecture. So fast kernels, one per padding, exist for what is run
+// every day: float32 and 16-bit types with offsets of 32 bits. float64, and volumes of 2^31 voxels
+// and more, share kernels with 64-bit offsets that learn their padding at run time.
+template <typename Visitor>
+void dispatch_instance(std::int64_t dimension, DType image, DType field, Padding padding,
+                       std::int64_t largest, Visitor&& visit) {
+  dispatch_dimension(dimension, [&](auto dimension_tag) {
+    dispatch_types(image, field, [&](auto image_tag, auto field_tag) {
+      constexpr int D = decltype(dimension_tag)::value;
+      using Image = typename decltype(image_tag)::type;
+      using Field = typename decltype(field_tag)::type;
+      if constexpr (sizeof(accumulator_t<Image>) == sizeof(float)) {
+        if (largest <= std::numeric_limits<std::int32_t>::max()) {
+          dispatch_padding(padding, [&](auto tag) {
+            visit(Instance<D, decltype(tag)::value, Image, Field, std::int32_t>{});
+          });
+          return;
+        }
+      }
+      visit(Instance<D, Padding::any, Image, Field, std::int64_t>{});
+    });
+  });
 }
 
 }  // namespace plasticine

@@ -5,52 +5,71 @@
 namespace plasticine::cuda {
 namespace {
 
-// Four would make sm_80's compiler spill.
+constexpr int kMostTurns = 4;
+
+// Blocks that share a multiprocessor, as many as need not spill.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+template <Padding padding, int D, typename Image>
 constexpr int kResidentBlocks = 3;
 #else
-constexpr int kResidentBlocks = 4;
+template <Padding padding, int D, typename Image>
+constexpr int kResidentBlocks =
+    D == 2 || (padding != Padding::reflection && sizeof(Image) == sizeof(float)) ? 4 : 3;
 #endif
 
 template <Mode mode, Padding padding, int D, typename Image, typename Field, typename Index>
-__global__ void __launch_bounds__(kThreads,
-                                  (resident_blocks<accumulator_t<Image>, Index>(kResidentBlocks)))
+__global__ void __launch_bounds__(
+    kThreads, (resident_blocks<accumulator_t<Image>, Index>(kResidentBlocks<padding, D, Image>)))
     warp_forward_kernel(const __grid_constant__ WarpInputs<D, Image, Field, Index> inputs,
-                        Image* __restrict__ out) {
+                        const __grid_constant__ Boxes<D, Index> boxes, Image* __restrict__ out) {
   using T = accumulator_t<Image>;
-  const Index voxel = static_cast<Index>(blockIdx.x) * kThreads + static_cast<Index>(threadIdx.x);
-  if (voxel >= inputs.voxels) {
-    return;
-  }
+  constexpr int kStep = Boxes<D, Index>::kStep;
   Index position[D];
-  inputs.position_of(voxel, position);
+  boxes.find(static_cast<Index>(blockIdx.x), position);
+  const int turns = boxes.turns_from(position);
+  const int channels = static_cast<int>(inputs.channels);
+  const std::int64_t plane = inputs.voxels * std::int64_t{gridDim.z};
+  const std::int64_t channel_step = inputs.image.channel_stride * gridDim.z;
   for (std::int64_t n = blockIdx.y; n < inputs.samples; n += gridDim.y) {
-    T location[D];
-    sample_location(inputs, n, position, location);
-    Image* target = out + n * inputs.channels * inputs.voxels + voxel;
-    if constexpr (mode == Mode::linear) {
-      Cell<D, T, Index> cell;
-      cell.template find<padding>(location, inputs.image_size);
-      for (std::int64_t c = blockIdx.z; c < inputs.channels; c += gridDim.z) {
-        const Image* source = inputs.image.channel(n, c);
-        T corner[corner_count<D>];
-#pragma unroll
-        for (int k = 0; k < corner_count<D>; ++k) {
-          corner[k] = cell.inside(k) ? load(source[cell.offset(k, inputs.image.stride)]) : T(0);
+    LocationsOnLine<D, Image, Field, Index> line(inputs, n, position, turns);
+    const Image* const first_channel = settled(inputs.image.channel(n, blockIdx.z));
+    Image* first_target =
+        settled(out + (n * inputs.channels + blockIdx.z) * inputs.voxels + boxes.offset(position));
+#pragma unroll 1
+    for (int turn = 0; turn < turns; ++turn) {
+      T location[D];
+      line.next(inputs, kStep, location);
+      const Image* source = first_channel;
+      Image* target = first_target;
+      if constexpr (mode == Mode::linear) {
+        Cell<D, T, Index> cell;
+        cell.template find<padding>(location, inputs.image_size, inputs.padding);
+        for (int c = blockIdx.z;;) {
+          T corner[corner_count<D>];
+          read_corners<D>(source, inputs.image.stride, cell, corner);
+          write_once(target, interpolate<D, T>(cell.lower, cell.upper, corner));
+          c += gridDim.z;
+          if (c >= channels) {
+            break;
+          }
+          source += channel_step;
+          target += plane;
         }
-        target[c * inputs.voxels] = store<Image>(interpolate<D, T>(cell.lower, cell.upper, corner));
-      }
-    } else {
-      NearestVoxel<D, T, Index> nearest;
-      nearest.template find<padding>(location, inputs.image_size);
-      const Index offset = inputs.image.offset(nearest.index);
-      for (std::int64_t c = blockIdx.z; c < inputs.channels; c += gridDim.z) {
-        T value = nearest.is_nan ? std::numeric_limits<T>::quiet_NaN() : T(0);
-        if (nearest.inside) {
-          value = load(inputs.image.channel(n, c)[offset]);
+      } else {
+        NearestVoxel<D, T, Index> nearest;
+        nearest.template find<padding>(location, inputs.image_size, inputs.padding);
+        source += inputs.image.offset(nearest.index);
+        for (int c = blockIdx.z; c < channels; c += gridDim.z) {
+          T value = nearest.is_nan ? std::numeric_limits<T>::quiet_NaN() : T(0);
+          if (nearest.inside) {
+            value = static_cast<T>(read(source));
+          }
+          write_once(target, value);
+          source += channel_step;
+          target += plane;
         }
-        target[c * inputs.voxels] = store<Image>(value);
       }
+      first_target += boxes.step_offset();
     }
   }
 }
@@ -65,28 +84,24 @@ void warp_forward(const Tensor& image, const Tensor& displacement,
   }
   const DeviceGuard guard(device);
   const std::int64_t voxels = element_count(out) / (out.shape[0] * out.shape[1]);
-  const std::int64_t largest = std::max(
-      {channel_reach(image), channel_reach(displacement), voxels + std::int64_t{kThreads}});
-  const dim3 grid = launch_grid((voxels + kThreads - 1) / kThreads, image.shape[0], image.shape[1]);
-  dispatch_dimension(displacement.shape[1], [&](auto dimension) {
-    dispatch_types(image.dtype, displacement.dtype, [&](auto image_tag, auto field_tag) {
-      dispatch_padding(padding, [&](auto padding_tag) {
-        dispatch_index(largest, [&](auto index_tag) {
-          constexpr int D = decltype(dimension)::value;
-          constexpr Padding kPadding = decltype(padding_tag)::value;
-          using Image = typename decltype(image_tag)::type;
-          using Field = typename decltype(field_tag)::type;
-          using Index = typename decltype(index_tag)::type;
-          const WarpInputs<D, Image, Field, Index> inputs(image, displacement, affine);
-          const auto kernel =
-              mode == Mode::linear
-                  ? warp_forward_kernel<Mode::linear, kPadding, D, Image, Field, Index>
-                  : warp_forward_kernel<Mode::nearest, kPadding, D, Image, Field, Index>;
-          launch("warp_forward", kernel, grid, kThreads, stream, inputs, out.as<Image>());
-        });
+  const std::int64_t largest =
+      std::max({channel_reach(image), channel_reach(displacement), voxels});
+  dispatch_instance(
+      displacement.shape[1], image.dtype, displacement.dtype, padding, largest, [&](auto instance) {
+        using Chosen = decltype(instance);
+        constexpr int D = Chosen::D;
+        using Image = typename Chosen::Image;
+        using Field = typename Chosen::Field;
+        using Index = typename Chosen::Index;
+        const WarpInputs<D, Image, Field, Index> inputs(image, displacement, affine, padding);
+        const Boxes<D, Index> boxes(displacement, kMostTurns);
+        const auto kernel =
+            mode == Mode::linear
+                ? warp_forward_kernel<Mode::linear, Chosen::padding, D, Image, Field, Index>
+                : warp_forward_kernel<Mode::nearest, Padding::any, D, Image, Field, Index>;
+        launch("warp_forward", kernel, launch_grid(boxes.count(), image.shape[0], image.shape[1]),
+               kThreads, stream, inputs, boxes, out.as<Image>());
       });
-    });
-  });
 }
 
 }  // namespace plasticine::cuda

@@ -10,7 +10,6 @@
 
 namespace plasticine::cuda {
 
-constexpr int kWarpSize = 32;
 constexpr unsigned kWholeWarp = 0xffffffffu;
 
 // Where sums go: to values or, for a sum that does not depend on the order of the atomics, in fixed
@@ -104,6 +103,16 @@ class LaneRuns {
   bool is_head_;
 };
 
+// Those of a contiguous channel.
+template <int D, typename Index>
+__device__ __forceinline__ void dense_strides(const Index (&size)[D], Index (&stride)[D]) {
+  stride[D - 1] = 1;
+#pragma unroll
+  for (int axis = D - 2; axis >= 0; --axis) {
+    stride[axis] = stride[axis + 1] * size[axis + 1];
+  }
+}
+
 // The scatter of a cell per lane into the channels of an image whose rows are contiguous: what
 // lanes have in common is found once, for all channels. The upper corners along x of a cell are
 // often the lower ones of the next lane's, which then adds both.
@@ -116,7 +125,7 @@ class CellScatter {
       : active_(active), runs_(active && cell.inside(0) ? cell.offset(0, stride) : Index(-1)) {
     // Cells whose first corner is inside have the same rows where they are neighbours.
     const Index before = runs_.key_before();
-    receives_ = active && cell.inside(0) && cell.index_lower[D - 1] > 0 && before >= 0 &&
+    receives_ = active && cell.inside(0) && cell.index[D - 1] > 0 && before >= 0 &&
                 before + 1 == cell.offset(0, stride);
     const unsigned receivers = __ballot_sync(kWholeWarp, receives_);
     const int next = runs_.head_after();

@@ -39,6 +39,20 @@ PLASTICINE_INLINE T at_least(T x, T limit) {
   return x < limit ? limit : x;
 }
 
+#if defined(__CUDA_ARCH__)
+// One instruction, where a comparison and a choice are two.
+PLASTICINE_INLINE float at_most(float x, float limit) {
+  float result;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(limit));
+  return result;
+}
+PLASTICINE_INLINE float at_least(float x, float limit) {
+  float result;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(limit));
+  return result;
+}
+#endif
+
 template <typename T>
 PLASTICINE_INLINE T round_down(T x);
 template <>

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from plasticine.ops._checks import CUBIC_MODES
 from plasticine.ops._native_interface import (
     MODE_CODES,
     PADDING_CODES,
+    NativeTensor,
     contiguous_like,
     cuda_launch,
     native,
@@ -110,7 +110,8 @@ def _cuda_forward(
     image: Tensor, displacement: Tensor, affine: Tensor | None, mode: str, padding: str
 ) -> Tensor:
     result = image.new_empty(image.shape[:2] + displacement.shape[2:])
-    backends.CUDA.warp_forward(
+    forward = "warp_cubic_forward" if mode in CUBIC_MODES else "warp_forward"
+    getattr(backends.CUDA, forward)(
         native(image),
         native(displacement),
         native_or_none(affine),
@@ -131,50 +132,98 @@ def _cuda_backward(
     padding: str,
     needs: Sequence[bool],
 ) -> Gradients:
-    from plasticine.kernels.fixed_point import fixed_point_scale, from_fixed_point
-
-    voxels = displacement.shape[2:].numel()
-    accumulator = torch.float64 if image.dtype == torch.float64 else torch.float32
-    grad_image = fixed = scale = partial = None
-    if needs[0]:
-        grad_image = image.new_empty(image.shape, dtype=accumulator)
-        if torch.are_deterministic_algorithms_enabled() and grad.numel():
-            fixed = image.new_empty(image.shape, dtype=torch.int64)
-            scale = fixed_point_scale(grad, voxels)
+    accumulator = accumulator_of(image)
+    buffers = ScatterBuffers(grad, image.shape, mode) if needs[0] else None
+    partial = None
     grad_displacement = contiguous_like(displacement) if needs[1] else None
     if affine is not None and needs[2]:
+        voxels = displacement.shape[2:].numel()
         blocks = min(max(-(-voxels // _CUDA_THREADS), 1), _CUDA_BLOCKS)
         batch, ndim = displacement.shape[:2]
         partial = image.new_empty((batch, blocks, ndim, ndim + 1), dtype=accumulator)
-    backends.CUDA.warp_backward(
+    backward = "warp_cubic_backward" if mode in CUBIC_MODES else "warp_backward"
+    getattr(backends.CUDA, backward)(
         native(grad),
         native(image),
         native(displacement),
         native_or_none(affine),
-        native_or_none(grad_image),
-        native_or_none(fixed),
-        native_or_none(scale),
+        *((None, None, None) if buffers is None else buffers.arguments()),
         native_or_none(grad_displacement),
         native_or_none(partial),
         MODE_CODES[mode],
         PADDING_CODES[padding],
         *cuda_launch(image),
     )
-    if grad_image is not None:
-        if fixed is not None:
-            grad_image = from_fixed_point(fixed, scale, grad_image)
-        grad_image = grad_image.to(image.dtype)
+    grad_image = None if buffers is None else buffers.total(image.dtype)
     if affine is None or partial is None:
         return grad_image, grad_displacement, None
     return grad_image, grad_displacement, partial.sum(1, dtype=torch.float64).to(affine.dtype)
 
 
-def _triton_forward(*arguments: Any) -> Tensor:
-    return backends.triton_kernels("warp")[0].warp_forward(*arguments)
+def accumulator_of(image: Tensor) -> torch.dtype:
+    """The dtype in which the kernels sum values of an image's."""
+    return torch.float64 if image.dtype == torch.float64 else torch.float32
 
 
-def _triton_backward(*arguments: Any) -> Gradients:
-    return backends.triton_kernels("warp")[0].warp_backward(*arguments)
+class ScatterBuffers:
+    """What a CUDA kernel adds values up in: in fixed point where the sum is to be deterministic.
+
+    The kernel fills them with zeros first.
+    """
+
+    def __init__(self, values: Tensor, shape: Sequence[int], mode: str) -> None:
+        """Allocates the buffers.
+
+        Args:
+            values: ``(N, C, *spatial)``, what is scattered, with the weights of a mode.
+            shape: the result's.
+            mode: a mode of ``warp``.
+        """
+        from plasticine.kernels.fixed_point import fixed_point_scale
+
+        self._sums = values.new_empty(shape, dtype=accumulator_of(values))
+        self._fixed = self._scale = None
+        if torch.are_deterministic_algorithms_enabled() and values.numel():
+            self._fixed = values.new_empty(shape, dtype=torch.int64)
+            self._scale = fixed_point_scale(values, values.shape[2:].numel(), mode)
+
+    def arguments(self) -> tuple[NativeTensor | None, ...]:
+        """The floating-point sums, the integers and their scale, for a native function."""
+        return native(self._sums), native_or_none(self._fixed), native_or_none(self._scale)
+
+    def total(self, dtype: torch.dtype) -> Tensor:
+        """The sums, rounded to a dtype, once the kernel is queued."""
+        from plasticine.kernels.fixed_point import from_fixed_point
+
+        if self._fixed is not None and self._scale is not None:
+            return from_fixed_point(self._fixed, self._scale, self._sums).to(dtype)
+        return self._sums.to(dtype)
+
+
+def _triton_forward(
+    image: Tensor, displacement: Tensor, affine: Tensor | None, mode: str, padding: str
+) -> Tensor:
+    if mode in CUBIC_MODES:
+        forward = backends.triton_kernels("warp_cubic")[0].warp_cubic_forward
+    else:
+        forward = backends.triton_kernels("warp")[0].warp_forward
+    return forward(image, displacement, affine, mode, padding)
+
+
+def _triton_backward(
+    grad: Tensor,
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    mode: str,
+    padding: str,
+    needs: Sequence[bool],
+) -> Gradients:
+    if mode in CUBIC_MODES:
+        backward = backends.triton_kernels("warp_cubic")[0].warp_cubic_backward
+    else:
+        backward = backends.triton_kernels("warp")[0].warp_backward
+    return backward(grad, image, displacement, affine, mode, padding, needs)
 
 
 FORWARD: dict[str, Callable[..., Tensor]] = {

@@ -15,12 +15,14 @@ from plasticine.ops._native_interface import (
     MODE_CODES,
     PADDING_CODES,
     contiguous_like,
+    cuda_launch,
     device_type,
     native,
     native_or_none,
     threads_for,
 )
 from plasticine.ops._operator import Operator, map_over_batch
+from plasticine.ops._warp_backends import ScatterBuffers
 from plasticine.ops.spline_coefficients import SPLINE_COEFFICIENTS
 from plasticine.ops.warp import WARP, WARP_BACKWARD, broadcast_batch
 from plasticine.ops.warp import check as check_warp
@@ -71,7 +73,8 @@ def splat(
         displacement and the affine; the gradient to the image is ``warp``, and second derivatives
         exist where those of ``warp`` do.
 
-    There is no GPU kernel yet: on CUDA tensors "auto" serves every mode by the reference.
+    On a GPU the sums are made with atomics, whose order shows in the last bits; under
+    ``torch.use_deterministic_algorithms`` they are made in fixed point and repeat bit for bit.
 
     Raises:
         TypeError: an argument is no tensor, or of a dtype that is not served; ``size`` is not a
@@ -235,6 +238,41 @@ def _cpu_forward(
     return result
 
 
+def _cuda_forward(
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    size: Sequence[int],
+    mode: str,
+    padding: str,
+) -> Tensor:
+    buffers = ScatterBuffers(image, (*image.shape[:2], *size), mode)
+    forward = "splat_cubic_forward" if mode in _checks.CUBIC_MODES else "splat_forward"
+    getattr(backends.CUDA, forward)(
+        native(image),
+        native(displacement),
+        native_or_none(affine),
+        *buffers.arguments(),
+        MODE_CODES[mode],
+        PADDING_CODES[padding],
+        *cuda_launch(image),
+    )
+    return buffers.total(image.dtype)
+
+
+def _triton_forward(
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    size: Sequence[int],
+    mode: str,
+    padding: str,
+) -> Tensor:
+    operator = "splat_cubic" if mode in _checks.CUBIC_MODES else "splat"
+    serve = getattr(backends.triton_kernels(operator)[0], operator)
+    return serve(image, displacement, affine, size, mode, padding)
+
+
 def _reference_forward(
     image: Tensor,
     displacement: Tensor,
@@ -254,5 +292,7 @@ def _reference_forward(
 
 _FORWARD: dict[str, Callable[..., Tensor]] = {
     "cpu": _cpu_forward,
+    "cuda": _cuda_forward,
+    "triton": _triton_forward,
     "reference": _reference_forward,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from plasticine.ops import _autocast, _checks
 from plasticine.ops._native_interface import (
     PADDING_CODES,
     contiguous_like,
+    cuda_launch,
     device_type,
     native,
     native_or_none,
@@ -62,21 +64,8 @@ def check(image: Tensor, padding: str) -> None:
 
 def _forward(image: Tensor, padding: str, adjoint: bool, backend: str) -> Tensor:
     check(image, padding)
-    chosen = backends.choose(backend, "spline_coefficients", device_type(image))
-    if chosen == "reference":
-        return reference.spline_coefficients(image, padding, adjoint).contiguous()
-    result = contiguous_like(image)
-    half = image.dtype in (torch.float16, torch.bfloat16)
-    scratch = image.new_empty(image.shape, dtype=torch.float32) if half else None
-    backends.NATIVE.spline_coefficients(
-        native(image),
-        native(result),
-        native_or_none(scratch),
-        PADDING_CODES[padding],
-        adjoint,
-        threads_for(image),
-    )
-    return result
+    serve = _FORWARD[backends.choose(backend, "spline_coefficients", device_type(image))]
+    return serve(image, padding, adjoint)
 
 
 def _forward_fake(image: Tensor, padding: str, adjoint: bool, backend: str) -> Tensor:
@@ -115,3 +104,53 @@ SPLINE_COEFFICIENTS = Operator(
     _SplineCoefficients,
     tensors=1,
 )
+
+
+def _float32_scratch(image: Tensor) -> Tensor | None:
+    """Where half types are kept between the axes, which are solved one after the other."""
+    half = image.dtype in (torch.float16, torch.bfloat16)
+    return image.new_empty(image.shape, dtype=torch.float32) if half else None
+
+
+def _cpu_forward(image: Tensor, padding: str, adjoint: bool) -> Tensor:
+    result = contiguous_like(image)
+    backends.NATIVE.spline_coefficients(
+        native(image),
+        native(result),
+        native_or_none(_float32_scratch(image)),
+        PADDING_CODES[padding],
+        adjoint,
+        threads_for(image),
+    )
+    return result
+
+
+def _cuda_forward(image: Tensor, padding: str, adjoint: bool) -> Tensor:
+    result = contiguous_like(image)
+    scratch = _float32_scratch(image)
+    backends.CUDA.spline_coefficients(
+        native(image),
+        native(result),
+        native_or_none(scratch),
+        PADDING_CODES[padding],
+        adjoint,
+        *cuda_launch(image),
+    )
+    return result
+
+
+def _triton_forward(image: Tensor, padding: str, adjoint: bool) -> Tensor:
+    kernels = backends.triton_kernels("spline_coefficients")[0]
+    return kernels.spline_coefficients(image, padding, adjoint)
+
+
+def _reference_forward(image: Tensor, padding: str, adjoint: bool) -> Tensor:
+    return reference.spline_coefficients(image, padding, adjoint).contiguous()
+
+
+_FORWARD: dict[str, Callable[..., Tensor]] = {
+    "cpu": _cpu_forward,
+    "cuda": _cuda_forward,
+    "triton": _triton_forward,
+    "reference": _reference_forward,
+}

@@ -67,8 +67,6 @@ def warp(
         image, the displacement and the affine: twice and in forward mode in modes "linear" and
         "nearest", once in the cubic modes.
 
-    The cubic modes have no GPU kernel yet: on CUDA tensors "auto" serves them by the reference.
-
     Raises:
         TypeError: an argument is no tensor, or of a dtype that is not served.
         ValueError: shapes, devices or options do not fit.

@@ -43,7 +43,7 @@ def kernels(kernel_backend) -> Kernels:
 
 
 def make_inputs(
-    sizes: tuple[tuple[int, ...], tuple[int, ...]], *, with_affine: bool = True
+    sizes: tuple[tuple[int, ...], tuple[int, ...]], *, with_affine: bool = True, batch: int = 2
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
     """Float64 image, displacement (reaching well outside), affine near identity, and gradient."""
     generator = torch.Generator().manual_seed(7)
@@ -53,9 +53,9 @@ def make_inputs(
 
     image_size, size = sizes
     ndim = len(size)
-    image, displacement = randn(2, 3, *image_size), randn(2, ndim, *size) * 3
-    affine = torch.eye(ndim, ndim + 1, dtype=torch.float64) + randn(2, ndim, ndim + 1) * 0.2
-    return image, displacement, affine if with_affine else None, randn(2, 3, *size)
+    image, displacement = randn(batch, 3, *image_size), randn(batch, ndim, *size) * 3
+    affine = torch.eye(ndim, ndim + 1, dtype=torch.float64) + randn(batch, ndim, ndim + 1) * 0.2
+    return image, displacement, affine if with_affine else None, randn(batch, 3, *size)
 
 
 def expected_of(
@@ -105,6 +105,14 @@ def check(
 @pytest.mark.parametrize("with_affine", [False, True], ids=["displacement", "affine"])
 def test_equals_the_reference(kernels, assert_close, sizes, mode, padding, with_affine):
     check(kernels, assert_close, make_inputs(sizes, with_affine=with_affine), mode, padding)
+
+
+@pytest.mark.parametrize("sizes", [((4, 5), (9, 5)), ((4, 3, 5), (5, 3, 7))], ids=["2d", "3d"])
+@pytest.mark.parametrize("mode", MODES)
+def test_many_samples(kernels, assert_close, sizes, mode):
+    """Enough work for the CUDA kernels to give a thread several voxels, one above the other."""
+    inputs = [x.float() for x in make_inputs(sizes, batch=16)]
+    check(kernels, assert_close, tuple(inputs), mode, "border")
 
 
 @pytest.mark.usefixtures("deterministic")  # which fills what torch.empty returns with NaN
