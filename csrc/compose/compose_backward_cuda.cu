@@ -20,7 +20,8 @@ struct ComposeBackwardArguments {
   const Stored* grad;
   const Stored* added;
   FieldShape<D, Index> field_shape, displacement_shape, grad_shape, added_shape;
-  Boxes<D, Index, 1> boxes;
+  Boxes<D, Index> boxes;
+  std::int64_t voxels = 0;
   std::int64_t samples = 0;
   T scale = 1;
   T location_scale = 1;
@@ -41,7 +42,8 @@ struct ComposeBackwardArguments {
         displacement_shape(composition.displacement),
         grad_shape(grad_tensor),
         added_shape(gradients.added),
-        boxes(composition.displacement),
+        boxes(composition.displacement, 1),
+        voxels(voxel_count(composition.displacement)),
         samples(composition.displacement.shape[0]),
         scale(static_cast<T>(composition.scale)),
         location_scale(static_cast<T>(composition.location_scale)),
@@ -76,8 +78,8 @@ __global__ void __launch_bounds__(kThreads, (kBlocks<Stored, Index>)) compose_ba
   const FieldShape<D, Index>& shape = arguments.field_shape;
   const ScatterTarget<T> target = arguments.scatter_target();
   Index position[D];
-  arguments.boxes.first_position(position);
-  const bool active = arguments.boxes.holds(position);
+  arguments.boxes.find(static_cast<Index>(blockIdx.x), position);
+  const bool active = arguments.boxes.turns_from(position) > 0;
 #pragma unroll
   for (int axis = 0; axis < D; ++axis) {
     position[axis] = active ? position[axis] : 0;
@@ -114,7 +116,7 @@ __global__ void __launch_bounds__(kThreads, (kBlocks<Stored, Index>)) compose_ba
         slope[axis] = arguments.location_scale * cell.derivative[axis] * slope[axis] +
                       arguments.added_scale * added[axis];
       }
-      const std::int64_t voxels = arguments.boxes.voxels();
+      const std::int64_t voxels = arguments.voxels;
       const std::int64_t own = n * D * voxels + arguments.boxes.offset(position);
       if (active) {
 #pragma unroll
@@ -170,7 +172,7 @@ void compose_backward(const Tensor& grad, const Composition& composition,
     using Index = typename Instance::Index;
     const ComposeBackwardArguments<D, Stored, Index> arguments(grad, composition, gradients);
     launch("compose_backward", compose_backward_kernel<Instance::padding, D, Stored, Index>,
-           arguments.boxes.launch_grid(arguments.samples, 1), kThreads, stream, arguments);
+           box_grid(arguments.boxes, arguments.samples, 1), kThreads, stream, arguments);
   });
 }
 

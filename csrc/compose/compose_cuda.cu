@@ -10,7 +10,8 @@
 namespace plasticine::cuda {
 namespace {
 
-constexpr int kTurns = 2;
+// At most, for what a thread computes once is spread over them.
+constexpr int kTurns = 4;
 
 // Of one composition, or of two that differ in their addresses and factors alone.
 template <int D, typename Stored, typename Index>
@@ -25,14 +26,16 @@ struct ComposeArguments {
   bool add = true;
   FieldShape<D, Index> field_shape;
   FieldShape<D, Index> displacement_shape;
-  Boxes<D, Index, kTurns> boxes;
+  Boxes<D, Index> boxes;
+  std::int64_t voxels = 0;
   std::int64_t samples = 0;
 
   explicit ComposeArguments(const ComposedPair& pair)
       : add(pair.first.add),
         field_shape(pair.first.field),
         displacement_shape(pair.first.displacement),
-        boxes(pair.first.displacement),
+        boxes(pair.first.displacement, kTurns),
+        voxels(voxel_count(pair.first.displacement)),
         samples(pair.first.displacement.shape[0]) {
     set(0, pair.first, pair.out);
     if (pair.second) {
@@ -49,24 +52,28 @@ struct ComposeArguments {
   }
 };
 
+// Four blocks a multiprocessor would make the compiler spill for half types.
+template <typename Stored, typename Index>
+constexpr int kBlocks = resident_blocks<accumulator_t<Stored>, Index>(sizeof(Stored) == 2 ? 3 : 4);
+
 template <Padding padding, int D, typename Stored, typename Index>
-__global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Stored>, Index>(4)))
+__global__ void __launch_bounds__(kThreads, (kBlocks<Stored, Index>))
     compose_forward_kernel(const __grid_constant__ ComposeArguments<D, Stored, Index> arguments) {
   using T = accumulator_t<Stored>;
   const unsigned direction = blockIdx.z;
   const T scale = arguments.scale[direction];
   const T location_scale = arguments.location_scale[direction];
-  const std::int64_t voxels = arguments.boxes.voxels();
+  const std::int64_t voxels = arguments.voxels;
   for (std::int64_t n = blockIdx.y; n < arguments.samples; n += gridDim.y) {
     const Components<D, Stored> field(
         arguments.field[direction] + n * arguments.field_shape.sample_stride,
         arguments.field_shape.channel_stride);
     Stored* out = arguments.out[direction] + n * D * voxels;
     Index position[D];
-    arguments.boxes.first_position(position);
+    arguments.boxes.find(static_cast<Index>(blockIdx.x), position);
 #pragma unroll 1
-    for (int turn = 0; turn < kTurns && arguments.boxes.holds(position);
-         ++turn, position[0] += turn_length<D>) {
+    for (int left = arguments.boxes.turns_from(position); left > 0;
+         --left, position[0] += Boxes<D, Index>::kStep) {
       T displacement[D];
       T values[D];
       read_sample(arguments.displacement[direction], arguments.displacement_shape, n, position,
@@ -100,7 +107,7 @@ void compose_forward(const ComposedPair& pair, Padding padding, std::uintptr_t s
     using Index = typename Instance::Index;
     const ComposeArguments<D, Stored, Index> arguments(pair);
     launch("compose_forward", compose_forward_kernel<Instance::padding, D, Stored, Index>,
-           arguments.boxes.launch_grid(arguments.samples, pair.second ? 2 : 1), kThreads, stream,
+           box_grid(arguments.boxes, arguments.samples, pair.second ? 2 : 1), kThreads, stream,
            arguments);
   });
 }

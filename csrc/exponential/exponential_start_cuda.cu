@@ -15,7 +15,8 @@ template <int D, typename T, typename Index>
 struct StartArguments {
   const T* velocity;
   FieldShape<D, Index> shape;
-  Boxes<D, Index, 1> boxes;
+  Boxes<D, Index> boxes;
+  std::int64_t voxels;
   std::int64_t samples;
   Method method;
   T scale[2];
@@ -26,7 +27,8 @@ struct StartArguments {
   explicit StartArguments(const Flow& flow)
       : velocity(flow.velocity.as<const T>()),
         shape(flow.velocity),
-        boxes(flow.velocity),
+        boxes(flow.velocity, 1),
+        voxels(voxel_count(flow.velocity)),
         samples(flow.velocity.shape[0]),
         method(flow.method),
         scale{static_cast<T>(flow.scale), static_cast<T>(-flow.scale)} {}
@@ -48,12 +50,12 @@ __global__ void __launch_bounds__(kThreads, (resident_blocks<T, Index>(3)))
   const T scale = arguments.scale[blockIdx.z];
   T* out = arguments.out[blockIdx.z];
   Index position[D];
-  arguments.boxes.first_position(position);
-  if (!arguments.boxes.holds(position)) {
+  arguments.boxes.find(static_cast<Index>(blockIdx.x), position);
+  if (arguments.boxes.turns_from(position) == 0) {
     return;
   }
   using Location = FieldCell<padding, D, T, Index>;
-  const std::int64_t voxels = arguments.boxes.voxels();
+  const std::int64_t voxels = arguments.voxels;
   for (std::int64_t n = blockIdx.y; n < arguments.samples; n += gridDim.y) {
     const std::int64_t own = n * D * voxels + arguments.boxes.offset(position);
     T first[D];
@@ -94,8 +96,8 @@ __global__ void __launch_bounds__(kThreads)
     peak_kernel(const __grid_constant__ StartArguments<D, T, Index> arguments,
                 unsigned long long* peak) {
   Index position[D];
-  arguments.boxes.first_position(position);
-  if (!arguments.boxes.holds(position)) {
+  arguments.boxes.find(static_cast<Index>(blockIdx.x), position);
+  if (arguments.boxes.turns_from(position) == 0) {
     return;
   }
   for (std::int64_t n = blockIdx.y; n < arguments.samples; n += gridDim.y) {
@@ -138,8 +140,8 @@ void start_forward(const Flow& flow, const Tensor& out, const Tensor& inverse,
     arguments.out[1] = inverse.as<T>();
     launch("exponential_start",
            start_kernel<Instance::padding, Instance::dimension, T, typename Instance::Index>,
-           arguments.boxes.launch_grid(arguments.samples, inverse.data == nullptr ? 1 : 2),
-           kThreads, stream, arguments);
+           box_grid(arguments.boxes, arguments.samples, inverse.data == nullptr ? 1 : 2), kThreads,
+           stream, arguments);
   });
 }
 
@@ -152,7 +154,7 @@ void store_slopes(const Flow& flow, const Tensor& second, const Tensor& third,
     arguments.third = third.as<T>();
     launch("exponential_slopes",
            start_kernel<Instance::padding, Instance::dimension, T, typename Instance::Index>,
-           arguments.boxes.launch_grid(arguments.samples, 1), kThreads, stream, arguments);
+           box_grid(arguments.boxes, arguments.samples, 1), kThreads, stream, arguments);
   });
 }
 
@@ -168,7 +170,7 @@ void exponential_peak(const Tensor& velocity, const Tensor& peak, int device,
     using Instance = decltype(instance);
     launch("exponential_peak",
            peak_kernel<Instance::dimension, typename Instance::Stored, typename Instance::Index>,
-           arguments.boxes.launch_grid(arguments.samples, 1), kThreads, stream, arguments,
+           box_grid(arguments.boxes, arguments.samples, 1), kThreads, stream, arguments,
            peak.as<unsigned long long>());
   });
 }

@@ -13,7 +13,7 @@
 namespace plasticine::cuda {
 namespace {
 
-constexpr int kTurns = 2;
+constexpr int kTurns = 4;
 
 // Three would make sm_80's compiler spill.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
@@ -34,7 +34,8 @@ struct LastStepArguments {
   FieldShape<D, Index> field_shape;
   ChannelFirst<D, Image, Index> image;
   Index image_size[D];
-  Boxes<D, Index, kTurns> boxes;
+  Boxes<D, Index> boxes;
+  std::int64_t voxels;
   std::int64_t samples;
   std::int64_t channels;
   Mode mode;
@@ -49,7 +50,8 @@ struct LastStepArguments {
         add(last.method == Method::euler),
         field_shape(last.velocity),
         image(image_tensor),
-        boxes(last.velocity),
+        boxes(last.velocity, kTurns),
+        voxels(voxel_count(last.velocity)),
         samples(last.velocity.shape[0]),
         channels(image_tensor.shape[1]),
         mode(image_mode),
@@ -61,18 +63,6 @@ struct LastStepArguments {
   }
 };
 
-// Calls visit with the padding as a compile-time tag.
-template <typename Visitor>
-__device__ __forceinline__ void with_padding(Padding padding, const Visitor& visit) {
-  if (padding == Padding::zeros) {
-    visit(PaddingTag<Padding::zeros>{});
-  } else if (padding == Padding::border) {
-    visit(PaddingTag<Padding::border>{});
-  } else {
-    visit(PaddingTag<Padding::reflection>{});
-  }
-}
-
 // Samples all channels of the image at a location.
 template <int D, typename Image>
 __device__ __forceinline__ void sample_image(const LastStepArguments<D, Image>& arguments,
@@ -81,30 +71,22 @@ __device__ __forceinline__ void sample_image(const LastStepArguments<D, Image>& 
   const ChannelFirst<D, Image, Index>& image = arguments.image;
   if (arguments.mode == Mode::nearest) {
     NearestVoxel<D, float, Index> nearest;
-    with_padding(arguments.padding, [&](auto padding) {
-      nearest.template find<decltype(padding)::value>(location, arguments.image_size);
-    });
+    nearest.template find<Padding::any>(location, arguments.image_size, arguments.padding);
     const Index offset = image.offset(nearest.index);
     for (std::int64_t c = 0; c < arguments.channels; ++c) {
       float value = nearest.is_nan ? std::numeric_limits<float>::quiet_NaN() : 0.0f;
       if (nearest.inside) {
-        value = read_only(image.channel(n, c) + offset);
+        value = read(image.channel(n, c) + offset);
       }
       target[c * target_stride] = store<Image>(value);
     }
     return;
   }
   Cell<D, float, Index> cell;
-  with_padding(arguments.padding, [&](auto padding) {
-    cell.template find<decltype(padding)::value>(location, arguments.image_size);
-  });
+  cell.template find<Padding::any>(location, arguments.image_size, arguments.padding);
   for (std::int64_t c = 0; c < arguments.channels; ++c) {
-    const Image* channel = image.channel(n, c);
     float corner[corner_count<D>];
-#pragma unroll
-    for (int k = 0; k < corner_count<D>; ++k) {
-      corner[k] = cell.inside(k) ? read_only(channel + cell.offset(k, image.stride)) : 0.0f;
-    }
+    read_corners<D>(image.channel(n, c), image.stride, cell, corner);
     target[c * target_stride] = store<Image>(interpolate<D, float>(cell.lower, cell.upper, corner));
   }
 }
@@ -112,15 +94,15 @@ __device__ __forceinline__ void sample_image(const LastStepArguments<D, Image>& 
 template <Padding field_padding, int D, typename Image>
 __global__ void __launch_bounds__(kThreads, kResidentBlocks)
     warp_exponential_kernel(const __grid_constant__ LastStepArguments<D, Image> arguments) {
-  const std::int64_t voxels = arguments.boxes.voxels();
+  const std::int64_t voxels = arguments.voxels;
   for (std::int64_t n = blockIdx.y; n < arguments.samples; n += gridDim.y) {
     const Components<D, float> field(arguments.field + n * arguments.field_shape.sample_stride,
                                      arguments.field_shape.channel_stride);
     Index position[D];
-    arguments.boxes.first_position(position);
+    arguments.boxes.find(static_cast<Index>(blockIdx.x), position);
 #pragma unroll 1
-    for (int turn = 0; turn < kTurns && arguments.boxes.holds(position);
-         ++turn, position[0] += turn_length<D>) {
+    for (int left = arguments.boxes.turns_from(position); left > 0;
+         --left, position[0] += Boxes<D, Index>::kStep) {
       float own[D];
       float location[D];
       read_sample(arguments.field, arguments.field_shape, n, position, own);
@@ -144,7 +126,7 @@ template <int D, typename Image>
 void launch_last_step(const Tensor& image, const Flow& last, const Tensor& out, Mode mode,
                       Padding padding, StreamHandle stream) {
   const LastStepArguments<D, Image> arguments(image, last, out, mode, padding);
-  const dim3 grid = arguments.boxes.launch_grid(arguments.samples, 1);
+  const dim3 grid = box_grid(arguments.boxes, arguments.samples, 1);
   dispatch_padding(last.padding, [&](auto chosen) {
     constexpr Padding field_padding = decltype(chosen)::value;
     launch("warp_exponential", warp_exponential_kernel<field_padding, D, Image>, grid, kThreads,
