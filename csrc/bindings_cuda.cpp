@@ -4,8 +4,10 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "common/tensor_caster.h"
+#include "jacobian/jacobian_cuda.h"
 #include "warp/warp_cuda.h"
 
 namespace py = pybind11;
@@ -35,6 +37,22 @@ void warp_backward(const Tensor& grad, const Tensor& image, const Tensor& displa
                       static_cast<Padding>(padding), device, stream);
 }
 
+void jacobian_forward(const Tensor& displacement, const Tensor& out, int scheme,
+                          const std::vector<double>& spacing, int device, std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  cuda::jacobian_forward(displacement, out, static_cast<Scheme>(scheme), spacing.data(), device,
+                         stream);
+}
+
+void jacobian_backward(const Tensor& grad, const Tensor& displacement,
+                                   const Tensor& grad_displacement, int scheme,
+                                   const std::vector<double>& spacing, int device,
+                                   std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  cuda::jacobian_backward(grad, displacement, grad_displacement, static_cast<Scheme>(scheme),
+                          spacing.data(), device, stream);
+}
+
 py::dict build_info() {
   py::dict info;
   info["version"] = PLASTICINE_VERSION;
@@ -58,5 +76,11 @@ PYBIND11_MODULE(_cuda, module) {
              py::arg("fixed_scale").none(true), py::arg("grad_displacement").none(true),
              py::arg("grad_affine_partial").none(true), py::arg("mode"), py::arg("padding"),
              py::arg("device"), py::arg("stream"));
+  module.def("jacobian_forward", &plasticine::jacobian_forward, py::arg("displacement"),
+             py::arg("out"), py::arg("scheme"), py::arg("spacing"), py::arg("device"),
+             py::arg("stream"));
+  module.def("jacobian_backward", &plasticine::jacobian_backward, py::arg("grad"),
+             py::arg("displacement"), py::arg("grad_displacement"), py::arg("scheme"),
+             py::arg("spacing"), py::arg("device"), py::arg("stream"));
   module.def("build_info", &plasticine::build_info);
 }

@@ -41,8 +41,18 @@ _COMPILED = frozenset(
 #: in their cubic modes.
 OPERATORS = {
     "cpu": _COMPILED,
-    "cuda": frozenset({"warp"}),
-    "triton": frozenset({"warp"}),
+    "cuda": frozenset(
+        {
+            "warp",
+            "jacobian",
+        }
+    ),
+    "triton": frozenset(
+        {
+            "warp",
+            "jacobian",
+        }
+    ),
     "reference": _COMPILED | {"jacobian_double_backward"},
 }
 
