@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "common/tensor_caster.h"
+#include "folding/folding_cuda.h"
+#include "invert/invert_cuda.h"
 #include "jacobian/jacobian_cuda.h"
 #include "warp/warp_cuda.h"
 
@@ -53,6 +55,36 @@ void jacobian_backward(const Tensor& grad, const Tensor& displacement,
                           spacing.data(), device, stream);
 }
 
+void folding(const Tensor& displacement, const Tensor& partial, const Tensor& statistics,
+             int scheme, bool interior, const std::vector<double>& spacing, int device,
+             std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  cuda::folding(displacement, partial, statistics, static_cast<Scheme>(scheme), interior,
+                spacing.data(), device, stream);
+}
+
+void invert_forward(const Tensor& displacement, const Tensor& out, const Tensor& squared_residual,
+                    const Tensor& iterations, double tolerance, int limit, int padding, int device,
+                    std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  cuda::Invert call;
+  call.displacement = displacement;
+  call.out = out;
+  call.squared_residual = squared_residual;
+  call.iterations = iterations;
+  call.padding = static_cast<Padding>(padding);
+  call.tolerance = tolerance;
+  call.limit = limit;
+  cuda::invert_forward(call, device, stream);
+}
+
+void invert_adjoint(const Tensor& grad, const Tensor& displacement, const Tensor& inverse,
+                    const Tensor& adjoint, int padding, int device, std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  cuda::invert_adjoint(grad, displacement, inverse, adjoint, static_cast<Padding>(padding), device,
+                       stream);
+}
+
 py::dict build_info() {
   py::dict info;
   info["version"] = PLASTICINE_VERSION;
@@ -82,5 +114,15 @@ PYBIND11_MODULE(_cuda, module) {
   module.def("jacobian_backward", &plasticine::jacobian_backward, py::arg("grad"),
              py::arg("displacement"), py::arg("grad_displacement"), py::arg("scheme"),
              py::arg("spacing"), py::arg("device"), py::arg("stream"));
+  module.def("folding", &plasticine::folding, py::arg("displacement"), py::arg("partial"),
+             py::arg("statistics"), py::arg("scheme"), py::arg("interior"), py::arg("spacing"),
+             py::arg("device"), py::arg("stream"));
+  module.def("invert_forward", &plasticine::invert_forward, py::arg("displacement"),
+             py::arg("out"), py::arg("squared_residual"), py::arg("iterations"),
+             py::arg("tolerance"), py::arg("limit"), py::arg("padding"), py::arg("device"),
+             py::arg("stream"));
+  module.def("invert_adjoint", &plasticine::invert_adjoint, py::arg("grad"),
+             py::arg("displacement"), py::arg("inverse"), py::arg("adjoint"), py::arg("padding"),
+             py::arg("device"), py::arg("stream"));
   module.def("build_info", &plasticine::build_info);
 }

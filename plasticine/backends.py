@@ -45,12 +45,16 @@ OPERATORS = {
         {
             "warp",
             "jacobian",
+            "folding",
+            "invert",
         }
     ),
     "triton": frozenset(
         {
             "warp",
             "jacobian",
+            "folding",
+            "invert",
         }
     ),
     "reference": _COMPILED | {"jacobian_double_backward"},

@@ -232,7 +232,7 @@ __device__ __forceinline__ void add_column(const Stored* __restrict__ source,
 }
 
 template <int D, typename Stored, typename Index>
-__global__ void __launch_bounds__(kThreads) folding_kernel(
+__global__ void __launch_bounds__(kThreads, 3) folding_kernel(
     const Stored* __restrict__ field,
     const __grid_constant__ FieldLayout<D, accumulator_t<Stored>, Index> layout,
     const __grid_constant__ Columns<D, Index> columns, Scheme scheme,
