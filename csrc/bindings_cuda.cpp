@@ -40,16 +40,15 @@ void warp_backward(const Tensor& grad, const Tensor& image, const Tensor& displa
 }
 
 void jacobian_forward(const Tensor& displacement, const Tensor& out, int scheme,
-                          const std::vector<double>& spacing, int device, std::uintptr_t stream) {
+                      const std::vector<double>& spacing, int device, std::uintptr_t stream) {
   const py::gil_scoped_release released;
   cuda::jacobian_forward(displacement, out, static_cast<Scheme>(scheme), spacing.data(), device,
                          stream);
 }
 
 void jacobian_backward(const Tensor& grad, const Tensor& displacement,
-                                   const Tensor& grad_displacement, int scheme,
-                                   const std::vector<double>& spacing, int device,
-                                   std::uintptr_t stream) {
+                       const Tensor& grad_displacement, int scheme,
+                       const std::vector<double>& spacing, int device, std::uintptr_t stream) {
   const py::gil_scoped_release released;
   cuda::jacobian_backward(grad, displacement, grad_displacement, static_cast<Scheme>(scheme),
                           spacing.data(), device, stream);
@@ -117,10 +116,9 @@ PYBIND11_MODULE(_cuda, module) {
   module.def("folding", &plasticine::folding, py::arg("displacement"), py::arg("partial"),
              py::arg("statistics"), py::arg("scheme"), py::arg("interior"), py::arg("spacing"),
              py::arg("device"), py::arg("stream"));
-  module.def("invert_forward", &plasticine::invert_forward, py::arg("displacement"),
-             py::arg("out"), py::arg("squared_residual"), py::arg("iterations"),
-             py::arg("tolerance"), py::arg("limit"), py::arg("padding"), py::arg("device"),
-             py::arg("stream"));
+  module.def("invert_forward", &plasticine::invert_forward, py::arg("displacement"), py::arg("out"),
+             py::arg("squared_residual"), py::arg("iterations"), py::arg("tolerance"),
+             py::arg("limit"), py::arg("padding"), py::arg("device"), py::arg("stream"));
   module.def("invert_adjoint", &plasticine::invert_adjoint, py::arg("grad"),
              py::arg("displacement"), py::arg("inverse"), py::arg("adjoint"), py::arg("padding"),
              py::arg("device"), py::arg("stream"));

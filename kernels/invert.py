@@ -64,9 +64,7 @@ def sample_field(
     weight_z = tl.zeros_like(weight_x)
     slope_z = tl.zeros_like(weight_x)
     if NDIM == 3:
-        z, weight_z, slope_z, nowhere = sample_axis(
-            location[0], size[0], "linear", PADDING, INDEX
-        )
+        z, weight_z, slope_z, nowhere = sample_axis(location[0], size[0], "linear", PADDING, INDEX)
         undefined |= nowhere
     zero = tl.zeros(active.shape, ACC)
     value_z, value_y, value_x = zero, zero, zero
@@ -152,10 +150,9 @@ def invert_kernel(
     ACC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One block of out, contiguous ``(n, d, *size)``, and the program's worst residual, squared,
-    and most iterations; squared_tolerance points at one number.
+    """One block of out, contiguous ``(n, d, *size)``, with its worst residual and most iterations.
 
-    Newton's steps and the fixed point's take turns, each with relaxation.
+    Residuals are squared, and squared_tolerance points at one number. Newton's steps and the fixed point's take turns, each with relaxation.
     """
     program = tl.program_id(0)
     n = (program // blocks).to(tl.int64)
@@ -195,7 +192,7 @@ def invert_kernel(
         w_z = tl.where(lost, float("nan"), w_z)
         w_y = tl.where(lost, float("nan"), w_y)
         w_x = tl.where(lost, float("nan"), w_x)
-        is_open = is_open & finite & (norm > tolerance) & (iteration < limit)
+        is_open = is_open & finite & (norm > tolerance) & (used < limit)
 
         a, b, c = moved_columns(along_z, along_y, along_x)
         residual = (r_z, r_y, r_x)
@@ -254,9 +251,7 @@ def invert_adjoint_kernel(
     voxels = tl.cast(size[0], INDEX) * size[1] * size[2]
     active = voxel < voxels
     position = voxel_position(voxel, size)
-    w = load_vector(
-        inverse + n * inverse_strides[0], inverse_strides, position, active, NDIM, ACC
-    )
+    w = load_vector(inverse + n * inverse_strides[0], inverse_strides, position, active, NDIM, ACC)
     location = (
         position[0].to(ACC) + w[0],
         position[1].to(ACC) + w[1],
@@ -271,7 +266,9 @@ def invert_adjoint_kernel(
     scale = -1 / dot(a, b_c)
     target = out + n * NDIM * voxels + voxel
     if NDIM == 3:
-        tl.store(target, scale * (b_c[0] * right[0] + c_a[0] * right[1] + a_b[0] * right[2]), active)
+        tl.store(
+            target, scale * (b_c[0] * right[0] + c_a[0] * right[1] + a_b[0] * right[2]), active
+        )
         target += voxels
     tl.store(target, scale * (b_c[1] * right[0] + c_a[1] * right[1] + a_b[1] * right[2]), active)
     target += voxels

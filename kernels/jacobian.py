@@ -89,8 +89,10 @@ def gather_axis(
     SCHEME: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """What the voxels gather along an axis, per component: from each neighbour, and themselves, in
-    whose difference their value has a coefficient, that times the cofactors of that column.
+    """What the voxels gather along an axis, as (z, y, x) components.
+
+    From each neighbour, and themselves, in whose difference their value has a coefficient: that
+    times the upstream gradient times the cofactors of that column.
 
     across_first and across_second are the differences on the other two axes, in cyclic order; a
     neighbour's are those of the voxel, for it differs in no coordinate but AXIS. In 2D

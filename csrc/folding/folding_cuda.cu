@@ -1,8 +1,9 @@
 // The folding statistics on the GPU: each block adds up its share of a sample, one more kernel what
 // the blocks have found, both in a fixed order. The Jacobian is not written anywhere.
 //
-// Compiled: 2D and 3D, float32, float64, float16, bfloat16 with 32-bit offsets, and with 64-bit ones
-// (not float64); scheme and region at run time, for the arithmetic of the cells outweighs them.
+// Compiled: 2D and 3D, float32, float64, float16, bfloat16 with 32-bit offsets, and with 64-bit
+// ones (not float64); scheme and region at run time, for the arithmetic of the cells outweighs
+// them.
 #include "../jacobian/field_cuda.cuh"
 #include "folding_cuda.h"
 #include "folding_math.h"
@@ -204,8 +205,8 @@ __device__ __forceinline__ void add_column(const Stored* __restrict__ source,
                                                        after.value[0][i]);
       if constexpr (D == 3) {
         const T above = layout.scale[i] * load(component[before_row]);
-        gradient[i][1] = difference_of<Differences::any>(scheme, row, last_row, above, value,
-                                                         here.value[2][i]);
+        gradient[i][1] =
+            difference_of<Differences::any>(scheme, row, last_row, above, value, here.value[2][i]);
       }
       const T left = layout.scale[i] * load(component[before_column]);
       gradient[i][D - 1] =
@@ -232,11 +233,11 @@ __device__ __forceinline__ void add_column(const Stored* __restrict__ source,
 }
 
 template <int D, typename Stored, typename Index>
-__global__ void __launch_bounds__(kThreads, 3) folding_kernel(
-    const Stored* __restrict__ field,
-    const __grid_constant__ FieldLayout<D, accumulator_t<Stored>, Index> layout,
-    const __grid_constant__ Columns<D, Index> columns, Scheme scheme,
-    Record* __restrict__ partial) {
+__global__ void __launch_bounds__(kThreads, 3)
+    folding_kernel(const Stored* __restrict__ field,
+                   const __grid_constant__ FieldLayout<D, accumulator_t<Stored>, Index> layout,
+                   const __grid_constant__ Columns<D, Index> columns, Scheme scheme,
+                   Record* __restrict__ partial) {
   using T = accumulator_t<Stored>;
   for (std::int64_t n = blockIdx.y; n < layout.samples; n += gridDim.y) {
     ThreadSums<T> sums;

@@ -130,14 +130,15 @@ __device__ __forceinline__ Outcome<T> solve_voxel(const Fields<D, Stored, Index>
 }
 
 template <Padding padding, int D, typename Stored, typename Index>
-__global__ void __launch_bounds__(kInvertThreads, 4) invert_kernel(
-    const __grid_constant__ Fields<D, Stored, Index> fields,
-    accumulator_t<Stored> squared_tolerance, int limit, Stored* __restrict__ out,
-    accumulator_t<Stored>* __restrict__ squared_residual, std::int64_t* __restrict__ iterations) {
+__global__ void __launch_bounds__(kInvertThreads, 4)
+    invert_kernel(const __grid_constant__ Fields<D, Stored, Index> fields,
+                  accumulator_t<Stored> squared_tolerance, int limit, Stored* __restrict__ out,
+                  accumulator_t<Stored>* __restrict__ squared_residual,
+                  std::int64_t* __restrict__ iterations) {
   using T = accumulator_t<Stored>;
   __shared__ Outcome<T> outcomes[kInvertThreads];
-  const Index voxel = static_cast<Index>(blockIdx.x) * kInvertThreads +
-                      static_cast<Index>(threadIdx.x);
+  const Index voxel =
+      static_cast<Index>(blockIdx.x) * kInvertThreads + static_cast<Index>(threadIdx.x);
   for (std::int64_t n = blockIdx.y; n < fields.samples; n += gridDim.y) {
     Outcome<T> mine = {T(0), 0};
     if (voxel < fields.voxels) {
@@ -164,14 +165,14 @@ __global__ void __launch_bounds__(kInvertThreads, 4) invert_kernel(
 }
 
 template <Padding padding, int D, typename Stored, typename Index>
-__global__ void __launch_bounds__(kInvertThreads, 4) adjoint_kernel(
-    const __grid_constant__ Fields<D, Stored, Index> fields,
-    const __grid_constant__ ChannelFirst<D, Stored, Index> inverse,
-    const __grid_constant__ ChannelFirst<D, Stored, Index> grad,
-    accumulator_t<Stored>* __restrict__ adjoint) {
+__global__ void __launch_bounds__(kInvertThreads, 4)
+    adjoint_kernel(const __grid_constant__ Fields<D, Stored, Index> fields,
+                   const __grid_constant__ ChannelFirst<D, Stored, Index> inverse,
+                   const __grid_constant__ ChannelFirst<D, Stored, Index> grad,
+                   accumulator_t<Stored>* __restrict__ adjoint) {
   using T = accumulator_t<Stored>;
-  const Index voxel = static_cast<Index>(blockIdx.x) * kInvertThreads +
-                      static_cast<Index>(threadIdx.x);
+  const Index voxel =
+      static_cast<Index>(blockIdx.x) * kInvertThreads + static_cast<Index>(threadIdx.x);
   if (voxel >= fields.voxels) {
     return;
   }
@@ -203,8 +204,7 @@ __global__ void __launch_bounds__(kInvertThreads, 4) adjoint_kernel(
 dim3 grid_of(const Tensor& displacement) {
   const std::int64_t voxels =
       element_count(displacement) / (displacement.shape[0] * displacement.shape[1]);
-  return dim3(static_cast<unsigned>(divide_up(voxels, kInvertThreads)),
-              grid_samples(displacement));
+  return dim3(static_cast<unsigned>(divide_up(voxels, kInvertThreads)), grid_samples(displacement));
 }
 
 // Calls visit with the tags of dimension, stored type, padding and index.
@@ -248,8 +248,8 @@ void invert_adjoint(const Tensor& grad, const Tensor& displacement, const Tensor
     return;
   }
   const DeviceGuard guard(device);
-  const std::int64_t reach = std::max(
-      {field_reach(displacement), channel_reach(inverse), channel_reach(grad)});
+  const std::int64_t reach =
+      std::max({field_reach(displacement), channel_reach(inverse), channel_reach(grad)});
   dispatch(displacement, padding, reach,
            [&](auto dimension, auto tag, auto padding_tag, auto index_tag) {
              constexpr int D = decltype(dimension)::value;

@@ -23,8 +23,8 @@ struct Invert {
 constexpr int kInvertThreads = 128;
 
 // Each voxel is solved for by a thread of its own, from -u(p), as on the CPU: Newton's steps and
-// the fixed point's in turn, with relaxation. A voxel is NaN where its search meets no finite number.
-// Launched on the stream; raises std::runtime_error with CUDA's message.
+// the fixed point's in turn, with relaxation. A voxel is NaN where its search meets no finite
+// number. Launched on the stream; raises std::runtime_error with CUDA's message.
 void invert_forward(const Invert& call, int device, std::uintptr_t stream);
 
 // adjoint = -M^-T grad, M = I + grad u at p + w(p): contiguous, (N, d, *spatial), in the

@@ -10,8 +10,8 @@ namespace plasticine::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-// A block goes through a tile of 32 columns and 8 rows plane by plane: neighbours meet in its cache.
-// More planes read fewer twice, fewer make more blocks.
+// A block goes through a tile of 32 columns and 8 rows plane by plane: neighbours meet in its
+// cache. More planes read fewer twice, fewer make more blocks.
 constexpr int kTileColumns = 32;
 constexpr int kTileRows = kThreads / kTileColumns;
 constexpr std::int64_t kMostPlanes = 8;

@@ -44,12 +44,10 @@ struct Columns {
 };
 
 template <Differences differences, int V, int D, typename Stored, typename Index>
-__global__ void __launch_bounds__(kThreads, 2)
-    jacobian_forward_kernel(const Stored* __restrict__ field,
-                            const __grid_constant__ FieldLayout<D, accumulator_t<Stored>, Index>
-                                layout,
-                            const __grid_constant__ Columns<Index> columns, Scheme scheme,
-                            Stored* __restrict__ out) {
+__global__ void __launch_bounds__(kThreads, 2) jacobian_forward_kernel(
+    const Stored* __restrict__ field,
+    const __grid_constant__ FieldLayout<D, accumulator_t<Stored>, Index> layout,
+    const __grid_constant__ Columns<Index> columns, Scheme scheme, Stored* __restrict__ out) {
   using T = accumulator_t<Stored>;
   const Index item = static_cast<Index>(blockIdx.x) * kThreads + static_cast<Index>(threadIdx.x);
   if (item >= columns.items) {
@@ -63,8 +61,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   const Index last_x = layout.size[D - 1] - 1;
   const Index last_plane = layout.size[0] - 1;
   const Index first = piece * columns.planes;
-  const Index end = first + columns.planes < layout.size[0] ? first + columns.planes
-                                                            : layout.size[0];
+  const Index end =
+      first + columns.planes < layout.size[0] ? first + columns.planes : layout.size[0];
   const Index start = x * step + (D == 3 ? row * layout.stride[1] : 0);
   Difference<T, Index> across = {0, 0, T(0)};
   if constexpr (D == 3) {

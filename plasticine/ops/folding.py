@@ -20,7 +20,6 @@ from plasticine.ops._native_interface import (
 )
 from plasticine.ops._operator import Operator, map_over_batch
 
-
 # The sums of a sample are taken by this many blocks at most, one to so many voxels, then by one.
 _CUDA_BLOCKS = 2048
 _CUDA_BLOCK_VOXELS = 2048

@@ -60,7 +60,9 @@ def test_solves_its_equation(kernels, assert_close, size, padding):
     field = make_field(size) * (0.3 if padding == "zeros" else 1)
     inverse, residual, used = kernels.forward(field, 1e-10, 100, padding)
     assert (residual <= 1e-10).all()
-    torch.testing.assert_close(residual, residual_of(field, inverse, padding), rtol=1e-6, atol=1e-13)
+    torch.testing.assert_close(
+        residual, residual_of(field, inverse, padding), rtol=1e-6, atol=1e-13
+    )
     assert used.dtype == torch.int64
     assert 0 < used.max() < 20
     grad = torch.randn(field.shape, dtype=torch.float64)
