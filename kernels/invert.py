@@ -152,7 +152,8 @@ def invert_kernel(
 ):
     """One block of out, contiguous ``(n, d, *size)``, with its worst residual and most iterations.
 
-    Residuals are squared, and squared_tolerance points at one number. Newton's steps and the fixed point's take turns, each with relaxation.
+    Residuals are squared, and squared_tolerance points at one number. Newton's steps and the fixed
+    point's take turns, each with relaxation.
     """
     program = tl.program_id(0)
     n = (program // blocks).to(tl.int64)
