@@ -119,6 +119,19 @@ def in_region(index, size, INTERIOR: tl.constexpr):
         return index < size
 
 
+# Not tl.min and tl.max, on float64 of which Triton 3.9 aborts for sm_100 (seen in invert).
+@triton.jit
+def smaller(a, b):
+    """The smaller of two numbers."""
+    return tl.where(b < a, b, a)
+
+
+@triton.jit
+def larger(a, b):
+    """The larger of two numbers."""
+    return tl.where(b > a, b, a)
+
+
 @triton.jit
 def folding_kernel(
     displacement,
@@ -199,8 +212,8 @@ def folding_kernel(
     tl.store(record + 3, tl.sum(tl.sum(volume.to(tl.float64), 1), 0))
     tl.store(record + 4, log_sum)
     tl.store(record + 5, tl.sum(tl.sum(squares, 1), 0))
-    tl.store(record + 6, tl.min(tl.min(minimum, 1), 0).to(tl.float64))
-    tl.store(record + 7, tl.max(tl.max(maximum, 1), 0).to(tl.float64))
+    tl.store(record + 6, tl.reduce(tl.reduce(minimum, 1, smaller), 0, smaller).to(tl.float64))
+    tl.store(record + 7, tl.reduce(tl.reduce(maximum, 1, larger), 0, larger).to(tl.float64))
 
 
 def folding(displacement: Tensor, scheme: str, interior: bool, spacing: Sequence[float]) -> Tensor:

@@ -133,6 +133,12 @@ def moved_columns(along_z, along_y, along_x):
 
 
 @triton.jit
+def larger_or_nan(a, b):
+    """The larger of two numbers; NaN where either is."""
+    return tl.where((a > b) | (a != a), a, b)
+
+
+@triton.jit
 def invert_kernel(
     displacement,
     out,
@@ -222,9 +228,7 @@ def invert_kernel(
         target += voxels
     tl.store(target, w_y.to(out.dtype.element_ty), mask=active)
     tl.store(target + voxels, w_x.to(out.dtype.element_ty), mask=active)
-    undefined = tl.max((squared != squared).to(tl.int32), 0) > 0
-    worst = tl.max(tl.where(squared == squared, squared, 0), 0)
-    tl.store(squared_residual + program, tl.where(undefined, float("nan"), worst))
+    tl.store(squared_residual + program, tl.reduce(squared, 0, larger_or_nan))
     tl.store(iterations + program, tl.max(used, 0).to(tl.int64))
 
 
