@@ -9,6 +9,9 @@
 #include "common/tensor_caster.h"
 #include "compose/compose_cuda.h"
 #include "exponential/exponential_cuda.h"
+#include "folding/folding_cuda.h"
+#include "invert/invert_cuda.h"
+#include "jacobian/jacobian_cuda.h"
 #include "spline_coefficients/spline_coefficients_cuda.h"
 #include "warp/warp_cubic_cuda.h"
 #include "warp/warp_cuda.h"
@@ -186,6 +189,51 @@ void bind_warp_exponential_forward(const Tensor& image, const Tensor& velocity, 
                                  static_cast<Padding>(padding), device, stream);
 }
 
+void jacobian_forward(const Tensor& displacement, const Tensor& out, int scheme,
+                      const std::vector<double>& spacing, int device, std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  cuda::jacobian_forward(displacement, out, static_cast<Scheme>(scheme), spacing.data(), device,
+                         stream);
+}
+
+void jacobian_backward(const Tensor& grad, const Tensor& displacement,
+                       const Tensor& grad_displacement, int scheme,
+                       const std::vector<double>& spacing, int device, std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  cuda::jacobian_backward(grad, displacement, grad_displacement, static_cast<Scheme>(scheme),
+                          spacing.data(), device, stream);
+}
+
+void folding(const Tensor& displacement, const Tensor& partial, const Tensor& statistics,
+             int scheme, bool interior, const std::vector<double>& spacing, int device,
+             std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  cuda::folding(displacement, partial, statistics, static_cast<Scheme>(scheme), interior,
+                spacing.data(), device, stream);
+}
+
+void invert_forward(const Tensor& displacement, const Tensor& out, const Tensor& squared_residual,
+                    const Tensor& iterations, double tolerance, int limit, int padding, int device,
+                    std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  cuda::Invert call;
+  call.displacement = displacement;
+  call.out = out;
+  call.squared_residual = squared_residual;
+  call.iterations = iterations;
+  call.padding = static_cast<Padding>(padding);
+  call.tolerance = tolerance;
+  call.limit = limit;
+  cuda::invert_forward(call, device, stream);
+}
+
+void invert_adjoint(const Tensor& grad, const Tensor& displacement, const Tensor& inverse,
+                    const Tensor& adjoint, int padding, int device, std::uintptr_t stream) {
+  const py::gil_scoped_release released;
+  cuda::invert_adjoint(grad, displacement, inverse, adjoint, static_cast<Padding>(padding), device,
+                       stream);
+}
+
 py::dict build_info() {
   py::dict info;
   info["version"] = PLASTICINE_VERSION;
@@ -262,6 +310,21 @@ PYBIND11_MODULE(_cuda, module) {
              py::arg("image"), py::arg("velocity"), py::arg("out"), py::arg("stages").none(true),
              py::arg("kept"), py::arg("scratch").none(true), py::arg("scale"), py::arg("steps"),
              py::arg("method"), py::arg("mode"), py::arg("padding"), py::arg("field_padding"),
+             py::arg("device"), py::arg("stream"));
+  module.def("jacobian_forward", &plasticine::jacobian_forward, py::arg("displacement"),
+             py::arg("out"), py::arg("scheme"), py::arg("spacing"), py::arg("device"),
+             py::arg("stream"));
+  module.def("jacobian_backward", &plasticine::jacobian_backward, py::arg("grad"),
+             py::arg("displacement"), py::arg("grad_displacement"), py::arg("scheme"),
+             py::arg("spacing"), py::arg("device"), py::arg("stream"));
+  module.def("folding", &plasticine::folding, py::arg("displacement"), py::arg("partial"),
+             py::arg("statistics"), py::arg("scheme"), py::arg("interior"), py::arg("spacing"),
+             py::arg("device"), py::arg("stream"));
+  module.def("invert_forward", &plasticine::invert_forward, py::arg("displacement"), py::arg("out"),
+             py::arg("squared_residual"), py::arg("iterations"), py::arg("tolerance"),
+             py::arg("limit"), py::arg("padding"), py::arg("device"), py::arg("stream"));
+  module.def("invert_adjoint", &plasticine::invert_adjoint, py::arg("grad"),
+             py::arg("displacement"), py::arg("inverse"), py::arg("adjoint"), py::arg("padding"),
              py::arg("device"), py::arg("stream"));
   module.def("build_info", &plasticine::build_info);
 }

@@ -41,32 +41,8 @@ _COMPILED = frozenset(
 #: in their cubic modes.
 OPERATORS = {
     "cpu": _COMPILED,
-    "cuda": frozenset(
-        {
-            "warp",
-            "warp_cubic",
-            "splat_cubic",
-            "spline_coefficients",
-            "splat",
-            "warp_double_backward",
-            "compose",
-            "exponential",
-            "warp_exponential",
-        }
-    ),
-    "triton": frozenset(
-        {
-            "warp",
-            "warp_cubic",
-            "splat_cubic",
-            "spline_coefficients",
-            "splat",
-            "warp_double_backward",
-            "compose",
-            "exponential",
-            "warp_exponential",
-        }
-    ),
+    "cuda": _COMPILED,
+    "triton": _COMPILED,
     "reference": _COMPILED | {"jacobian_double_backward"},
 }
 

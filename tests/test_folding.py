@@ -242,7 +242,7 @@ FIELD = torch.zeros(2, 2, 4, 5)
         (FIELD, {"scheme": "both"}, ValueError, "scheme must be one of 'central'"),
         (FIELD, {"region": "inner"}, ValueError, "region must be one of 'full', 'interior'"),
         (FIELD, {"spacing": (1, 1, 1)}, ValueError, r"spacing must be 2 positive.*\(1, 1, 1\)"),
-        (FIELD, {"backend": "triton"}, RuntimeError, "it holds only warp"),
+        (FIELD, {"backend": "triton"}, RuntimeError, "it takes CUDA tensors"),
     ],
 )
 def test_refused_inputs(field, options, error, message):

@@ -438,7 +438,7 @@ FIELD = torch.zeros(2, 2, 4, 5)
         (FIELD, {"iterations": 2.5}, TypeError, "iterations must be an int, got float"),
         (FIELD, {"iterations": -1}, ValueError, "iterations must be 0 or more, got -1"),
         (FIELD, {"padding": "edge"}, ValueError, "padding must be one of 'zeros'"),
-        (FIELD, {"backend": "triton"}, RuntimeError, "it holds only warp"),
+        (FIELD, {"backend": "triton"}, RuntimeError, "it takes CUDA tensors"),
     ],
 )
 def test_refused_inputs(argument, options, error, message):

@@ -291,7 +291,7 @@ FIELD = torch.zeros(2, 2, 4, 5)
         (FIELD, {"spacing": (1.0, 0.0)}, ValueError, "spacing must be 2 positive, finite"),
         (FIELD, {"spacing": (1.0, float("nan"))}, ValueError, "spacing must be 2 positive"),
         (FIELD, {"spacing": 2.0}, TypeError, "spacing must be 2 numbers or None, got 2.0"),
-        (FIELD, {"backend": "cuda"}, RuntimeError, "it holds only warp"),
+        (FIELD, {"backend": "cuda"}, RuntimeError, "it takes CUDA tensors"),
     ],
 )
 def test_refused_inputs(field, options, error, message):

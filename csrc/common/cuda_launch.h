@@ -149,6 +149,23 @@ struct TypeTag {
   using type = T;
 };
 
+// Calls visit(TypeTag<Stored>).
+template <typename Visitor>
+void dispatch_type(DType dtype, Visitor&& visit) {
+  if (dtype == DType::float32) {
+    visit(TypeTag<float>{});
+  } else if (dtype == DType::float64) {
+    visit(TypeTag<double>{});
+  } else if (dtype == DType::float16) {
+    visit(TypeTag<Half>{});
+  } else if (dtype == DType::bfloat16) {
+    visit(TypeTag<BFloat16>{});
+  } else {
+    throw std::runtime_error("no CUDA kernel for dtype code " +
+                             std::to_string(static_cast<int>(dtype)));
+  }
+}
+
 // Calls visit(TypeTag<Image>, TypeTag<Field>) for the stored types that an image and a displacement
 // may have together: the same, or a float32 displacement with a half image.
 template <typename Visitor>

@@ -118,4 +118,13 @@ PLASTICINE_INLINE double natural_log(double x) {
   return x > 1.7e308 ? x : result;
 }
 
+// Of a NaN, NaN.
+template <typename T>
+PLASTICINE_INLINE T clipped_log(T jacobian) {
+  const T smallest = static_cast<T>(kSmallestJacobian);
+  const T clipped = jacobian > smallest ? jacobian : smallest;
+  const T logarithm = natural_log(clipped);
+  return jacobian == jacobian ? logarithm : jacobian;
+}
+
 PLASTICINE_NAMESPACE_END

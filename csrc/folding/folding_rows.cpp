@@ -34,14 +34,6 @@ double sum_of(const T* values, int n) {
 }
 
 template <typename T>
-PLASTICINE_INLINE T clipped_log(T jacobian) {
-  const T smallest = static_cast<T>(kSmallestJacobian);
-  const T clipped = jacobian > smallest ? jacobian : smallest;
-  const T logarithm = natural_log(clipped);
-  return jacobian == jacobian ? logarithm : jacobian;
-}
-
-template <typename T>
 double log_jacobian(T jacobian) {
   return static_cast<double>(clipped_log(jacobian));
 }

@@ -14,9 +14,6 @@ namespace {
 
 // A task begins without neighbours to start from, so it holds more blocks than a warp's.
 constexpr std::int64_t kBlocksPerInversionTask = 64;
-// Newton's steps before as many of the fixed point's, in turn: each gets out of what stops the
-// other.
-constexpr int kStepsInTurn = 12;
 // How many rows back a solution still says more about a voxel's than its own displacement does.
 constexpr std::int64_t kFarthestRow = 3;
 
@@ -166,7 +163,7 @@ class Inversion {
     const InvertRows<T>& rows = field_.rows;
     for (int iteration = 0;; ++iteration) {
       const bool last = iteration == call_.limit;
-      const bool newton = iteration / kStepsInTurn % 2 == 0;
+      const bool newton = is_newton_step(iteration);
       const int n = working->count;
       Remaining remaining =
           last ? rows.evaluate(field, field_.shape, call_.padding, n, squared_tolerance_, iterates)

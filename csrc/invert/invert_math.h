@@ -104,4 +104,19 @@ PLASTICINE_INLINE void inversion_step(const T (&gradient)[D][D], const T (&resid
   }
 }
 
+// Newton's steps before as many of the fixed point's, in turn: each gets out of what stops the
+// other.
+constexpr int kStepsInTurn = 12;
+
+PLASTICINE_INLINE bool is_newton_step(int iteration) { return iteration / kStepsInTurn % 2 == 0; }
+
+// How much of the next step is taken: twice as much as of the last, 1 at most, where the residual
+// has shrunk, half as much where it has not.
+template <typename T>
+PLASTICINE_INLINE T next_relaxation(T relaxation, T squared_residual, T squared_before) {
+  const T halved = T(0.5) * relaxation;
+  const T doubled = relaxation < T(0.5) ? T(2) * relaxation : T(1);
+  return squared_residual < squared_before ? doubled : halved;
+}
+
 PLASTICINE_NAMESPACE_END

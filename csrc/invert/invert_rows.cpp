@@ -123,9 +123,7 @@ Remaining step_part(const Samples<D, T>& samples, int start, int n, T squared_to
       gradient_at<D>(samples, j, gradient);
       T step[D];
       inversion_step<D>(gradient, residual, squared, newton, step);
-      const T halved = T(0.5) * relaxation[j];
-      const T doubled = relaxation[j] < T(0.5) ? T(2) * relaxation[j] : T(1);
-      const T share = squared < squared_residual[j] ? doubled : halved;
+      const T share = next_relaxation(relaxation[j], squared, squared_residual[j]);
       relaxation[j] = share;
       for (int axis = 0; axis < D; ++axis) {
         const T old = inverse[axis * kBlock + j];

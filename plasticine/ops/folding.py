@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,17 @@ from plasticine import backends, reference
 from plasticine.ops import _autocast, _checks
 from plasticine.ops._native_interface import (
     SCHEME_CODES,
+    cuda_launch,
     device_type,
     native,
     threads_for,
 )
 from plasticine.ops._operator import Operator, map_over_batch
+
+# The sums of a sample are taken by this many blocks at most, one to so many voxels, then by one.
+_CUDA_BLOCKS = 2048
+_CUDA_BLOCK_VOXELS = 2048
+_CUDA_RECORD = 8
 
 
 @dataclass(frozen=True)
@@ -135,26 +141,15 @@ def _forward(
 ) -> Tensor:
     """``(N, 6)`` float64: folds, voxels, minimum, maximum, SD of log J, volume turned over."""
     check(displacement, scheme, region, spacing)
-    interior = region == "interior"
-    if backends.choose(backend, "folding", device_type(displacement)) == "reference":
-        return reference.folding(displacement, scheme, interior, spacing)
-    statistics = displacement.new_empty((displacement.shape[0], 6), dtype=torch.float64)
-    backends.NATIVE.folding(
-        native(displacement),
-        native(statistics),
-        SCHEME_CODES[scheme],
-        interior,
-        tuple(spacing),
-        threads_for(displacement),
-    )
-    return statistics
+    served = backends.choose(backend, "folding", device_type(displacement))
+    return FORWARD[served](displacement, scheme, region == "interior", spacing)
 
 
 def _forward_fake(
     displacement: Tensor, scheme: str, region: str, spacing: Sequence[float], backend: str
 ) -> Tensor:
     check(displacement, scheme, region, spacing)
-    return displacement.new_empty((displacement.shape[0], 6), dtype=torch.float64)
+    return _empty_statistics(displacement)
 
 
 class _Folding(torch.autograd.Function):
@@ -182,3 +177,57 @@ FOLDING = Operator(
     _Folding,
     tensors=1,
 )
+
+
+def _cpu_forward(
+    displacement: Tensor, scheme: str, interior: bool, spacing: Sequence[float]
+) -> Tensor:
+    statistics = _empty_statistics(displacement)
+    backends.NATIVE.folding(
+        native(displacement),
+        native(statistics),
+        SCHEME_CODES[scheme],
+        interior,
+        tuple(spacing),
+        threads_for(displacement),
+    )
+    return statistics
+
+
+def _cuda_forward(
+    displacement: Tensor, scheme: str, interior: bool, spacing: Sequence[float]
+) -> Tensor:
+    statistics = _empty_statistics(displacement)
+    voxels = displacement.shape[2:].numel()
+    blocks = min(max(-(-voxels // _CUDA_BLOCK_VOXELS), 1), _CUDA_BLOCKS)
+    shape = (displacement.shape[0], blocks, _CUDA_RECORD)
+    partial = displacement.new_empty(shape, dtype=torch.float64)
+    backends.CUDA.folding(
+        native(displacement),
+        native(partial),
+        native(statistics),
+        SCHEME_CODES[scheme],
+        interior,
+        tuple(spacing),
+        *cuda_launch(displacement),
+    )
+    return statistics
+
+
+def _empty_statistics(displacement: Tensor) -> Tensor:
+    return displacement.new_empty((displacement.shape[0], 6), dtype=torch.float64)
+
+
+def _triton_forward(
+    displacement: Tensor, scheme: str, interior: bool, spacing: Sequence[float]
+) -> Tensor:
+    kernels = backends.triton_kernels("folding")[0]
+    return kernels.folding(displacement, scheme, interior, spacing)
+
+
+FORWARD: dict[str, Callable[..., Tensor]] = {
+    "cpu": _cpu_forward,
+    "cuda": _cuda_forward,
+    "triton": _triton_forward,
+    "reference": reference.folding,
+}

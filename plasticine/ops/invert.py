@@ -10,18 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plasticine import backends, reference
+from plasticine import backends
 from plasticine.ops import _autocast, _checks
-from plasticine.ops._native_interface import (
-    PADDING_CODES,
-    contiguous_like,
-    device_type,
-    native,
-    threads_for,
-)
+from plasticine.ops._invert_backends import BACKWARD, FORWARD, Solution, results_like
+from plasticine.ops._native_interface import contiguous_like, device_type
 from plasticine.ops._operator import Operator, not_twice_differentiable
-
-Solution = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -58,17 +51,20 @@ def invert(
 ) -> Inverse:
     """The displacement ``w`` of the inverse of ``p + u(p)``: ``w(p) = -u(p + w(p))``.
 
-    Every voxel is solved for by itself, from ``w = -u(p)`` or its neighbours' solution, until its
-    residual ``|w(p) + u(p + w(p))|`` is within the tolerance: by the fixed-point iteration
-    ``w <- -u(p + w)`` (Christensen and Johnson, "Consistent image registration", IEEE TMI 2001;
-    Chen et al., "A simple fixed-point approach to invert a deformation field", Medical Physics
-    2008) with relaxation, and on the "cpu" backend by Newton's method for ``u`` as it is
-    interpolated, with the fixed point where Newton fails. ``u`` is interpolated linearly.
+    Every voxel is solved for by itself, from ``w = -u(p)`` or, on the "cpu" backend, its
+    neighbours' solution, until its residual ``|w(p) + u(p + w(p))|`` is within the tolerance: by
+    Newton's method for ``u`` as it is interpolated, and where that fails, as on the "reference"
+    backend throughout, by the fixed-point iteration ``w <- -u(p + w)`` (Christensen and Johnson,
+    "Consistent image registration", IEEE TMI 2001; Chen et al., "A simple fixed-point approach to
+    invert a deformation field", Medical Physics 2008), both with relaxation. ``u`` is interpolated
+    linearly.
 
     Where a displacement folds, several ``w`` may satisfy the equation; one of them is found, or
     none within the iterations. Where any voxel stays above the tolerance a RuntimeWarning says by
     how much, and ``residual`` and ``converged`` tell: the result is never silently wrong. A NaN in
-    ``u`` gives NaN where the search meets it and nowhere else.
+    ``u`` gives NaN where the search meets it and nowhere else. To warn, the call reads the residual
+    and so waits for a GPU; while a CUDA graph is captured it neither waits nor warns: read
+    ``residual`` after a replay.
 
     Args:
         displacement: ``u``, ``(N, d, *spatial)`` in voxels, 2D or 3D, float32, float64, float16 or
@@ -128,9 +124,10 @@ def _forward(
     """The inverse, the residual and the number of iterations."""
     check(displacement, tolerance, iterations, padding)
     served = backends.choose(backend, "invert", device_type(displacement))
-    serve = _cpu_forward if served == "cpu" else _reference_forward
-    inverse, residual, used = serve(displacement, tolerance, iterations, padding)
-    if not bool((residual <= tolerance).all()):
+    inverse, residual, used = FORWARD[served](displacement, tolerance, iterations, padding)
+    # A graph under capture has no residual yet.
+    is_captured = displacement.is_cuda and torch.cuda.is_current_stream_capturing()
+    if not is_captured and not bool((residual <= tolerance).all()):
         largest = residual.max().item()
         warnings.warn(
             f"plasticine.invert: a residual of {largest:.3g} voxels is left after {iterations} "
@@ -145,21 +142,11 @@ def _forward(
     return inverse, residual, used
 
 
-def _results_like(displacement: Tensor) -> Solution:
-    precision = torch.promote_types(displacement.dtype, torch.float32)
-    batch = displacement.shape[0]
-    return (
-        contiguous_like(displacement),
-        displacement.new_empty(batch, dtype=precision),
-        displacement.new_empty(batch, dtype=torch.int64),
-    )
-
-
 def _forward_fake(
     displacement: Tensor, tolerance: float, iterations: int, padding: str, backend: str
 ) -> Solution:
     check(displacement, tolerance, iterations, padding)
-    return _results_like(displacement)
+    return results_like(displacement)
 
 
 def _backward(
@@ -174,8 +161,7 @@ def _backward_unchecked(
     grad: Tensor, displacement: Tensor, inverse: Tensor, padding: str, backend: str
 ) -> Tensor:
     served = backends.choose(backend, "invert", device_type(displacement))
-    serve = _cpu_backward if served == "cpu" else _reference_backward
-    return serve(grad, displacement, inverse, padding)
+    return BACKWARD[served](grad, displacement, inverse, padding)
 
 
 def _backward_fake(
@@ -229,50 +215,3 @@ INVERT_BACKWARD = Operator(
     tensors=3,
     unchecked=_backward_unchecked,
 )
-
-
-def _cpu_forward(displacement: Tensor, tolerance: float, iterations: int, padding: str) -> Solution:
-    results = _results_like(displacement)
-    backends.NATIVE.invert_forward(
-        native(displacement),
-        *(native(x) for x in results),
-        tolerance,
-        iterations,
-        PADDING_CODES[padding],
-        threads_for(displacement),
-    )
-    return results
-
-
-def _cpu_backward(grad: Tensor, displacement: Tensor, inverse: Tensor, padding: str) -> Tensor:
-    precision = torch.promote_types(displacement.dtype, torch.float32)
-    adjoint = displacement.new_empty(displacement.shape, dtype=precision)
-    result = contiguous_like(displacement)
-    backends.NATIVE.invert_backward(
-        native(grad),
-        native(displacement),
-        native(inverse),
-        native(adjoint),
-        native(result),
-        PADDING_CODES[padding],
-        threads_for(displacement),
-    )
-    return result
-
-
-def _reference_forward(
-    displacement: Tensor, tolerance: float, iterations: int, padding: str
-) -> Solution:
-    with torch.no_grad():
-        inverse, residual, used = reference.invert(displacement, tolerance, iterations, padding)
-    return inverse.contiguous(), residual, used
-
-
-def _reference_backward(
-    grad: Tensor, displacement: Tensor, inverse: Tensor, padding: str
-) -> Tensor:
-    with torch.inference_mode(False), torch.no_grad():
-        grad, displacement, inverse = (
-            x.clone() if x.is_inference() else x for x in (grad, displacement, inverse)
-        )
-        return reference.invert_adjoint(grad, displacement, inverse, padding).contiguous()

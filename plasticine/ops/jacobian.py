@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from plasticine.ops import _autocast, _checks
 from plasticine.ops._native_interface import (
     SCHEME_CODES,
     contiguous_like,
+    cuda_launch,
     device_type,
     native,
     threads_for,
@@ -69,17 +70,8 @@ def check(displacement: Tensor, scheme: str, spacing: Sequence[float]) -> None:
 
 def _forward(displacement: Tensor, scheme: str, spacing: Sequence[float], backend: str) -> Tensor:
     check(displacement, scheme, spacing)
-    if backends.choose(backend, "jacobian", device_type(displacement)) == "reference":
-        return reference.jacobian_determinant(displacement, scheme, spacing).contiguous()
-    result = displacement.new_empty(_shape(displacement))
-    backends.NATIVE.jacobian_forward(
-        native(displacement),
-        native(result),
-        SCHEME_CODES[scheme],
-        tuple(spacing),
-        threads_for(displacement),
-    )
-    return result
+    served = backends.choose(backend, "jacobian", device_type(displacement))
+    return FORWARD[served](displacement, scheme, spacing)
 
 
 def _forward_fake(
@@ -98,18 +90,8 @@ def _backward(
 ) -> Tensor:
     check(displacement, scheme, spacing)
     _checks.gradient(grad, _shape(displacement), displacement)
-    if backends.choose(backend, "jacobian", device_type(displacement)) == "reference":
-        return _reference_backward(grad, displacement, scheme, spacing)
-    result = contiguous_like(displacement)
-    backends.NATIVE.jacobian_backward(
-        native(grad),
-        native(displacement),
-        native(result),
-        SCHEME_CODES[scheme],
-        tuple(spacing),
-        threads_for(displacement),
-    )
-    return result
+    served = backends.choose(backend, "jacobian", device_type(displacement))
+    return BACKWARD[served](grad, displacement, scheme, spacing)
 
 
 def _backward_fake(
@@ -117,17 +99,6 @@ def _backward_fake(
 ) -> Tensor:
     check(displacement, scheme, spacing)
     return displacement.new_empty(displacement.shape)
-
-
-def _reference_backward(
-    grad: Tensor, displacement: Tensor, scheme: str, spacing: Sequence[float]
-) -> Tensor:
-    def function(field: Tensor) -> Tensor:
-        return reference.jacobian_determinant(field, scheme, spacing)
-
-    gradient = reference_gradients(function, (displacement,), (True,), grad)[0]
-    assert gradient is not None
-    return gradient
 
 
 def _double_backward(
@@ -245,3 +216,98 @@ JACOBIAN_DOUBLE_BACKWARD = Operator(
     ),
     tensors=3,
 )
+
+
+def _cpu_forward(displacement: Tensor, scheme: str, spacing: Sequence[float]) -> Tensor:
+    result = displacement.new_empty(_shape(displacement))
+    backends.NATIVE.jacobian_forward(
+        native(displacement),
+        native(result),
+        SCHEME_CODES[scheme],
+        tuple(spacing),
+        threads_for(displacement),
+    )
+    return result
+
+
+def _cpu_backward(
+    grad: Tensor, displacement: Tensor, scheme: str, spacing: Sequence[float]
+) -> Tensor:
+    result = contiguous_like(displacement)
+    backends.NATIVE.jacobian_backward(
+        native(grad),
+        native(displacement),
+        native(result),
+        SCHEME_CODES[scheme],
+        tuple(spacing),
+        threads_for(displacement),
+    )
+    return result
+
+
+def _cuda_forward(displacement: Tensor, scheme: str, spacing: Sequence[float]) -> Tensor:
+    result = displacement.new_empty(_shape(displacement))
+    backends.CUDA.jacobian_forward(
+        native(displacement),
+        native(result),
+        SCHEME_CODES[scheme],
+        tuple(spacing),
+        *cuda_launch(displacement),
+    )
+    return result
+
+
+def _cuda_backward(
+    grad: Tensor, displacement: Tensor, scheme: str, spacing: Sequence[float]
+) -> Tensor:
+    result = contiguous_like(displacement)
+    backends.CUDA.jacobian_backward(
+        native(grad),
+        native(displacement),
+        native(result),
+        SCHEME_CODES[scheme],
+        tuple(spacing),
+        *cuda_launch(displacement),
+    )
+    return result
+
+
+def _triton_forward(displacement: Tensor, scheme: str, spacing: Sequence[float]) -> Tensor:
+    kernels = backends.triton_kernels("jacobian")[0]
+    return kernels.jacobian_forward(displacement, scheme, spacing)
+
+
+def _triton_backward(
+    grad: Tensor, displacement: Tensor, scheme: str, spacing: Sequence[float]
+) -> Tensor:
+    kernels = backends.triton_kernels("jacobian")[0]
+    return kernels.jacobian_backward(grad, displacement, scheme, spacing)
+
+
+def _reference_forward(displacement: Tensor, scheme: str, spacing: Sequence[float]) -> Tensor:
+    return reference.jacobian_determinant(displacement, scheme, spacing).contiguous()
+
+
+def _reference_backward(
+    grad: Tensor, displacement: Tensor, scheme: str, spacing: Sequence[float]
+) -> Tensor:
+    def function(field: Tensor) -> Tensor:
+        return reference.jacobian_determinant(field, scheme, spacing)
+
+    gradient = reference_gradients(function, (displacement,), (True,), grad)[0]
+    assert gradient is not None
+    return gradient
+
+
+FORWARD: dict[str, Callable[..., Tensor]] = {
+    "cpu": _cpu_forward,
+    "cuda": _cuda_forward,
+    "triton": _triton_forward,
+    "reference": _reference_forward,
+}
+BACKWARD: dict[str, Callable[..., Tensor]] = {
+    "cpu": _cpu_backward,
+    "cuda": _cuda_backward,
+    "triton": _triton_backward,
+    "reference": _reference_backward,
+}

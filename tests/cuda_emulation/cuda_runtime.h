@@ -33,6 +33,19 @@ struct dim3 {
   dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+
+// A store as any other.
+template <typename T>
+void __stwb(T* address, T value) {
+  *address = value;
+}
+
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9, cudaErrorUnknown = 999 };
 struct CUstream_st;
 using cudaStream_t = CUstream_st*;

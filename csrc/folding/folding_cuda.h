@@ -1,0 +1,18 @@
+// The CUDA folding statistics as the bindings call them. Nothing here needs a CUDA header.
+#pragma once
+
+#include <cstdint>
+
+#include "../common/tensor.h"
+#include "../common/types.h"
+
+namespace plasticine::cuda {
+
+// statistics: as folding_cpu.h has them. partial: contiguous float64 (N, blocks, 8), scratch, of at
+// least one block a sample; what the sums are rounded to depends on the number of blocks, and on
+// nothing else. Launched on the stream; raises std::runtime_error with CUDA's message.
+void folding(const Tensor& displacement, const Tensor& partial, const Tensor& statistics,
+             Scheme scheme, bool interior, const double* spacing, int device,
+             std::uintptr_t stream);
+
+}  // namespace plasticine::cuda

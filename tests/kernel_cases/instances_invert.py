@@ -1,0 +1,23 @@
+"""The instances of the inversion's Triton kernels that are compiled: see compile_triton.py."""
+
+from __future__ import annotations
+
+import torch
+
+from plasticine.ops._invert_backends import BACKWARD, FORWARD
+
+SIZES = ((16, 32), (8, 16, 32))
+INSTANCES = (
+    ("border", torch.float32),
+    ("zeros", torch.bfloat16),
+    ("reflection", torch.float64),
+)
+
+
+def launch() -> None:
+    """Both kernels in each of the instances."""
+    for size in SIZES:
+        for padding, dtype in INSTANCES:
+            field = torch.zeros(2, len(size), *size, dtype=dtype)
+            FORWARD["triton"](field, 1e-3, 100, padding)
+            BACKWARD["triton"](field, field, field, padding)
