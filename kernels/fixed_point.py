@@ -32,13 +32,17 @@ def fixed_point_scale(grad: Tensor, contributions: int) -> Tensor:
         A float64 tensor with one element on the device of ``grad``; computing it does not
         synchronise.
     """
-    magnitude = grad.detach().abs()
-    finite = torch.where(torch.isfinite(magnitude), magnitude, 0)
-    largest = finite.amax().to(torch.float64)
+    largest = finite_peak(grad)
     exponent = torch.frexp(largest).exponent.to(torch.float64)  # largest < 2**exponent
     bits = _SUM_BITS - max(contributions, 1).bit_length()
     power = (bits - exponent).clamp(-_LARGEST_EXPONENT, _LARGEST_EXPONENT)
     return torch.exp2(power).reshape(1)
+
+
+def finite_peak(x: Tensor) -> Tensor:
+    """The greatest magnitude among the finite elements, of which there is one at least: float64."""
+    magnitude = x.detach().abs()
+    return torch.where(torch.isfinite(magnitude), magnitude, 0).amax().to(torch.float64)
 
 
 def from_fixed_point(total: Tensor, scale: Tensor, non_finite: Tensor) -> Tensor:

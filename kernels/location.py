@@ -105,6 +105,38 @@ def locate(
 
 
 @triton.jit
+def locate_displaced(
+    displacement,
+    position,
+    active,
+    size,
+    NDIM: tl.constexpr,
+    MODE: tl.constexpr,
+    PADDING: tl.constexpr,
+    INDEX: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """As locate, with a displacement (z, y, x) that is in registers."""
+    y, weight_y, derivative_y, undefined_y = sample_axis(
+        position[1].to(ACC) + displacement[1], size[1], MODE, PADDING, INDEX
+    )
+    x, weight_x, derivative_x, undefined_x = sample_axis(
+        position[2].to(ACC) + displacement[2], size[2], MODE, PADDING, INDEX
+    )
+    undefined = undefined_y | undefined_x
+    z = tl.zeros_like(x)
+    weight_z = tl.zeros_like(weight_x)
+    derivative_z = tl.zeros_like(weight_x)
+    if NDIM == 3:
+        z, weight_z, derivative_z, undefined_z = sample_axis(
+            position[0].to(ACC) + displacement[0], size[0], MODE, PADDING, INDEX
+        )
+        undefined |= undefined_z
+    derivatives = (derivative_z, derivative_y, derivative_x)
+    return (z, y, x), (weight_z, weight_y, weight_x), derivatives, undefined & active
+
+
+@triton.jit
 def corner(voxel, size, DZ: tl.constexpr, DY: tl.constexpr, DX: tl.constexpr):
     """The voxel of one corner of the cell, and the mask of those inside the image."""
     z, y, x = voxel[0] + DZ, voxel[1] + DY, voxel[2] + DX

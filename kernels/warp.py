@@ -16,8 +16,11 @@ import triton.language as tl
 from torch import Tensor
 
 from .fixed_point import fixed_point_scale, from_fixed_point
+from .gather import gather
 from .interpolation import corner_weight
+from .launch import accumulator, element_strides, index_type, spatial_size
 from .location import corner, locate, voxel_position
+from .scatter import scatter
 from .tuning import configuration, size_class, tuned
 
 # The voxels of a program and its warps; the grid is one program per block of every sample. The
@@ -50,8 +53,6 @@ def warp_forward_kernel(
     BLOCK: tl.constexpr,
 ):
     """One block of out, contiguous ``(n, c, *out_size)``; affine may be None."""
-    UPPER: tl.constexpr = 1 if MODE == "nearest" else 2
-    UPPER_Z: tl.constexpr = UPPER if NDIM == 3 else 1
     voxels = tl.cast(out_size[0], INDEX) * out_size[1] * out_size[2]
     program = tl.program_id(0)
     blocks = tl.cdiv(voxels, BLOCK)
@@ -77,35 +78,12 @@ def warp_forward_kernel(
     plane = image + n * image_strides[0]
     target = out + n * channels * voxels
     for _channel in range(channels):
-        total = tl.zeros([BLOCK], ACC)
-        for dz in tl.static_range(UPPER_Z):
-            for dy in tl.static_range(UPPER):
-                for dx in tl.static_range(UPPER):
-                    voxel_there, inside = corner(first, size, dz, dy, dx)
-                    z, y, x = voxel_there
-                    weight = corner_weight(weights[0], dz, MODE)
-                    weight *= corner_weight(weights[1], dy, MODE)
-                    weight *= corner_weight(weights[2], dx, MODE)
-                    source = z * image_strides[2] + y * image_strides[3] + x * image_strides[4]
-                    readable = active & inside & ~undefined
-                    total += weight * tl.load(plane + source, mask=readable, other=0).to(ACC)
-        total = tl.where(undefined, float("nan"), total)
+        total = gather(
+            plane, image_strides, first, weights, undefined, active, size, NDIM, MODE, ACC
+        )
         tl.store(target + voxel, total.to(out.dtype.element_ty), mask=active)
         plane += image_strides[1]
         target += voxels
-
-
-@triton.jit
-def scatter(target, fixed, plane, offset, contribution, mask, scale):
-    """Adds to one plane of the image's gradient; in fixed point where an int64 buffer is given."""
-    if fixed is None:
-        tl.atomic_add(target + plane + offset, contribution, mask=mask, sem="relaxed")
-    else:
-        finite = tl.abs(contribution) < float("inf")
-        integer = tl.floor(tl.where(finite, contribution, 0).to(tl.float64) * scale + 0.5)
-        integer = integer.to(tl.int64)
-        tl.atomic_add(fixed + plane + offset, integer, mask=mask & finite, sem="relaxed")
-        tl.atomic_add(target + plane + offset, contribution, mask=mask & ~finite, sem="relaxed")
 
 
 @triton.jit
@@ -264,11 +242,11 @@ def warp_forward(
             displacement,
             affine,
             out,
-            _strides(image),
-            _strides(displacement),
+            element_strides(image),
+            element_strides(displacement),
             None if affine is None else affine.stride(),
-            _sizes(image),
-            _sizes(displacement),
+            spatial_size(image),
+            spatial_size(displacement),
             channels,
             size_class(batch * voxels),
             **options,
@@ -305,14 +283,14 @@ def warp_backward(
     """
     batch, channels = image.shape[:2]
     spatial, ndim = displacement.shape[2:], displacement.shape[1]
-    accumulator = torch.float64 if image.dtype == torch.float64 else torch.float32
+    accumulated = accumulator(image)
     needs_image, needs_displacement, needs_affine = needs
     needs_affine = needs_affine and affine is not None
     is_constant = mode == "nearest" or grad.numel() == 0
 
     grad_image = fixed = scale = grad_displacement = partial = None
     if needs_image:
-        grad_image = torch.zeros(image.shape, dtype=accumulator, device=image.device)
+        grad_image = torch.zeros(image.shape, dtype=accumulated, device=image.device)
         if grad.numel() and torch.are_deterministic_algorithms_enabled():
             fixed = torch.zeros(image.shape, dtype=torch.int64, device=image.device)
             scale = fixed_point_scale(grad, spatial.numel())
@@ -325,7 +303,7 @@ def warp_backward(
         )
     if needs_affine:
         allocate = torch.zeros if is_constant else torch.empty
-        partial = allocate((batch, blocks, ndim, ndim + 1), dtype=accumulator, device=image.device)
+        partial = allocate((batch, blocks, ndim, ndim + 1), dtype=accumulated, device=image.device)
 
     has_location = not is_constant and (needs_displacement or needs_affine)
     if grad.numel() and (needs_image or has_location):
@@ -340,12 +318,12 @@ def warp_backward(
                 scale,
                 None if is_constant else grad_displacement,
                 None if is_constant else partial,
-                _strides(grad),
-                _strides(image),
-                _strides(displacement),
+                element_strides(grad),
+                element_strides(image),
+                element_strides(displacement),
                 None if affine is None else affine.stride(),
-                _sizes(image),
-                _sizes(displacement),
+                spatial_size(image),
+                spatial_size(displacement),
                 channels,
                 blocks,
                 **options,
@@ -361,36 +339,14 @@ def warp_backward(
     )
 
 
-def _sizes(tensor: Tensor) -> tuple[int, int, int]:
-    """The spatial size as (z, y, x)."""
-    spatial = tuple(tensor.shape[2:])
-    return spatial if len(spatial) == 3 else (1, *spatial)
-
-
-def _strides(tensor: Tensor) -> tuple[int, int, int, int, int]:
-    """The strides as (n, c, z, y, x)."""
-    strides = tuple(tensor.stride())
-    return strides if len(strides) == 5 else (*strides[:2], 0, *strides[2:])
-
-
 def _options(
     image: Tensor, displacement: Tensor, result: Tensor, mode: str, padding: str, largest_block: int
 ) -> dict[str, object]:
     """The constants common to both kernels."""
-    voxels = displacement.shape[2:].numel()
-    # Samples and channels are always found with 64 bits; what counts is the reach of one channel.
-    reach = max(_reach(tensor) for tensor in (image, displacement, result))
-    is_wide = max(reach, image.shape[2:].numel(), voxels + largest_block) >= 1 << 31
     return {
         "NDIM": displacement.shape[1],
         "MODE": mode,
         "PADDING": padding,
-        "INDEX": tl.int64 if is_wide else tl.int32,
+        "INDEX": index_type(largest_block, image, displacement, result),
         "ACC": tl.float64 if image.dtype == torch.float64 else tl.float32,
     }
-
-
-def _reach(tensor: Tensor) -> int:
-    """The largest offset within one channel, in elements."""
-    pairs = zip(tensor.shape[2:], tensor.stride()[2:], strict=True)
-    return sum((size - 1) * abs(stride) for size, stride in pairs)

@@ -41,8 +41,23 @@ _COMPILED = frozenset(
 #: in their cubic modes.
 OPERATORS = {
     "cpu": _COMPILED,
-    "cuda": frozenset({"warp"}),
-    "triton": frozenset({"warp"}),
+    "cuda": frozenset(
+        {
+            "warp",
+            "compose",
+            "exponential",
+            "warp_exponential",
+        }
+    ),
+    "triton": frozenset(
+        {
+            "warp",
+            "warp_double_backward",
+            "compose",
+            "exponential",
+            "warp_exponential",
+        }
+    ),
     "reference": _COMPILED | {"jacobian_double_backward"},
 }
 

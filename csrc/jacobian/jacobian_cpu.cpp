@@ -30,6 +30,7 @@ void forward(const Tensor& displacement, const Tensor& out, Scheme scheme, const
       const std::int64_t line = (tile.sample * shape.size[0] + plane) * shape.size[1] + row;
       char* target = static_cast<char*>(out.data) + line * columns * element_size(out.dtype);
       T* result = in_place ? reinterpret_cast<T*>(target) : buffer.data();
+      field.prefetch(tile.sample, plane + 2, row);
       rows.determinant(field.at(tile.sample, plane, row), result);
       if (!in_place) {
         for_each_part(0, columns, [&](std::int64_t start, int n) {

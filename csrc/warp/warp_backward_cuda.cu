@@ -1,14 +1,13 @@
 // warp backward on the GPU: the gradients of image, displacement and affine in one pass.
 //
-// A thread owns an output voxel. The image's gradient is scattered with atomics, in fixed point
-// where a deterministic sum is asked for; the affine's is summed in a fixed order, by warp, then by
-// block, then by Python over the partial sums.
-#include "warp_cuda_location.cuh"
+// A thread owns an output voxel. The image's gradient is scattered with atomics
+// (warp_cuda_scatter.cuh), in fixed point where a deterministic sum is asked for; the affine's is
+// summed in a fixed order, by warp, then by block, then by Python over the partial sums.
+#include "warp_cuda_scatter.cuh"
 
 namespace plasticine::cuda {
 namespace {
 
-constexpr int kWarpSize = 32;
 constexpr int kWarps = kThreads / kWarpSize;
 
 // The buffers that the kernel writes; null where a gradient is not asked for.
@@ -19,20 +18,11 @@ struct GradientBuffers {
   const double* fixed_scale = nullptr;
   Field* displacement = nullptr;
   T* affine_partial = nullptr;
-};
 
-// Finite terms go to the integers, whose sum has no order; the sum of infinities and NaN has none
-// either: it is inf, -inf or NaN.
-template <typename T>
-__device__ __forceinline__ void scatter(T* target, unsigned long long* fixed, double scale,
-                                        T share) {
-  if (fixed != nullptr && isfinite(share)) {
-    const long long integer = __double2ll_rn(static_cast<double>(share) * scale);
-    atomicAdd(fixed, static_cast<unsigned long long>(integer));  // two's complement
-  } else {
-    atomicAdd(target, share);
+  __device__ __forceinline__ ScatterTarget<T> scatter_target() const {
+    return {image, image_fixed, image_fixed == nullptr ? 1.0 : *fixed_scale};
   }
-}
+};
 
 // Adds slope_i * p_j and slope_i of one voxel per thread to the warp's D x (D + 1) sums.
 template <int D, typename T, typename Index>
@@ -55,30 +45,43 @@ __device__ __forceinline__ void add_affine_moments(const T (&slope)[D], const In
 }
 
 // What one voxel passes on: scatters to the image, and returns its slope with respect to the
-// location, for linear interpolation.
+// location, for linear interpolation. Whole warps come; a lane that is not active has a position,
+// but adds nothing, and its slope is zero.
 template <Padding padding, bool needs_image, bool needs_location, int D, typename Image,
           typename Field, typename Index, typename T>
 __device__ __forceinline__ void linear_voxel(const WarpInputs<D, Image, Field, Index>& inputs,
                                              const ChannelFirst<D, Image, Index>& grad,
-                                             const GradientBuffers<T, Field>& buffers, double scale,
-                                             std::int64_t n, const Index (&position)[D],
+                                             const ScatterTarget<T>& target, std::int64_t n,
+                                             const Index (&position)[D], bool active,
                                              T (&slope)[D]) {
   T location[D];
   sample_location(inputs, n, position, location);
   Cell<D, T, Index> cell;
   cell.template find<padding>(location, inputs.image_size);
   // An output that no voxel of the image entered passes nothing on, not even 0 * inf.
-  const bool reached = cell.reached();
+  const bool reached = active && cell.reached();
   const Index grad_offset = grad.offset(position);
-  Index dense_stride[D];
-  dense_stride[D - 1] = 1;
-  for (int axis = D - 2; axis >= 0; --axis) {
-    dense_stride[axis] = dense_stride[axis + 1] * inputs.image_size[axis + 1];
+  if constexpr (needs_image) {
+    Index dense_stride[D];
+    dense_stride[D - 1] = 1;
+    for (int axis = D - 2; axis >= 0; --axis) {
+      dense_stride[axis] = dense_stride[axis + 1] * inputs.image_size[axis + 1];
+    }
+    const std::int64_t plane = static_cast<std::int64_t>(dense_stride[0]) * inputs.image_size[0];
+    const CellScatter<D, T, Index> cells(cell, reached, dense_stride);
+    for (std::int64_t c = blockIdx.z; c < inputs.channels; c += gridDim.z) {
+      const T upstream = reached ? static_cast<T>(load(grad.channel(n, c)[grad_offset])) : T(0);
+      T share[corner_count<D>];
+#pragma unroll
+      for (int k = 0; k < corner_count<D>; ++k) {
+        share[k] = upstream * corner_weight<D, T>(cell.lower, cell.upper, k);
+      }
+      cells.add(cell, dense_stride, share, target.plane((n * inputs.channels + c) * plane));
+    }
   }
-  const std::int64_t plane = static_cast<std::int64_t>(dense_stride[0]) * inputs.image_size[0];
-  for (std::int64_t c = blockIdx.z; c < inputs.channels; c += gridDim.z) {
-    const T upstream = reached ? static_cast<T>(load(grad.channel(n, c)[grad_offset])) : T(0);
-    if constexpr (needs_location) {
+  if constexpr (needs_location) {
+    for (std::int64_t c = blockIdx.z; c < inputs.channels; c += gridDim.z) {
+      const T upstream = reached ? static_cast<T>(load(grad.channel(n, c)[grad_offset])) : T(0);
       const Image* source = inputs.image.channel(n, c);
       T corner[corner_count<D>];
 #pragma unroll
@@ -87,21 +90,9 @@ __device__ __forceinline__ void linear_voxel(const WarpInputs<D, Image, Field, I
       }
       add_interpolation_gradient<D, T>(cell.lower, cell.upper, corner, upstream, slope);
     }
-    if constexpr (needs_image) {
-      const std::int64_t start = (n * inputs.channels + c) * plane;
-#pragma unroll
-      for (int k = 0; k < corner_count<D>; ++k) {
-        if (cell.inside(k)) {
-          const std::int64_t target = start + cell.offset(k, dense_stride);
-          scatter(buffers.image + target,
-                  buffers.image_fixed == nullptr ? nullptr : buffers.image_fixed + target, scale,
-                  upstream * corner_weight<D, T>(cell.lower, cell.upper, k));
-        }
-      }
+    for (int axis = 0; axis < D; ++axis) {
+      slope[axis] = active ? slope[axis] * cell.derivative[axis] : T(0);
     }
-  }
-  for (int axis = 0; axis < D; ++axis) {
-    slope[axis] *= cell.derivative[axis];
   }
 }
 
@@ -115,7 +106,7 @@ __global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image
   constexpr int kMoments = D * (D + 1);
   __shared__ T sums[needs_location ? kWarps : 1][kMoments];
   const bool has_affine = needs_location && buffers.affine_partial != nullptr;
-  const double scale = buffers.image_fixed == nullptr ? 1.0 : *buffers.fixed_scale;
+  const ScatterTarget<T> target = buffers.scatter_target();
   T* warp_sums = sums[needs_location ? threadIdx.x / kWarpSize : 0];
 
   for (std::int64_t n = blockIdx.y; n < inputs.samples; n += gridDim.y) {
@@ -131,18 +122,16 @@ __global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image
     for (Index first = static_cast<Index>(blockIdx.x) * kThreads; first < inputs.voxels;
          first += step) {
       const Index voxel = first + static_cast<Index>(threadIdx.x);
+      const bool active = voxel < inputs.voxels;
       T slope[D] = {};
-      Index position[D] = {};
-      if (voxel < inputs.voxels) {
-        inputs.position_of(voxel, position);
-        linear_voxel<padding, needs_image, needs_location>(inputs, grad, buffers, scale, n,
-                                                           position, slope);
-        if (needs_location && buffers.displacement != nullptr) {
+      Index position[D];
+      inputs.position_of(active ? voxel : 0, position);
+      linear_voxel<padding, needs_image, needs_location>(inputs, grad, target, n, position, active,
+                                                         slope);
+      if (needs_location && active && buffers.displacement != nullptr) {
 #pragma unroll
-          for (int axis = 0; axis < D; ++axis) {
-            buffers.displacement[(n * D + axis) * inputs.voxels + voxel] =
-                store<Field>(slope[axis]);
-          }
+        for (int axis = 0; axis < D; ++axis) {
+          buffers.displacement[(n * D + axis) * inputs.voxels + voxel] = store<Field>(slope[axis]);
         }
       }
       if (has_affine) {
@@ -171,32 +160,28 @@ __global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image
                             GradientBuffers<accumulator_t<Image>, Field> buffers) {
   using T = accumulator_t<Image>;
   const Index voxel = static_cast<Index>(blockIdx.x) * kThreads + static_cast<Index>(threadIdx.x);
-  if (voxel >= inputs.voxels) {
-    return;
-  }
-  const double scale = buffers.image_fixed == nullptr ? 1.0 : *buffers.fixed_scale;
+  const bool active = voxel < inputs.voxels;
+  const ScatterTarget<T> target = buffers.scatter_target();
   Index position[D];
-  inputs.position_of(voxel, position);
+  inputs.position_of(active ? voxel : 0, position);
   const Index grad_offset = grad.offset(position);
+  std::int64_t plane = 1;
+  for (int axis = 0; axis < D; ++axis) {
+    plane *= inputs.image_size[axis];
+  }
   for (std::int64_t n = blockIdx.y; n < inputs.samples; n += gridDim.y) {
     T location[D];
     sample_location(inputs, n, position, location);
     NearestVoxel<D, T, Index> nearest;
     nearest.template find<padding>(location, inputs.image_size);
-    if (!nearest.inside) {
-      continue;
-    }
-    std::int64_t offset = 0;
-    std::int64_t plane = 1;
+    Index offset = 0;
     for (int axis = 0; axis < D; ++axis) {
       offset = offset * inputs.image_size[axis] + nearest.index[axis];
-      plane *= inputs.image_size[axis];
     }
+    const VoxelScatter<Index> scatter(offset, active && nearest.inside);
     for (std::int64_t c = blockIdx.z; c < inputs.channels; c += gridDim.z) {
-      const std::int64_t target = (n * inputs.channels + c) * plane + offset;
-      scatter(buffers.image + target,
-              buffers.image_fixed == nullptr ? nullptr : buffers.image_fixed + target, scale,
-              static_cast<T>(load(grad.channel(n, c)[grad_offset])));
+      scatter.add(static_cast<T>(load(grad.channel(n, c)[grad_offset])),
+                  target.plane((n * inputs.channels + c) * plane));
     }
   }
 }

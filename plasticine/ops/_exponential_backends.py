@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from plasticine import backends, reference
+from plasticine.ops._exponential_deterministic import deterministic_backward
 from plasticine.ops._native_interface import (
     METHOD_CODES,
     PADDING_CODES,
     contiguous_like,
+    contiguous_rows,
+    cuda_launch,
     native,
     native_or_none,
     threads_for,
@@ -58,6 +64,10 @@ def peak(velocity: Tensor, backend: str) -> float:
     velocity = _innermost(velocity)
     if backend == "cpu" and type(velocity) in (Tensor, torch.nn.Parameter):
         return backends.NATIVE.exponential_peak(native(velocity), threads_for(velocity))
+    if backend == "cuda" and type(velocity) in (Tensor, torch.nn.Parameter):
+        square = velocity.new_zeros(1, dtype=torch.float64)
+        backends.CUDA.exponential_peak(native(velocity), native(square), *cuda_launch(velocity))
+        return math.sqrt(square.item())
     norm = torch.linalg.vector_norm(velocity.double(), dim=1)
     norm = torch.where(norm.isfinite(), norm, 0.0)
     return norm.max().item() if norm.numel() else 0.0
@@ -74,46 +84,16 @@ def cpu_forward(
     velocity: Tensor, steps: int, method: str, padding: str, inverse: bool, kept: list[int]
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """exp(v), exp(-v) if asked for, and the kept stages of the first, then of the second."""
-    directions = 2 if inverse else 1
-    result = contiguous_like(velocity)
-    inverse_result = contiguous_like(velocity) if inverse else None
-    stages = stages_like(velocity, directions * len(kept)) if kept else None
-    between = steps - first_stage(steps, method) - len(kept)
-    scratch = stages_like(velocity, directions) if between else None
-    backends.NATIVE.exponential_forward(
-        native(velocity),
-        native(result),
-        native_or_none(inverse_result),
-        native_or_none(stages),
-        kept,
-        native_or_none(scratch),
-        0.5**steps,
-        steps,
-        METHOD_CODES[method],
-        PADDING_CODES[padding],
-        threads_for(velocity),
-    )
-    return result, inverse_result, stages
+    where = (threads_for(velocity),)
+    return _forward(backends.NATIVE, where, velocity, steps, method, padding, inverse, kept)
 
 
 def cpu_resume(
     velocity: Tensor, stages: Tensor, steps: int, method: str, padding: str, kept: list[int]
 ) -> Tensor:
     """exp(v) from the last of its kept stages on."""
-    result = contiguous_like(velocity)
-    scratch = stages_like(velocity, 1) if kept[-1] + 1 < steps else None
-    backends.NATIVE.exponential_resume(
-        native(velocity),
-        native(result),
-        native(stages),
-        kept,
-        native_or_none(scratch),
-        steps,
-        METHOD_CODES[method],
-        PADDING_CODES[padding],
-        threads_for(velocity),
-    )
-    return result
+    where = (threads_for(velocity),)
+    return _resume(backends.NATIVE, where, velocity, stages, steps, method, padding, kept)
 
 
 def cpu_backward(
@@ -127,10 +107,149 @@ def cpu_backward(
     kept: list[int],
 ) -> Tensor:
     """The velocity's gradient of one direction, the sign of ``scale``; stages are its own."""
+    where = (threads_for(velocity),)
+    options = scale, steps, method, padding, kept
+    return _backward(backends.NATIVE, where, grad, velocity, stages, *options)
+
+
+def cuda_forward(
+    velocity: Tensor, steps: int, method: str, padding: str, inverse: bool, kept: list[int]
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """As :func:`cpu_forward`."""
+    where = cuda_launch(velocity)
+    velocity = contiguous_rows(velocity)
+    return _forward(backends.CUDA, where, velocity, steps, method, padding, inverse, kept)
+
+
+def cuda_resume(
+    velocity: Tensor, stages: Tensor, steps: int, method: str, padding: str, kept: list[int]
+) -> Tensor:
+    """As :func:`cpu_resume`."""
+    where = cuda_launch(velocity)
+    return _resume(backends.CUDA, where, velocity, stages, steps, method, padding, kept)
+
+
+def cuda_backward(
+    grad: Tensor,
+    velocity: Tensor,
+    stages: Tensor | None,
+    scale: float,
+    steps: int,
+    method: str,
+    padding: str,
+    kept: list[int],
+) -> Tensor:
+    """As :func:`cpu_backward`."""
+    if torch.are_deterministic_algorithms_enabled():
+        return _step_by_step("cuda", grad, velocity, scale, steps, method, padding)
+    where = cuda_launch(velocity)
+    velocity = contiguous_rows(velocity)
+    options = scale, steps, method, padding, kept
+    return _backward(backends.CUDA, where, grad, velocity, stages, *options)
+
+
+def triton_forward(*arguments: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """As :func:`cpu_forward`."""
+    return backends.triton_kernels("exponential")[0].exponential_forward(*arguments)
+
+
+def triton_resume(*arguments: Any) -> Tensor:
+    """As :func:`cpu_resume`."""
+    return backends.triton_kernels("exponential")[0].exponential_resume(*arguments)
+
+
+def triton_backward(
+    grad: Tensor,
+    velocity: Tensor,
+    stages: Tensor | None,
+    scale: float,
+    steps: int,
+    method: str,
+    padding: str,
+    kept: list[int],
+) -> Tensor:
+    """As :func:`cpu_backward`."""
+    if torch.are_deterministic_algorithms_enabled():
+        return _step_by_step("triton", grad, velocity, scale, steps, method, padding)
+    serve = backends.triton_kernels("exponential")[0].exponential_backward
+    return serve(grad, velocity, stages, scale, steps, method, padding, kept)
+
+
+def _forward(
+    module: Any,
+    where: tuple[int, ...],
+    velocity: Tensor,
+    steps: int,
+    method: str,
+    padding: str,
+    inverse: bool,
+    kept: list[int],
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """By a compiled module; ``where`` is what its functions end with: threads, or a stream."""
+    directions = 2 if inverse else 1
+    result = contiguous_like(velocity)
+    inverse_result = contiguous_like(velocity) if inverse else None
+    stages = stages_like(velocity, directions * len(kept)) if kept else None
+    between = steps - first_stage(steps, method) - len(kept)
+    scratch = stages_like(velocity, directions) if between else None
+    module.exponential_forward(
+        native(velocity),
+        native(result),
+        native_or_none(inverse_result),
+        native_or_none(stages),
+        kept,
+        native_or_none(scratch),
+        0.5**steps,
+        steps,
+        METHOD_CODES[method],
+        PADDING_CODES[padding],
+        *where,
+    )
+    return result, inverse_result, stages
+
+
+def _resume(
+    module: Any,
+    where: tuple[int, ...],
+    velocity: Tensor,
+    stages: Tensor,
+    steps: int,
+    method: str,
+    padding: str,
+    kept: list[int],
+) -> Tensor:
+    result = contiguous_like(velocity)
+    scratch = stages_like(velocity, 1) if kept[-1] + 1 < steps else None
+    module.exponential_resume(
+        native(velocity),
+        native(result),
+        native(stages),
+        kept,
+        native_or_none(scratch),
+        steps,
+        METHOD_CODES[method],
+        PADDING_CODES[padding],
+        *where,
+    )
+    return result
+
+
+def _backward(
+    module: Any,
+    where: tuple[int, ...],
+    grad: Tensor,
+    velocity: Tensor,
+    stages: Tensor | None,
+    scale: float,
+    steps: int,
+    method: str,
+    padding: str,
+    kept: list[int],
+) -> Tensor:
     result = contiguous_like(velocity)
     count = _scratch_fields(steps, method, len(kept))
     scratch = stages_like(velocity, count) if count else None
-    backends.NATIVE.exponential_backward(
+    module.exponential_backward(
         native(grad),
         native(velocity),
         native_or_none(stages),
@@ -141,9 +260,31 @@ def cpu_backward(
         steps,
         METHOD_CODES[method],
         PADDING_CODES[padding],
-        threads_for(velocity),
+        *where,
     )
     return result
+
+
+def _step_by_step(
+    backend: str,
+    grad: Tensor,
+    velocity: Tensor,
+    scale: float,
+    steps: int,
+    method: str,
+    padding: str,
+) -> Tensor:
+    """The same in deterministic mode; all displacements are computed again, and held."""
+    if scale < 0:
+        backwards = -velocity, -scale, steps, method, padding
+        return _step_by_step(backend, grad, *backwards).neg_()
+    every = list(range(first_stage(steps, method), steps))
+    forward = FORWARD[backend]
+    stages = forward(velocity, steps, method, padding, False, every)[2] if every else None
+    held = [] if stages is None else list(stages)
+    if len(held) < steps:  # Euler's u_0 is in no stack
+        held.insert(0, velocity * scale)
+    return deterministic_backward(backend, grad, velocity, held, scale, method, padding)
 
 
 def _scratch_fields(steps: int, method: str, kept: int) -> int:
@@ -219,6 +360,21 @@ def reference_backward(
     return found
 
 
-FORWARD = {"cpu": cpu_forward, "reference": reference_forward}
-RESUME = {"cpu": cpu_resume, "reference": reference_resume}
-BACKWARD = {"cpu": cpu_backward, "reference": reference_backward}
+FORWARD = {
+    "cpu": cpu_forward,
+    "cuda": cuda_forward,
+    "triton": triton_forward,
+    "reference": reference_forward,
+}
+RESUME = {
+    "cpu": cpu_resume,
+    "cuda": cuda_resume,
+    "triton": triton_resume,
+    "reference": reference_resume,
+}
+BACKWARD = {
+    "cpu": cpu_backward,
+    "cuda": cuda_backward,
+    "triton": triton_backward,
+    "reference": reference_backward,
+}

@@ -60,3 +60,14 @@ def contiguous_like(x: Tensor) -> Tensor:
 def device_type(x: Tensor) -> str:
     """The type of a tensor's device."""
     return "cpu" if x.is_cpu else "cuda" if x.is_cuda else x.device.type
+
+
+def contiguous_rows(x: Tensor) -> Tensor:
+    """The tensor, or a contiguous copy where the voxels of its rows are not next to each other."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def spans_32_bits(x: Tensor) -> bool:
+    """Whether offsets within a channel of ``(N, C, *spatial)`` fit in 31 bits, and a few more."""
+    reach = sum((n - 1) * abs(step) for n, step in zip(x.shape[2:], x.stride()[2:], strict=True))
+    return max(reach, x.shape[2:].numel()) < 2**31 - 1024

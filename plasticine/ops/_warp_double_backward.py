@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from plasticine import backends, reference
+from plasticine import backends
 from plasticine.ops import _checks
-from plasticine.ops._native_interface import (
-    PADDING_CODES,
-    contiguous_like,
-    device_type,
-    native,
-    native_or_none,
-    threads_for,
-)
+from plasticine.ops._native_interface import device_type
 from plasticine.ops._operator import Operator, not_differentiable_again
-from plasticine.ops._warp_backends import FORWARD
-
-# A tuple: autograd takes a list of tensors for one result that is none, and loses them.
-Results = tuple[Tensor | None, ...]
+from plasticine.ops._warp_double_backward_backends import DOUBLE_BACKWARD, Results
 
 #: The modes that have second derivatives.
 MODES = ("linear", "nearest")
@@ -178,7 +167,7 @@ def _unchecked(
     backend: str,
     needs: Sequence[bool],
 ) -> Results:
-    serve = _BACKENDS[backends.choose(backend, "warp_double_backward", device_type(image))]
+    serve = DOUBLE_BACKWARD[backends.choose(backend, "warp_double_backward", device_type(image))]
     directions = (image_direction, displacement_direction, affine_direction)
     return serve(directions, grad, image, displacement, affine, mode, padding, add, needs)
 
@@ -204,77 +193,6 @@ def _fake(
         for x, need in zip((grad, image, displacement, affine), needs, strict=True)
     )
 
-
-def _cpu(
-    directions: tuple[Tensor | None, Tensor | None, Tensor | None],
-    grad: Tensor,
-    image: Tensor,
-    displacement: Tensor,
-    affine: Tensor | None,
-    mode: str,
-    padding: str,
-    add: bool,
-    needs: Sequence[bool],
-) -> Results:
-    along_image, along_field, along_affine = directions
-    if mode == "nearest":
-        return _cpu_nearest(along_image, grad, image, displacement, affine, padding, needs)
-    if along_affine is not None and along_field is None:
-        along_field = displacement.new_zeros(1).expand(displacement.shape)
-    inputs = (grad, image, displacement, affine)
-    results = [
-        contiguous_like(x) if x is not None and need else None
-        for x, need in zip(inputs, needs, strict=True)
-    ]
-    if along_field is None and results[1] is not None:
-        # The image's gradient does not depend on the image.
-        results[1].zero_()
-    backends.NATIVE.warp_double_backward(
-        native_or_none(along_image),
-        native_or_none(along_field),
-        native_or_none(along_affine),
-        native(grad),
-        native(image),
-        native(displacement),
-        native_or_none(affine),
-        native_or_none(results[0]),
-        None if along_field is None else native_or_none(results[1]),
-        native_or_none(results[2]),
-        native_or_none(results[3]),
-        PADDING_CODES[padding],
-        add,
-        threads_for(displacement),
-    )
-    return tuple(results)
-
-
-def _cpu_nearest(
-    along_image: Tensor | None,
-    grad: Tensor,
-    image: Tensor,
-    displacement: Tensor,
-    affine: Tensor | None,
-    padding: str,
-    needs: Sequence[bool],
-) -> Results:
-    """Linear in the image, and without a gradient to anything else."""
-    to_grad = None
-    if needs[0]:
-        along = image.new_zeros(1).expand(image.shape) if along_image is None else along_image
-        to_grad = FORWARD["cpu"](along, displacement, affine, "nearest", padding)
-    others = [
-        torch.zeros_like(x, memory_format=torch.contiguous_format)
-        if x is not None and need
-        else None
-        for x, need in zip((image, displacement, affine), needs[1:], strict=True)
-    ]
-    return (to_grad, *others)
-
-
-_BACKENDS: dict[str, Callable[..., Results]] = {
-    "cpu": _cpu,
-    "reference": reference.warp_double_backward,
-}
 
 WARP_DOUBLE_BACKWARD = Operator(
     "warp_double_backward(Tensor? image_direction, Tensor? displacement_direction,"

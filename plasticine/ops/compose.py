@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from plasticine import backends, reference
+from plasticine import backends
 from plasticine.ops import _autocast, _checks
-from plasticine.ops._native_interface import (
-    PADDING_CODES,
-    contiguous_like,
-    device_type,
-    native,
-    native_or_none,
-    threads_for,
-)
-from plasticine.ops._operator import (
-    Operator,
-    keep_for_tangents,
-    map_over_batch,
-    reference_gradients,
-)
+from plasticine.ops._compose_backends import BACKWARD, FORWARD, Gradients
+from plasticine.ops._native_interface import PADDING_CODES, device_type
+from plasticine.ops._operator import Operator, keep_for_tangents, map_over_batch
 from plasticine.ops._warp_double_backward import (
     differentiate_backward,
     tangent_of_result,
     tangents_of_gradients,
 )
-
-Gradients = tuple[Tensor | None, Tensor | None]
 
 
 def compose(u: Tensor, v: Tensor, *, padding: str = "border", backend: str = "auto") -> Tensor:
@@ -92,7 +79,7 @@ def check(u: Tensor, v: Tensor, padding: str) -> None:
 
 def _forward(u: Tensor, v: Tensor, padding: str, backend: str) -> Tensor:
     check(u, v, padding)
-    return _FORWARD[backends.choose(backend, "compose", device_type(u))](u, v, padding)
+    return FORWARD[backends.choose(backend, "compose", device_type(u))](u, v, padding)
 
 
 def _forward_fake(u: Tensor, v: Tensor, padding: str, backend: str) -> Tensor:
@@ -113,7 +100,7 @@ def _backward(
 def _backward_unchecked(
     grad: Tensor, u: Tensor, v: Tensor, padding: str, backend: str, needs: Sequence[bool]
 ) -> Gradients:
-    serve = _BACKWARD[backends.choose(backend, "compose", device_type(u))]
+    serve = BACKWARD[backends.choose(backend, "compose", device_type(u))]
     return serve(grad, u, v, padding, needs)
 
 
@@ -218,54 +205,3 @@ COMPOSE_BACKWARD = Operator(
     tensors=3,
     unchecked=_backward_unchecked,
 )
-
-
-def _cpu_forward(u: Tensor, v: Tensor, padding: str) -> Tensor:
-    result = contiguous_like(v)
-    backends.NATIVE.compose_forward(
-        native(u), native(v), native(result), PADDING_CODES[padding], threads_for(v)
-    )
-    return result
-
-
-def _cpu_backward(
-    grad: Tensor, u: Tensor, v: Tensor, padding: str, needs: Sequence[bool]
-) -> Gradients:
-    gradients = (
-        contiguous_like(u) if needs[0] else None,
-        contiguous_like(v) if needs[1] else None,
-    )
-    backends.NATIVE.compose_backward(
-        native(grad),
-        native(u),
-        native(v),
-        native_or_none(gradients[0]),
-        native_or_none(gradients[1]),
-        PADDING_CODES[padding],
-        threads_for(v),
-    )
-    return gradients
-
-
-def _reference_forward(u: Tensor, v: Tensor, padding: str) -> Tensor:
-    return reference.compose(u, v, padding).contiguous()
-
-
-def _reference_backward(
-    grad: Tensor, u: Tensor, v: Tensor, padding: str, needs: Sequence[bool]
-) -> Gradients:
-    def function(u: Tensor, v: Tensor) -> Tensor:
-        return reference.compose(u, v, padding)
-
-    first, second = reference_gradients(function, (u, v), needs, grad)
-    return first, second
-
-
-_FORWARD: dict[str, Callable[..., Tensor]] = {
-    "cpu": _cpu_forward,
-    "reference": _reference_forward,
-}
-_BACKWARD: dict[str, Callable[..., Gradients]] = {
-    "cpu": _cpu_backward,
-    "reference": _reference_backward,
-}

@@ -8,27 +8,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from plasticine import backends, reference
-from plasticine.ops import _autocast, _checks, _warp_backends
+from plasticine import backends
+from plasticine.ops import _autocast, _checks, _warp_backends, _warp_exponential_backends
 from plasticine.ops._exponential_backends import (
     BACKWARD,
     FORWARD,
     RESUME,
-    first_stage,
     no_stages,
     stages_like,
     stored_stages,
 )
 from plasticine.ops._exponential_steps import steps_for
-from plasticine.ops._native_interface import (
-    METHOD_CODES,
-    MODE_CODES,
-    PADDING_CODES,
-    device_type,
-    native,
-    native_or_none,
-    threads_for,
-)
+from plasticine.ops._native_interface import device_type
 from plasticine.ops._operator import Operator, fold_batch
 from plasticine.ops.exponential import as_chain
 from plasticine.ops.warp import warp
@@ -144,7 +135,7 @@ def _forward(
     check(image, velocity, steps, method, mode, padding, field_padding)
     served = backends.choose(backend, "warp_exponential", device_type(image))
     kept = stored_stages(steps, method) if store else []
-    serve = _cpu_forward if served == "cpu" else _reference_forward
+    serve = _warp_exponential_backends.FORWARD[served]
     result, stages = serve(image, velocity, steps, method, mode, padding, field_padding, kept)
     return result, no_stages(velocity) if stages is None else stages
 
@@ -166,54 +157,6 @@ def _forward_fake(
         image.new_empty(image.shape[:2] + velocity.shape[2:]),
         stages_like(velocity, kept) if kept else no_stages(velocity),
     )
-
-
-def _cpu_forward(
-    image: Tensor,
-    velocity: Tensor,
-    steps: int,
-    method: str,
-    mode: str,
-    padding: str,
-    field_padding: str,
-    kept: list[int],
-) -> tuple[Tensor, Tensor | None]:
-    result = image.new_empty(image.shape[:2] + velocity.shape[2:])
-    stages = stages_like(velocity, len(kept)) if kept else None
-    # All displacements but the last are in memory, two at a time, in turn.
-    between = steps - first_stage(steps, method) - len(kept)
-    scratch = stages_like(velocity, min(between, 2)) if between else None
-    backends.NATIVE.warp_exponential_forward(
-        native(image),
-        native(velocity),
-        native(result),
-        native_or_none(stages),
-        kept,
-        native_or_none(scratch),
-        0.5**steps,
-        steps,
-        METHOD_CODES[method],
-        MODE_CODES[mode],
-        PADDING_CODES[padding],
-        PADDING_CODES[field_padding],
-        threads_for(velocity),
-    )
-    return result, stages
-
-
-def _reference_forward(
-    image: Tensor,
-    velocity: Tensor,
-    steps: int,
-    method: str,
-    mode: str,
-    padding: str,
-    field_padding: str,
-    kept: list[int],
-) -> tuple[Tensor, Tensor | None]:
-    integrate = FORWARD["reference"]
-    displacement, _, stages = integrate(velocity, steps, method, field_padding, False, kept)
-    return reference.warp(image, displacement, None, mode, padding).contiguous(), stages
 
 
 def _backward(

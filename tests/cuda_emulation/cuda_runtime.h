@@ -2,9 +2,10 @@
 // and their kernels run on host memory, one block after another.
 //
 // It stands in front of the real cuda_runtime.h on the include path, in tests only. The threads of
-// a block are fibers that take turns; a barrier, or a shuffle, is a turn. It shows what a kernel
-// computes, with the GPU's index arithmetic, atomics and shuffles, and that its barriers are met by
-// every thread; it does not show races, nor what the GPU's own arithmetic rounds differently.
+// a block are fibers that take turns; at a barrier all of a block wait, at a shuffle or a vote all
+// of a warp. It shows what a kernel computes, with the GPU's index arithmetic, atomics and
+// shuffles, and that its barriers are met by every thread, its shuffles by every lane; it does not
+// show races, nor what the GPU's own arithmetic rounds differently.
 #pragma once
 
 #include <ucontext.h>
@@ -63,18 +64,23 @@ inline cudaError_t cudaMemsetAsync(void* data, int value, std::size_t bytes, cud
 
 namespace emulation {
 
-constexpr int kWarp = 32;
+constexpr unsigned kWarp = 32;
+constexpr unsigned kMostThreads = 1024;
+
+// What a thread that does not run waits for: the other lanes of its warp, or its whole block.
+enum class Waiting { nothing, warp, block };
 
 struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
+  Waiting waiting = Waiting::nothing;
   bool done = false;
 };
 
 inline ucontext_t scheduler;
 inline std::vector<Fiber> fibers;
 inline std::function<void()> body;
-inline double shuffled[1024];
+inline char lanes[kMostThreads][8];  // what each thread shows the others of its warp
 
 inline void run_thread() {
   body();
@@ -82,7 +88,43 @@ inline void run_thread() {
   swapcontext(&fibers[threadIdx.x].context, &scheduler);
 }
 
-inline void take_turn() { swapcontext(&fibers[threadIdx.x].context, &scheduler); }
+inline void wait_for(Waiting whom) {
+  Fiber& fiber = fibers[threadIdx.x];
+  fiber.waiting = whom;
+  swapcontext(&fiber.context, &scheduler);
+}
+
+// Lets threads first to last go on where all of them wait for the same.
+inline bool release(unsigned first, unsigned last, Waiting whom) {
+  for (unsigned i = first; i < last; ++i) {
+    if (fibers[i].done || fibers[i].waiting != whom) {
+      return false;
+    }
+  }
+  for (unsigned i = first; i < last; ++i) {
+    fibers[i].waiting = Waiting::nothing;
+  }
+  return true;
+}
+
+// Runs the lanes of one warp until each is done or waits for its block; false where some wait for
+// lanes that do not come.
+inline bool run_warp(unsigned first, unsigned last) {
+  do {
+    for (unsigned i = first; i < last; ++i) {
+      if (!fibers[i].done && fibers[i].waiting == Waiting::nothing) {
+        threadIdx = dim3(i, 0, 0);
+        swapcontext(&scheduler, &fibers[i].context);
+      }
+    }
+  } while (release(first, last, Waiting::warp));
+  for (unsigned i = first; i < last; ++i) {
+    if (!fibers[i].done && fibers[i].waiting == Waiting::warp) {
+      return false;
+    }
+  }
+  return true;
+}
 
 // Runs the threads of one block until all are done; false when they met different barriers.
 inline bool run_block(unsigned threads) {
@@ -94,49 +136,127 @@ inline bool run_block(unsigned threads) {
       fiber.stack = std::make_unique<char[]>(stack_bytes);
     }
     fiber.done = false;
+    fiber.waiting = Waiting::nothing;
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = stack_bytes;
     fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, run_thread, 0);
   }
-  for (;;) {
-    unsigned waiting = 0;
-    for (unsigned i = 0; i < threads; ++i) {
-      threadIdx = dim3(i, 0, 0);
-      if (!fibers[i].done) {
-        swapcontext(&scheduler, &fibers[i].context);
-        waiting += fibers[i].done ? 0 : 1;
+  do {
+    for (unsigned first = 0; first < threads; first += kWarp) {
+      if (!run_warp(first, std::min(first + kWarp, threads))) {
+        return false;
       }
     }
-    if (waiting == 0) {
-      return true;
-    }
-    if (waiting != threads) {
-      return false;  // a thread left the kernel while others wait at a barrier
-    }
-  }
+  } while (release(0, threads, Waiting::block));
+  return std::all_of(fibers.begin(), fibers.end(), [](const Fiber& fiber) { return fiber.done; });
 }
+
+// Calls visit(lane, what that lane showed) for every lane of the warp.
+template <typename T, typename Visit>
+void with_lanes(T value, const Visit& visit) {
+  static_assert(sizeof(T) <= sizeof(lanes[0]), "at most 8 bytes");
+  std::memcpy(lanes[threadIdx.x], &value, sizeof(T));
+  wait_for(Waiting::warp);
+  const unsigned first = threadIdx.x / kWarp * kWarp;
+  for (unsigned lane = 0; lane < kWarp && first + lane < fibers.size(); ++lane) {
+    T shown;
+    std::memcpy(&shown, lanes[first + lane], sizeof(T));
+    visit(lane, shown);
+  }
+  wait_for(Waiting::warp);
+}
+
+// The value of a lane of the warp; the thread's own where there is no such lane.
+template <typename T>
+T value_of(T value, int source) {
+  T result = value;
+  with_lanes(value, [&](unsigned lane, T shown) {
+    result = static_cast<int>(lane) == source ? shown : result;
+  });
+  return result;
+}
+
+inline int lane_index() { return static_cast<int>(threadIdx.x % kWarp); }
 
 }  // namespace emulation
 
-inline void __syncthreads() { emulation::take_turn(); }
+inline void __syncthreads() { emulation::wait_for(emulation::Waiting::block); }
 
+// Whole warps only, as the kernels use them: every lane must come, whatever the mask.
+inline void __syncwarp(unsigned = 0xffffffffu) { emulation::wait_for(emulation::Waiting::warp); }
+template <typename T>
+T __shfl_sync(unsigned, T value, int source) {
+  return emulation::value_of(value, source % static_cast<int>(emulation::kWarp));
+}
 template <typename T>
 T __shfl_down_sync(unsigned, T value, unsigned offset) {
-  emulation::shuffled[threadIdx.x] = static_cast<double>(value);
-  emulation::take_turn();
-  const unsigned lane = threadIdx.x % emulation::kWarp;
-  const bool within = lane + offset < emulation::kWarp;
-  const T result = within ? static_cast<T>(emulation::shuffled[threadIdx.x + offset]) : value;
-  emulation::take_turn();
+  return emulation::value_of(value, emulation::lane_index() + static_cast<int>(offset));
+}
+template <typename T>
+T __shfl_up_sync(unsigned, T value, unsigned offset) {
+  return emulation::value_of(value, emulation::lane_index() - static_cast<int>(offset));
+}
+template <typename T>
+T __shfl_xor_sync(unsigned, T value, int mask) {
+  return emulation::value_of(value, emulation::lane_index() ^ mask);
+}
+inline unsigned __ballot_sync(unsigned, int predicate) {
+  unsigned result = 0;
+  emulation::with_lanes(predicate,
+                        [&](unsigned lane, int shown) { result |= shown != 0 ? 1u << lane : 0u; });
   return result;
+}
+inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, !predicate) == 0; }
+template <typename T>
+unsigned __match_any_sync(unsigned, T value) {
+  unsigned result = 0;
+  emulation::with_lanes(
+      value, [&](unsigned lane, T shown) { result |= shown == value ? 1u << lane : 0u; });
+  return result;
+}
+
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+inline int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz(static_cast<unsigned>(bits)); }
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+
+struct alignas(8) float2 {
+  float x, y;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+
+// Loads and stores with a hint to the caches.
+template <typename T>
+T __ldg(const T* address) {
+  return *address;
+}
+template <typename T>
+T __ldcs(const T* address) {
+  return *address;
+}
+template <typename T>
+void __stcs(T* address, T value) {
+  *address = value;
 }
 
 template <typename T>
 T atomicAdd(T* address, T value) {
   const T before = *address;
   *address = before + value;
+  return before;
+}
+inline float2 atomicAdd(float2* address, float2 value) {
+  const float2 before = *address;
+  *address = {before.x + value.x, before.y + value.y};
+  return before;
+}
+
+template <typename T>
+T atomicMax(T* address, T value) {
+  const T before = *address;
+  *address = std::max(before, value);
   return before;
 }
 

@@ -206,6 +206,31 @@ def test_empty(kernels, mode, image_shape, field_shape):
         assert not gradient.any()
 
 
+# The displacement along x of the voxels x: neighbours read neighbouring cells, two of them the same
+# one, all the same one, cells in the opposite order, and across the ends of the rows.
+NEIGHBOURS = {
+    "shifted": lambda x: torch.full_like(x, 0.25),
+    "compressed": lambda x: -0.55 * x,
+    "gathered": lambda x: 1.7 - x,
+    "mirrored": lambda x: x.max() - 2 * x - 0.3,
+    "apart": lambda x: 20 - 3 * x,
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+@pytest.mark.parametrize("neighbours", NEIGHBOURS)
+def test_scatter_of_neighbours(kernels, assert_close, mode, padding, neighbours):
+    """What neighbouring voxels add to the same voxels of the image."""
+    for size in ((3, 6, 21), (9, 37)):
+        image, displacement, _, grad = make_inputs((size, size), with_affine=False)
+        displacement = displacement * 0 + 0.4
+        displacement[:, -1] = NEIGHBOURS[neighbours](torch.arange(size[-1], dtype=torch.float64))
+        inputs = [x.float() for x in (image, displacement, grad)]
+        needs = (True, False, False)
+        check(kernels, assert_close, (*inputs[:2], None, inputs[2]), mode, padding, needs)
+
+
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize(
     ("mode", "sizes"), [("nearest", SIZES[1]), ("linear", SIZES[3])], ids=MODES

@@ -1,0 +1,193 @@
+// The last squaring of an exponential and the warp by it in one pass: the displacement goes from
+// registers to the image's coordinates, and is neither written nor read.
+//
+// Compiled are both dimensions, all paddings of the velocity and the image types named in the
+// header, with 32-bit offsets; the mode and the padding of the image are chosen at run time, the
+// same for a whole launch. plasticine/ops runs the exponential and the warp one after the other for
+// the rest.
+#include "warp_exponential_cuda.h"
+
+#include "../compose/compose_cuda_dispatch.cuh"
+#include "../compose/compose_cuda_field.cuh"
+
+namespace plasticine::cuda {
+namespace {
+
+constexpr int kTurns = 2;
+
+using Index = std::int32_t;
+
+// The displacement is scale * (field(p + location_scale * field(p)) + (field(p) if add)).
+template <int D, typename Image>
+struct LastStepArguments {
+  const float* field;
+  float scale;
+  float location_scale;
+  bool add;
+  FieldShape<D, Index> field_shape;
+  ChannelFirst<D, Image, Index> image;
+  Index image_size[D];
+  Boxes<D, Index, kTurns> boxes;
+  std::int64_t samples;
+  std::int64_t channels;
+  Mode mode;
+  Padding padding;
+  Image* out;
+
+  LastStepArguments(const Tensor& image_tensor, const Flow& last, const Tensor& out_tensor,
+                    Mode image_mode, Padding image_padding)
+      : field(last.velocity.as<const float>()),
+        scale(static_cast<float>(last.scale)),
+        location_scale(last.method == Method::midpoint ? 0.5f * scale : scale),
+        add(last.method == Method::euler),
+        field_shape(last.velocity),
+        image(image_tensor),
+        boxes(last.velocity),
+        samples(last.velocity.shape[0]),
+        channels(image_tensor.shape[1]),
+        mode(image_mode),
+        padding(image_padding),
+        out(out_tensor.as<Image>()) {
+    for (int axis = 0; axis < D; ++axis) {
+      image_size[axis] = static_cast<Index>(image_tensor.shape[2 + axis]);
+    }
+  }
+};
+
+// Calls visit with the padding as a compile-time tag.
+template <typename Visitor>
+__device__ __forceinline__ void with_padding(Padding padding, const Visitor& visit) {
+  if (padding == Padding::zeros) {
+    visit(PaddingTag<Padding::zeros>{});
+  } else if (padding == Padding::border) {
+    visit(PaddingTag<Padding::border>{});
+  } else {
+    visit(PaddingTag<Padding::reflection>{});
+  }
+}
+
+// Samples all channels of the image at a location.
+template <int D, typename Image>
+__device__ __forceinline__ void sample_image(const LastStepArguments<D, Image>& arguments,
+                                             std::int64_t n, const float (&location)[D],
+                                             Image* target, std::int64_t target_stride) {
+  const ChannelFirst<D, Image, Index>& image = arguments.image;
+  if (arguments.mode == Mode::nearest) {
+    NearestVoxel<D, float, Index> nearest;
+    with_padding(arguments.padding, [&](auto padding) {
+      nearest.template find<decltype(padding)::value>(location, arguments.image_size);
+    });
+    const Index offset = image.offset(nearest.index);
+    for (std::int64_t c = 0; c < arguments.channels; ++c) {
+      float value = nearest.is_nan ? std::numeric_limits<float>::quiet_NaN() : 0.0f;
+      if (nearest.inside) {
+        value = read_only(image.channel(n, c) + offset);
+      }
+      target[c * target_stride] = store<Image>(value);
+    }
+    return;
+  }
+  Cell<D, float, Index> cell;
+  with_padding(arguments.padding, [&](auto padding) {
+    cell.template find<decltype(padding)::value>(location, arguments.image_size);
+  });
+  for (std::int64_t c = 0; c < arguments.channels; ++c) {
+    const Image* channel = image.channel(n, c);
+    float corner[corner_count<D>];
+#pragma unroll
+    for (int k = 0; k < corner_count<D>; ++k) {
+      corner[k] = cell.inside(k) ? read_only(channel + cell.offset(k, image.stride)) : 0.0f;
+    }
+    target[c * target_stride] = store<Image>(interpolate<D, float>(cell.lower, cell.upper, corner));
+  }
+}
+
+template <Padding field_padding, int D, typename Image>
+__global__ void __launch_bounds__(kThreads, 3)
+    warp_exponential_kernel(const __grid_constant__ LastStepArguments<D, Image> arguments) {
+  const std::int64_t voxels = arguments.boxes.voxels();
+  for (std::int64_t n = blockIdx.y; n < arguments.samples; n += gridDim.y) {
+    const Components<D, float> field(arguments.field + n * arguments.field_shape.sample_stride,
+                                     arguments.field_shape.channel_stride);
+    Index position[D];
+    arguments.boxes.first_position(position);
+#pragma unroll 1
+    for (int turn = 0; turn < kTurns && arguments.boxes.holds(position);
+         ++turn, position[0] += turn_length<D>) {
+      float own[D];
+      float location[D];
+      read_sample(arguments.field, arguments.field_shape, n, position, own);
+      const FieldCell<field_padding, D, float, Index> source(position, arguments.location_scale,
+                                                             own, arguments.field_shape);
+      source.sample(field, arguments.field_shape, location);
+#pragma unroll
+      for (int axis = 0; axis < D; ++axis) {
+        const float sum = arguments.add ? location[axis] + own[axis] : location[axis];
+        location[axis] = static_cast<float>(position[axis]) + arguments.scale * sum;
+      }
+      sample_image(
+          arguments, n, location,
+          arguments.out + n * arguments.channels * voxels + arguments.boxes.offset(position),
+          voxels);
+    }
+  }
+}
+
+template <int D, typename Image>
+void launch_last_step(const Tensor& image, const Flow& last, const Tensor& out, Mode mode,
+                      Padding padding, StreamHandle stream) {
+  const LastStepArguments<D, Image> arguments(image, last, out, mode, padding);
+  const dim3 grid = arguments.boxes.launch_grid(arguments.samples, 1);
+  dispatch_padding(last.padding, [&](auto chosen) {
+    constexpr Padding field_padding = decltype(chosen)::value;
+    launch("warp_exponential", warp_exponential_kernel<field_padding, D, Image>, grid, kThreads,
+           stream, arguments);
+  });
+}
+
+// One step from a field to the displacement: of the velocity, or of the displacement before the
+// last, which this computes.
+Flow last_step(const Flow& flow, const Stages& stages, const Tensor& scratch,
+               std::uintptr_t stream) {
+  if (flow.steps == first_stage(flow)) {
+    return flow;
+  }
+  std::vector<Target> targets = targets_of(flow, stages, 0, Tensor());
+  targets.pop_back();  // the last stage is never in memory
+  int used = 0;
+  if (targets.empty() || targets.back().stage != flow.steps - 1) {
+    targets.push_back({flow.steps - 1, stacked(scratch, used++)});
+  }
+  const bool has_spare = scratch.data != nullptr && used < scratch.shape[0];
+  integrate(flow, 0, Tensor(), targets, has_spare ? stacked(scratch, used) : Tensor(), stream);
+  Flow last = flow;
+  last.velocity = targets.back().field;
+  last.scale = 1.0;
+  last.steps = 1;
+  last.method = Method::euler;
+  return last;
+}
+
+}  // namespace
+
+void warp_exponential_forward(const Tensor& image, const Flow& flow, const Tensor& out,
+                              const Stages& stages, const Tensor& scratch, Mode mode,
+                              Padding padding, int device, std::uintptr_t stream) {
+  if (is_empty(flow)) {
+    return;
+  }
+  const DeviceGuard guard(device);
+  const Flow last = last_step(flow, stages, scratch, stream);
+  dispatch_dimension(flow.velocity.shape[1], [&](auto dimension) {
+    constexpr int D = decltype(dimension)::value;
+    if (image.dtype == DType::float32) {
+      launch_last_step<D, float>(image, last, out, mode, padding, stream);
+    } else if (image.dtype == DType::float16) {
+      launch_last_step<D, Half>(image, last, out, mode, padding, stream);
+    } else {
+      launch_last_step<D, BFloat16>(image, last, out, mode, padding, stream);
+    }
+  });
+}
+
+}  // namespace plasticine::cuda

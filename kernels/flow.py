@@ -1,0 +1,86 @@
+"""One step of a flow at a block of voxels: from a velocity to a displacement, or a squaring.
+
+``exponential`` stores what each step gives; ``warp_exponential`` uses the last one at once.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .gather import added, load_vector, sample_vector, scaled
+
+
+@triton.jit
+def slopes(
+    velocity,
+    strides,
+    n,
+    first,
+    position,
+    active,
+    size,
+    scale,
+    NDIM: tl.constexpr,
+    PADDING: tl.constexpr,
+    INDEX: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """The second and third slope of the classical Runge-Kutta step; the first is the velocity."""
+    where = (position, active, size)
+    half = scaled(first, scale / 2)
+    second = sample_vector(velocity, strides, n, half, *where, NDIM, PADDING, INDEX, ACC)
+    half = scaled(second, scale / 2)
+    third = sample_vector(velocity, strides, n, half, *where, NDIM, PADDING, INDEX, ACC)
+    return second, third
+
+
+@triton.jit
+def next_displacement(
+    field,
+    strides,
+    n,
+    position,
+    active,
+    size,
+    scale,
+    STEP: tl.constexpr,
+    NDIM: tl.constexpr,
+    PADDING: tl.constexpr,
+    INDEX: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """The displacement that one step makes of a field, at the voxels of a position.
+
+    STEP is "square", of ``scale * field``, or what makes ``u_0`` of a velocity: "euler", "midpoint"
+    or "rk4" over the time ``scale``.
+    """
+    where = (position, active, size)
+    value = load_vector(field, strides, n, position, active, NDIM, ACC)
+    if STEP == "euler":
+        result = scaled(value, scale)
+    elif STEP == "square":
+        u = scaled(value, scale)
+        further = sample_vector(field, strides, n, u, *where, NDIM, PADDING, INDEX, ACC)
+        result = scaled(added(further, value), scale)
+    elif STEP == "midpoint":
+        half = scaled(value, scale / 2)
+        further = sample_vector(field, strides, n, half, *where, NDIM, PADDING, INDEX, ACC)
+        result = scaled(further, scale)
+    else:
+        second, third = slopes(field, strides, n, value, *where, scale, NDIM, PADDING, INDEX, ACC)
+        whole = scaled(third, scale)
+        fourth = sample_vector(field, strides, n, whole, *where, NDIM, PADDING, INDEX, ACC)
+        inner = scaled(added(second, third), 2)
+        result = scaled(added(added(value, inner), fourth), scale / 6)
+    return result
+
+
+def first_stage(steps: int, method: str) -> int:
+    """The first displacement that is ever in memory."""
+    return 1 if method == "euler" and steps > 0 else 0
+
+
+def step_of(steps: int, method: str) -> str:
+    """What makes the first stage of the velocity; see next_displacement."""
+    return "square" if first_stage(steps, method) == 1 else method

@@ -1,0 +1,119 @@
+"""The forward pass of ``warp_exponential`` on each backend; the arguments have been checked.
+
+The backward pass is that of ``exponential`` after that of ``warp``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plasticine import backends, reference
+from plasticine.ops import _exponential_backends, _warp_backends
+from plasticine.ops._exponential_backends import first_stage, stages_like
+from plasticine.ops._native_interface import (
+    METHOD_CODES,
+    MODE_CODES,
+    PADDING_CODES,
+    contiguous_rows,
+    cuda_launch,
+    native,
+    native_or_none,
+    spans_32_bits,
+    threads_for,
+)
+
+Result = tuple[Tensor, Tensor | None]
+
+
+def _cpu_forward(image: Tensor, velocity: Tensor, *options: Any) -> Result:
+    where = (threads_for(velocity),)
+    return _compiled_forward(backends.NATIVE, where, image, velocity, *options)
+
+
+def _cuda_forward(
+    image: Tensor,
+    velocity: Tensor,
+    steps: int,
+    method: str,
+    mode: str,
+    padding: str,
+    field_padding: str,
+    kept: list[int],
+) -> Result:
+    velocity = contiguous_rows(velocity)
+    is_composed = steps > 0 or method == "midpoint"
+    is_narrow = spans_32_bits(image) and spans_32_bits(velocity)
+    if is_composed and is_narrow and velocity.dtype == torch.float32:
+        options = steps, method, mode, padding, field_padding, kept
+        return _compiled_forward(backends.CUDA, cuda_launch(velocity), image, velocity, *options)
+    # For what the fused kernel is not compiled.
+    integrate = _exponential_backends.FORWARD["cuda"]
+    displacement, _, stages = integrate(velocity, steps, method, field_padding, False, kept)
+    return _warp_backends.FORWARD["cuda"](image, displacement, None, mode, padding), stages
+
+
+def _triton_forward(*arguments: Any) -> Result:
+    return backends.triton_kernels("warp_exponential")[0].warp_exponential_forward(*arguments)
+
+
+def _compiled_forward(
+    module: Any,
+    where: tuple[int, ...],
+    image: Tensor,
+    velocity: Tensor,
+    steps: int,
+    method: str,
+    mode: str,
+    padding: str,
+    field_padding: str,
+    kept: list[int],
+) -> Result:
+    """By a compiled module; ``where`` is what its function ends with: threads, or a stream."""
+    result = image.new_empty(image.shape[:2] + velocity.shape[2:])
+    stages = stages_like(velocity, len(kept)) if kept else None
+    # All displacements but the last are in memory, two at a time, in turn.
+    between = steps - first_stage(steps, method) - len(kept)
+    scratch = stages_like(velocity, min(between, 2)) if between else None
+    module.warp_exponential_forward(
+        native(image),
+        native(velocity),
+        native(result),
+        native_or_none(stages),
+        kept,
+        native_or_none(scratch),
+        0.5**steps,
+        steps,
+        METHOD_CODES[method],
+        MODE_CODES[mode],
+        PADDING_CODES[padding],
+        PADDING_CODES[field_padding],
+        *where,
+    )
+    return result, stages
+
+
+def _reference_forward(
+    image: Tensor,
+    velocity: Tensor,
+    steps: int,
+    method: str,
+    mode: str,
+    padding: str,
+    field_padding: str,
+    kept: list[int],
+) -> Result:
+    integrate = _exponential_backends.FORWARD["reference"]
+    displacement, _, stages = integrate(velocity, steps, method, field_padding, False, kept)
+    return reference.warp(image, displacement, None, mode, padding).contiguous(), stages
+
+
+FORWARD: dict[str, Callable[..., Result]] = {
+    "cpu": _cpu_forward,
+    "cuda": _cuda_forward,
+    "triton": _triton_forward,
+    "reference": _reference_forward,
+}
