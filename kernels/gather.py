@@ -32,7 +32,8 @@ def gather(
     for dz in tl.static_range(UPPER_Z):
         for dy in tl.static_range(UPPER):
             for dx in tl.static_range(UPPER):
-                (z, y, x), inside = corner(first, size, dz, dy, dx)
+                voxel_there, inside = corner(first, size, dz, dy, dx)
+                z, y, x = voxel_there
                 weight = corner_weight(weights[0], dz, MODE)
                 weight *= corner_weight(weights[1], dy, MODE)
                 weight *= corner_weight(weights[2], dx, MODE)

@@ -178,7 +178,8 @@ def warp_double_backward_kernel(
         for dz in tl.static_range(UPPER_Z):
             for dy in tl.static_range(2):
                 for dx in tl.static_range(2):
-                    (z, y, x), inside = corner(first, size, dz, dy, dx)
+                    voxel_there, inside = corner(first, size, dz, dy, dx)
+                    z, y, x = voxel_there
                     inside &= reached
                     weight_z = corner_weight(weights[0], dz, "linear")
                     weight_y = corner_weight(weights[1], dy, "linear")

@@ -47,6 +47,15 @@ OPERATORS = {
 }
 
 
+#: What "auto" takes, by the type of the tensors' device: the first that exists and holds the
+#: operator. An operator for which another order was measured to be faster stands in OVERRIDES with
+#: the record of benchmarks/results that shows it. No GPU has been measured yet. Until then CUDA
+#: goes first, because it needs no compilation at a first call and less of the host at every launch.
+PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
+#: (operator, device type): the order. Empty: no measurement says otherwise.
+OVERRIDES: dict[tuple[str, str], tuple[str, ...]] = {}
+
+
 def _shadowed_install() -> str | None:
     """Whether this is a source checkout without binaries that hides an installed copy with them."""
     here = Path(__file__).resolve().parent
@@ -155,8 +164,8 @@ def choose(requested: str, operator: str, device: str) -> str:
         device: the type of the tensors' device: "cpu", "cuda", ...
 
     Returns:
-        "cpu", "cuda", "triton" or "reference". "auto" takes the first of these that exists and
-        holds the operator for the device.
+        "cpu", "cuda", "triton" or "reference". "auto" takes the first of PREFERENCE, or
+        of OVERRIDES, that exists and holds the operator; else the reference.
 
     Raises:
         ValueError: ``requested`` is no backend.
@@ -164,8 +173,7 @@ def choose(requested: str, operator: str, device: str) -> str:
             holds the reason.
     """
     if requested == "auto":
-        candidates = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}.get(device, ())
-        for candidate in candidates:
+        for candidate in OVERRIDES.get((operator, device), PREFERENCE.get(device, ())):
             if unsuited(candidate, operator, device) is None:
                 return candidate
         return "reference"

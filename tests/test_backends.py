@@ -285,3 +285,24 @@ def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'plasticine' has no attribute 'wrap'"):
         plasticine.wrap  # noqa: B018
     assert {"warp", "nn", "Translator"} <= set(dir(plasticine))
+
+
+def test_auto_follows_its_table(monkeypatch):
+    """The order of preference, and of an operator that was measured to be faster the other way."""
+    monkeypatch.setattr(backends, "unsuited", lambda backend, operator, device: None)
+    monkeypatch.setitem(backends.OVERRIDES, ("splat", "cuda"), ("triton", "cuda"))
+    backends.choose.cache_clear()
+    try:
+        assert backends.choose("auto", "warp", "cuda") == "cuda"
+        assert backends.choose("auto", "splat", "cuda") == "triton"
+        assert backends.choose("auto", "splat", "cpu") == "cpu"
+        assert backends.choose("auto", "splat", "mps") == "reference"
+    finally:
+        backends.choose.cache_clear()
+
+
+def test_the_table_names_what_exists():
+    orders = [*backends.PREFERENCE.values(), *backends.OVERRIDES.values()]
+    assert {name for order in orders for name in order} <= set(backends.BACKENDS)
+    held = set().union(*backends.OPERATORS.values())
+    assert {operator for operator, _ in backends.OVERRIDES} <= held

@@ -1,6 +1,6 @@
 """Compiles the Triton kernels for GPUs that are not there, and reports what ptxas said of each.
 
-    python tests/kernel_cases/compile_triton.py [--architecture 90] [OPERATOR ...]
+    python tests/kernel_cases/compile_triton.py [--architecture 90] [--brief] [OPERATOR ...]
 
 Runs the ``launch()`` of each ``instances_<operator>.py`` beside this file: it calls the operator's
 Triton backend on small CPU tensors, as an application would on a GPU. Triton is told that its
@@ -65,7 +65,9 @@ class Device:
 class Compiler:
     """Takes the place of the launches, and keeps a row for every instance that it compiles."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, brief: bool) -> None:
+        self.brief = brief
+        self.seen: set[tuple[Any, ...]] = set()
         self.rows: dict[tuple[int, str], dict[str, Any]] = {}
         self.compiled: set[JITFunction] = set()
         self._run = JITFunction.run
@@ -93,6 +95,12 @@ class Compiler:
             yield
 
     def compile(self, kernel: JITFunction, *arguments: Any, **options: Any) -> Any:
+        if self.brief:
+            architecture = triton.runtime.driver.active.get_current_device()
+            kind = (architecture, kernel, options.get("NDIM"), str(options.get("ACC")))
+            if kind in self.seen:
+                return None
+            self.seen.add(kind)
         log = io.StringIO()
         with contextlib.redirect_stdout(log):
             compiled = self._run(kernel, *arguments, **{**options, "warmup": True})
@@ -153,9 +161,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("operators", nargs="*", help="default: all that have instances")
     parser.add_argument("--architecture", type=int, action="append", help="default: 80, 90, 100")
+    parser.add_argument(
+        "--brief",
+        action="store_true",
+        help="the first instance of each kernel, number of axes and accumulator",
+    )
     options = parser.parse_args()
     every = sorted(path.stem.removeprefix("instances_") for path in HERE.glob("instances_*.py"))
-    compiler = Compiler()
+    compiler = Compiler(brief=options.brief)
     with compiler.instead_of_launching():
         for architecture in options.architecture or ARCHITECTURES:
             triton.runtime.driver.set_active(Device(architecture))
