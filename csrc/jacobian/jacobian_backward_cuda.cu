@@ -254,11 +254,13 @@ struct Gather {
 };
 
 template <bool central, int D, typename Stored, typename Index>
-__global__ void __launch_bounds__(kThreads, 2) jacobian_backward_kernel(
-    const Stored* __restrict__ grad, const __grid_constant__ GradientLayout<D, Index> grad_layout,
-    const Stored* __restrict__ field,
-    const __grid_constant__ FieldLayout<D, accumulator_t<Stored>, Index> layout,
-    const __grid_constant__ Tiles<D, Index> tiles, Scheme scheme, Stored* __restrict__ out) {
+__global__ void __launch_bounds__(kThreads, (sizeof(accumulator_t<Stored>) == 8 ? 1 : 2))
+    jacobian_backward_kernel(
+        const Stored* __restrict__ grad,
+        const __grid_constant__ GradientLayout<D, Index> grad_layout,
+        const Stored* __restrict__ field,
+        const __grid_constant__ FieldLayout<D, accumulator_t<Stored>, Index> layout,
+        const __grid_constant__ Tiles<D, Index> tiles, Scheme scheme, Stored* __restrict__ out) {
   using T = accumulator_t<Stored>;
   tiles.for_each_voxel(layout, [&](std::int64_t n, const Index(&position)[D]) {
     Gather<D, Stored, Index> gather(field, layout, grad, grad_layout,
