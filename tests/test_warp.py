@@ -146,6 +146,31 @@ def test_equals_the_float64_reference(served, generator, size, dtype):
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_smooth_fields_equal_the_float64_reference(served, generator, dtype, padding):
+    """Neighbours side by side, well inside the image and at its edge."""
+    for size in ((21, 70), (9, 8, 40)):
+        mode = "bilinear" if len(size) == 2 else "trilinear"
+        for channels, spread in itertools.product((1, len(size)), (0.2, 2.0)):
+            coarse = torch.randn(2, len(size), *[3] * len(size), generator=generator) * spread
+            displacement = F.interpolate(coarse, size, mode=mode, align_corners=True)
+            # Exact coordinates, away from where the derivative jumps.
+            displacement = displacement.mul(16).round().add(0.5).div(16)
+            image = torch.randn(2, channels, *size, generator=generator)
+            rounded = [x.to(dtype) for x in (image, displacement)]
+            inputs = [leaf(x, device=served.device) for x in rounded]
+            exact = [leaf(x, dtype=torch.float64) for x in rounded]
+            result = plasticine.warp(*inputs, padding=padding, backend=served.backend)
+            expected = reference.warp(*exact, padding=padding)
+            assert_close(result, expected, dtype)
+            grad = torch.randn(expected.shape, generator=generator).to(dtype)
+            result.backward(grad.to(served.device))
+            expected.backward(grad.double())
+            for x, y in zip(inputs, exact, strict=True):
+                assert_close(x.grad, y.grad, dtype)
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_nearest_copies_voxels_as_they_are(served, generator, dtype, padding):
     """Locations side by side and apart, half way between voxels, beyond the image and nowhere."""
     for size in ((9, 40), (5, 7, 33)):

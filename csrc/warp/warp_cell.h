@@ -37,7 +37,7 @@ PLASTICINE_INLINE AxisCell<T, Index> axis_cell(T coordinate, Index size) {
     // those of the interval that t lies in, closed below as floor is.
     const T second = index_value<T>(size) > one ? one : zero;
     const T hat_first = one - (t < zero ? -t : t);
-    const T hat_second = one - (t < one ? one - t : t - one);
+    const T hat_second = t < one ? t : constant<T>(2) - t;
     cell.weight_first = hat_first < zero ? zero : hat_first;
     cell.weight_second = second * (hat_second < zero ? zero : hat_second);
     const T rising_first = t < -one ? zero : padded.derivative;
@@ -54,6 +54,20 @@ PLASTICINE_INLINE AxisCell<T, Index> axis_cell(T coordinate, Index size) {
     cell.slope_first = -padded.derivative;
     cell.slope_second = padded.derivative;
   }
+  return cell;
+}
+
+// The same, to the bit, of a coordinate that is known to be above 0 and below size - 1, where no
+// padding has a say.
+template <typename Index, typename T>
+PLASTICINE_INLINE AxisCell<T, Index> inner_axis_cell(T coordinate) {
+  const T one = constant<T>(1);
+  AxisCell<T, Index> cell;
+  cell.base = index_below<Index>(coordinate);
+  cell.weight_second = coordinate - index_value<T>(cell.base);
+  cell.weight_first = one - cell.weight_second;
+  cell.slope_first = -one;
+  cell.slope_second = one;
   return cell;
 }
 

@@ -311,7 +311,9 @@ void backward(const WarpBackward& call) {
   prefer_huge_pages(call.grad_displacement);
   const bool field = call.grad_displacement.data != nullptr;
   const bool affine = call.grad_affine.data != nullptr;
-  if (call.grad_image.data == nullptr || affine || call.accumulate) {
+  if (is_joined_pass<T>(call)) {
+    scatter_to_image<T>(call);
+  } else if (call.grad_image.data == nullptr || affine || call.accumulate) {
     if (field || affine) {
       Gradient<T>(call).run();
     }

@@ -36,8 +36,8 @@ struct WarpBackward {
   Padding padding = Padding::border;
   // Of a composition: grad_displacement also receives grad_out, that of the term added.
   bool add = false;
-  // The image's gradient is added to what grad_image holds once grad_displacement is written: both
-  // may be the same memory, where one field is image and displacement.
+  // The image's gradient is added to what grad_image holds. Both gradients may be the same memory,
+  // where one field is image and displacement: it receives their sum, whatever it held.
   bool accumulate = false;
   double scale = 1.0;
   double displacement_scale = 1.0;

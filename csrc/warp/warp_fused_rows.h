@@ -3,123 +3,13 @@
 // instruction set.
 #pragma once
 
+#include "warp_locate_lanes.h"
 #include "warp_scatter_rows.h"
 #include "warp_windows.h"
 
 #if defined(PLASTICINE_SIMD_AVX512)
 
 PLASTICINE_NAMESPACE_BEGIN
-
-template <>
-PLASTICINE_INLINE FloatLanes constant<FloatLanes>(double value) {
-  return all_lanes(static_cast<float>(value));
-}
-template <>
-PLASTICINE_INLINE FloatLanes at_most<FloatLanes>(FloatLanes x, FloatLanes limit) {
-  return _mm512_min_ps(limit, x);
-}
-template <>
-PLASTICINE_INLINE FloatLanes at_least<FloatLanes>(FloatLanes x, FloatLanes limit) {
-  return _mm512_max_ps(limit, x);
-}
-template <>
-PLASTICINE_INLINE FloatLanes round_down<FloatLanes>(FloatLanes x) {
-  return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-}
-template <>
-PLASTICINE_INLINE IndexLanes index_below<IndexLanes, FloatLanes>(FloatLanes x) {
-  // NaN becomes the least integer.
-  return as_indices(_mm512_max_epi32(_mm512_cvttps_epi32(x), _mm512_setzero_si512()));
-}
-template <>
-PLASTICINE_INLINE FloatLanes index_value<FloatLanes, IndexLanes>(IndexLanes x) {
-  return to_float(x);
-}
-
-// 16 located voxels.
-template <int D>
-struct CellLanes {
-  FloatLanes first[D];  // the weights
-  FloatLanes second[D];
-  FloatLanes slope_first[D];
-  FloatLanes slope_second[D];
-  IndexLanes position[D];
-  IndexLanes row;  // offset of the row of the cell's first voxel
-};
-
-// How far ahead the displacement is fetched, in voxels: it is read from several places in turn,
-// each too briefly for the hardware to run ahead.
-constexpr int kAhead = 256;
-
-// Locates the voxels of a piece. A copy of what is constant along it, so that no store of a result
-// can be taken for a change of it.
-template <int D, Padding padding>
-class Locator {
- public:
-  PLASTICINE_INLINE Locator(const RowPiece<float>& piece, const ImageShape& shape)
-      : stored_(piece.stored), scale_(piece.scale) {
-    for (int axis = 0; axis < D; ++axis) {
-      displacement_[axis] = piece.displacement[axis];
-      start_[axis] = piece.start[axis];
-      step_[axis] = piece.step[axis];
-      size_[axis] = static_cast<std::int32_t>(shape.size[axis]);
-      stride_[axis] = static_cast<std::int32_t>(shape.stride[axis]);
-    }
-  }
-
-  PLASTICINE_INLINE CellLanes<D> locate(int start, unsigned live) const {
-    CellLanes<D> cell;
-    cell.row = IndexLanes{};
-    for (int axis = 0; axis < D; ++axis) {
-      const auto sample = axis_cell<padding>(coordinate(axis, start, live), all_lanes(size_[axis]));
-      cell.first[axis] = sample.weight_first;
-      cell.second[axis] = sample.weight_second;
-      cell.slope_first[axis] = sample.slope_first;
-      cell.slope_second[axis] = sample.slope_second;
-      cell.position[axis] = sample.base;
-      if (axis < D - 1) {
-        cell.row += sample.base * stride_[axis];
-      }
-    }
-    return cell;
-  }
-
-  PLASTICINE_INLINE FloatLanes coordinate(int axis, int start, unsigned live) const {
-    return start_[axis] + step_[axis] * to_float(lane_numbers() + start) +
-           scale_ * displacement(axis, start, live);
-  }
-
-  PLASTICINE_INLINE FloatLanes displacement(int axis, int start, unsigned live) const {
-    switch (stored_) {
-      case DType::float16:
-        return fetch<Half>(axis, start, live);
-      case DType::bfloat16:
-        return fetch<BFloat16>(axis, start, live);
-      default:
-        return fetch<float>(axis, start, live);
-    }
-  }
-
-  PLASTICINE_INLINE std::int32_t size(int axis) const { return size_[axis]; }
-  PLASTICINE_INLINE std::int32_t stride(int axis) const { return stride_[axis]; }
-  PLASTICINE_INLINE int row_size() const { return size_[D - 1]; }
-
- private:
-  template <typename Stored>
-  PLASTICINE_INLINE FloatLanes fetch(int axis, int start, unsigned live) const {
-    const Stored* values = static_cast<const Stored*>(displacement_[axis]) + start;
-    __builtin_prefetch(values + kAhead);
-    return load_lanes(values, live);
-  }
-
-  const void* displacement_[D];
-  DType stored_;
-  float scale_;
-  float start_[D];
-  float step_[D];
-  std::int32_t size_[D];
-  std::int32_t stride_[D];
-};
 
 // The distance of each line of a cell from its first.
 template <int D>
@@ -133,33 +23,28 @@ struct LineOffsets {
   }
 };
 
-// Calls work(start, live) for every 16 voxels of a piece.
-template <typename Work>
-PLASTICINE_INLINE void for_each_lanes(int n, const Work& work) {
-  for (int start = 0; start < n; start += kLanes) {
-    work(start, first_bits(n - start < kLanes ? n - start : kLanes));
-  }
-}
-
-template <int D, Padding padding, typename Stored>
+// add: of as many channels as there are axes.
+template <int D, Padding padding, typename Stored, bool add>
 bool gather_row_of(const RowPiece<float>& piece, const ImageShape& shape,
-                   const Channels<const void*>& image, float scale, bool add,
-                   const Channels<void*>& out) {
+                   const Channels<const void*>& image, float scale, const Channels<void*>& out) {
   const Locator<D, padding> locator(piece, shape);
   const LineOffsets<D> offsets(shape);
+  const Channels<const void*> source = {image.data, image.stride, add ? D : image.count};
+  Stored* const target = static_cast<Stored*>(out.data);
+  const std::int64_t target_stride = out.stride;
   unsigned nan = 0;
   for_each_lanes(piece.n, [&](int start, unsigned live) PLASTICINE_INLINE_LAMBDA {
     const CellLanes<D> cell = locator.locate(start, live);
     for_each_corners<D, Stored>(
-        image, offsets.line, cell.row, cell.position[D - 1], locator.row_size(), live,
+        source, offsets.line, cell.row, cell.position[D - 1], locator.row_size(), live,
         [&](std::int64_t channel, const FloatLanes(&corner)[1 << D]) PLASTICINE_INLINE_LAMBDA {
           FloatLanes value = interpolate<D>(cell.first, cell.second, corner);
-          if (add) {
-            value += locator.displacement(static_cast<int>(channel), start, live);
+          if constexpr (add) {
+            value += cell.displacement[channel];
           }
           value *= scale;
           nan |= nan_bits(value, live);
-          store_lanes(value, live, static_cast<Stored*>(out.data) + channel * out.stride + start);
+          store_lanes(value, live, target + channel * target_stride + start);
         });
   });
   return nan == 0;
@@ -170,7 +55,7 @@ bool gather_row_of(const RowPiece<float>& piece, const ImageShape& shape,
 template <Padding padding, int D>
 PLASTICINE_INLINE void add_gradient(const CellLanes<D>& cell, const FloatLanes (&corner)[1 << D],
                                     FloatLanes value, FloatLanes (&sum)[D]) {
-  if constexpr (padding != Padding::zeros) {
+  if (padding != Padding::zeros || cell.inner) {
     // The weights of an axis have opposite slopes: differences take fewer operations.
     add_interpolation_gradient<D>(cell.first, cell.second, corner, value, sum);
     return;
@@ -190,7 +75,7 @@ PLASTICINE_INLINE void add_gradient(const CellLanes<D>& cell, const FloatLanes (
 // What the channels have in common.
 template <Padding padding, int D>
 PLASTICINE_INLINE void finish_gradient(const CellLanes<D>& cell, FloatLanes (&sum)[D]) {
-  if constexpr (padding != Padding::zeros) {
+  if (padding != Padding::zeros && !cell.inner) {
     for (int axis = 0; axis < D; ++axis) {
       sum[axis] *= cell.slope_second[axis];
     }
@@ -315,31 +200,47 @@ bool scatter_row_of(const RowPiece<float>& piece, const ImageShape& shape, const
   return shares.add_to(shape, image);
 }
 
-template <int D, Padding padding, typename Stored>
+template <int D, Padding padding, typename Stored, int channels>
 BackwardOutcome backward_row_of(const RowPiece<float>& piece, const ImageShape& shape,
-                                const void* image, const float* grad, float* const* out,
-                                float* grad_image, const OwnedRange& owned) {
+                                const Channels<const void*>& image, const float* const* grad,
+                                float scale, bool add, float* const* out,
+                                const Channels<float*>& grad_image, const OwnedRange& owned) {
   const Locator<D, padding> locator(piece, shape);
   const LineOffsets<D> offsets(shape);
-  const Channels<const void*> source = {image, 0, 1};
-  ShareRow<D, 1> shares(piece.n, owned);
+  const Channels<const void*> source = {image.data, image.stride, channels};
+  const float inner_scale = piece.scale;
+  ShareRow<D, channels> shares(piece.n, owned);
   unsigned nan = 0;
   for_each_lanes(piece.n, [&](int start, unsigned live) PLASTICINE_INLINE_LAMBDA {
     const CellLanes<D> cell = locator.locate(start, live);
-    const FloatLanes value[1] = {load_lanes(grad + start, live)};
     FloatLanes sum[D] = {};
     for_each_corners<D, Stored>(
         source, offsets.line, cell.row, cell.position[D - 1], locator.row_size(), live,
-        [&](std::int64_t, const FloatLanes(&corner)[1 << D])
-            PLASTICINE_INLINE_LAMBDA { add_gradient<padding>(cell, corner, value[0], sum); });
+        [&](std::int64_t channel, const FloatLanes(&corner)[1 << D]) PLASTICINE_INLINE_LAMBDA {
+          add_gradient<padding>(cell, corner, load_lanes(grad[channel] + start, live), sum);
+        });
     finish_gradient<padding>(cell, sum);
+    FloatLanes value[channels];
+    for (int channel = 0; channel < channels; ++channel) {
+      value[channel] = load_lanes(grad[channel] + start, live);
+    }
     for (int axis = 0; axis < D; ++axis) {
+      sum[axis] *= inner_scale;
+      if constexpr (channels == D) {
+        if (add) {
+          sum[axis] += value[axis];
+        }
+      }
+      sum[axis] *= scale;
       nan |= nan_bits(sum[axis], live);
       store_lanes(sum[axis], live, out[axis] + start);
     }
+    for (int channel = 0; channel < channels; ++channel) {
+      value[channel] *= scale;
+    }
     shares.put(cell, value, start, live);
   });
-  return {nan == 0, shares.add_to(shape, Channels<float*>{grad_image, 0, 1})};
+  return {nan == 0, shares.add_to(shape, grad_image)};
 }
 
 // Calls work(integral constant D, integral constant padding).
@@ -363,7 +264,9 @@ bool gather_row(const RowPiece<float>& piece, const ImageShape& shape, Padding p
                 const Channels<const void*>& image, float scale, bool add,
                 const Channels<void*>& out) {
   return with_cells(shape.ndim, padding, [&](auto d, auto p) {
-    return gather_row_of<d.value, p.value, Stored>(piece, shape, image, scale, add, out);
+    const auto run = add ? gather_row_of<d.value, p.value, Stored, true>
+                         : gather_row_of<d.value, p.value, Stored, false>;
+    return run(piece, shape, image, scale, out);
   });
 }
 
@@ -394,11 +297,18 @@ inline bool scatter_row(const RowPiece<float>& piece, const ImageShape& shape, P
 
 template <typename Stored>
 BackwardOutcome backward_row(const RowPiece<float>& piece, const ImageShape& shape, Padding padding,
-                             const void* image, const float* grad, float* const* out,
-                             float* grad_image, const OwnedRange& owned) {
+                             const Channels<const void*>& image, const float* const* grad,
+                             float scale, bool add, float* const* out,
+                             const Channels<float*>& grad_image, const OwnedRange& owned) {
   return with_cells(shape.ndim, padding, [&](auto d, auto p) {
-    return backward_row_of<d.value, p.value, Stored>(piece, shape, image, grad, out, grad_image,
-                                                     owned);
+    if constexpr (has_one_pass(d.value, 2)) {
+      if (image.count == 2) {
+        return backward_row_of<d.value, p.value, Stored, 2>(piece, shape, image, grad, scale, add,
+                                                            out, grad_image, owned);
+      }
+    }
+    return backward_row_of<d.value, p.value, Stored, 1>(piece, shape, image, grad, scale, add, out,
+                                                        grad_image, owned);
   });
 }
 

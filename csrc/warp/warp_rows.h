@@ -64,6 +64,12 @@ struct Channels {
 
 constexpr int kScatterChannels = 3;
 
+// The images that WarpRows::backward_row takes: of one channel, and fields in 2D. In 3D the shares
+// of three channels fill the first-level cache, and two passes take no longer.
+constexpr bool has_one_pass(int ndim, std::int64_t channels) {
+  return channels == 1 || (ndim == 2 && channels == 2);
+}
+
 // Which halves of a backward pass over a row are done; what met a NaN or an infinity is not.
 struct BackwardOutcome {
   bool differentiated;
@@ -110,11 +116,13 @@ struct WarpRows {
   bool (*scatter_row)(const RowPiece<T>& piece, const ImageShape& shape, Padding padding,
                       const T* const* grad, T scale, const Channels<T*>& image,
                       const OwnedRange& owned);
-  // gradient_row and scatter_row of an image of one channel at once; grad_image has the image's
-  // shape and strides.
+  // gradient_row and scatter_row at once where has_one_pass; add only to a channel per axis. The
+  // derivative is also multiplied by the piece's scale: that of the displacement. grad_image has
+  // the image's shape and strides.
   BackwardOutcome (*backward_row)(const RowPiece<T>& piece, const ImageShape& shape,
-                                  Padding padding, const void* image, const T* grad, T* const* out,
-                                  T* grad_image, const OwnedRange& owned);
+                                  Padding padding, const Channels<const void*>& image,
+                                  const T* const* grad, T scale, bool add, T* const* out,
+                                  const Channels<T*>& grad_image, const OwnedRange& owned);
 
   // gather_nearest of all channels likewise.
   void (*nearest_row)(const RowPiece<T>& piece, const ImageShape& shape, Padding padding,

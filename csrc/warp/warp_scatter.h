@@ -19,4 +19,9 @@ using BlockWork = std::function<void(std::int64_t sample, const Block& block)>;
 template <typename T>
 void scatter_to_image(const WarpBackward& call, const BlockWork& first = nullptr);
 
+// Whether the gradients to the image and to the displacement, which are one field, are formed in
+// one pass over the blocks. scatter_to_image then writes their sum, and needs no `first`.
+template <typename T>
+bool is_joined_pass(const WarpBackward& call);
+
 }  // namespace plasticine

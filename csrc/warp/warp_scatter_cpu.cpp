@@ -7,6 +7,7 @@
 #include "../common/parallel.h"
 #include "warp_blocks.h"
 #include "warp_careful.h"
+#include "warp_one_pass.h"
 
 namespace plasticine {
 
@@ -26,6 +27,8 @@ class Scatter {
         channels_(call.image.shape[1]),
         threads_(enough_work() ? call.threads : 1),
         direct_(element_size(call.image.dtype) == static_cast<std::int64_t>(sizeof(T))),
+        joined_(is_joined_pass<T>(call)),
+        careful_(call, locations_, shape_),
         axis_(owner_axis()),
         thickness_(range_thickness()) {}
 
@@ -138,7 +141,7 @@ class Scatter {
   void scatter_in_place(std::int64_t sample, const OwnedRange& owned) const {
     const Tensor& out = call_.grad_image;
     T* base = out.as<T>() + sample * out.strides[0];
-    if (!call_.accumulate) {
+    if (!call_.accumulate || joined_) {
       for (std::int64_t channel = 0; channel < channels_; ++channel) {
         for_each_run(owned, shape_.stride, [&](std::int64_t offset, std::int64_t length) {
           std::fill_n(base + channel * out.strides[1] + offset, length, T(0));
@@ -196,13 +199,20 @@ class Scatter {
     const Grid& grid = locations_.grid;
     const bool whole_rows =
         rows.scatter_row != nullptr && call_.mode == Mode::linear && has_rows(target, grid);
-    const bool at_once = whole_rows && rows.backward_row != nullptr && one_pass_suffices(target);
+    const OnePass<T> one_pass(call_, locations_, careful_, shape_, target, base, channel_stride);
+    const bool at_once = first_ != nullptr && one_pass.suffices();
     for (std::int64_t index = 0; index < grid.blocks; ++index) {
       const Bounds bounds = bounds_of(sample, index);
       const bool reaches = bounds.first < owned.last && bounds.last >= owned.first;
+      if (joined_) {
+        one_pass.add(sample, grid.block(index), owned, reaches);
+        continue;
+      }
       if (first_ != nullptr && is_first(bounds, owned)) {
         if (at_once && reaches) {
-          run_rows(rows, sample, grid.block(index), owned, base, target);
+          if (!one_pass.store(sample, grid.block(index), owned)) {
+            first_(sample, grid.block(index));
+          }
           continue;
         }
         first_(sample, grid.block(index));
@@ -213,51 +223,6 @@ class Scatter {
         } else {
           scatter_block(rows, sample, grid.block(index), owned, base, channel_stride, target);
         }
-      }
-    }
-  }
-
-  // Whether WarpRows::backward_row does all that is asked for.
-  bool one_pass_suffices(const ImageShape& target) const {
-    bool same_strides = true;
-    for (int axis = 0; axis < shape_.ndim; ++axis) {
-      same_strides = same_strides && call_.image.strides[axis + 2] == target.stride[axis];
-    }
-    return channels_ == 1 && same_strides && !call_.add && call_.scale == 1.0 &&
-           call_.displacement_scale == 1.0;
-  }
-
-  // What first_ does for a block, and its scatter, at once.
-  void run_rows(const WarpRows<T>& rows, std::int64_t sample, const Block& block,
-                const OwnedRange& owned, T* base, const ImageShape& target) const {
-    const Tensor& out = call_.grad_displacement;
-    const bool in_place = element_size(out.dtype) == static_cast<std::int64_t>(sizeof(T));
-    const void* image = element(call_.image, sample * call_.image.strides[0]);
-    alignas(64) T buffer[kBlock];
-    alignas(64) T results[3 * kBlock];
-    const T* grad = block_values(call_.grad_out, locations_.grid, sample, 0, block, buffer);
-    bool differentiated = true;
-    locations_.for_each_piece(sample, block, [&](const RowPiece<T>& piece, int start) {
-      T* gradient[3];
-      for (int axis = 0; axis < shape_.ndim; ++axis) {
-        gradient[axis] = (in_place ? static_cast<T*>(block_target(out, sample, axis, block))
-                                   : results + axis * kBlock) +
-                         start;
-      }
-      const T* values = grad + start;
-      const BackwardOutcome outcome =
-          rows.backward_row(piece, shape_, call_.padding, image, values, gradient, base, owned);
-      differentiated = differentiated && outcome.differentiated;
-      if (!outcome.scattered) {
-        scatter_carefully(sample, block, start, piece.n, &values, {base, 0, 1}, owned, target);
-      }
-    });
-    if (!differentiated) {
-      first_(sample, block);
-    } else if (!in_place) {
-      const auto store = select_convert_rows<T>().store[static_cast<int>(out.dtype)];
-      for (int axis = 0; axis < shape_.ndim; ++axis) {
-        store(results + axis * kBlock, block.count, block_target(out, sample, axis, block));
       }
     }
   }
@@ -281,26 +246,9 @@ class Scatter {
         }
         if (!rows.scatter_row(piece, target, call_.padding, grad, static_cast<T>(call_.scale),
                               image, owned)) {
-          scatter_carefully(sample, block, start, piece.n, grad, image, owned, target);
+          careful_.scatter(sample, block, start, piece.n, grad, image, owned, target);
         }
       });
-    }
-  }
-
-  // Where a NaN or an infinity is met.
-  void scatter_carefully(std::int64_t sample, const Block& block, int start, int n,
-                         const T* const* grad, const Channels<T*>& image, const OwnedRange& owned,
-                         const ImageShape& target) const {
-    alignas(64) T coordinates[3 * kBlock];
-    locations_.load_displacement(sample, block, coordinates);
-    locations_.coordinates(sample, block, coordinates, coordinates);
-    const auto careful = shape_.ndim == 2 ? careful_scatter<2, T> : careful_scatter<3, T>;
-    for (std::int64_t c = 0; c < image.count; ++c) {
-      alignas(64) T scaled[kBlock];
-      std::copy_n(grad[c], n, scaled);
-      scale_gradient(n, scaled);
-      careful(image.data + c * image.stride, target, call_.padding, coordinates + start, n, scaled,
-              owned);
     }
   }
 
@@ -321,22 +269,13 @@ class Scatter {
     }
     for (std::int64_t channel = 0; channel < channels_; ++channel) {
       load_block(call_.grad_out, locations_.grid, sample, channel, block, grad);
-      scale_gradient(n, grad);
+      careful_.scale_gradient(n, grad);
       T* image = base + channel * channel_stride;
       if (!linear) {
         rows.scatter_nearest(image, cells, n, grad, owned);
       } else if (!rows.scatter(image, target, cells, n, grad, owned)) {
         const auto careful = shape_.ndim == 2 ? careful_scatter<2, T> : careful_scatter<3, T>;
         careful(image, target, call_.padding, coordinates, n, grad, owned);
-      }
-    }
-  }
-
-  void scale_gradient(int n, T* grad) const {
-    if (call_.scale != 1.0) {
-      const T scale = static_cast<T>(call_.scale);
-      for (int j = 0; j < n; ++j) {
-        grad[j] *= scale;
       }
     }
   }
@@ -348,6 +287,8 @@ class Scatter {
   const std::int64_t channels_;
   const int threads_;
   const bool direct_;  // the gradient is stored in the type it is summed in
+  const bool joined_;
+  const CarefulPieces<T> careful_;
   const int axis_;
   const std::int64_t thickness_;
   std::vector<Bounds> bounds_;
@@ -356,10 +297,19 @@ class Scatter {
 }  // namespace
 
 template <typename T>
+bool is_joined_pass(const WarpBackward& call) {
+  return call.accumulate && call.grad_image.data != nullptr &&
+         call.grad_image.data == call.grad_displacement.data && call.grad_affine.data == nullptr &&
+         OnePass<T>::suffices(call, spatial_shape(call.grad_image));
+}
+
+template <typename T>
 void scatter_to_image(const WarpBackward& call, const BlockWork& first) {
   Scatter<T>(call, first).run();
 }
 
+template bool is_joined_pass<float>(const WarpBackward& call);
+template bool is_joined_pass<double>(const WarpBackward& call);
 template void scatter_to_image<float>(const WarpBackward& call, const BlockWork& first);
 template void scatter_to_image<double>(const WarpBackward& call, const BlockWork& first);
 

@@ -166,6 +166,24 @@ struct RowWindow {
     first = static_cast<std::int64_t>(from_row) + from_column;
   }
 
+  // Whether the cells of `wanted` follow each other voxel by voxel, as where a field is smooth and
+  // small.
+  PLASTICINE_INLINE bool is_in_order(unsigned wanted) const {
+    return _mm512_mask_cmpeq_epi32_mask(found, as_integers(index), as_integers(lane_numbers())) ==
+           wanted;
+  }
+
+  // What look_up does for such cells: nothing is to be picked.
+  template <typename Stored>
+  PLASTICINE_INLINE void read(const Stored* image, const std::int64_t (&offset)[kLines],
+                              FloatLanes (&corner)[1 << D]) const {
+    for (int i = 0; i < kLines; ++i) {
+      const Stored* line = image + first + offset[i];
+      corner[2 * i] = load_lanes(line, valid);
+      corner[2 * i + 1] = load_lanes(line + 1, valid >> 1);
+    }
+  }
+
   // offset: the distance of each line of a cell from its first.
   template <typename Stored>
   PLASTICINE_INLINE void look_up(const Stored* image, const std::int64_t (&offset)[kLines],
@@ -201,6 +219,13 @@ PLASTICINE_INLINE void for_each_corners(const Channels<const void*>& image,
   FloatLanes corner[1 << D];
   // A window from the first cell on.
   const RowWindow<D> front(row, column, lane_0(row), lane_0(column), size, live);
+  if (front.is_in_order(live)) {
+    for (std::int64_t channel = 0; channel < channels; ++channel) {
+      front.read(source + channel * stride, offset, corner);
+      work(channel, corner);
+    }
+    return;
+  }
   const unsigned left = live & ~static_cast<unsigned>(front.found);
   if (left == 0) {
     for (std::int64_t channel = 0; channel < channels; ++channel) {
