@@ -48,9 +48,12 @@ def measure(translator: Translator, data: dict[str, torch.Tensor], seed: int) ->
         against = {"truth": score(found, data)}
         if (solver, steps) != LONG:
             against[f"{LONG[1]} {LONG[0]} steps"] = score(found, data | {"truth": long})
-        figures[f"{solver}, {steps} steps"] = {
-            name: {key: values[key] for key in SHOWN} for name, values in against.items()
+        name = f"{solver}, {steps} steps"
+        figures[name] = {
+            other: {key: values[key] for key in SHOWN} for other, values in against.items()
         }
+        shown = [f"{other}: {v['psnr']:.2f} dB {v['ssim']:.3f}" for other, v in against.items()]
+        print(f"{name:24s} {'   '.join(shown)}", flush=True)
     return figures
 
 
@@ -106,9 +109,6 @@ def main() -> None:
         }
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
     arguments.output.write_text(text, encoding="utf-8")
-    for name, against in record["figures"].items():
-        shown = [f"{key}: {v['psnr']:.2f} dB {v['ssim']:.3f}" for key, v in against.items()]
-        print(f"{name:24s} {'   '.join(shown)}")
     print(record.get("seconds_per_slice", ""))
 
 
