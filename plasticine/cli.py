@@ -29,7 +29,8 @@ app = typer.Typer(
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Seed = Annotated[int, typer.Option(help="Seed of the noise.", min=0)]
 Steps = Annotated[
-    int | None, typer.Option(help="Diffusion steps; the model's own number if not given.", min=1)
+    int | None,
+    typer.Option(help="Network runs of a sample; the model's own number if not given.", min=1),
 ]
 Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1.")]
 
@@ -88,6 +89,13 @@ def translate(
         ),
     ] = True,
     seed: Seed = 0,
+    solver: Annotated[
+        str | None,
+        typer.Option(
+            help="ddpm, ddim or dpm-solver++, of a flow euler or heun; "
+            "the model's own if not given."
+        ),
+    ] = None,
     steps: Steps = None,
     samples: Annotated[int, typer.Option(help="How many samples are drawn.", min=1)] = 1,
     device: Device = "cpu",
@@ -109,6 +117,7 @@ def translate(
                     translator,
                     volume,
                     deform=deform,
+                    solver=solver,
                     steps=steps,
                     samples=samples,
                     seed=seed,

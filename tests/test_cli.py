@@ -80,7 +80,7 @@ class TestTranslate:
     def test_process(self, head: Path, model_file: Path, tmp_path: Path) -> None:
         done = _process(
             "translate", head.name, "--model", model_file, "--output", "out", "--seed", "3",
-            "--steps", "1", "--samples", "2", folder=tmp_path,
+            "--steps", "1", "--samples", "2", "--solver", "dpm-solver++", folder=tmp_path,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
@@ -91,6 +91,7 @@ class TestTranslate:
         assert record["seed"] == 3
         assert record["arguments"]["steps"] == 1
         assert record["arguments"]["samples"] == 2
+        assert record["arguments"]["solver"] == "dpm-solver++"
         assert record["input"]["dtype"] == "uint8"
         field = nibabel.load(tmp_path / "out" / "displacement.nii.gz")
         assert field.shape == (24, 28, 3, 1, 3)

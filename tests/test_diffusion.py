@@ -1,4 +1,4 @@
-"""The denoiser, its noise schedule and its sampler."""
+"""The denoiser, its noise schedule and its samplers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from plasticine.diffusion import Denoiser, NoiseSchedule, UNet, ddim, sampling_steps
+from plasticine.diffusion import Denoiser, NoiseSchedule, UNet
 from plasticine.diffusion.unet import channels_to_space, space_to_channels
 
 SMALL = {"channels": (8, 16), "blocks": 1}
@@ -20,27 +20,38 @@ def test_cosine_schedule_against_its_formula() -> None:
         return math.cos((k / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2
 
     for k in (1, 250, 500, 900):
-        assert schedule.alpha_bar[k].item() == pytest.approx(level(k) / level(0), rel=1e-9)
-    assert schedule.alpha_bar[0] == 1
-    assert schedule.alpha_bar[-1] > 0
+        alpha_bar = schedule.signal[k].item() ** 2
+        assert alpha_bar == pytest.approx(level(k) / level(0), rel=1e-9)
+        assert schedule.spread[k].item() == pytest.approx(math.sqrt(1 - alpha_bar))
+    assert schedule.signal[0] == 1
+    assert schedule.signal[-1] > 0
 
 
 def test_linear_schedule_against_its_formula() -> None:
     schedule = NoiseSchedule("linear", 1000)
-    assert (1 - schedule.alpha_bar[1]).item() == pytest.approx(1e-4)
-    ratio = schedule.alpha_bar[-1] / schedule.alpha_bar[-2]
-    assert (1 - ratio).item() == pytest.approx(0.02)
+    assert (1 - schedule.signal[1] ** 2).item() == pytest.approx(1e-4)
+    ratio = schedule.signal[-1] / schedule.signal[-2]
+    assert (1 - ratio**2).item() == pytest.approx(0.02)
 
 
-@pytest.mark.parametrize("kind", ["cosine", "linear"])
+def test_a_flow_is_a_straight_line_from_the_image_to_the_noise() -> None:
+    image, noise = torch.randn(3, 1, 4, 4), torch.randn(3, 1, 4, 4)
+    noisy = NoiseSchedule("flow", 100).add_noise(image, noise, torch.tensor([0, 30, 100]))
+    assert torch.equal(noisy[0], image[0])
+    torch.testing.assert_close(noisy[1], 0.7 * image[1] + 0.3 * noise[1])
+    assert torch.equal(noisy[2], noise[2])
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear", "flow"])
 def test_schedules_only_lose_signal(kind: str) -> None:
     schedule = NoiseSchedule(kind, 50)
-    assert len(schedule.alpha_bar) == 51
-    assert (schedule.alpha_bar.diff() < 0).all()
+    assert len(schedule.signal) == len(schedule.spread) == 51
+    assert (schedule.signal.diff() < 0).all()
+    assert (schedule.spread.diff() > 0).all()
 
 
 def test_wrong_schedules_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"cosine.*linear.*'sigmoid'"):
+    with pytest.raises(ValueError, match=r"cosine.*linear.*flow.*'sigmoid'"):
         NoiseSchedule("sigmoid")
     with pytest.raises(ValueError, match="at least one"):
         NoiseSchedule("cosine", 0)
@@ -84,16 +95,17 @@ def test_unet_refuses_wrong_input() -> None:
         UNet(1, 3)
 
 
-def _denoiser(steps: int = 100) -> Denoiser:
+def _denoiser(kind: str = "cosine") -> Denoiser:
     torch.manual_seed(0)
-    denoiser = Denoiser(2, 2, NoiseSchedule("cosine", steps), **SMALL)
+    denoiser = Denoiser(2, 2, NoiseSchedule(kind, 100), **SMALL)
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     return denoiser.eval()
 
 
-def test_prediction_adds_up_to_the_noisy_image() -> None:
-    denoiser = _denoiser()
+@pytest.mark.parametrize("kind", ["cosine", "flow"])
+def test_prediction_adds_up_to_the_noisy_image(kind: str) -> None:
+    denoiser = _denoiser(kind)
     noisy, condition = torch.randn(3, 1, 12, 12), torch.rand(3, 2, 12, 12)
     k = torch.tensor([1, 50, 100])
     with torch.no_grad():
@@ -101,8 +113,9 @@ def test_prediction_adds_up_to_the_noisy_image() -> None:
     torch.testing.assert_close(denoiser.schedule.add_noise(clean, noise, k), noisy)
 
 
-def test_loss_is_the_noise_error_over_the_signal_level() -> None:
-    denoiser = _denoiser()
+@pytest.mark.parametrize("kind", ["cosine", "flow"])
+def test_loss_is_the_noise_error_over_the_signal_level(kind: str) -> None:
+    denoiser = _denoiser(kind)
     image, condition, noise = (
         torch.randn(1, 1, 12, 12),
         torch.rand(1, 2, 12, 12),
@@ -113,7 +126,7 @@ def test_loss_is_the_noise_error_over_the_signal_level() -> None:
         noisy = denoiser.schedule.add_noise(image, noise, k)
         error = (denoiser.predict_noise(noisy, condition, k) - noise).square().mean()
         loss = denoiser.loss(image, condition, noise, k, torch.tensor([True]))
-    torch.testing.assert_close(loss, (error / denoiser.schedule.alpha_bar[37]).float())
+    torch.testing.assert_close(loss, (error / denoiser.schedule.signal[37] ** 2).float())
 
 
 def test_a_dropped_condition_is_not_seen() -> None:
@@ -128,8 +141,19 @@ def test_a_dropped_condition_is_not_seen() -> None:
     assert losses[True][0] != losses[True][1]
 
 
-def test_guidance_extrapolates_from_the_unconditional() -> None:
-    denoiser = _denoiser()
+def test_a_flow_regresses_the_velocity() -> None:
+    """With its last layer at zero the network says 0, so the loss is the mean of (ε − y)²."""
+    denoiser = Denoiser(2, 2, NoiseSchedule("flow", 100), **SMALL)
+    image, noise = torch.randn(2, 1, 12, 12), torch.randn(2, 1, 12, 12)
+    loss = denoiser.loss(
+        image, torch.rand(2, 2, 12, 12), noise, torch.tensor([3, 90]), torch.tensor([True, False])
+    )
+    torch.testing.assert_close(loss, (noise - image).square().mean())
+
+
+@pytest.mark.parametrize("kind", ["cosine", "flow"])
+def test_guidance_extrapolates_from_the_unconditional(kind: str) -> None:
+    denoiser = _denoiser(kind)
     noisy, condition, k = torch.randn(1, 1, 8, 8), torch.rand(1, 2, 8, 8), torch.tensor([60])
     with torch.no_grad():
         with_condition = denoiser.predict_noise(noisy, condition, k)
@@ -138,45 +162,3 @@ def test_guidance_extrapolates_from_the_unconditional() -> None:
         plain = denoiser.guided(noisy, condition, k, 1)[1]
     torch.testing.assert_close(guided, without + 3 * (with_condition - without))
     assert torch.equal(plain, with_condition)
-
-
-def test_sampling_steps() -> None:
-    assert sampling_steps(1000, 4) == [1000, 750, 500, 250, 0]
-    assert sampling_steps(3, 10) == [3, 2, 1, 0]
-    with pytest.raises(ValueError, match="steps=0"):
-        sampling_steps(10, 0)
-
-
-class _Gaussian(Denoiser):
-    """The exact denoiser of a target domain that is N(mean, 0.1²) at every voxel."""
-
-    mean, deviation = 0.3, 0.1
-
-    def guided(self, noisy, condition, k, guidance):  # type: ignore[no-untyped-def]
-        signal, spread = self.schedule.levels(k, noisy.ndim - 2)
-        gain = signal * self.deviation**2 / ((signal * self.deviation) ** 2 + spread**2)
-        clean = self.mean + gain * (noisy - signal * self.mean)
-        return clean, (noisy - signal * clean) / spread
-
-
-def test_ddim_with_the_exact_denoiser_gives_the_target_distribution() -> None:
-    denoiser = _Gaussian(2, 1, NoiseSchedule("cosine", 1000), **SMALL)
-    noise = torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(0))
-    runs = 0
-
-    def count() -> None:
-        nonlocal runs
-        runs += 1
-
-    result = ddim(denoiser, noise, noise, start=1000, steps=500, progress=count)
-    assert runs == 500
-    assert result.mean().item() == pytest.approx(0.3, abs=0.01)
-    assert result.std().item() == pytest.approx(0.1, rel=0.05)
-
-
-def test_ddim_gives_the_same_bits_for_the_same_noise() -> None:
-    denoiser = _denoiser()
-    noise, condition = torch.randn(2, 1, 12, 12), torch.rand(2, 2, 12, 12)
-    first = ddim(denoiser, noise, condition, start=100, steps=5)
-    assert torch.equal(first, ddim(denoiser, noise, condition, start=100, steps=5))
-    assert first.abs().max() <= 1

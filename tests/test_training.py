@@ -15,7 +15,7 @@ from plasticine.training import load_recipe, shipped_recipes, train
 from plasticine.training.data import RandomDeformation, load_domains
 from plasticine.training.recipe import Recipe
 from plasticine.training.stage import Stage, ema_update
-from plasticine.translation import load_model
+from plasticine.translation import Translator, load_model
 
 
 @pytest.fixture
@@ -224,6 +224,33 @@ def test_training_writes_a_model_and_resumes_to_the_same_bits(
     again = load_model(resumed)[0].state_dict()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, again[name]), name
+
+
+def test_a_rectified_flow_learns_and_is_saved(recipe: Recipe, tmp_path: Path) -> None:
+    """Its loss falls, from 1 + E[y²] at the start, and its file samples by its own solver."""
+    recipe.model["schedule"] = {"kind": "flow", "steps": 1000}
+    recipe.model["sampling"] = {"solver": "heun", "steps": 3, "guidance": 1.0, "start": 1.0}
+    recipe.diffusion.update(steps=150, batch=6, warmup=5, learning_rate=5e-3, checkpoint_every=150)
+    recipe.registration.update(steps=1)
+    seen: list[float] = []
+
+    def keep(name: str, step: int, steps: int, values: dict[str, float]) -> None:
+        if name == "diffusion":
+            seen.append(values["loss"])
+
+    path = train(recipe, tmp_path, tmp_path / "run", progress=keep)
+    assert seen[0] > 1
+    assert np.mean(seen[-20:]) < 0.7 * np.mean(seen[:5])
+    trace = Translator.load(path).translate(torch.rand(1, 1, 16, 20))
+    assert trace.arguments["solver"] == "heun"
+
+
+def test_a_solver_of_another_schedule_is_refused_before_training(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe.model["schedule"] = {"kind": "flow", "steps": 1000}
+    with pytest.raises(ValueError, match=r"euler, heun .*got 'ddim'"):
+        train(recipe, tmp_path, tmp_path / "run")
 
 
 def test_seeds_differ(recipe: Recipe, tmp_path: Path) -> None:

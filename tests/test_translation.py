@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import plasticine
+from plasticine.diffusion import SOLVERS
 from plasticine.nn.tensor_file import load_tensors, save_tensors
 from plasticine.training import load_recipe
 from plasticine.translation import (
@@ -25,21 +26,24 @@ from plasticine.translation.translator import intensity_residual
 CARD = {"name": "test", "title": "a test"}
 
 
-def _configuration(ndim: int = 2) -> dict[str, Any]:
+def _configuration(ndim: int = 2, schedule: str = "cosine") -> dict[str, Any]:
     configuration = copy.deepcopy(load_recipe("brain-t1-t2").model)
     configuration.update(
         ndim=ndim,
         denoiser={"channels": [8, 8], "blocks": 1},
         velocity={"channels": [4, 4]},
+        schedule={"kind": schedule, "steps": 1000},
         sampling={"steps": 3, "guidance": 1.0, "start": 1.0},
     )
+    if schedule == "flow":
+        configuration["sampling"]["solver"] = "euler"
     return configuration
 
 
-def _translator(ndim: int = 2, still: bool = False) -> Translator:
+def _translator(ndim: int = 2, still: bool = False, schedule: str = "cosine") -> Translator:
     """An untrained translator with random weights; ``still`` keeps its zero velocity."""
     torch.manual_seed(0)
-    model = TranslationModel(_configuration(ndim))
+    model = TranslationModel(_configuration(ndim, schedule))
     for name, parameter in model.named_parameters():
         if not (still and name.startswith("velocity")):
             torch.nn.init.normal_(parameter, std=0.05)
@@ -101,12 +105,16 @@ def test_seeds_repeat_and_differ() -> None:
     assert not torch.equal(first, translator.translate(image, seed=6).translated)
 
 
-def test_an_image_does_not_depend_on_its_batch() -> None:
+SCHEDULE = {name: solver.schedules[0] for name, solver in SOLVERS.items()}
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_an_image_does_not_depend_on_its_batch(solver: str) -> None:
     images = _image(5, 1, 16, 16)
-    translator = _translator()
-    together = translator.translate(images, batch=5)
-    apart = translator.translate(images, batch=2)
-    alone = translator.translate(images[3:4])
+    translator = _translator(schedule=SCHEDULE[solver])
+    together = translator.translate(images, batch=5, solver=solver)
+    apart = translator.translate(images, batch=2, solver=solver)
+    alone = translator.translate(images[3:4], solver=solver)
     for name in ("translated", "displacement", "structure_agreement"):
         torch.testing.assert_close(getattr(together, name), getattr(apart, name))
         torch.testing.assert_close(getattr(together, name)[3:4], getattr(alone, name))
@@ -125,11 +133,49 @@ def test_the_mean_of_samples() -> None:
     assert both.arguments["samples"] == 2
 
 
-def test_a_later_start_stays_nearer_to_the_source() -> None:
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_repeats_its_bits_and_is_in_the_trace(solver: str) -> None:
     image = _image(1, 1, 16, 16)
-    translator = _translator(still=True)
+    translator = _translator(schedule=SCHEDULE[solver])
+    calls: list[tuple[int, int]] = []
+    arguments = {"solver": solver, "steps": 5, "guidance": 2.0, "start": 0.7}
+    first = translator.translate(
+        image, **arguments, progress=lambda done, total: calls.append((done, total))
+    )
+    assert calls == [(i, 5) for i in range(1, 6)]
+    assert arguments.items() <= first.arguments.items()
+    assert torch.equal(first.translated, translator.translate(image, **arguments).translated)
+    other = translator.translate(image, **arguments, seed=1)
+    assert not torch.equal(first.translated, other.translated)
+
+
+def test_the_model_chooses_the_solver() -> None:
+    """A file without a name in it, of before there was one, means DDIM."""
+    image = _image(1, 1, 16, 16)
+    assert _translator().translate(image).arguments["solver"] == "ddim"
+    assert _translator(schedule="flow").translate(image).arguments["solver"] == "euler"
+    assert Translator.load("brain-t1-t2").model.solver == "ddim"
+    configuration = _configuration()
+    configuration["sampling"]["solver"] = "dpm-solver++"
+    chosen = Translator(TranslationModel(configuration), CARD).translate(image)
+    assert chosen.arguments["solver"] == "dpm-solver++"
+
+
+def test_solvers_that_do_not_suit_the_model_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"ddpm, ddim, dpm-solver\+\+ .*got 'heun'"):
+        _translator().translate(_image(1, 1, 8, 8), solver="heun")
+    configuration = _configuration(schedule="flow")
+    configuration["sampling"]["solver"] = "ddim"
+    with pytest.raises(ValueError, match=r"euler, heun .*got 'ddim'"):
+        TranslationModel(configuration)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_later_start_stays_nearer_to_the_source(solver: str) -> None:
+    image = _image(1, 1, 16, 16)
+    translator = _translator(still=True, schedule=SCHEDULE[solver])
     distance = [
-        (translator.translate(image, start=start).translated - image).abs().mean()
+        (translator.translate(image, start=start, solver=solver).translated - image).abs().mean()
         for start in (0.05, 1.0)
     ]
     assert distance[0] < distance[1]

@@ -1,8 +1,8 @@
-"""The intensity translator: a noise-prediction diffusion model of the target domain."""
+"""The intensity translator: a diffusion model, or a rectified flow, of the target domain."""
 
 from plasticine.diffusion.denoiser import Denoiser
-from plasticine.diffusion.sampler import ddim, sampling_steps
+from plasticine.diffusion.sampler import SOLVERS, Solver, find_solver, sample
 from plasticine.diffusion.schedule import NoiseSchedule
 from plasticine.diffusion.unet import UNet
 
-__all__ = ["Denoiser", "NoiseSchedule", "UNet", "ddim", "sampling_steps"]
+__all__ = ["SOLVERS", "Denoiser", "NoiseSchedule", "Solver", "UNet", "find_solver", "sample"]

@@ -18,7 +18,8 @@ class Denoiser(nn.Module):
 
     The network's raw output is the mix v = √ᾱ·ε − √(1−ᾱ)·y (Salimans and Ho, "Progressive
     distillation", 2022), from which ε follows; at the noisiest steps, where ε says nothing of
-    the image, this is what lets a short training learn its grey levels.
+    the image, this is what lets a short training learn its grey levels. On a rectified flow
+    (schedule "flow") it is ε − y, the velocity of the straight line from the image to the noise.
 
     Args:
         ndim: spatial axes, 2 or 3.
@@ -78,7 +79,9 @@ class Denoiser(nn.Module):
     def loss(
         self, image: Tensor, condition: Tensor, noise: Tensor, k: Tensor, keep: Tensor
     ) -> Tensor:
-        """The training loss: the mean squared error of v, which is ‖ε − ε_θ‖² / ᾱ_k.
+        """The training loss: the mean squared error of the raw output.
+
+        It is ‖ε − ε_θ‖² / a_k², for a diffusion and a flow alike, where a_k is not 0.
 
         Args:
             image: (N, 1, *spatial) within [-1, 1], of the target domain.
@@ -90,11 +93,15 @@ class Denoiser(nn.Module):
         signal, spread = self.schedule.levels(k, image.ndim - 2)
         noisy = signal * image + spread * noise
         mix = self._mix(noisy, condition, k, keep)
-        return torch.mean((mix - (signal * noise - spread * image)) ** 2)
+        flows = self.schedule.kind == "flow"
+        wanted = noise - image if flows else signal * noise - spread * image
+        return torch.mean((mix - wanted) ** 2)
 
     def _split(self, noisy: Tensor, mix: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """(y0, ε) of a noisy image and its v."""
+        """(y0, ε) of a noisy image and the network's raw output."""
         signal, spread = self.schedule.levels(k, noisy.ndim - 2)
+        if self.schedule.kind == "flow":
+            return noisy - spread * mix, noisy + signal * mix
         return signal * noisy - spread * mix, spread * noisy + signal * mix
 
     def _mix(

@@ -86,6 +86,7 @@ def translate_volume(
     volume: Volume,
     *,
     deform: bool = True,
+    solver: str | None = None,
     steps: int | None = None,
     samples: int = 1,
     seed: int = 0,
@@ -103,7 +104,8 @@ def translate_volume(
         translator: The model.
         volume: What `read_volume` gives.
         deform: False keeps the source's shape: φ = id, intensities alone are translated.
-        steps: Diffusion steps; None for the model's own number.
+        solver: Name of the sampler; None for the model's own.
+        steps: Network runs of a sample; None for the model's own number.
         samples: How many samples are drawn.
         seed: Of the noise.
         progress: Called with (done, total).
@@ -132,6 +134,7 @@ def translate_volume(
         # Interpolation may pass the ends of [0, 1] by a rounding error.
         grid.to_model(source).clamp(0, 1),
         deform=deform,
+        solver=solver,
         steps=steps,
         samples=samples,
         seed=seed,

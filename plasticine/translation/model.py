@@ -10,6 +10,7 @@ from torch import nn
 
 from plasticine import structure
 from plasticine.diffusion.denoiser import Denoiser
+from plasticine.diffusion.sampler import find_solver
 from plasticine.diffusion.schedule import NoiseSchedule
 from plasticine.nn.tensor_file import load_tensors, save_tensors
 from plasticine.registration.network import VelocityNetwork
@@ -29,8 +30,15 @@ class TranslationModel(nn.Module):
         configuration: as a recipe's ``model`` table:
             ``ndim``; ``structure`` (``name`` and options); ``schedule`` (``kind``,
             ``steps``); ``denoiser`` and ``velocity`` (arguments of ``Denoiser`` and
-            ``VelocityNetwork``); ``sampling`` (defaults of a translation: ``steps``,
-            ``guidance``, ``start`` as a fraction of the schedule).
+            ``VelocityNetwork``); ``sampling`` (defaults of a translation: ``solver``,
+            "ddim" where it is not given, ``steps``, ``guidance``, ``start`` as a fraction of
+            the schedule). The schedule's kind "flow" makes the model a rectified flow.
+
+    Attributes:
+        solver: name of the default solver.
+
+    Raises:
+        ValueError: an option is out of range, or the solver does not suit the schedule.
     """
 
     def __init__(self, configuration: dict[str, Any]) -> None:
@@ -45,6 +53,9 @@ class TranslationModel(nn.Module):
             NoiseSchedule(**configuration["schedule"]),
             **configuration["denoiser"],
         )
+        # A file from before there was a choice says nothing, and means DDIM.
+        self.solver: str = configuration["sampling"].get("solver", "ddim")
+        find_solver(self.solver, self.denoiser.schedule)
         self.velocity = VelocityNetwork(self.ndim, **configuration["velocity"])
         if self.ndim == 2:
             # Convolutions are faster so, on the CPU and on the GPU.

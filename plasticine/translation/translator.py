@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plasticine.diffusion.sampler import ddim, sampling_steps
+from plasticine.diffusion.sampler import find_solver, sample
 from plasticine.nn.losses import soft_dice
 from plasticine.nn.validity import landing_mask
 from plasticine.ops.compose import compose
@@ -35,13 +35,15 @@ class Sampling:
     """How a translation is sampled.
 
     Attributes:
-        steps: network runs of a sample.
+        solver: one of ``diffusion.SOLVERS``.
+        steps: network runs of a sample, at most.
         samples: samples whose mean is the translated image.
         guidance: strength of classifier-free guidance; 1 is none.
         start: K as a fraction of the schedule; 1 starts from noise, less keeps some of x∘φ.
         seed: of the noise.
     """
 
+    solver: str = "ddim"
     steps: int = 20
     samples: int = 1
     guidance: float = 1.0
@@ -104,6 +106,7 @@ class Translator:
         *,
         reference: Tensor | None = None,
         deform: bool = True,
+        solver: str | None = None,
         steps: int | None = None,
         samples: int = 1,
         seed: int = 0,
@@ -123,6 +126,8 @@ class Translator:
             image: (N, 1, *spatial) float32 within [0, 1], of the model's domain and spacing.
             reference: like image, target images to register to; None lets the model choose.
             deform: False keeps the source's shape: φ = id, intensity translation only.
+            solver: as ``diffusion.sample`` names them: "ddpm", "ddim" or "dpm-solver++" of a
+                diffusion, "euler" or "heun" of a rectified flow; None is the model's default.
             steps: network runs of a sample; None is the model's default.
             samples: samples whose mean is ŷ.
             seed: of the noise; the same seed gives the same bits on the same machine.
@@ -150,6 +155,7 @@ class Translator:
                 raise ValueError("a reference is registered to, which deform=False forbids")
         defaults = self.model.configuration["sampling"]
         sampling = Sampling(
+            solver=self.model.solver if solver is None else solver,
             steps=defaults["steps"] if steps is None else steps,
             samples=samples,
             guidance=defaults["guidance"] if guidance is None else guidance,
@@ -237,7 +243,8 @@ class Translator:
         y = 2 * reference - 1
         denoiser = self.model.denoiser
         k = torch.full((len(y),), max(1, denoiser.schedule.steps // 4), device=y.device)
-        noisy = denoiser.schedule.add_noise(y, self._noise(y, seed), k)
+        drawn = self._noise(y, torch.Generator().manual_seed(seed))
+        noisy = denoiser.schedule.add_noise(y, drawn, k)
         noise = denoiser.predict_noise(noisy, self.model.structure(y), k)
         return self.model.velocity(x, y, noise).displacements()
 
@@ -254,22 +261,25 @@ class Translator:
         k = torch.full((len(moved),), start, device=moved.device)
         total = torch.zeros_like(moved)
         for index in range(sampling.samples):
-            noise = self._noise(moved, (sampling.seed << 16) + index)
+            generator = torch.Generator().manual_seed((sampling.seed << 16) + index)
+            noise = self._noise(moved, generator)
             noisy = denoiser.schedule.add_noise(moved, noise, k)
-            total += ddim(
+            total += sample(
                 denoiser,
                 noisy,
                 condition,
+                solver=sampling.solver,
                 start=start,
                 steps=sampling.steps,
                 guidance=sampling.guidance,
+                generator=generator,
                 progress=advance,
             )
         return total / sampling.samples
 
     @staticmethod
-    def _noise(like: Tensor, seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
+    def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
+        """Noise of one image, the same for all of a batch."""
         noise = torch.randn(1, 1, *like.shape[2:], generator=generator).to(like.device)
         return noise.expand_as(like)
 
@@ -300,7 +310,10 @@ class _Progress:
         model: TranslationModel,
         report: Callable[[int, int], None] | None,
     ) -> None:
-        runs = len(sampling_steps(sampling.start_step(model), sampling.steps)) - 1
+        schedule = model.denoiser.schedule
+        runs = find_solver(sampling.solver, schedule).network_runs(
+            schedule, sampling.start_step(model), sampling.steps
+        )
         self.total = -(-images // batch) * sampling.samples * runs
         self.done = 0
         self.report = report

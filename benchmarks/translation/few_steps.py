@@ -1,0 +1,116 @@
+"""How few network runs will do: every solver at a few steps against 250 steps of DDIM.
+
+    PLASTICINE_DATA=... python -m benchmarks.translation.few_steps
+
+Translates some T1 slices of patient 07, which the shipped model has not seen, without deformation
+and each from the same noise, and gives PSNR and SSIM against the true T2 and against what 250 DDIM
+steps make of that noise; then times one slice alone. Writes ``benchmarks/results/few_steps.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import plasticine
+from benchmarks.translation.held_out import load, score
+from plasticine.translation import Translator
+
+RESULT = Path(__file__).parents[1] / "results" / "few_steps.json"
+LONG = ("ddim", 250)
+FEW = (
+    *[("ddpm", 10), ("ddim", 10), ("ddim", 20)],
+    *[("dpm-solver++", steps) for steps in (5, 10, 20)],
+)
+SHOWN = ("psnr", "ssim", "psnr_inside", "ssim_inside", "correlation_inside")
+
+
+def measure(translator: Translator, data: dict[str, torch.Tensor], seed: int) -> dict[str, Any]:
+    """The figures of every solver and number of steps."""
+    source = data["source"]
+
+    def translate(solver: str, steps: int) -> torch.Tensor:
+        trace = translator.translate(source, deform=False, solver=solver, steps=steps, seed=seed)
+        return trace.translated
+
+    long = translate(*LONG)
+    figures = {}
+    for solver, steps in (LONG, *FEW):
+        found = long if (solver, steps) == LONG else translate(solver, steps)
+        against = {"truth": score(found, data)}
+        if (solver, steps) != LONG:
+            against[f"{LONG[1]} {LONG[0]} steps"] = score(found, data | {"truth": long})
+        name = f"{solver}, {steps} steps"
+        figures[name] = {
+            other: {key: values[key] for key in SHOWN} for other, values in against.items()
+        }
+        shown = [f"{other}: {v['psnr']:.2f} dB {v['ssim']:.3f}" for other, v in against.items()]
+        print(f"{name:24s} {'   '.join(shown)}", flush=True)
+    return figures
+
+
+def seconds_per_slice(translator: Translator, image: torch.Tensor, rounds: int) -> dict[str, float]:
+    """The median time of one slice alone at 10 steps, with its deformation."""
+    times = {}
+    for solver in ("ddim", "dpm-solver++"):
+        measured = []
+        for _ in range(rounds + 1):
+            began = time.perf_counter()
+            translator.translate(image, solver=solver, steps=10)
+            measured.append(time.perf_counter() - began)
+        times[solver] = statistics.median(measured[1:])
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="brain-t1-t2", help="shipped name or file")
+    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--every", type=int, default=12, help="take every n-th slice")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs; 0 leaves time out")
+    parser.add_argument(
+        "--data", type=Path, default=Path(os.environ.get("PLASTICINE_DATA", "../shared/data"))
+    )
+    arguments = parser.parse_args()
+    data = {
+        name: images[arguments.every // 2 :: arguments.every]
+        for name, images in load(arguments.data).items()
+        if name != "target"
+    }
+    translator = Translator.load(arguments.model)
+    record: dict[str, Any] = {
+        "model": arguments.model,
+        "slices": f"patient 07, {len(data['source'])} slices, each {arguments.every}th",
+        "seed": arguments.seed,
+        "versions": {"plasticine": plasticine.__version__, "torch": torch.__version__},
+        "figures": measure(translator, data, arguments.seed),
+    }
+    if arguments.rounds:
+        middle = len(data["source"]) // 2
+        record["seconds_per_slice"] = {
+            "machine": {
+                "processor": platform.processor() or platform.machine(),
+                "threads": torch.get_num_threads(),
+            },
+            "size": list(data["source"].shape[2:]),
+            "steps": 10,
+            "median": seconds_per_slice(
+                translator, data["source"][middle : middle + 1], arguments.rounds
+            ),
+        }
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    arguments.output.write_text(text, encoding="utf-8")
+    print(record.get("seconds_per_slice", ""))
+
+
+if __name__ == "__main__":
+    main()
