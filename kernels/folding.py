@@ -19,8 +19,10 @@ from torch import Tensor
 from .differences import difference_at, moved_column, scale_of, scaled, tile_of, tiling
 from .launch import accumulator, element_strides, spatial_size
 
-# The rows, columns and planes of a program, and its warps.
+# The rows, columns and planes of a program, and its warps. In float64 a thread takes one voxel of a
+# plane: the registers do not suffice for two.
 _TILE = {"ROWS": 8, "COLUMNS": 32, "PLANES": 16, "num_warps": 4}
+_FLOAT64_TILE = {**_TILE, "ROWS": 4}
 # What a record holds: voxels, folds, NaN, volume turned over, sum of logs; sum of squared distances
 # of the logs from their mean, minimum, maximum.
 _RECORD = 8
@@ -119,19 +121,6 @@ def in_region(index, size, INTERIOR: tl.constexpr):
         return index < size
 
 
-# Not tl.min and tl.max, on float64 of which Triton 3.9 aborts for sm_100 (seen in invert).
-@triton.jit
-def smaller(a, b):
-    """The smaller of two numbers."""
-    return tl.where(b < a, b, a)
-
-
-@triton.jit
-def larger(a, b):
-    """The larger of two numbers."""
-    return tl.where(b > a, b, a)
-
-
 @triton.jit
 def folding_kernel(
     displacement,
@@ -212,8 +201,8 @@ def folding_kernel(
     tl.store(record + 3, tl.sum(tl.sum(volume.to(tl.float64), 1), 0))
     tl.store(record + 4, log_sum)
     tl.store(record + 5, tl.sum(tl.sum(squares, 1), 0))
-    tl.store(record + 6, tl.reduce(tl.reduce(minimum, 1, smaller), 0, smaller).to(tl.float64))
-    tl.store(record + 7, tl.reduce(tl.reduce(maximum, 1, larger), 0, larger).to(tl.float64))
+    tl.store(record + 6, tl.min(tl.min(minimum, 1), 0).to(tl.float64))
+    tl.store(record + 7, tl.max(tl.max(maximum, 1), 0).to(tl.float64))
 
 
 def folding(displacement: Tensor, scheme: str, interior: bool, spacing: Sequence[float]) -> Tensor:
@@ -231,7 +220,9 @@ def folding(displacement: Tensor, scheme: str, interior: bool, spacing: Sequence
         standard deviation of ``log(max(J, 1e-9))``, non-diffeomorphic volume in voxels.
     """
     batch, ndim = displacement.shape[:2]
-    tile = _TILE if ndim == 3 else {**_TILE, "PLANES": 1}
+    tile = _FLOAT64_TILE if displacement.dtype == torch.float64 else _TILE
+    if ndim == 2:
+        tile = {**tile, "PLANES": 1}
     programs, index = tiling(displacement, tile)
     if programs == 0:
         records = displacement.new_zeros((batch, 1, _RECORD), dtype=torch.float64)

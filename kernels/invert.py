@@ -19,7 +19,11 @@ from .interpolation import corner_weight, sample_axis
 from .launch import accumulator, element_strides, index_type, spatial_size
 from .location import corner, voxel_position
 
+# The voxels of a program, and its warps. Of half types a thread takes two: with one, LLVM aborts on
+# the 3D kernel with zero padding for sm_100 (Triton 3.9: "Cannot BITCAST between types of different
+# sizes").
 _BLOCK = 128
+_HALF_BLOCK = 256
 _WARPS = 4
 
 
@@ -361,12 +365,13 @@ def _launch_options(
     displacement: Tensor, padding: str, *others: Tensor
 ) -> tuple[int, dict[str, object]]:
     """The number of blocks of a sample, and the options common to both kernels."""
-    blocks = triton.cdiv(displacement.shape[2:].numel(), _BLOCK)
+    block = _HALF_BLOCK if displacement.element_size() == 2 else _BLOCK
+    blocks = triton.cdiv(displacement.shape[2:].numel(), block)
     return blocks, {
         "NDIM": displacement.shape[1],
         "PADDING": padding,
-        "INDEX": index_type(_BLOCK, displacement, *others),
+        "INDEX": index_type(block, displacement, *others),
         "ACC": getattr(tl, str(accumulator(displacement)).removeprefix("torch.")),
-        "BLOCK": _BLOCK,
+        "BLOCK": block,
         "num_warps": _WARPS,
     }

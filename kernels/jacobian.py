@@ -28,10 +28,11 @@ from .differences import (
 )
 from .launch import accumulator, element_strides, spatial_size
 
-# The rows, columns and planes of a program, and its warps. The backward kernel takes one voxel per
-# thread: with more, its registers leave few warps resident.
+# The rows, columns and planes of a program, and its warps. In float64 and backward a thread takes
+# fewer voxels: with more, its registers leave few warps resident, or do not suffice.
 _FORWARD_TILE = {"ROWS": 8, "COLUMNS": 64, "PLANES": 8, "num_warps": 4}
-_BACKWARD_TILE = {"ROWS": 8, "COLUMNS": 32, "PLANES": 8, "num_warps": 8}
+_FLOAT64_TILE = {**_FORWARD_TILE, "COLUMNS": 32}
+_BACKWARD_TILE = {"ROWS": 4, "COLUMNS": 32, "PLANES": 8, "num_warps": 4}
 
 
 @triton.jit
@@ -233,7 +234,8 @@ def jacobian_forward(displacement: Tensor, scheme: str, spacing: Sequence[float]
     shape = (displacement.shape[0], 1, *displacement.shape[2:])
     out = torch.empty(shape, dtype=displacement.dtype, device=displacement.device)
     if out.numel():
-        programs, options = _launch_options(displacement, displacement, scheme, _FORWARD_TILE)
+        tile = _FLOAT64_TILE if displacement.dtype == torch.float64 else _FORWARD_TILE
+        programs, options = _launch_options(displacement, displacement, scheme, tile)
         with torch.cuda.device_of(displacement):
             jacobian_forward_kernel[(programs,)](
                 displacement,

@@ -24,7 +24,8 @@ Kernel = Callable[[Tensor, str, bool, tuple[float, ...]], Tensor]
 @pytest.fixture(scope="session")
 def kernel(kernel_backend) -> Kernel:
     if kernel_backend == "triton":  # the interpreter's time is that of the planes
-        backends.triton_kernels("folding")[0]._TILE["PLANES"] = 4
+        for tile in ("_TILE", "_FLOAT64_TILE"):
+            getattr(backends.triton_kernels("folding")[0], tile)["PLANES"] = 4
     folding = importlib.import_module("plasticine.ops.folding")  # whose name the function takes
     # Fewer voxels a block than its threads, so that more blocks than one meet.
     folding._CUDA_BLOCK_VOXELS = 32

@@ -34,7 +34,7 @@ class Kernels(NamedTuple):
 @pytest.fixture(scope="session")
 def kernels(kernel_backend) -> Kernels:
     if kernel_backend == "triton":  # the interpreter's time is that of the planes
-        for tile in ("_FORWARD_TILE", "_BACKWARD_TILE"):
+        for tile in ("_FORWARD_TILE", "_FLOAT64_TILE", "_BACKWARD_TILE"):
             getattr(backends.triton_kernels("jacobian")[0], tile)["PLANES"] = 2
     return Kernels(FORWARD[kernel_backend], BACKWARD[kernel_backend])
 

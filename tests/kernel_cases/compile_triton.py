@@ -97,7 +97,7 @@ class Compiler:
     def compile(self, kernel: JITFunction, *arguments: Any, **options: Any) -> Any:
         if self.brief:
             architecture = triton.runtime.driver.active.get_current_device()
-            kind = (architecture, kernel, options.get("NDIM"), str(options.get("ACC")))
+            kind = (architecture, kernel, options.get("NDIM"))
             if kind in self.seen:
                 return None
             self.seen.add(kind)
@@ -164,7 +164,7 @@ def main() -> int:
     parser.add_argument(
         "--brief",
         action="store_true",
-        help="the first instance of each kernel, number of axes and accumulator",
+        help="the first instance of each kernel and number of axes",
     )
     options = parser.parse_args()
     every = sorted(path.stem.removeprefix("instances_") for path in HERE.glob("instances_*.py"))

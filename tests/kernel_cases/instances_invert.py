@@ -7,9 +7,10 @@ import torch
 from plasticine.ops._invert_backends import BACKWARD, FORWARD
 
 SIZES = ((16, 32), (8, 16, 32))
+# The first for every architecture: LLVM has aborted on it for sm_100.
 INSTANCES = (
-    ("border", torch.float32),
     ("zeros", torch.bfloat16),
+    ("border", torch.float32),
     ("reflection", torch.float64),
 )
 
