@@ -36,7 +36,7 @@ class Boxes {
                                   : axis == 0   ? kStep * std::int64_t{turns_}
                                                 : kBoxRows;
         size_[axis] = static_cast<Index>(size);
-        boxes[axis] = (size + side - 1) / side;
+        boxes[axis] = divide_up(size, side);
         count_ *= boxes[axis];
       }
     } while (turns_ > 1 && count_ * tensor.shape[0] < enough);

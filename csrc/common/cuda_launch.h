@@ -84,6 +84,22 @@ inline std::int64_t element_count(const Tensor& tensor) {
   return count;
 }
 
+// The voxels of a channel of a (N, C, *spatial) tensor.
+inline std::int64_t voxel_count(const Tensor& tensor) {
+  std::int64_t count = 1;
+  for (int axis = 2; axis < tensor.ndim; ++axis) {
+    count *= tensor.shape[axis];
+  }
+  return count;
+}
+
+// Blocks along y or z for so many items; where there are fewer, each goes on in strides of the
+// grid.
+inline unsigned grid_extent(std::int64_t items) {
+  constexpr std::int64_t most = 65535;
+  return static_cast<unsigned>(std::min(items, most));
+}
+
 // On the stream, as every launch; the tensor must be contiguous.
 inline void zero_fill(const Tensor& tensor, StreamHandle stream) {
   const std::int64_t bytes = element_count(tensor) * element_size(tensor.dtype);

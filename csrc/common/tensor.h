@@ -34,4 +34,6 @@ inline std::int64_t element_size(DType dtype) {
   }
 }
 
+inline std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
 }  // namespace plasticine

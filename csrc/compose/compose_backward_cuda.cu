@@ -159,8 +159,7 @@ void compose_backward(const Tensor& grad, const Composition& composition,
   if (element_count(composition.displacement) == 0) {
     return;
   }
-  const std::int64_t field_voxels =
-      element_count(composition.field) / (composition.field.shape[0] * composition.field.shape[1]);
+  const std::int64_t field_voxels = voxel_count(composition.field);
   const std::int64_t largest = std::max(
       field_voxels,
       largest_offset(composition.displacement,

@@ -12,18 +12,8 @@ namespace plasticine::cuda {
 // One block per box along x, samples along y, directions along z.
 template <int D, typename Index>
 dim3 box_grid(const Boxes<D, Index>& boxes, std::int64_t samples, int directions) {
-  return dim3(static_cast<unsigned>(boxes.count()),
-              static_cast<unsigned>(std::min(samples, kLargestGridYZ)),
+  return dim3(static_cast<unsigned>(boxes.count()), grid_extent(samples),
               static_cast<unsigned>(directions));
-}
-
-// The voxels of a sample.
-inline std::int64_t voxel_count(const Tensor& field) {
-  std::int64_t product = 1;
-  for (int axis = 2; axis < field.ndim; ++axis) {
-    product *= field.shape[axis];
-  }
-  return product;
 }
 
 // A field that is sampled between its voxels. Its rows are contiguous: two corners of a cell in one

@@ -296,8 +296,8 @@ void folding(const Tensor& displacement, const Tensor& partial, const Tensor& st
         const FieldLayout<D, accumulator_t<Stored>, Index> layout(displacement, spacing);
         const Columns<D, Index> columns(displacement, interior);
         launch("folding", folding_kernel<D, Stored, Index>,
-               dim3(static_cast<unsigned>(blocks), grid_samples(displacement)), kThreads, stream,
-               displacement.as<const Stored>(), layout, columns, scheme, records);
+               dim3(static_cast<unsigned>(blocks), grid_extent(displacement.shape[0])), kThreads,
+               stream, displacement.as<const Stored>(), layout, columns, scheme, records);
       });
     });
   });

@@ -202,9 +202,9 @@ __global__ void __launch_bounds__(kInvertThreads, 4)
 }
 
 dim3 grid_of(const Tensor& displacement) {
-  const std::int64_t voxels =
-      element_count(displacement) / (displacement.shape[0] * displacement.shape[1]);
-  return dim3(static_cast<unsigned>(divide_up(voxels, kInvertThreads)), grid_samples(displacement));
+  const std::int64_t voxels = voxel_count(displacement);
+  return dim3(static_cast<unsigned>(divide_up(voxels, kInvertThreads)),
+              grid_extent(displacement.shape[0]));
 }
 
 // Calls visit with the tags of dimension, stored type, padding and index.

@@ -58,7 +58,7 @@ void sample_part(const void* const* field, const ImageShape& shape, Padding padd
     case Padding::border:
       locate_part<D, Padding::border>(coordinates, shape, n, &cells);
       break;
-    case Padding::reflection:
+    default:
       locate_part<D, Padding::reflection>(coordinates, shape, n, &cells);
       break;
   }

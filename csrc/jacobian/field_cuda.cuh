@@ -84,24 +84,10 @@ __device__ __forceinline__ T difference_of(Scheme scheme, Index index, Index las
   return (next ? after : here) - (next ? here : before);
 }
 
-constexpr std::int64_t kLargestGridY = 65535;
-
-inline unsigned grid_samples(const Tensor& field) {
-  return static_cast<unsigned>(std::min(field.shape[0], kLargestGridY));
-}
-
-inline std::int64_t divide_up(std::int64_t value, std::int64_t divisor) {
-  return (value + divisor - 1) / divisor;
-}
-
 // What an offset within a component, or a count of its voxels in whole blocks, can come to.
 inline std::int64_t field_reach(const Tensor& field) {
   constexpr std::int64_t kMargin = std::int64_t{1} << 20;
-  std::int64_t voxels = 1;
-  for (int axis = 2; axis < field.ndim; ++axis) {
-    voxels *= field.shape[axis];
-  }
-  return std::max(channel_reach(field), voxels) + kMargin;
+  return std::max(channel_reach(field), voxel_count(field)) + kMargin;
 }
 
 // Calls visit with 32-bit offsets within a component where they suffice. Otherwise with 64-bit

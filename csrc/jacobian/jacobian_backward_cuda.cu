@@ -290,9 +290,9 @@ void run(const Tensor& grad_out, const Tensor& displacement, const Tensor& grad_
   const GradientLayout<D, Index> grad_layout(grad_out);
   const Tiles<D, Index> tiles(displacement);
   launch("jacobian_backward", jacobian_backward_kernel<central, D, Stored, Index>,
-         dim3(static_cast<unsigned>(tiles.blocks), grid_samples(displacement)), kThreads, stream,
-         grad_out.as<const Stored>(), grad_layout, displacement.as<const Stored>(), layout, tiles,
-         scheme, grad_displacement.as<Stored>());
+         dim3(static_cast<unsigned>(tiles.blocks), grid_extent(displacement.shape[0])), kThreads,
+         stream, grad_out.as<const Stored>(), grad_layout, displacement.as<const Stored>(), layout,
+         tiles, scheme, grad_displacement.as<Stored>());
 }
 
 }  // namespace

@@ -143,7 +143,7 @@ void run(const Tensor& displacement, const Tensor& out, Scheme scheme, const dou
   const Columns<Index> columns(displacement, V);
   const std::int64_t blocks = divide_up(columns.items, kThreads);
   launch("jacobian_forward", jacobian_forward_kernel<differences, V, D, Stored, Index>,
-         dim3(static_cast<unsigned>(blocks), grid_samples(displacement)), kThreads, stream,
+         dim3(static_cast<unsigned>(blocks), grid_extent(displacement.shape[0])), kThreads, stream,
          displacement.as<const Stored>(), layout, columns, scheme, out.as<Stored>());
 }
 

@@ -18,8 +18,6 @@ namespace plasticine {
 constexpr std::int64_t kBlocksPerTask = 8;
 constexpr int kTaskGrain = 4;
 
-inline std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
 inline ImageShape spatial_shape(const Tensor& tensor) {
   ImageShape shape = {tensor.ndim - 2, {1, 1, 1}, {0, 0, 0}};
   for (int axis = 0; axis < shape.ndim; ++axis) {

@@ -139,7 +139,7 @@ void locate_cubic_mode(const T* coordinates, const ImageShape& shape, Padding pa
     case Padding::border:
       return locate_cubic_padding<mode, Padding::border>(coordinates, shape, fold, n, slopes,
                                                          cells);
-    case Padding::reflection:
+    default:
       return locate_cubic_padding<mode, Padding::reflection>(coordinates, shape, fold, n, slopes,
                                                              cells);
   }

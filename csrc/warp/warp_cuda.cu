@@ -91,7 +91,7 @@ void warp_forward(const Tensor& image, const Tensor& displacement,
     return;
   }
   const DeviceGuard guard(device);
-  const std::int64_t voxels = element_count(out) / (out.shape[0] * out.shape[1]);
+  const std::int64_t voxels = voxel_count(out);
   const std::int64_t largest =
       std::max({channel_reach(image), channel_reach(displacement), voxels});
   dispatch_instance(

@@ -153,9 +153,8 @@ inline void prepare_gradients(const WarpGradients& gradients, bool is_constant,
 // The largest number that a backward kernel counts to in its type of index.
 inline std::int64_t largest_offset(const Tensor& grad, const Tensor& image,
                                    const Tensor& displacement) {
-  const std::int64_t voxels = element_count(grad) / (grad.shape[0] * grad.shape[1]);
-  const std::int64_t image_voxels =
-      element_count(image) / std::max<std::int64_t>(image.shape[0] * image.shape[1], 1);
+  const std::int64_t voxels = voxel_count(grad);
+  const std::int64_t image_voxels = voxel_count(image);
   // A block's turn may step past the last voxel by a whole grid before it ends.
   const std::int64_t reach = 2 * voxels + 1024 * std::int64_t{kThreads};
   return std::max({channel_reach(grad), channel_reach(image), channel_reach(displacement), reach,

@@ -15,8 +15,6 @@ constexpr int resident_blocks(int narrow) {
   return sizeof(T) == 4 && sizeof(Index) == 4 ? narrow : 1;
 }
 
-constexpr std::int64_t kLargestGridYZ = 65535;
-
 // A (N, C, *spatial) input. Offsets within a channel are of type Index; samples and channels are
 // always found with 64 bits.
 template <int D, typename Stored, typename Index>
@@ -336,9 +334,7 @@ struct NearestVoxel {
 inline dim3 launch_grid(std::int64_t blocks, std::int64_t samples, std::int64_t channels) {
   constexpr std::int64_t enough = 1024;
   const std::int64_t groups = std::clamp<std::int64_t>(enough / (blocks * samples), 1, channels);
-  return dim3(static_cast<unsigned>(blocks),
-              static_cast<unsigned>(std::min(samples, kLargestGridYZ)),
-              static_cast<unsigned>(std::min(groups, kLargestGridYZ)));
+  return dim3(static_cast<unsigned>(blocks), grid_extent(samples), grid_extent(groups));
 }
 
 }  // namespace plasticine::cuda

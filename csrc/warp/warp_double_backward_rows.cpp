@@ -45,7 +45,7 @@ void locate(const T* coordinates, const ImageShape& shape, Padding padding, int 
       return locate_axes<Padding::zeros>(coordinates, shape, n, cells);
     case Padding::border:
       return locate_axes<Padding::border>(coordinates, shape, n, cells);
-    case Padding::reflection:
+    default:
       return locate_axes<Padding::reflection>(coordinates, shape, n, cells);
   }
 }

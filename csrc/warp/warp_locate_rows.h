@@ -64,7 +64,7 @@ void locate(const T* coordinates, const ImageShape& shape, Padding padding, int 
       return locate_axes<Padding::zeros>(coordinates, shape, n, slopes, cells);
     case Padding::border:
       return locate_axes<Padding::border>(coordinates, shape, n, slopes, cells);
-    case Padding::reflection:
+    default:
       return locate_axes<Padding::reflection>(coordinates, shape, n, slopes, cells);
   }
 }
@@ -101,7 +101,7 @@ void locate_nearest(const T* coordinates, const ImageShape& shape, Padding paddi
       case Padding::border:
         locate_nearest_axis<Padding::border>(coordinate, size, stride, n, axis, cells);
         break;
-      case Padding::reflection:
+      default:
         locate_nearest_axis<Padding::reflection>(coordinate, size, stride, n, axis, cells);
         break;
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -58,27 +57,6 @@ def no_stages(velocity: Tensor) -> Tensor:
 def stages_like(velocity: Tensor, count: int) -> Tensor:
     """Uninitialised memory of ``count`` fields."""
     return velocity.new_empty((count, *velocity.shape))
-
-
-def peak(velocity: Tensor, backend: str) -> float:
-    """The greatest Euclidean norm of a voxel's velocity; those that are not finite do not count."""
-    velocity = _innermost(velocity)
-    if backend == "cpu" and type(velocity) in (Tensor, torch.nn.Parameter):
-        return backends.NATIVE.exponential_peak(native(velocity), threads_for(velocity))
-    if backend == "cuda" and type(velocity) in (Tensor, torch.nn.Parameter):
-        square = velocity.new_zeros(1, dtype=torch.float64)
-        backends.CUDA.exponential_peak(native(velocity), native(square), *cuda_launch(velocity))
-        return math.sqrt(square.item())
-    norm = torch.linalg.vector_norm(velocity.double(), dim=1)
-    norm = torch.where(norm.isfinite(), norm, 0.0)
-    return norm.max().item() if norm.numel() else 0.0
-
-
-def _innermost(x: Tensor) -> Tensor:
-    """What torch.func.grad wraps."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(x):
-        x = torch._C._functorch.get_unwrapped(x)
-    return x
 
 
 def cpu_forward(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,8 +10,7 @@ from torch import Tensor
 
 from plasticine import backends
 from plasticine.ops import _checks
-from plasticine.ops._exponential_backends import peak
-from plasticine.ops._native_interface import device_type
+from plasticine.ops._native_interface import cuda_launch, device_type, native, threads_for
 
 # The greatest speed, in voxels, up to which 0, 1, 2, ... squarings suffice: on Gaussian-smoothed
 # noise (sigma 8 voxels, 2D and 3D) the mean error stays below 0.01 voxel and the 99th percentile
@@ -42,6 +42,20 @@ def enough_steps(speed: float, method: str) -> int:
     return len(limits)
 
 
+def peak(velocity: Tensor, backend: str) -> float:
+    """The greatest Euclidean norm of a voxel's velocity; those that are not finite do not count."""
+    velocity = _innermost(velocity)
+    if backend == "cpu" and type(velocity) in (Tensor, torch.nn.Parameter):
+        return backends.NATIVE.exponential_peak(native(velocity), threads_for(velocity))
+    if backend == "cuda" and type(velocity) in (Tensor, torch.nn.Parameter):
+        square = velocity.new_zeros(1, dtype=torch.float64)
+        backends.CUDA.exponential_peak(native(velocity), native(square), *cuda_launch(velocity))
+        return math.sqrt(square.item())
+    norm = torch.linalg.vector_norm(velocity.double(), dim=1)
+    norm = torch.where(norm.isfinite(), norm, 0.0)
+    return norm.max().item() if norm.numel() else 0.0
+
+
 def _automatic(velocity: Tensor, method: str, backend: str) -> int:
     if _is_batched(velocity):
         raise RuntimeError(
@@ -50,6 +64,13 @@ def _automatic(velocity: Tensor, method: str, backend: str) -> int:
         )
     served = backends.choose(backend, "exponential", device_type(velocity))
     return enough_steps(peak(velocity.detach(), served), method)
+
+
+def _innermost(x: Tensor) -> Tensor:
+    """What torch.func.grad wraps."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
 
 
 def _is_batched(x: Tensor) -> bool:

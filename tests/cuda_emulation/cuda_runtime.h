@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <csetjmp>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -89,27 +90,58 @@ constexpr unsigned kMostThreads = 1024;
 enum class Waiting { nothing, warp, block };
 
 struct Fiber {
-  ucontext_t context;
   std::unique_ptr<char[]> stack;
+  std::jmp_buf place;  // where it goes on
   Waiting waiting = Waiting::nothing;
+  bool started = false;  // it lives from block to block: its start is slow
   bool done = false;
+  unsigned turn = 0;  // of the two places where lanes show their values
 };
 
-inline ucontext_t scheduler;
+inline std::jmp_buf scheduler;
 inline std::vector<Fiber> fibers;
 inline std::function<void()> body;
-inline char lanes[kMostThreads][8];  // what each thread shows the others of its warp
+inline char lanes[2][kMostThreads][8];  // what each thread shows the others of its warp
+
+// Back to the scheduler, until it resumes this thread. By a jump: swapcontext makes a system call.
+inline void pause() {
+  if (setjmp(fibers[threadIdx.x].place) == 0) {
+    std::longjmp(scheduler, 1);
+  }
+}
 
 inline void run_thread() {
-  body();
-  fibers[threadIdx.x].done = true;
-  swapcontext(&fibers[threadIdx.x].context, &scheduler);
+  for (;;) {
+    body();
+    fibers[threadIdx.x].done = true;
+    pause();
+  }
 }
 
 inline void wait_for(Waiting whom) {
-  Fiber& fiber = fibers[threadIdx.x];
-  fiber.waiting = whom;
-  swapcontext(&fiber.context, &scheduler);
+  fibers[threadIdx.x].waiting = whom;
+  pause();
+}
+
+// Runs a thread until it waits or is done.
+inline void resume(unsigned thread) {
+  constexpr std::size_t stack_bytes = 64 << 10;
+  threadIdx = dim3(thread, 0, 0);
+  if (setjmp(scheduler) != 0) {
+    return;
+  }
+  if (fibers[thread].started) {
+    std::longjmp(fibers[thread].place, 1);
+  }
+  fibers[thread].started = true;
+  fibers[thread].stack = std::make_unique<char[]>(stack_bytes);
+  ucontext_t context;
+  getcontext(&context);
+  context.uc_stack.ss_sp = fibers[thread].stack.get();
+  context.uc_stack.ss_size = stack_bytes;
+  context.uc_link = nullptr;
+  makecontext(&context, run_thread, 0);
+  setcontext(&context);
 }
 
 // Lets threads first to last go on where all of them wait for the same.
@@ -131,8 +163,7 @@ inline bool run_warp(unsigned first, unsigned last) {
   do {
     for (unsigned i = first; i < last; ++i) {
       if (!fibers[i].done && fibers[i].waiting == Waiting::nothing) {
-        threadIdx = dim3(i, 0, 0);
-        swapcontext(&scheduler, &fibers[i].context);
+        resume(i);
       }
     }
   } while (release(first, last, Waiting::warp));
@@ -146,20 +177,12 @@ inline bool run_warp(unsigned first, unsigned last) {
 
 // Runs the threads of one block until all are done; false when they met different barriers.
 inline bool run_block(unsigned threads) {
-  constexpr std::size_t stack_bytes = 64 << 10;
   fibers.resize(threads);
-  for (unsigned i = 0; i < threads; ++i) {
-    Fiber& fiber = fibers[i];
-    if (!fiber.stack) {
-      fiber.stack = std::make_unique<char[]>(stack_bytes);
-    }
+  for (Fiber& fiber : fibers) {
+    fiber.started = fiber.started && fiber.done;  // else it waits in a block that failed
     fiber.done = false;
     fiber.waiting = Waiting::nothing;
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = stack_bytes;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, run_thread, 0);
+    fiber.turn = 0;
   }
   do {
     for (unsigned first = 0; first < threads; first += kWarp) {
@@ -171,19 +194,20 @@ inline bool run_block(unsigned threads) {
   return std::all_of(fibers.begin(), fibers.end(), [](const Fiber& fiber) { return fiber.done; });
 }
 
-// Calls visit(lane, what that lane showed) for every lane of the warp.
+// Calls visit(lane, what that lane showed) for every lane of the warp. Two places in turn: who
+// shows the next value in the one knows that all have come to it, and so have read the other.
 template <typename T, typename Visit>
 void with_lanes(T value, const Visit& visit) {
-  static_assert(sizeof(T) <= sizeof(lanes[0]), "at most 8 bytes");
-  std::memcpy(lanes[threadIdx.x], &value, sizeof(T));
+  static_assert(sizeof(T) <= sizeof(lanes[0][0]), "at most 8 bytes");
+  const unsigned turn = fibers[threadIdx.x].turn++ % 2;
+  std::memcpy(lanes[turn][threadIdx.x], &value, sizeof(T));
   wait_for(Waiting::warp);
   const unsigned first = threadIdx.x / kWarp * kWarp;
   for (unsigned lane = 0; lane < kWarp && first + lane < fibers.size(); ++lane) {
     T shown;
-    std::memcpy(&shown, lanes[first + lane], sizeof(T));
+    std::memcpy(&shown, lanes[turn][first + lane], sizeof(T));
     visit(lane, shown);
   }
-  wait_for(Waiting::warp);
 }
 
 // The value of a lane of the warp; the thread's own where there is no such lane.

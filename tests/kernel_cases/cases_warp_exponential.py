@@ -107,7 +107,7 @@ def test_equals_the_reference(forward, assert_close, sizes, method):
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("field_padding", PADDINGS)
-@pytest.mark.parametrize(("mode", "sizes"), zip(MODES, SMALL_SIZES, strict=True), ids=str)
+@pytest.mark.parametrize(("mode", "sizes"), list(zip(MODES, SMALL_SIZES, strict=True)), ids=str)
 def test_every_pair_of_paddings(forward, assert_close, padding, field_padding, mode, sizes):
     check(forward, assert_close, make_inputs(sizes), 1, "euler", mode, padding, field_padding)
 
