@@ -127,7 +127,9 @@ def test_the_kernels_import_torch_and_triton_only():
     assert not wrong, "\n".join(wrong)
 
 
-_STANDARD = frozenset({"collections", "contextlib", "functools", "itertools", "math", "typing"})
+_STANDARD = frozenset(
+    {"collections", "contextlib", "functools", "itertools", "math", "struct", "typing"}
+)
 
 
 def native_files() -> list[Path]:

@@ -243,7 +243,7 @@ FIELD = torch.zeros(2, 2, 4, 5)
         ((FIELD[:, :, :0], FIELD), {}, ValueError, "u has no voxels to sample"),
         ((FIELD, FIELD.to("meta")), {}, ValueError, "u on cpu and v on meta"),
         ((FIELD, FIELD), {"padding": "edge"}, ValueError, "padding must be one of 'zeros'"),
-        ((FIELD, FIELD), {"backend": "triton"}, RuntimeError, "it holds only warp"),
+        ((FIELD, FIELD), {"backend": "triton"}, RuntimeError, "it takes CUDA tensors"),
     ],
 )
 def test_refused_inputs(arguments, options, error, message):

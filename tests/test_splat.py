@@ -410,7 +410,7 @@ FIELD = torch.zeros(2, 2, 4, 5)
         ((IMAGE, FIELD), {"mode": "quintic"}, ValueError, "mode must be one of"),
         ((IMAGE, FIELD), {"padding": "edge"}, ValueError, "padding must be one of 'zeros'"),
         ((IMAGE, FIELD), {"affine": torch.zeros(2, 2, 2)}, ValueError, r"affine must have shape"),
-        ((IMAGE, FIELD), {"backend": "triton"}, RuntimeError, "it holds only warp"),
+        ((IMAGE, FIELD), {"backend": "triton"}, RuntimeError, "it takes CUDA tensors"),
     ],
 )
 def test_refused_inputs(arguments, options, error, message):
