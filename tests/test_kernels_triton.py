@@ -55,7 +55,7 @@ class TestCompilation:
     # A class of its own, so that it may run beside the interpreter: see --dist loadscope.
     @pytest.mark.parametrize("architecture", ARCHITECTURES)
     def test_compiles_without_spilling(self, architecture):
-        """Every kernel in the instances of kernel_cases/instances_*.py, for a GPU that is not there.
+        """Every kernel in kernel_cases/instances_*.py, for a GPU that is not there.
 
         The first of each kernel and number of axes; register_report.py compiles all of them.
         """
@@ -80,8 +80,8 @@ class TestCompilation:
         compiled = {row["operator"] for row in report["compiled"]}
         assert compiled == {path.stem.removeprefix("instances_") for path in INSTANCES}
         for row in report["compiled"]:
-            # Triton keeps no arrays on the stack: what is there was spilled. Of a float64 kernel ptxas
-            # may put a register or two aside so that one more block is resident (sm_80).
+            # Triton keeps no arrays on the stack: what is there was spilled. Of float64 ptxas
+            # may put a register or two aside for one more resident block (sm_80).
             allowed = 8 if "ACC=fp64" in row["instance"] else 0
             assert max(row["spill_stores"], row["spill_loads"], row["stack_bytes"]) <= allowed, row
 
