@@ -51,37 +51,39 @@ def test_in_the_interpreter(cases, selection):
     assert re.search(r"\d passed", run.stdout), run.stdout
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_compiles_without_spilling(architecture):
-    """Every kernel in the instances of kernel_cases/instances_*.py, for a GPU that is not there.
+class TestCompilation:
+    # A class of its own, so that it may run beside the interpreter: see --dist loadscope.
+    @pytest.mark.parametrize("architecture", ARCHITECTURES)
+    def test_compiles_without_spilling(self, architecture):
+        """Every kernel in kernel_cases/instances_*.py, for a GPU that is not there.
 
-    The first of each kernel and number of axes; register_report.py compiles all of them.
-    """
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    run = subprocess.run(
-        [
-            sys.executable,
-            str(CASES / "compile_triton.py"),
-            "--architecture",
-            str(architecture),
-            "--brief",
-        ],
-        env=environment,
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    report = json.loads(run.stdout)
-    assert not report["unlaunched"], "kernels that no instances_*.py launches"
-    compiled = {row["operator"] for row in report["compiled"]}
-    assert compiled == {path.stem.removeprefix("instances_") for path in INSTANCES}
-    for row in report["compiled"]:
-        # Triton keeps no arrays on the stack: what is there was spilled. Of a float64 kernel ptxas
-        # may put a register or two aside so that one more block is resident (sm_80).
-        allowed = 8 if "ACC=fp64" in row["instance"] else 0
-        assert max(row["spill_stores"], row["spill_loads"], row["stack_bytes"]) <= allowed, row
+        The first of each kernel and number of axes; register_report.py compiles all of them.
+        """
+        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+        run = subprocess.run(
+            [
+                sys.executable,
+                str(CASES / "compile_triton.py"),
+                "--architecture",
+                str(architecture),
+                "--brief",
+            ],
+            env=environment,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0, run.stdout + run.stderr
+        report = json.loads(run.stdout)
+        assert not report["unlaunched"], "kernels that no instances_*.py launches"
+        compiled = {row["operator"] for row in report["compiled"]}
+        assert compiled == {path.stem.removeprefix("instances_") for path in INSTANCES}
+        for row in report["compiled"]:
+            # Triton keeps no arrays on the stack: what is there was spilled. Of float64 ptxas
+            # may put a register or two aside for one more resident block (sm_80).
+            allowed = 8 if "ACC=fp64" in row["instance"] else 0
+            assert max(row["spill_stores"], row["spill_loads"], row["stack_bytes"]) <= allowed, row
 
 
 def test_no_target_is_nested():
