@@ -1,4 +1,4 @@
-"""Reading images and vector fields, at voxels and between them, for every Triton kernel.
+"""Reading and writing images and vector fields, at voxels and between them, in Triton.
 
 Vectors are (z, y, x) in registers; in 2D the z of a vector means nothing.
 """
@@ -64,6 +64,41 @@ def store_vector(field, n, vector, voxel, voxels, active, NDIM: tl.constexpr):
     for axis in tl.static_range(3 - NDIM, 3):
         target = field + (n * NDIM + (axis - 3 + NDIM)) * voxels + voxel
         tl.store(target, vector[axis].to(field.dtype.element_ty), mask=active)
+
+
+@triton.jit
+def store_location_gradient(
+    to_displacement,
+    to_affine,
+    slopes,
+    undefined,
+    n,
+    program,
+    position,
+    voxel,
+    voxels,
+    active,
+    NDIM: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Writes a block's gradient to its locations, for those results that are not None.
+
+    NaN where there is no location. to_displacement is contiguous; to_affine holds one sum, over the
+    block, per program.
+    """
+    z = tl.where(undefined, float("nan"), slopes[0])
+    y = tl.where(undefined, float("nan"), slopes[1])
+    x = tl.where(undefined, float("nan"), slopes[2])
+    defined = (z, y, x)
+    if to_displacement is not None:
+        store_vector(to_displacement, n, defined, voxel, voxels, active, NDIM)
+    if to_affine is not None:
+        for axis in tl.static_range(3 - NDIM, 3):
+            row = to_affine + (program.to(tl.int64) * NDIM + (axis - 3 + NDIM)) * (NDIM + 1)
+            tl.store(row + NDIM, tl.sum(defined[axis]))
+            for other in tl.static_range(3 - NDIM, 3):
+                moment = tl.sum(defined[axis] * position[other].to(ACC))
+                tl.store(row + (other - 3 + NDIM), moment)
 
 
 @triton.jit

@@ -10,13 +10,15 @@ operator ``plasticine.warp``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from .fixed_point import fixed_point_scale, from_fixed_point
-from .gather import gather
+from .gather import gather, store_location_gradient
 from .interpolation import corner_weight
 from .launch import accumulator, element_strides, index_type, spatial_size
 from .location import corner, locate, voxel_position
@@ -198,19 +200,25 @@ def warp_backward_kernel(
         target_plane += image_voxels
 
     if NEEDS_LOCATION:
-        slopes = (slope_z, slope_y, slope_x)
-        for axis in tl.static_range(3 - NDIM, 3):
-            slope = tl.where(undefined, float("nan"), slopes[axis] * derivatives[axis])
-            if grad_displacement is not None:
-                target = grad_displacement + (n * NDIM + (axis - 3 + NDIM)) * voxels + voxel
-                tl.store(target, slope.to(grad_displacement.dtype.element_ty), mask=active)
-            if grad_affine is not None:
-                row = grad_affine
-                row += (program.to(tl.int64) * NDIM + (axis - 3 + NDIM)) * (NDIM + 1)
-                tl.store(row + NDIM, tl.sum(slope))
-                for other in tl.static_range(3 - NDIM, 3):
-                    moment = tl.sum(slope * position[other].to(ACC))
-                    tl.store(row + (other - 3 + NDIM), moment)
+        slopes = (
+            slope_z * derivatives[0],
+            slope_y * derivatives[1],
+            slope_x * derivatives[2],
+        )
+        store_location_gradient(
+            grad_displacement,
+            grad_affine,
+            slopes,
+            undefined,
+            n,
+            program,
+            position,
+            voxel,
+            voxels,
+            active,
+            NDIM,
+            ACC,
+        )
 
 
 def warp_forward(
@@ -235,7 +243,7 @@ def warp_forward(
     if out.numel() == 0:
         return out
     voxels = displacement.shape[2:].numel()
-    options = _options(image, displacement, out, mode, padding, _LARGEST_FORWARD_BLOCK)
+    options = launch_options(image, displacement, out, mode, padding, _LARGEST_FORWARD_BLOCK)
     with torch.cuda.device_of(image):
         warp_forward_kernel[lambda chosen: (batch * triton.cdiv(voxels, chosen["BLOCK"]),)](
             image,
@@ -281,6 +289,34 @@ def warp_backward(
         The gradients to image, displacement and affine, contiguous and in their dtypes; None where
         not asked for, or where there is no affine.
     """
+    return launch_backward(
+        warp_backward_kernel,
+        grad,
+        image,
+        displacement,
+        affine,
+        mode,
+        padding,
+        needs,
+        block=_BACKWARD_BLOCK,
+        warps=_WARPS,
+    )
+
+
+def launch_backward(
+    kernel: Any,
+    grad: Tensor,
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    mode: str,
+    padding: str,
+    needs: tuple[bool, bool, bool],
+    *,
+    block: int,
+    warps: int,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """:func:`warp_backward` by a kernel with the arguments of warp_backward_kernel."""
     batch, channels = image.shape[:2]
     spatial, ndim = displacement.shape[2:], displacement.shape[1]
     accumulated = accumulator(image)
@@ -293,9 +329,9 @@ def warp_backward(
         grad_image = torch.zeros(image.shape, dtype=accumulated, device=image.device)
         if grad.numel() and torch.are_deterministic_algorithms_enabled():
             fixed = torch.zeros(image.shape, dtype=torch.int64, device=image.device)
-            scale = fixed_point_scale(grad, spatial.numel())
-    options = _options(image, displacement, grad, mode, padding, _BACKWARD_BLOCK)
-    blocks = triton.cdiv(spatial.numel(), _BACKWARD_BLOCK)
+            scale = fixed_point_scale(grad, spatial.numel(), mode)
+    options = launch_options(image, displacement, grad, mode, padding, block)
+    blocks = triton.cdiv(spatial.numel(), block)
     if needs_displacement:
         allocate = torch.zeros if is_constant else torch.empty
         grad_displacement = allocate(
@@ -308,7 +344,7 @@ def warp_backward(
     has_location = not is_constant and (needs_displacement or needs_affine)
     if grad.numel() and (needs_image or has_location):
         with torch.cuda.device_of(image):
-            warp_backward_kernel[(batch * blocks,)](
+            kernel[(batch * blocks,)](
                 grad,
                 image,
                 displacement,
@@ -327,8 +363,8 @@ def warp_backward(
                 channels,
                 blocks,
                 **options,
-                BLOCK=_BACKWARD_BLOCK,
-                num_warps=_WARPS,
+                BLOCK=block,
+                num_warps=warps,
             )
     if fixed is not None:
         grad_image = from_fixed_point(fixed, scale, grad_image)
@@ -339,10 +375,10 @@ def warp_backward(
     )
 
 
-def _options(
+def launch_options(
     image: Tensor, displacement: Tensor, result: Tensor, mode: str, padding: str, largest_block: int
 ) -> dict[str, object]:
-    """The constants common to both kernels."""
+    """The constants common to the kernels, forward and backward."""
     return {
         "NDIM": displacement.shape[1],
         "MODE": mode,

@@ -15,11 +15,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .fixed_point import fixed_point_scale, from_fixed_point
+from .gather import store_location_gradient
 from .interpolation import cubic_slopes, cubic_weights, is_inside, tap_index
-from .launch import accumulator, element_strides, index_type, spatial_size
+from .launch import element_strides, spatial_size
 from .location import locate, voxel_position
 from .scatter import scatter
+from .warp import launch_backward, launch_options
 
 # The voxels of a program, and its warps: one voxel per thread.
 _BLOCK = 128
@@ -261,19 +262,25 @@ def warp_cubic_backward_kernel(
         target_plane += image_voxels
 
     if NEEDS_LOCATION:
-        slopes = (slope_z, slope_y, slope_x)
-        for axis in tl.static_range(3 - NDIM, 3):
-            slope = tl.where(undefined, float("nan"), slopes[axis] * derivatives[axis])
-            if grad_displacement is not None:
-                target = grad_displacement + (n * NDIM + (axis - 3 + NDIM)) * voxels + voxel
-                tl.store(target, slope.to(grad_displacement.dtype.element_ty), mask=active)
-            if grad_affine is not None:
-                row = grad_affine
-                row += (program.to(tl.int64) * NDIM + (axis - 3 + NDIM)) * (NDIM + 1)
-                tl.store(row + NDIM, tl.sum(slope))
-                for other in tl.static_range(3 - NDIM, 3):
-                    moment = tl.sum(slope * position[other].to(ACC))
-                    tl.store(row + (other - 3 + NDIM), moment)
+        slopes = (
+            slope_z * derivatives[0],
+            slope_y * derivatives[1],
+            slope_x * derivatives[2],
+        )
+        store_location_gradient(
+            grad_displacement,
+            grad_affine,
+            slopes,
+            undefined,
+            n,
+            program,
+            position,
+            voxel,
+            voxels,
+            active,
+            NDIM,
+            ACC,
+        )
 
 
 def warp_cubic_forward(
@@ -296,7 +303,8 @@ def warp_cubic_forward(
     out = image.new_empty(batch, channels, *displacement.shape[2:])
     if out.numel() == 0:
         return out
-    blocks, options = _launch_options(image, displacement, out, mode, padding)
+    options = launch_options(image, displacement, out, mode, padding, _BLOCK)
+    blocks = triton.cdiv(displacement.shape[2:].numel(), _BLOCK)
     with torch.cuda.device_of(image):
         warp_cubic_forward_kernel[(batch * blocks,)](
             image,
@@ -311,6 +319,8 @@ def warp_cubic_forward(
             channels,
             blocks,
             **options,
+            BLOCK=_BLOCK,
+            num_warps=_WARPS,
         )
     return out
 
@@ -343,71 +353,15 @@ def warp_cubic_backward(
         The gradients to image, displacement and affine, contiguous and in their dtypes; None where
         not asked for, or where there is no affine.
     """
-    batch, channels = image.shape[:2]
-    spatial, ndim = displacement.shape[2:], displacement.shape[1]
-    needs_image, needs_displacement, needs_affine = needs
-    needs_affine = needs_affine and affine is not None
-    is_empty = grad.numel() == 0
-    # The kernel writes in full what is no sum of atomics.
-    allocate = torch.zeros if is_empty else torch.empty
-
-    grad_image = fixed = scale = grad_displacement = partial = None
-    if needs_image:
-        grad_image = torch.zeros(image.shape, dtype=accumulator(image), device=image.device)
-        if not is_empty and torch.are_deterministic_algorithms_enabled():
-            fixed = torch.zeros(image.shape, dtype=torch.int64, device=image.device)
-            scale = fixed_point_scale(grad, spatial.numel(), mode)
-    blocks, options = _launch_options(image, displacement, grad, mode, padding)
-    if needs_displacement:
-        grad_displacement = allocate(
-            displacement.shape, dtype=displacement.dtype, device=image.device
-        )
-    if needs_affine:
-        shape = (batch, blocks, ndim, ndim + 1)
-        partial = allocate(shape, dtype=accumulator(image), device=image.device)
-
-    if not is_empty and (needs_image or needs_displacement or needs_affine):
-        with torch.cuda.device_of(image):
-            warp_cubic_backward_kernel[(batch * blocks,)](
-                grad,
-                image,
-                displacement,
-                affine,
-                grad_image,
-                fixed,
-                scale,
-                grad_displacement,
-                partial,
-                element_strides(grad),
-                element_strides(image),
-                element_strides(displacement),
-                None if affine is None else affine.stride(),
-                spatial_size(image),
-                spatial_size(displacement),
-                channels,
-                blocks,
-                **options,
-            )
-    if fixed is not None:
-        grad_image = from_fixed_point(fixed, scale, grad_image)
-    return (
-        None if grad_image is None else grad_image.to(image.dtype),
-        grad_displacement,
-        None if partial is None else partial.sum(1, dtype=torch.float64).to(affine.dtype),
+    return launch_backward(
+        warp_cubic_backward_kernel,
+        grad,
+        image,
+        displacement,
+        affine,
+        mode,
+        padding,
+        needs,
+        block=_BLOCK,
+        warps=_WARPS,
     )
-
-
-def _launch_options(
-    image: Tensor, displacement: Tensor, result: Tensor, mode: str, padding: str
-) -> tuple[int, dict[str, object]]:
-    """The number of blocks of a sample, and the options common to both kernels."""
-    options = {
-        "NDIM": displacement.shape[1],
-        "MODE": mode,
-        "PADDING": padding,
-        "INDEX": index_type(_BLOCK, image, displacement, result),
-        "ACC": tl.float64 if image.dtype == torch.float64 else tl.float32,
-        "BLOCK": _BLOCK,
-        "num_warps": _WARPS,
-    }
-    return triton.cdiv(displacement.shape[2:].numel(), _BLOCK), options

@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .fixed_point import from_fixed_point
+from .gather import store_location_gradient
 from .interpolation import corner_weight
 from .launch import accumulator, element_strides, index_type, spatial_size
 from .location import affine_row, corner, locate, voxel_position
@@ -239,20 +240,25 @@ def warp_double_backward_kernel(
             added += field_direction_strides[1]
 
     if NEEDS_LOCATION:
-        slopes = (slope_z, slope_y, slope_x)
-        for axis in tl.static_range(3 - NDIM, 3):
-            slope = times_derivative(derivatives[axis], slopes[axis])
-            slope = tl.where(undefined, float("nan"), slope)
-            if to_displacement is not None:
-                out = to_displacement + (n * NDIM + (axis - 3 + NDIM)) * voxels + voxel
-                tl.store(out, slope.to(to_displacement.dtype.element_ty), mask=active)
-            if to_affine is not None:
-                row = to_affine
-                row += (program.to(tl.int64) * NDIM + (axis - 3 + NDIM)) * (NDIM + 1)
-                tl.store(row + NDIM, tl.sum(slope))
-                for other in tl.static_range(3 - NDIM, 3):
-                    moment = tl.sum(slope * position[other].to(ACC))
-                    tl.store(row + (other - 3 + NDIM), moment)
+        slopes = (
+            times_derivative(derivatives[0], slope_z),
+            times_derivative(derivatives[1], slope_y),
+            times_derivative(derivatives[2], slope_x),
+        )
+        store_location_gradient(
+            to_displacement,
+            to_affine,
+            slopes,
+            undefined,
+            n,
+            program,
+            position,
+            voxel,
+            voxels,
+            active,
+            NDIM,
+            ACC,
+        )
 
 
 def warp_double_backward(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from plasticine import backends, reference
@@ -20,6 +19,7 @@ from plasticine.ops._native_interface import (
     threads_for,
 )
 from plasticine.ops._operator import reference_gradients
+from plasticine.ops._warp_backends import ScatterBuffers, deterministic_scale
 
 Gradients = tuple[Tensor | None, Tensor | None]
 
@@ -65,37 +65,23 @@ def _cuda_forward(u: Tensor, v: Tensor, padding: str) -> Tensor:
 def _cuda_backward(
     grad: Tensor, u: Tensor, v: Tensor, padding: str, needs: Sequence[bool]
 ) -> Gradients:
-    from plasticine.kernels.fixed_point import fixed_point_scale, from_fixed_point
-
     if _are_widened(grad, u, v):
         widened = _cuda_backward(grad.float(), u.float(), v.float(), padding, needs)
         first, second = (x if x is None else x.to(u.dtype) for x in widened)
         return first, second
     u = contiguous_rows(u)
-    accumulator = torch.float64 if u.dtype == torch.float64 else torch.float32
-    grad_u = fixed = scale = None
-    if needs[0]:
-        grad_u = u.new_empty(u.shape, dtype=accumulator)
-        if torch.are_deterministic_algorithms_enabled() and grad.numel():
-            fixed = u.new_empty(u.shape, dtype=torch.int64)
-            scale = fixed_point_scale(grad, v.shape[2:].numel())
+    buffers = ScatterBuffers(grad, u.shape, deterministic_scale(grad)) if needs[0] else None
     grad_v = contiguous_like(v) if needs[1] else None
     backends.CUDA.compose_backward(
         native(grad),
         native(u),
         native(v),
-        native_or_none(grad_u),
-        native_or_none(fixed),
-        native_or_none(scale),
+        *((None, None, None) if buffers is None else buffers.arguments()),
         native_or_none(grad_v),
         PADDING_CODES[padding],
         *cuda_launch(v),
     )
-    if grad_u is not None:
-        if fixed is not None:
-            grad_u = from_fixed_point(fixed, scale, grad_u)
-        grad_u = grad_u.to(u.dtype)
-    return grad_u, grad_v
+    return None if buffers is None else buffers.total(u.dtype), grad_v
 
 
 def _are_widened(*fields: Tensor) -> bool:

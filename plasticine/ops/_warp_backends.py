@@ -132,15 +132,11 @@ def _cuda_backward(
     padding: str,
     needs: Sequence[bool],
 ) -> Gradients:
-    accumulator = accumulator_of(image)
-    buffers = ScatterBuffers(grad, image.shape, mode) if needs[0] else None
-    partial = None
+    buffers = None
+    if needs[0]:
+        buffers = ScatterBuffers(grad, image.shape, deterministic_scale(grad, mode))
     grad_displacement = contiguous_like(displacement) if needs[1] else None
-    if affine is not None and needs[2]:
-        voxels = displacement.shape[2:].numel()
-        blocks = min(max(-(-voxels // _CUDA_THREADS), 1), _CUDA_BLOCKS)
-        batch, ndim = displacement.shape[:2]
-        partial = image.new_empty((batch, blocks, ndim, ndim + 1), dtype=accumulator)
+    partial = affine_sums(image, displacement) if affine is not None and needs[2] else None
     backward = "warp_cubic_backward" if mode in CUBIC_MODES else "warp_backward"
     getattr(backends.CUDA, backward)(
         native(grad),
@@ -165,27 +161,45 @@ def accumulator_of(image: Tensor) -> torch.dtype:
     return torch.float64 if image.dtype == torch.float64 else torch.float32
 
 
+def affine_sums(image: Tensor, displacement: Tensor) -> Tensor:
+    """Uninitialised memory for the affine's gradient, a sum for each block of a CUDA kernel."""
+    blocks = min(max(-(-displacement.shape[2:].numel() // _CUDA_THREADS), 1), _CUDA_BLOCKS)
+    batch, ndim = displacement.shape[:2]
+    return image.new_empty((batch, blocks, ndim, ndim + 1), dtype=accumulator_of(image))
+
+
+def deterministic_scale(values: Tensor, mode: str = "linear") -> Tensor | None:
+    """What turns scattered values into integers where PyTorch asks for determinism, else None.
+
+    Args:
+        values: ``(N, C, *spatial)``, scattered with the weights of a mode.
+        mode: a mode of ``warp``.
+    """
+    if not torch.are_deterministic_algorithms_enabled() or not values.numel():
+        return None
+    from plasticine.kernels.fixed_point import fixed_point_scale
+
+    return fixed_point_scale(values, values.shape[2:].numel(), mode)
+
+
 class ScatterBuffers:
     """What a CUDA kernel adds values up in: in fixed point where the sum is to be deterministic.
 
     The kernel fills them with zeros first.
     """
 
-    def __init__(self, values: Tensor, shape: Sequence[int], mode: str) -> None:
+    def __init__(self, values: Tensor, shape: Sequence[int], scale: Tensor | None) -> None:
         """Allocates the buffers.
 
         Args:
-            values: ``(N, C, *spatial)``, what is scattered, with the weights of a mode.
+            values: ``(N, C, *spatial)``, what is scattered.
             shape: the result's.
-            mode: a mode of ``warp``.
+            scale: what turns the shares into integers, of deterministic_scale; None for a sum in
+                floating point.
         """
         self._sums = values.new_empty(shape, dtype=accumulator_of(values))
-        self._fixed = self._scale = None
-        if torch.are_deterministic_algorithms_enabled() and values.numel():
-            from plasticine.kernels.fixed_point import fixed_point_scale
-
-            self._fixed = values.new_empty(shape, dtype=torch.int64)
-            self._scale = fixed_point_scale(values, values.shape[2:].numel(), mode)
+        self._scale = scale
+        self._fixed = None if scale is None else values.new_empty(shape, dtype=torch.int64)
 
     def arguments(self) -> tuple[NativeTensor | None, ...]:
         """The floating-point sums, the integers and their scale, for a native function."""

@@ -16,15 +16,11 @@ from plasticine.ops._native_interface import (
     native_or_none,
     threads_for,
 )
-from plasticine.ops._warp_backends import FORWARD
+from plasticine.ops._warp_backends import FORWARD, ScatterBuffers, affine_sums
 
 # A tuple: autograd takes a list of tensors for one result that is none, and loses them.
 Results = tuple[Tensor | None, ...]
 Directions = tuple[Tensor | None, Tensor | None, Tensor | None]
-
-# On CUDA this many blocks at most, of this many threads, sum the affine's result; then it is here.
-_CUDA_BLOCKS = 1024
-_CUDA_THREADS = 256
 
 
 def _cpu(
@@ -83,21 +79,14 @@ def _cuda(
     along_image, along_field, along_affine = directions
     if mode == "nearest":
         return _nearest("cuda", along_image, grad, image, displacement, affine, padding, needs)
-    from plasticine.kernels.fixed_point import from_fixed_point
-
     along_field = _with_affine(along_field, along_affine, displacement)
-    accumulator = torch.float64 if image.dtype == torch.float64 else torch.float32
     to_grad = contiguous_like(grad) if needs[0] else None
     to_displacement = contiguous_like(displacement) if needs[2] else None
-    to_image = fixed = scale = partial = None
+    buffers = None
     if needs[1] and along_field is not None:
-        to_image = image.new_empty(image.shape, dtype=accumulator)
         scale = _fixed_point_scale(grad, along_field, along_affine)
-        fixed = None if scale is None else image.new_empty(image.shape, dtype=torch.int64)
-    if affine is not None and needs[3]:
-        batch, ndim = displacement.shape[:2]
-        blocks = min(max(-(-displacement.shape[2:].numel() // _CUDA_THREADS), 1), _CUDA_BLOCKS)
-        partial = image.new_empty((batch, blocks, ndim, ndim + 1), dtype=accumulator)
+        buffers = ScatterBuffers(grad, image.shape, scale)
+    partial = affine_sums(image, displacement) if affine is not None and needs[3] else None
     backends.CUDA.warp_double_backward(
         native_or_none(along_image),
         native_or_none(along_field),
@@ -107,19 +96,16 @@ def _cuda(
         native(displacement),
         native_or_none(affine),
         native_or_none(to_grad),
-        native_or_none(to_image),
-        native_or_none(fixed),
-        native_or_none(scale),
+        *((None, None, None) if buffers is None else buffers.arguments()),
         native_or_none(to_displacement),
         native_or_none(partial),
         PADDING_CODES[padding],
         add,
         *cuda_launch(image),
     )
-    if to_image is not None:
-        if fixed is not None and scale is not None:
-            to_image = from_fixed_point(fixed, scale, to_image)
-        to_image = to_image.to(image.dtype)
+    to_image = None
+    if buffers is not None:
+        to_image = buffers.total(image.dtype)
     elif needs[1]:
         to_image = torch.zeros_like(image, memory_format=torch.contiguous_format)
     to_affine = None

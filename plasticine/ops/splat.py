@@ -22,7 +22,7 @@ from plasticine.ops._native_interface import (
     threads_for,
 )
 from plasticine.ops._operator import Operator, map_over_batch
-from plasticine.ops._warp_backends import ScatterBuffers
+from plasticine.ops._warp_backends import ScatterBuffers, deterministic_scale
 from plasticine.ops.spline_coefficients import SPLINE_COEFFICIENTS
 from plasticine.ops.warp import WARP, WARP_BACKWARD, broadcast_batch
 from plasticine.ops.warp import check as check_warp
@@ -246,7 +246,8 @@ def _cuda_forward(
     mode: str,
     padding: str,
 ) -> Tensor:
-    buffers = ScatterBuffers(image, (*image.shape[:2], *size), mode)
+    scale = deterministic_scale(image, mode)
+    buffers = ScatterBuffers(image, (*image.shape[:2], *size), scale)
     forward = "splat_cubic_forward" if mode in _checks.CUBIC_MODES else "splat_forward"
     getattr(backends.CUDA, forward)(
         native(image),

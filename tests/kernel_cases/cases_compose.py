@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from plasticine import backends, reference
+from plasticine import reference
 from plasticine.ops._compose_backends import BACKWARD, FORWARD
 
 PADDINGS = ("zeros", "border", "reflection")
@@ -35,8 +35,6 @@ class Kernels(NamedTuple):
 
 @pytest.fixture(scope="session")
 def kernels(kernel_backend) -> Kernels:
-    if "compose" not in backends.OPERATORS[kernel_backend]:
-        pytest.skip(f"{kernel_backend} does not hold compose")
     return Kernels(FORWARD[kernel_backend], BACKWARD[kernel_backend])
 
 
