@@ -18,7 +18,7 @@ from torch import Tensor
 from .fixed_point import fixed_point_scale, from_fixed_point
 from .gather import added, load_vector, sample_vector, scaled, store_vector
 from .interpolation import corner_weight
-from .launch import accumulator, element_strides, index_type, spatial_size
+from .launch import accumulator, accumulator_type, element_strides, index_type, spatial_size
 from .location import corner, locate_displaced, voxel_position
 from .scatter import scatter
 
@@ -184,7 +184,7 @@ def compose_forward(u: Tensor, v: Tensor, padding: str) -> Tensor:
             NDIM=v.shape[1],
             PADDING=padding,
             INDEX=index_type(_FORWARD_BLOCK, u, v, out),
-            ACC=tl.float64 if accumulator(v) == torch.float64 else tl.float32,
+            ACC=accumulator_type(v),
             BLOCK=_FORWARD_BLOCK,
             num_warps=_WARPS,
         )
@@ -289,7 +289,7 @@ def add_adjoint(
             PADDING=padding,
             ACCUMULATE=accumulate,
             INDEX=index_type(_BACKWARD_BLOCK, *tensors),
-            ACC=tl.float64 if accumulator(v) == torch.float64 else tl.float32,
+            ACC=accumulator_type(v),
             BLOCK=_BACKWARD_BLOCK,
             num_warps=_WARPS,
         )

@@ -20,7 +20,7 @@ from torch import Tensor
 from .compose import add_adjoint
 from .flow import first_stage, next_displacement, slopes, step_of
 from .gather import load_vector, store_vector
-from .launch import accumulator, element_strides, index_type, spatial_size
+from .launch import accumulator_type, element_strides, index_type, spatial_size
 from .location import voxel_position
 
 # The voxels of a program and its warps.
@@ -273,7 +273,7 @@ def _launch_options(velocity: Tensor, padding: str) -> dict[str, object]:
         "NDIM": velocity.shape[1],
         "PADDING": padding,
         "INDEX": index_type(_BLOCK, velocity),
-        "ACC": tl.float64 if accumulator(velocity) == torch.float64 else tl.float32,
+        "ACC": accumulator_type(velocity),
         "BLOCK": _BLOCK,
         "num_warps": _WARPS,
     }

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .differences import difference_at, moved_column, scale_of, scaled, tile_of, tiling
-from .launch import accumulator, element_strides, spatial_size
+from .launch import accumulator_type, element_strides, spatial_size
 
 # The rows, columns and planes of a program, and its warps. In float64 a thread takes one voxel of a
 # plane: the registers do not suffice for two.
@@ -239,7 +239,7 @@ def folding(displacement: Tensor, scheme: str, interior: bool, spacing: Sequence
             SCHEME=scheme,
             INTERIOR=interior,
             INDEX=index,
-            ACC=getattr(tl, str(accumulator(displacement)).removeprefix("torch.")),
+            ACC=accumulator_type(displacement),
             **tile,
         )
     return _statistics_of(records)

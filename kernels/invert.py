@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .interpolation import corner_weight, sample_axis
-from .launch import accumulator, element_strides, index_type, spatial_size
+from .launch import accumulator, accumulator_type, element_strides, index_type, spatial_size
 from .location import corner, voxel_position
 
 # The voxels of a program, and its warps. Of half types a thread takes two: with one, LLVM aborts on
@@ -371,7 +371,7 @@ def _launch_options(
         "NDIM": displacement.shape[1],
         "PADDING": padding,
         "INDEX": index_type(block, displacement, *others),
-        "ACC": getattr(tl, str(accumulator(displacement)).removeprefix("torch.")),
+        "ACC": accumulator_type(displacement),
         "BLOCK": block,
         "num_warps": _WARPS,
     }

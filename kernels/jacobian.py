@@ -26,7 +26,7 @@ from .differences import (
     tile_of,
     tiling,
 )
-from .launch import accumulator, element_strides, spatial_size
+from .launch import accumulator_type, element_strides, spatial_size
 
 # The rows, columns and planes of a program, and its warps. In float64 and backward a thread takes
 # fewer voxels: with more, its registers leave few warps resident, or do not suffice.
@@ -290,6 +290,6 @@ def _launch_options(
         "NDIM": displacement.shape[1],
         "SCHEME": scheme,
         "INDEX": index,
-        "ACC": getattr(tl, str(accumulator(displacement)).removeprefix("torch.")),
+        "ACC": accumulator_type(displacement),
         **tile,
     }

@@ -40,6 +40,11 @@ def accumulator(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def accumulator_type(x: Tensor) -> tl.dtype:
+    """The same as a kernel's constant ACC."""
+    return tl.float64 if accumulator(x) == torch.float64 else tl.float32
+
+
 def _reach(x: Tensor) -> int:
     """The largest offset within one channel, in elements."""
     pairs = zip(x.shape[2:], x.stride()[2:], strict=True)

@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import accumulator_type
+
 # The lines of a program, the values of each in a tile, and its warps.
 _LINES = 32
 _CHUNK = 64
@@ -212,7 +214,7 @@ def _solve_axis(
             PADDING=padding,
             ADJOINT=adjoint,
             ALONG_X=axis == source.dim() - 1,
-            ACC=tl.float64 if source.dtype == torch.float64 else tl.float32,
+            ACC=accumulator_type(source),
             LINES=_LINES,
             CHUNK=_CHUNK,
             num_warps=_WARPS,

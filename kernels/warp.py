@@ -20,7 +20,7 @@ from torch import Tensor
 from .fixed_point import fixed_point_scale, from_fixed_point
 from .gather import gather, store_location_gradient
 from .interpolation import corner_weight
-from .launch import accumulator, element_strides, index_type, spatial_size
+from .launch import accumulator, accumulator_type, element_strides, index_type, spatial_size
 from .location import corner, locate, voxel_position
 from .scatter import scatter
 from .tuning import configuration, size_class, tuned
@@ -384,5 +384,5 @@ def launch_options(
         "MODE": mode,
         "PADDING": padding,
         "INDEX": index_type(largest_block, image, displacement, result),
-        "ACC": tl.float64 if image.dtype == torch.float64 else tl.float32,
+        "ACC": accumulator_type(image),
     }

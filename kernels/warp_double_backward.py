@@ -20,7 +20,7 @@ from torch import Tensor
 from .fixed_point import from_fixed_point
 from .gather import store_location_gradient
 from .interpolation import corner_weight
-from .launch import accumulator, element_strides, index_type, spatial_size
+from .launch import accumulator, accumulator_type, element_strides, index_type, spatial_size
 from .location import affine_row, corner, locate, voxel_position
 from .scatter import scatter
 
@@ -344,7 +344,7 @@ def warp_double_backward(
                 PADDING=padding,
                 ADD=add,
                 INDEX=index_type(_BLOCK, *tensors),
-                ACC=tl.float64 if accumulated == torch.float64 else tl.float32,
+                ACC=accumulator_type(image),
                 BLOCK=_BLOCK,
                 num_warps=_WARPS,
             )

@@ -18,7 +18,7 @@ from torch import Tensor
 from .exponential import advance, field_like
 from .flow import first_stage, next_displacement, step_of
 from .gather import gather
-from .launch import accumulator, element_strides, index_type, spatial_size
+from .launch import accumulator_type, element_strides, index_type, spatial_size
 from .location import locate_displaced, voxel_position
 
 # The voxels of a program and its warps.
@@ -143,7 +143,7 @@ def warp_exponential_forward(
             PADDING=padding,
             FIELD_PADDING=field_padding,
             INDEX=index_type(_BLOCK, image, source, out),
-            ACC=tl.float64 if accumulator(velocity) == torch.float64 else tl.float32,
+            ACC=accumulator_type(velocity),
             BLOCK=_BLOCK,
             num_warps=_WARPS,
         )
