@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -152,26 +153,52 @@ def train(
     recipe: Annotated[str, typer.Option(help="Name of a shipped recipe, or a TOML file.")],
     output: Annotated[Path, typer.Option(help="Folder for the checkpoints and the model file.")],
     data: Annotated[
-        Path,
-        typer.Option(envvar="PLASTICINE_DATA", help="Folder of the training data."),
-    ],
+        Path | None,
+        typer.Option(envvar="PLASTICINE_DATA", help="Folder of the recipe's own images."),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="Folder of images (NIfTI, .npy, pictures) in place of the source's."),
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="Folder of images in place of the target's.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoints in the output folder.")
     ] = False,
     device: Device = "cpu",
     seed: Seed = 0,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Log to OUTPUT/tensorboard, too.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
-    """Train a model from a recipe; a run that was cut off goes on with --resume."""
+    """Train a model from a recipe, on its own images or on those of two folders.
+
+    A run that was cut off goes on with --resume. Losses are logged to OUTPUT/STAGE.csv. Several
+    processes train together with: torchrun --nproc-per-node 2 -m plasticine train ...
+    """
     with _clear_errors(debug):
         from plasticine import training
 
         started = time.perf_counter()
         _check_device(device)
-        with _training_progress() as advance:
+        with _training_progress() as (advance, reading):
             path = training.train(
-                recipe, data, output, resume=resume, device=device, seed=seed, progress=advance
+                recipe,
+                data,
+                output,
+                source=source,
+                target=target,
+                resume=resume,
+                device=device,
+                seed=seed,
+                tensorboard=tensorboard,
+                progress=advance,
+                reading=reading,
             )
+        if os.environ.get("RANK", "0") != "0":
+            return  # of several processes the first one speaks
         seconds = time.perf_counter() - started
         console = Console(soft_wrap=True, highlight=False)
         console.print(f"Trained in {seconds:.0f} s: {path}", markup=False)
@@ -221,10 +248,23 @@ def _progress(description: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextlib.contextmanager
-def _training_progress() -> Iterator[Callable[[str, int, int, dict[str, float]], None]]:
-    """A bar for each stage on a terminal; elsewhere a line on stderr every hundred steps."""
+def _training_progress() -> Iterator[
+    tuple[
+        Callable[[str, int, int, dict[str, float]], None],
+        Callable[[str, int, int], None],
+    ]
+]:
+    """A bar for each stage, and for reading files, on a terminal.
+
+    Elsewhere a line on stderr every hundred steps.
+    """
     with _bar() as bar:
         tasks: dict[str, TaskID] = {}
+
+        def reading(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what)
+            bar.update(tasks[what], completed=done, total=total)
 
         def advance(stage: str, step: int, steps: int, values: dict[str, float]) -> None:
             terms = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -237,7 +277,7 @@ def _training_progress() -> Iterator[Callable[[str, int, int, dict[str, float]],
             elif step % 100 == 0 or step == steps:
                 typer.echo(f"{stage} {step}/{steps}  {terms}", err=True)
 
-        yield advance
+        yield advance, reading
 
 
 def _bar() -> Progress:
@@ -303,8 +343,9 @@ def _print_results(
     if normalisation.clipped_below or normalisation.clipped_above:
         table.add_row(
             "clipped",
-            f"{normalisation.clipped_below} voxels below 0, {normalisation.clipped_above} above "
-            f"{normalisation.divisor:g} (percentile {normalisation.percentile:g})",
+            f"{normalisation.clipped_below} voxels below {normalisation.low:g}, "
+            f"{normalisation.clipped_above} above {normalisation.low + normalisation.divisor:g}"
+            + (f" (percentile {normalisation.percentile:g})" if normalisation.percentile else ""),
         )
     for note in result.volume.notes:
         table.add_row("note", note)

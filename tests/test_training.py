@@ -12,7 +12,9 @@ import torch
 import plasticine
 from plasticine.nn.tensor_file import load_tensors, save_tensors
 from plasticine.training import load_recipe, shipped_recipes, train
-from plasticine.training.data import RandomDeformation, load_domains
+from plasticine.training.data import RandomDeformation
+from plasticine.training.draws import Draws
+from plasticine.training.reading import load_domains
 from plasticine.training.recipe import Recipe
 from plasticine.training.stage import Stage, ema_update
 from plasticine.translation import Translator, load_model
@@ -34,9 +36,13 @@ def recipe(tmp_path: Path) -> Recipe:
         denoiser={"channels": [8, 8], "blocks": 1, "patch_size": 2}, velocity={"channels": [4, 4]}
     )
     small.augmentation.update(translation=1.0, smoothness=8)
-    small.diffusion.update(steps=4, batch=2, checkpoint_every=2, bfloat16=False)
-    small.registration.update(steps=4, batch=2, checkpoint_every=2, nearest=2, bfloat16=False)
+    small.diffusion.update(steps=4, batch=2, checkpoint_every=2, precision="float32")
+    small.registration.update(steps=4, batch=2, checkpoint_every=2, nearest=2, precision="float32")
     return small
+
+
+def _draws(batch: int, samples: slice | None = None) -> Draws:
+    return Draws(torch.Generator().manual_seed(0), batch, samples)
 
 
 def test_shipped_recipes_can_be_read() -> None:
@@ -59,7 +65,7 @@ def test_unreadable_recipes_are_refused(tmp_path: Path) -> None:
 
 
 def test_domains_are_scaled_and_shuffled_apart(recipe: Recipe, tmp_path: Path) -> None:
-    domains = load_domains(recipe.data, tmp_path, seed=0)
+    domains = load_domains(recipe, tmp_path, seed=0)
     assert domains.source.shape == domains.target.shape == (6, 1, 16, 20)
     assert domains.source.min() >= -1
     assert domains.target.max() <= 1
@@ -69,41 +75,44 @@ def test_domains_are_scaled_and_shuffled_apart(recipe: Recipe, tmp_path: Path) -
     torch.testing.assert_close(
         domains.source.flatten(1).sum(1).sort().values, inverted.sum(1).sort().values
     )
-    again = load_domains(recipe.data, tmp_path, seed=0)
+    again = load_domains(recipe, tmp_path, seed=0)
     assert torch.equal(domains.source, again.source)
 
 
 def test_a_crop_is_cut_from_the_middle(recipe: Recipe, tmp_path: Path) -> None:
-    whole = load_domains(recipe.data, tmp_path, seed=0).source
-    cut = load_domains(recipe.data | {"crop": [10, 20]}, tmp_path, seed=0).source
+    whole = load_domains(recipe, tmp_path, seed=0).source
+    recipe.data["crop"] = [10, 20]
+    cut = load_domains(recipe, tmp_path, seed=0).source
     assert torch.equal(cut, whole[:, :, 3:13])
     for crop in ([17, 20], [10], [0, 5]):
+        recipe.data["crop"] = crop
         with pytest.raises(ValueError, match=r"does not fit images of \(16, 20\)"):
-            load_domains(recipe.data | {"crop": crop}, tmp_path, seed=0)
+            load_domains(recipe, tmp_path, seed=0)
 
 
 def test_images_of_one_subject_never_meet(recipe: Recipe, tmp_path: Path) -> None:
     """Subject "a" has the first three sources and all of the targets but none may be paired."""
-    assert load_domains(recipe.data, tmp_path, seed=0).pairable is None
-    named = recipe.data | {"source_subjects": ["a", "b"], "target_subjects": ["a"]}
-    domains = load_domains(named, tmp_path, seed=0)
+    assert load_domains(recipe, tmp_path, seed=0).pairable is None
+    recipe.data.update(source_subjects=["a", "b"], target_subjects=["a"])
+    domains = load_domains(recipe, tmp_path, seed=0)
     assert domains.pairable is not None
     assert domains.pairable.shape == (6, 6)
     with np.load(tmp_path / "images.npz") as archive:
-        first = torch.from_numpy(archive["a"]).float() * (2 / 255) - 1
+        first = torch.from_numpy(archive["a"]).float() / 255 * 2 - 1
     of_a = [bool((first == image).flatten(1).all(1).any()) for image in domains.source[:, 0]]
     assert sum(of_a) == 3
     assert torch.equal(~domains.pairable, torch.tensor(of_a)[:, None].expand(6, 6))
+    recipe.data["source_subjects"] = ["a"]
     with pytest.raises(ValueError, match="source_subjects must name 2 arrays"):
-        load_domains(named | {"source_subjects": ["a"]}, tmp_path, seed=0)
+        load_domains(recipe, tmp_path, seed=0)
 
 
 def test_missing_data_is_told(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"images\.npz.*PLASTICINE_DATA"):
-        load_domains(recipe.data, tmp_path / "elsewhere", seed=0)
+        load_domains(recipe, tmp_path / "elsewhere", seed=0)
     recipe.data["source"] = ["z"]
     with pytest.raises(ValueError, match="no array 'z'; it holds a, b, c"):
-        load_domains(recipe.data, tmp_path, seed=0)
+        load_domains(recipe, tmp_path, seed=0)
 
 
 @pytest.mark.parametrize("size", [(15, 20), (9, 12, 10)])
@@ -111,9 +120,9 @@ def test_random_deformations_move_a_pair_together_without_folding(size: tuple[in
     deformation = RandomDeformation(10, 0.1, 2.0, True, 1.0, 8)
     axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in size), indexing="ij")
     grid = torch.stack(axes).expand(4, -1, *size)
-    first, twice = deformation([grid, 2 * grid], torch.Generator().manual_seed(0))
+    first, twice = deformation([grid, 2 * grid], _draws(4))
     torch.testing.assert_close(twice, 2 * first)
-    again = deformation([grid], torch.Generator().manual_seed(0))[0]
+    again = deformation([grid], _draws(4))[0]
     assert torch.equal(first, again)
     assert (first - grid).abs().mean() > 0.5
     assert not torch.allclose(first[0], first[1])
@@ -126,7 +135,7 @@ def test_random_deformations_move_a_pair_together_without_folding(size: tuple[in
 
 def test_no_deformation_changes_nothing() -> None:
     image = torch.rand(2, 1, 9, 11)
-    same = RandomDeformation()([image], torch.Generator().manual_seed(0))[0]
+    same = RandomDeformation()([image], _draws(2))[0]
     torch.testing.assert_close(same, image)
 
 
@@ -143,13 +152,15 @@ def _stage(folder: Path, steps: int, seed: int = 0) -> Stage:
     torch.manual_seed(1)
     network = torch.nn.Linear(3, 1)
 
-    def loss(generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        x = torch.randn(8, 3, generator=generator)
+    def loss(draws: Draws) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        x = draws.normal(3)
         wanted = x @ torch.tensor([[1.0], [-2.0], [0.5]])
         return (network(x) - wanted).square().mean(), {}
 
     settings = {
         "steps": steps,
+        "batch": 8,
+        "precision": "float32",
         "learning_rate": 0.1,
         "warmup": 2,
         "weight_decay": 0.0,
@@ -195,7 +206,7 @@ def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     stage = _stage(tmp_path, 5)
-    stage.loss = lambda generator: (stage.network.weight.sum() * torch.nan, {})
+    stage.loss = lambda draws: (stage.network.weight.sum() * torch.nan, {})
     with pytest.raises(RuntimeError, match="linear: the loss is nan at step 1"):
         stage.run()
 

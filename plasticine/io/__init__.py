@@ -3,16 +3,20 @@
 from plasticine.io.folder import OutputFolder
 from plasticine.io.grid import ModelGrid
 from plasticine.io.intensity import Normalisation, normalise
+from plasticine.io.model_images import ModelImages, model_images
 from plasticine.io.nifti import read_displacement, write_displacement, write_image
 from plasticine.io.translate import VolumeTrace, translate_volume
-from plasticine.io.volume import Volume, read_volume
+from plasticine.io.volume import READABLE_SUFFIXES, Volume, read_volume
 
 __all__ = [
+    "READABLE_SUFFIXES",
     "ModelGrid",
+    "ModelImages",
     "Normalisation",
     "OutputFolder",
     "Volume",
     "VolumeTrace",
+    "model_images",
     "normalise",
     "read_displacement",
     "read_volume",

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from plasticine.io.grid import ModelGrid
-from plasticine.io.intensity import Normalisation, normalise
-from plasticine.io.orientation import DEFAULT_ORIENTATION
+from plasticine.io.intensity import Normalisation
+from plasticine.io.model_images import model_images
 from plasticine.io.volume import Volume
 from plasticine.nn.validity import landing_mask
 from plasticine.ops.folding import Folding, folding
@@ -116,23 +116,10 @@ def translate_volume(
     Raises:
         ValueError: The intensities, the orientation or an option do not suit the model.
     """
-    card = translator.card
-    orientation = card.get("orientation") or DEFAULT_ORIENTATION
-    spacing = card.get("spacing_mm") if volume.affine is not None else None
-    placed = volume.placed(orientation)
-    assert placed.affine is not None
-    grid = ModelGrid.of(
-        (placed.data.shape[0], placed.data.shape[1], placed.data.shape[2]),
-        placed.affine,
-        orientation=orientation,
-        ndim=int(card["ndim"]),
-        spacing=spacing,
-    )
-    intensities, normalisation = normalise(placed.data, card.get("normalisation"), str(volume.path))
-    source = grid.to_images(intensities)
+    laid = model_images(volume, translator.card)
+    grid = laid.grid
     trace = translator.translate(
-        # Interpolation may pass the ends of [0, 1] by a rounding error.
-        grid.to_model(source).clamp(0, 1),
+        laid.images,
         deform=deform,
         solver=solver,
         steps=steps,
@@ -142,14 +129,14 @@ def translate_volume(
     )
     displacement = grid.displacement_from_model(trace.displacement)
     return VolumeTrace(
-        volume=placed,
+        volume=laid.volume,
         grid=grid,
-        normalisation=normalisation,
+        normalisation=laid.normalisation,
         trace=trace,
-        card=dict(card),
+        card=dict(translator.card),
         device=str(translator.device),
-        source=source,
-        warped=warp(grid.to_images(placed.data), displacement, padding="border"),
+        source=laid.source,
+        warped=warp(grid.to_images(laid.volume.data), displacement, padding="border"),
         translated=grid.from_model(trace.translated),
         displacement=displacement,
         jacobian=jacobian_determinant(displacement),

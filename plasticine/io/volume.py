@@ -18,6 +18,7 @@ from plasticine.io.orientation import axis_directions
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+READABLE_SUFFIXES = (*NIFTI_SUFFIXES, ".npy", *IMAGE_SUFFIXES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +105,7 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     elif name.endswith(IMAGE_SUFFIXES):
         volume = _read_image(path)
     else:
-        known = ", ".join((*NIFTI_SUFFIXES, ".npy", *IMAGE_SUFFIXES))
+        known = ", ".join(READABLE_SUFFIXES)
         raise ValueError(f"{path}: cannot tell the format from the name, expected one of {known}")
     _check_values(volume)
     return volume

@@ -83,7 +83,7 @@ class RegistrationObjective:
         noise: Tensor | None = None,
         structure_x: Tensor | None = None,
         structure_y: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        shift: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the pairs (x, y) and its terms.
 
@@ -96,7 +96,8 @@ class RegistrationObjective:
             structure_x: (N, K, *spatial) within [0, 1], S(x); None leaves the structure
                 term out, and so does a weight of 0.
             structure_y: likewise S(y).
-            generator: a CPU generator that the jitter is drawn from; None is torch's own.
+            shift: (N, d) within [0, 1), where within the jitter's range each sample is
+                compared; None draws it from torch's own generator.
 
         Returns:
             The loss, a scalar with gradient, and its terms, unweighted scalars without
@@ -112,7 +113,7 @@ class RegistrationObjective:
         noise = None if noise is None else noise.detach()
         pair = network(x, y, noise)
         single = network(x)
-        offset = self.draw_offset(x, generator)
+        offset = self.offset(x, shift)
         terms: dict[str, Tensor] = {}
         loss = x.new_zeros(())
         for name, deformation in (("pair", pair), ("single", single)):
@@ -123,12 +124,14 @@ class RegistrationObjective:
         terms["alignment"] = aligned.detach()
         return loss + self.alignment * aligned, terms
 
-    def draw_offset(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor | None:
+    def offset(self, image: Tensor, shift: Tensor | None = None) -> Tensor | None:
         """The jitter of a batch as a displacement (N, d, *spatial), constant in each sample."""
         if self.jitter == 0:
             return None
         count, ndim = len(image), image.ndim - 2
-        drawn = self.jitter * (2 * torch.rand(count, ndim, generator=generator) - 1)
+        if shift is None:
+            shift = torch.rand(count, ndim)
+        drawn = self.jitter * (2 * shift - 1)
         drawn = drawn.to(image.device, image.dtype).view(count, ndim, *([1] * ndim))
         return drawn.expand(count, ndim, *image.shape[2:])
 
@@ -149,7 +152,7 @@ class RegistrationObjective:
             y: target images.
             structure_x: S(x) or None.
             structure_y: S(y) or None.
-            offset: from ``draw_offset``; None compares at the voxel centres.
+            offset: from ``offset``; None compares at the voxel centres.
 
         Returns:
             Scalars by the names of a call's terms, without their "pair." or "single.".

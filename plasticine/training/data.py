@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +13,7 @@ from torch.nn import functional
 
 from plasticine.ops.exponential import exponential
 from plasticine.ops.warp import warp
+from plasticine.training.draws import Draws
 
 
 @dataclass(frozen=True)
@@ -38,44 +37,45 @@ class Domains:
         return Domains(self.source.to(device), self.target.to(device), pairable)
 
 
-def load_domains(data: dict[str, Any], folder: Path, seed: int) -> Domains:
-    """Read the images that a recipe's ``data`` table names, each domain in its own random order.
+@dataclass(frozen=True)
+class Images:
+    """The images of one domain, in the order they were read.
 
-    Args:
-        data: ``file`` (an .npz below ``folder``), ``source`` and ``target`` (its keys),
-            ``maximum``, the value that is white, and optionally ``crop``, the spatial size
-            that is cut from the middle, and ``source_subjects`` and ``target_subjects``, who is
-            in each array: images of one subject are then never shown to each other.
-        folder: the data folder.
-        seed: of the shuffle, after which no index of one domain tells of the other.
+    Attributes:
+        images: (n, 1, *spatial) float32 within [-1, 1].
+        subjects: (n,) str, whose each image is; None where that is not known.
+    """
+
+    images: Tensor
+    subjects: np.ndarray | None
+
+    def shuffled(self, generator: torch.Generator) -> Images:
+        """In random order, after which no index of one domain tells of the other."""
+        order = torch.randperm(len(self.images), generator=generator)
+        subjects = None if self.subjects is None else self.subjects[order.numpy()]
+        return Images(self.images[order], subjects)
+
+
+def unpaired(source: Images, target: Images, seed: int) -> Domains:
+    """The two domains, each in its own random order; images of one subject are kept apart."""
+    generator = torch.Generator().manual_seed(seed)
+    source, target = source.shuffled(generator), target.shuffled(generator)
+    if source.subjects is None or target.subjects is None:
+        return Domains(source.images, target.images)
+    differ = torch.from_numpy(source.subjects[:, None] != target.subjects[None])
+    return Domains(source.images, target.images, differ)
+
+
+def check_size(name: str, size: Sequence[int], images: Tensor) -> None:
+    """Refuses a spatial size that does not fit into the images.
 
     Raises:
-        FileNotFoundError: the file is not there.
-        ValueError: a key is missing or its array is not a stack of images.
+        ValueError: size has another number of axes, or is larger than the images.
     """
-    path = folder / data["file"]
-    if not path.is_file():
-        raise FileNotFoundError(f"no training data at {path}: set PLASTICINE_DATA to its folder")
-    with np.load(path) as archive:
-        stacks = {
-            domain: [_stack(archive, key, path) for key in data[domain]]
-            for domain in ("source", "target")
-        }
-    generator = torch.Generator().manual_seed(seed)
-    domains, subjects = {}, {}
-    for domain, parts in stacks.items():
-        images = torch.from_numpy(np.concatenate(parts)).float()[:, None]
-        images = crop_to(images, data.get("crop")) * (2 / data["maximum"]) - 1
-        order = torch.randperm(len(images), generator=generator)
-        domains[domain] = images[order]
-        names = data.get(f"{domain}_subjects", [])
-        if names and len(names) != len(parts):
-            raise ValueError(f"{domain}_subjects must name {len(parts)} arrays; got {names}")
-        subjects[domain] = np.repeat(names, [len(part) for part in parts])[order] if names else None
-    if subjects["source"] is None or subjects["target"] is None:
-        return Domains(**domains)
-    differ = subjects["source"][:, None] != subjects["target"][None]
-    return Domains(**domains, pairable=torch.from_numpy(differ))
+    if len(size) != images.ndim - 2 or any(
+        not 1 <= cut <= n for cut, n in zip(size, images.shape[2:], strict=True)
+    ):
+        raise ValueError(f"{name} {list(size)} does not fit images of {tuple(images.shape[2:])}")
 
 
 def crop_to(images: Tensor, size: Sequence[int] | None) -> Tensor:
@@ -86,24 +86,29 @@ def crop_to(images: Tensor, size: Sequence[int] | None) -> Tensor:
     """
     if size is None:
         return images
-    if len(size) != images.ndim - 2 or any(
-        not 1 <= cut <= n for cut, n in zip(size, images.shape[2:], strict=True)
-    ):
-        raise ValueError(f"crop {list(size)} does not fit images of {tuple(images.shape[2:])}")
+    check_size("crop", size, images)
     for axis, cut in enumerate(size, start=2):
         images = images.narrow(axis, (images.shape[axis] - cut) // 2, cut)
     return images
 
 
-def _stack(archive: Any, key: str, path: Path) -> np.ndarray:
-    if key not in archive:
-        raise ValueError(f"{path} holds no array {key!r}; it holds {', '.join(archive)}")
-    stack = archive[key]
-    if stack.ndim not in (3, 4):
-        raise ValueError(
-            f"{key!r} of {path} is not a stack of 2D or 3D images: its shape is {stack.shape}"
-        )
-    return stack
+def cut_patches(images: list[Tensor], size: Sequence[int], draws: Draws) -> list[Tensor]:
+    """The same random patch of images that belong together, another one for each sample.
+
+    Args:
+        images: each (N, C, *spatial), of one spatial size that the patch fits into.
+        size: spatial size of a patch.
+        draws: for the N samples.
+    """
+    room = torch.tensor([n - cut + 1 for n, cut in zip(images[0].shape[2:], size, strict=True)])
+    corners = (draws.uniform(len(size)) * room).long().tolist()
+
+    def patch(image: Tensor, corner: list[int]) -> Tensor:
+        for axis, (start, cut) in enumerate(zip(corner, size, strict=True), start=1):
+            image = image.narrow(axis, start, cut)
+        return image
+
+    return [torch.stack([patch(*pair) for pair in zip(x, corners, strict=True)]) for x in images]
 
 
 @dataclass(frozen=True)
@@ -126,44 +131,43 @@ class RandomDeformation:
     displacement: float = 0.0
     smoothness: int = 16
 
-    def __call__(self, images: list[Tensor], generator: torch.Generator) -> list[Tensor]:
+    def __call__(self, images: list[Tensor], draws: Draws) -> list[Tensor]:
         """Warp images that belong together by the same map; edges are repeated.
 
         Args:
             images: each (N, C, *spatial), of one spatial size.
-            generator: a CPU generator.
+            draws: for the N samples.
         """
-        size = tuple(images[0].shape[2:])
-        count, device = len(images[0]), images[0].device
-        affine = self._affine(count, size, generator).to(device)
-        displacement = exponential(self._velocity(count, size, generator).to(device), steps=5)
+        size, device = tuple(images[0].shape[2:]), images[0].device
+        affine = self._affine(size, draws).to(device)
+        displacement = exponential(self._velocity(size, draws).to(device), steps=5)
         return [warp(image, displacement, affine=affine) for image in images]
 
-    def _affine(self, count: int, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    def _affine(self, size: tuple[int, ...], draws: Draws) -> Tensor:
         ndim = len(size)
 
         def uniform(*shape: int) -> Tensor:
-            return 2 * torch.rand(*shape, generator=generator) - 1
+            return 2 * draws.uniform(*shape) - 1
 
-        linear = torch.diag_embed(1 + self.scaling * uniform(count, ndim))
+        linear = torch.diag_embed(1 + self.scaling * uniform(ndim))
         if self.mirror:
-            flip = torch.where(uniform(count) < 0, -1.0, 1.0)
+            flip = torch.where(uniform() < 0, -1.0, 1.0)
             linear[:, :, -1] *= flip[:, None]
         for first in range(ndim):
             for second in range(first + 1, ndim):
-                angle = math.radians(self.rotation) * uniform(count)
-                plane = torch.eye(ndim).repeat(count, 1, 1)
+                angle = math.radians(self.rotation) * uniform()
+                plane = torch.eye(ndim).repeat(draws.count, 1, 1)
                 plane[:, first, first] = plane[:, second, second] = angle.cos()
                 plane[:, first, second] = -angle.sin()
                 plane[:, second, first] = angle.sin()
                 linear = plane @ linear
         centre = (torch.tensor(size, dtype=torch.float32) - 1) / 2
-        offset = centre - linear @ centre + self.translation * uniform(count, ndim)
+        offset = centre - linear @ centre + self.translation * uniform(ndim)
         return torch.cat([linear, offset[:, :, None]], 2)
 
-    def _velocity(self, count: int, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    def _velocity(self, size: tuple[int, ...], draws: Draws) -> Tensor:
         ndim = len(size)
         control = [max(2, math.ceil(n / self.smoothness) + 1) for n in size]
-        coarse = self.displacement * torch.randn(count, ndim, *control, generator=generator)
+        coarse = self.displacement * draws.normal(ndim, *control)
         kind = "bilinear" if ndim == 2 else "trilinear"
         return functional.interpolate(coarse, size=size, mode=kind, align_corners=True)

@@ -9,13 +9,10 @@ from torch import Tensor
 
 from plasticine.registration.matching import nearest_targets, structure_descriptor
 from plasticine.registration.objective import RegistrationObjective
-from plasticine.training.data import Domains, RandomDeformation
+from plasticine.training.data import Domains, RandomDeformation, check_size, cut_patches
+from plasticine.training.draws import Draws
+from plasticine.training.stage import autocast
 from plasticine.translation.model import TranslationModel
-
-
-def _draw(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` indices of ``images``, with repetition."""
-    return torch.randint(len(images), (count,), generator=generator)
 
 
 class DenoisingLoss:
@@ -28,7 +25,11 @@ class DenoisingLoss:
         model: whose denoiser is trained.
         target: (n, 1, *spatial) within [-1, 1], on the training device.
         deformation: the random deformation.
-        settings: ``batch``, ``condition_dropout``, ``bfloat16``.
+        settings: ``condition_dropout``, ``precision`` and optionally ``patch``, the spatial
+            size of the patches that are cut at random from the images.
+
+    Raises:
+        ValueError: the patch does not fit into the images.
     """
 
     def __init__(
@@ -40,20 +41,24 @@ class DenoisingLoss:
     ) -> None:
         self.denoiser = model.denoiser
         self.target, self.deformation, self.settings = target, deformation, settings
+        self.patch: list[int] | None = settings.get("patch")
+        if self.patch is not None:
+            check_size("patch", self.patch, target)
         # The map is taken before the deformation, so once for all is enough.
         self.condition = torch.cat([model.structure(part) for part in target.split(16)])
 
-    def __call__(self, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch drawn with ``generator``, and the terms to show."""
-        count, device = self.settings["batch"], self.target.device
-        index = _draw(self.target, count, generator).to(device)
+    def __call__(self, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the samples that ``draws`` gives, and the terms to show."""
+        device = self.target.device
+        index = draws.integers(0, len(self.target)).to(device)
         pair = [self.target[index], self.condition[index]]
-        image, condition = self.deformation(pair, generator)
-        noise = torch.randn(image.shape, generator=generator).to(device)
-        steps = self.denoiser.schedule.steps
-        k = torch.randint(1, steps + 1, (count,), generator=generator).to(device)
-        keep = torch.rand(count, generator=generator) >= self.settings["condition_dropout"]
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings["bfloat16"]):
+        if self.patch is not None:
+            pair = cut_patches(pair, self.patch, draws)
+        image, condition = self.deformation(pair, draws)
+        noise = draws.normal(*image.shape[1:]).to(device)
+        k = draws.integers(1, self.denoiser.schedule.steps + 1).to(device)
+        keep = draws.uniform() >= self.settings["condition_dropout"]
+        with autocast(device, self.settings):
             loss = self.denoiser.loss(image, condition, noise, k, keep.to(device))
         return loss, {}
 
@@ -65,9 +70,12 @@ class RegistrationLoss:
         model: whose velocity network is trained; its denoiser, trained already, gives ε̂.
         domains: the images, on the training device.
         deformation: the random deformation of a source and its target together.
-        settings: ``batch``, ``nearest`` (targets to draw from for each source),
-            ``noise_steps`` (largest diffusion step k of ε̂), ``bfloat16`` and ``weights`` (of
-            the objective's terms).
+        settings: ``nearest`` (targets to draw from for each source, at most), ``noise_steps``
+            (largest diffusion step k of ε̂), ``precision`` (of the denoiser's ε̂; the
+            velocities are float32 always) and ``weights`` (of the objective's terms).
+
+    Raises:
+        ValueError: a source may be shown no target, or the domains differ in size.
     """
 
     def __init__(
@@ -79,39 +87,49 @@ class RegistrationLoss:
     ) -> None:
         self.model, self.domains, self.deformation = model, domains, deformation
         self.settings = settings
+        if domains.source.shape[2:] != domains.target.shape[2:]:
+            raise ValueError(
+                "registration needs images of one size; the source's are "
+                f"{tuple(domains.source.shape[2:])}, the target's {tuple(domains.target.shape[2:])}"
+            )
+        available = len(domains.target)
+        if domains.pairable is not None:
+            available = int(domains.pairable.sum(1).min())
+        if available == 0:
+            raise ValueError("a source has no target but those of its own subject")
         self.objective = RegistrationObjective(**settings["weights"])
         source, target = (
             structure_descriptor(images, model.structure)
             for images in (domains.source, domains.target)
         )
         self.nearest = nearest_targets(
-            source, target, settings["nearest"], allowed=domains.pairable
+            source, target, min(settings["nearest"], available), allowed=domains.pairable
         )
 
-    def __call__(self, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch drawn with ``generator``, and the terms to show."""
-        count, device = self.settings["batch"], self.domains.source.device
-        index = _draw(self.domains.source, count, generator)
-        choice = torch.randint(self.nearest.shape[1], (count,), generator=generator)
+    def __call__(self, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the samples that ``draws`` gives, and the terms to show."""
+        device = self.domains.source.device
+        index = draws.integers(0, len(self.domains.source))
+        choice = draws.integers(0, self.nearest.shape[1])
         target = self.domains.target[self.nearest[index.to(device), choice.to(device)]]
         # One deformation for both: two of their own would leave y's place unknowable from x, and
         # teach the single stem to move images at random.
-        x, y = self.deformation([self.domains.source[index.to(device)], target], generator)
+        x, y = self.deformation([self.domains.source[index.to(device)], target], draws)
         structure_x, structure_y = self.model.structure(x), self.model.structure(y)
-        noise = self._noise_estimate(y, structure_y, generator)
+        noise = self._noise_estimate(y, structure_y, draws)
+        jitter = draws.uniform(x.ndim - 2).to(device)
         loss, terms = self.objective(
-            self.model.velocity, x, y, noise, structure_x, structure_y, generator
+            self.model.velocity, x, y, noise, structure_x, structure_y, jitter
         )
         shown = ("single.mutual_information", "single.structure", "single.jacobian")
         return loss, {name: terms[name] for name in shown if name in terms}
 
     @torch.no_grad()
-    def _noise_estimate(self, y: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
+    def _noise_estimate(self, y: Tensor, condition: Tensor, draws: Draws) -> Tensor:
         """ε̂ = ε_θ(y_k, S(y), k) of a small to medium k, without gradient."""
         denoiser = self.model.denoiser
-        noise = torch.randn(y.shape, generator=generator).to(y.device)
-        k = torch.randint(1, self.settings["noise_steps"] + 1, (len(y),), generator=generator)
-        k = k.to(y.device)
+        noise = draws.normal(*y.shape[1:]).to(y.device)
+        k = draws.integers(1, self.settings["noise_steps"] + 1).to(y.device)
         noisy = denoiser.schedule.add_noise(y, noise, k)
-        with torch.autocast(y.device.type, torch.bfloat16, enabled=self.settings["bfloat16"]):
+        with autocast(y.device, self.settings):
             return denoiser.predict_noise(noisy, condition, k)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,18 +14,34 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from plasticine.nn.tensor_file import load_tensors, save_tensors
+from plasticine.training.draws import Draws
+from plasticine.training.log import StageLog
+from plasticine.training.processes import Processes
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 """Called as (stage, step, steps, values) after every optimisation step."""
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 class Loss(Protocol):
     """What a stage minimises."""
 
-    def __call__(self, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch drawn with ``generator``, and the terms to show."""
+    def __call__(self, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean loss of the samples that ``draws`` gives, and the terms to show.
+
+        The mean of equal parts of a batch must be the batch's.
+        """
+
+
+def autocast(device: torch.device, settings: dict[str, Any]) -> torch.autocast:
+    """Mixed precision as a stage's ``precision`` asks; "float32" is none."""
+    precision = settings["precision"]
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+    dtype = getattr(torch, precision)
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -44,16 +62,25 @@ class Stage:
     """Trains a network by AdamW with a warm-up and a cosine decay, keeping its average.
 
     Every step draws from a generator of its own, seeded with the run's seed and the step, so
-    that a run resumed from a checkpoint goes on exactly as if it had not stopped.
+    that a run resumed from a checkpoint goes on exactly as if it had not stopped. A batch is
+    divided evenly among the processes, and each one's share into ``accumulation`` parts whose
+    gradients are summed up: the losses are those of the whole batch, up to rounding.
 
     Args:
         name: "diffusion" or "registration"; also the checkpoint's name.
         network: what is trained, on its device.
         loss: gives the loss of a batch.
-        settings: ``steps``, ``learning_rate``, ``warmup``, ``weight_decay``, ``ema``,
-            ``gradient_norm`` (each batch's gradient is cut to it) and ``checkpoint_every``.
-        folder: where the checkpoint is kept.
+        settings: ``steps``, ``batch``, ``learning_rate``, ``warmup``, ``weight_decay``,
+            ``ema``, ``gradient_norm`` (each batch's gradient is cut to it),
+            ``checkpoint_every``, ``precision`` ("float32", "bfloat16", or "float16", whose
+            loss is scaled), and optionally ``accumulation``.
+        folder: where the checkpoint and the log are kept.
         seed: of the run.
+        processes: that train together.
+        tensorboard: log to TensorBoard, too.
+
+    Raises:
+        ValueError: the precision is not known, or the batch cannot be divided evenly.
     """
 
     def __init__(
@@ -64,11 +91,26 @@ class Stage:
         settings: dict[str, Any],
         folder: Path,
         seed: int,
+        processes: Processes | None = None,
+        *,
+        tensorboard: bool = False,
     ) -> None:
         self.name, self.network, self.loss, self.seed = name, network, loss, seed
         self.settings = settings
+        self.folder, self.tensorboard = folder, tensorboard
+        self.processes = Processes() if processes is None else processes
         self.steps = int(settings["steps"])
+        self.batch, self.parts = int(settings["batch"]), int(settings.get("accumulation", 1))
+        if self.parts < 1 or self.batch % (self.processes.count * self.parts):
+            raise ValueError(
+                f"{name}: a batch of {self.batch} cannot be divided evenly among "
+                f"{self.processes.count} processes of {self.parts} parts (accumulation) each"
+            )
+        device = next(network.parameters()).device
+        autocast(device, settings)  # refuses a precision that is not known
+        self.scaler = torch.amp.GradScaler(device.type, enabled=settings["precision"] == "float16")
         self.checkpoint = folder / f"{name}.checkpoint.safetensors"
+        self.processes.share(network)
         self.average = AveragedModel(network, multi_avg_fn=ema_update(settings["ema"]))
         self.optimizer = torch.optim.AdamW(
             network.parameters(),
@@ -78,35 +120,72 @@ class Stage:
         self.step = 0
 
     def run(self, progress: Progress | None = None) -> nn.Module:
-        """Train up to the last step, and give the averaged network."""
+        """Train up to the last step, and give the averaged network.
+
+        Raises:
+            RuntimeError: the loss is not finite, or TensorBoard is asked for and missing.
+            ValueError: the log in the folder is another stage's.
+        """
         self.network.train()
-        while self.step < self.steps:
-            values = self._advance()
-            if progress is not None:
-                progress(self.name, self.step, self.steps, values)
-            if self.step % self.settings["checkpoint_every"] == 0 or self.step == self.steps:
-                self.save()
+        first = self.processes.rank == 0
+        with contextlib.ExitStack() as stack:
+            if first:
+                log = stack.enter_context(
+                    StageLog(self.folder, self.name, self.step, tensorboard=self.tensorboard)
+                )
+            while self.step < self.steps:
+                began = time.perf_counter()
+                rate = self._learning_rate()
+                values = self._advance(rate)
+                if first:
+                    seconds = time.perf_counter() - began
+                    log.write(self.step, values | {"learning_rate": rate}, seconds)
+                    if progress is not None:
+                        progress(self.name, self.step, self.steps, values)
+                    if self._is_kept():
+                        self.save()
+        self.processes.wait()
         self.network.eval()
         return self.average.module
 
-    def _advance(self) -> dict[str, float]:
+    def _is_kept(self) -> bool:
+        return self.step % self.settings["checkpoint_every"] == 0 or self.step == self.steps
+
+    def _advance(self, rate: float) -> dict[str, float]:
         """One optimisation step."""
-        generator = torch.Generator().manual_seed((self.seed << 32) + self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
-        loss, terms = self.loss(generator)
-        if not torch.isfinite(loss):
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        values = self._accumulate()
+        loss = values["loss"]
+        if not math.isfinite(loss):
             raise RuntimeError(
-                f"{self.name}: the loss is {loss.item()} at step {self.step + 1}; the last "
+                f"{self.name}: the loss is {loss} at step {self.step + 1}; the last "
                 f"checkpoint is {self.checkpoint}"
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.network.parameters(), self.settings["gradient_norm"])
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.average.update_parameters(self.network)
         self.step += 1
-        return {"loss": float(loss.detach())} | {name: float(term) for name, term in terms.items()}
+        return values
+
+    def _accumulate(self) -> dict[str, float]:
+        """The gradient of the whole batch, and its loss and terms."""
+        total: dict[str, Tensor] = {}
+        size = self.batch // (self.processes.count * self.parts)
+        for part in range(self.parts):
+            start = (self.processes.rank * self.parts + part) * size
+            generator = torch.Generator().manual_seed((self.seed << 32) + self.step)
+            loss, terms = self.loss(Draws(generator, self.batch, slice(start, start + size)))
+            self.scaler.scale(loss / self.parts).backward()
+            for name, value in {"loss": loss, **terms}.items():
+                share = value.detach().float() / self.parts
+                total[name] = total[name] + share if name in total else share
+        used = [p.grad for p in self.network.parameters() if p.grad is not None]
+        self.processes.average([*used, *total.values()])
+        return {name: float(value) for name, value in total.items()}
 
     def _learning_rate(self) -> float:
         warmup = min(1.0, (self.step + 1) / max(1, self.settings["warmup"]))
@@ -120,7 +199,12 @@ class Stage:
         tensors |= {f"average.{name}": value.clone() for name, value in average.items()}
         tensors |= dict(self._moments())
         metadata = {"stage": self.name, "step": self.step, "seed": self.seed}
-        save_tensors(self.checkpoint, tensors, metadata | {"settings": self.settings})
+        metadata |= {"settings": self._resumable(), "scaler": self.scaler.state_dict()}
+        save_tensors(self.checkpoint, tensors, metadata)
+
+    def _resumable(self) -> dict[str, Any]:
+        """The settings that a resumed run must share; how a batch is divided is not of them."""
+        return {name: value for name, value in self.settings.items() if name != "accumulation"}
 
     def load(self) -> None:
         """Go on from the checkpoint.
@@ -130,7 +214,7 @@ class Stage:
             ValueError: it is of another stage, seed, recipe or network.
         """
         tensors, metadata = load_tensors(self.checkpoint)
-        expected = {"stage": self.name, "seed": self.seed, "settings": self.settings}
+        expected = {"stage": self.name, "seed": self.seed, "settings": self._resumable()}
         for key, value in expected.items():
             if metadata.get(key) != value:
                 raise ValueError(
@@ -144,19 +228,19 @@ class Stage:
             raise ValueError(f"{self.checkpoint} is of another network: {error}") from error
         self.step = metadata["step"]
         self.average.n_averaged.fill_(self.step)
-        if self.step:
-            for index, parameter in enumerate(self.network.parameters()):
-                state = {name: tensors[f"optimizer.{index}.{name}"] for name in _MOMENTS}
-                state = {name: value.to(parameter.device) for name, value in state.items()}
-                state["step"] = torch.tensor(float(self.step))
-                self.optimizer.state[parameter] = state
+        self.scaler.load_state_dict(metadata["scaler"])
+        for index, parameter in enumerate(self.network.parameters()):
+            if f"optimizer.{index}.step" in tensors:
+                self.optimizer.state[parameter] = {
+                    name: tensors[f"optimizer.{index}.{name}"].to(parameter.device)
+                    for name in _MOMENTS
+                } | {"step": tensors[f"optimizer.{index}.step"]}
 
     def _moments(self) -> Iterator[tuple[str, Tensor]]:
         for index, parameter in enumerate(self.network.parameters()):
-            for name in _MOMENTS:
-                state = self.optimizer.state.get(parameter)
-                if state:
-                    yield f"optimizer.{index}.{name}", state[name]
+            # A parameter that no gradient has reached has none.
+            for name, value in self.optimizer.state.get(parameter, {}).items():
+                yield f"optimizer.{index}.{name}", value
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

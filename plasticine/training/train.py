@@ -7,36 +7,52 @@ from typing import Any
 
 import torch
 
-from plasticine.training.data import RandomDeformation, load_domains
+from plasticine.training.data import RandomDeformation
 from plasticine.training.losses import DenoisingLoss, RegistrationLoss
+from plasticine.training.processes import Processes
+from plasticine.training.reading import Progress as ReadingProgress
+from plasticine.training.reading import load_domains
 from plasticine.training.recipe import Recipe, load_recipe
-from plasticine.training.stage import Progress, Stage
+from plasticine.training.stage import Loss, Progress, Stage
 from plasticine.translation.model import TranslationModel, save_model
 
 
 def train(
     recipe: str | Path | Recipe,
-    data_folder: Path,
+    data_folder: Path | None,
     output: Path,
     *,
+    source: Path | None = None,
+    target: Path | None = None,
     resume: bool = False,
     device: str = "cpu",
     seed: int = 0,
+    tensorboard: bool = False,
     progress: Progress | None = None,
+    reading: ReadingProgress | None = None,
 ) -> Path:
-    """Train both stages of a recipe and write the model.
+    """Train the stages of a recipe and write the model.
 
-    Each stage keeps a checkpoint in ``output``; a run that was stopped goes on from it with
-    ``resume=True`` and gives the same weights as one that was not.
+    Each stage keeps a checkpoint and a log, ``<stage>.csv``, in ``output``; a run that was
+    stopped goes on from the checkpoint with ``resume=True`` and gives the same weights as one
+    that was not.
+
+    Under ``torchrun`` each process takes its share of every batch; the losses are those of one
+    process, up to rounding. The first alone writes and reports; every process must see the same
+    ``output`` and data.
 
     Args:
         recipe: a shipped recipe's name, a TOML file, or a recipe already read.
-        data_folder: the folder that the recipe's data file is in.
-        output: the folder for checkpoints and ``<name>.safetensors``.
+        data_folder: the folder that the recipe's images are in; None with folders of one's own.
+        output: the folder for checkpoints, logs and ``<name>.safetensors``.
+        source: a folder of images that replace the recipe's source, with ``target``.
+        target: a folder of images that replace the recipe's target.
         resume: go on from the checkpoints there are.
         device: of torch, as "cpu" or "cuda".
         seed: of the initial weights and of every random draw.
+        tensorboard: log to ``output/tensorboard``, too.
         progress: called as (stage, step, steps, values) after each optimisation step.
+        reading: called as (what, files done, files in all) while files are read.
 
     Returns:
         The model's file.
@@ -45,6 +61,7 @@ def train(
         FileNotFoundError: the recipe or the data is not there.
         ValueError: the recipe, the data or a checkpoint is not right, or there are
             checkpoints in ``output`` and ``resume`` is false.
+        RuntimeError: a loss is not finite, or TensorBoard is asked for and not installed.
         OSError: ``output`` cannot be written to.
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
@@ -54,42 +71,71 @@ def train(
         raise ValueError(
             f"{output} holds {', '.join(kept)} of an earlier run: resume it, or give another folder"
         )
-    domains = load_domains(recipe.data, data_folder, seed).to(device)
-    torch.manual_seed(seed)
-    model = TranslationModel(recipe.model).to(device)
-    deformation = RandomDeformation(**recipe.augmentation)
+    with Processes.joined(device) as processes:
+        first = processes.rank == 0
+        domains = load_domains(
+            recipe,
+            data_folder,
+            seed,
+            source=source,
+            target=target,
+            progress=reading if first else None,
+        ).to(processes.device)
+        torch.manual_seed(seed)
+        model = TranslationModel(recipe.model).to(processes.device)
+        deformation = RandomDeformation(**recipe.augmentation)
 
-    def run(name: str, network: torch.nn.Module, loss: Any, settings: dict[str, Any]) -> None:
-        stage = Stage(name, network, loss, settings, output, seed)
-        if stage.checkpoint.exists():
-            stage.load()
-        network.load_state_dict(stage.run(progress).state_dict())
+        def run(name: str, network: torch.nn.Module, loss: Loss, settings: dict[str, Any]) -> None:
+            stage = Stage(
+                name, network, loss, settings, output, seed, processes, tensorboard=tensorboard
+            )
+            if stage.checkpoint.exists():
+                stage.load()
+            network.load_state_dict(stage.run(progress).state_dict())
 
-    run(
-        "diffusion",
-        model.denoiser,
-        DenoisingLoss(model, domains.target, deformation, recipe.diffusion),
-        recipe.diffusion,
-    )
-    settings = dict(recipe.registration)
-    small = RandomDeformation(**settings.pop("augmentation", recipe.augmentation))
-    run(
-        "registration",
-        model.velocity,
-        RegistrationLoss(model, domains, small, settings),
-        settings,
-    )
-    path = output / f"{recipe.name}.safetensors"
-    save_model(path, model.eval(), model_card(recipe, seed))
+        run(
+            "diffusion",
+            model.denoiser,
+            DenoisingLoss(model, domains.target, deformation, recipe.diffusion),
+            recipe.diffusion,
+        )
+        settings = dict(recipe.registration)
+        small = RandomDeformation(**settings.pop("augmentation", recipe.augmentation))
+        run(
+            "registration",
+            model.velocity,
+            RegistrationLoss(model, domains, small, settings),
+            settings,
+        )
+        path = output / f"{recipe.name}.safetensors"
+        if first:
+            card = model_card(recipe, seed, own_images=source is not None)
+            save_model(path, model.eval(), card)
+        processes.wait()
     return path
 
 
-def model_card(recipe: Recipe, seed: int) -> dict[str, Any]:
-    """What a user of the model should know, from the recipe."""
-    data = {key: recipe.data[key] for key in ("file", "source", "target")}
+_OF_THE_DATA = ("title", "licence", "citation", "limitations")
+
+
+def model_card(recipe: Recipe, seed: int, *, own_images: bool = False) -> dict[str, Any]:
+    """What a user of the model should know, from the recipe.
+
+    Args:
+        recipe: the recipe.
+        seed: of the run.
+        own_images: the model was trained on a user's folders: what the recipe says of its own
+            images does not hold.
+    """
+    card, data = dict(recipe.card), {"source": "a user's folder", "target": "a user's folder"}
+    if own_images:
+        card = {key: value for key, value in card.items() if key not in _OF_THE_DATA}
+        card["title"] = f"{recipe.name}, trained on a user's own images"
+    else:
+        data = {key: recipe.data[key] for key in ("file", "source", "target") if key in recipe.data}
     return {
         "name": recipe.name,
-        **recipe.card,
+        **card,
         "data": data,
         "seed": seed,
         "training_steps": {

@@ -42,7 +42,7 @@ def inverse_consistency(
     """Mean squared length of what remains when a map and its inverse follow each other.
 
     Half the sum over both orders: u(p) + u_inverse(p + u(p)) over the voxels p that phi
-    sends inside the grid, and the same with the two exchanged.
+    sends inside the grid, and the same with the two exchanged; averaged over samples.
 
     Args:
         u: (N, d, *spatial) displacement, voxels.
@@ -51,7 +51,7 @@ def inverse_consistency(
         valid_inverse: likewise for u_inverse.
 
     Returns:
-        A scalar in squared voxels, of u's dtype. 0 where nothing lands inside.
+        A scalar in squared voxels, of u's dtype. A sample of which nothing lands inside has 0.
 
     Raises:
         TypeError: a field is not floating point, a mask is not bool, or the dtypes differ.
@@ -117,4 +117,5 @@ def _mean_squared_length(residual: Tensor, valid: Tensor | None, displacement: T
             f"{(residual.shape[0], 1, *residual.shape[2:])}; got {tuple(valid.shape)}"
         )
     squared = residual.square().sum(1, keepdim=True)
-    return torch.where(valid, squared, 0.0).sum() / valid.sum().clamp_min(1)
+    inside = torch.where(valid, squared, 0.0).flatten(1).sum(1)
+    return (inside / valid.flatten(1).sum(1).clamp_min(1)).mean()

@@ -1,0 +1,65 @@
+"""A volume as a model takes it: its axes, its spacing, its intensities."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from plasticine.io.grid import ModelGrid
+from plasticine.io.intensity import Normalisation, normalise
+from plasticine.io.orientation import DEFAULT_ORIENTATION
+from plasticine.io.volume import Volume
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelImages:
+    """A volume and its images on a model's grid.
+
+    Attributes:
+        volume: The volume, placed in space.
+        grid: How it lies on the model's grid.
+        normalisation: What was done to the intensities.
+        source: ``(N, 1, *input_shape)``, intensities in [0, 1] on the volume's own grid.
+        images: ``(N, 1, *model_shape)``, the same on the model's grid.
+    """
+
+    volume: Volume
+    grid: ModelGrid
+    normalisation: Normalisation
+    source: torch.Tensor
+    images: torch.Tensor
+
+
+def model_images(volume: Volume, card: Mapping[str, Any]) -> ModelImages:
+    """Brings a volume's axes, intensities and spacing to what a model's card says.
+
+    A file without spacing is taken to be on the model's grid.
+
+    Args:
+        volume: What `read_volume` gives.
+        card: ``ndim`` and optionally ``orientation``, ``spacing_mm`` and ``normalisation``.
+
+    Returns:
+        The images.
+
+    Raises:
+        ValueError: The intensities or the orientation do not suit the model.
+    """
+    orientation = card.get("orientation") or DEFAULT_ORIENTATION
+    spacing = card.get("spacing_mm") if volume.affine is not None else None
+    placed = volume.placed(orientation)
+    assert placed.affine is not None
+    grid = ModelGrid.of(
+        (placed.data.shape[0], placed.data.shape[1], placed.data.shape[2]),
+        placed.affine,
+        orientation=orientation,
+        ndim=int(card["ndim"]),
+        spacing=spacing,
+    )
+    intensities, normalisation = normalise(placed.data, card.get("normalisation"), str(volume.path))
+    source = grid.to_images(intensities)
+    # Interpolation may pass the ends of [0, 1] by a rounding error.
+    return ModelImages(placed, grid, normalisation, source, grid.to_model(source).clamp(0, 1))

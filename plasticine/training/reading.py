@@ -1,0 +1,254 @@
+"""Reading a recipe's images: arrays of an .npz file, single files, or a user's folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from plasticine.io import READABLE_SUFFIXES, model_images, read_volume
+from plasticine.training.data import Domains, Images, crop_to, unpaired
+from plasticine.training.recipe import Recipe
+
+FOLDER_FOREGROUND = 0.02
+"""Slices of a user's files with a smaller share of body are left out."""
+_BODY = 0.1
+_OPTIONS = ("slices", "flip", "body", "subjects")
+_KEYS = {"file", "source", "target", "maximum", "crop", "size", "foreground"} | {
+    f"{domain}_{option}" for domain in ("source", "target") for option in _OPTIONS
+}
+
+Progress = Callable[[str, int, int], None]
+"""Called as (what is read, files done, files in all)."""
+
+
+def load_domains(
+    recipe: Recipe,
+    folder: Path | None,
+    seed: int,
+    *,
+    source: Path | None = None,
+    target: Path | None = None,
+    progress: Progress | None = None,
+) -> Domains:
+    """Read the images of a recipe, or those of a user's folders, each domain in random order.
+
+    A recipe's ``data`` table names its images below ``folder``. ``source`` and ``target`` are
+    lists: of arrays in the .npz file ``file``, whose value ``maximum`` is white; or, without
+    ``file``, of NIfTI, .npy and picture files, which are read as a translation reads them (axes,
+    spacing and normalisation from the card; the target's from ``target_normalisation``), each
+    file a subject. Optional keys:
+
+        ``crop``: spatial size that is cut from the middle of the arrays' images.
+        ``size``: spatial size that single files' images are cut or padded to.
+        ``foreground``: images with a smaller share of voxels above a tenth of white are left out.
+        ``source_slices``: [first, stop] of the slice axis, first axis of a volume.
+        ``source_flip``: image axes (0 is the first spatial one) that are reversed.
+        ``source_body``: keep the body and drop thin things outside of it, such as a table:
+            { threshold, opening, margin }, as ``body_mask`` documents them.
+        ``source_subjects``: who is in each array. Images of one subject never meet.
+
+    and the same with ``target_``.
+
+    Args:
+        recipe: the recipe.
+        folder: the data folder; not needed with folders of a user's own.
+        seed: of the shuffle.
+        source: a folder whose files replace the recipe's source images.
+        target: likewise; both or neither.
+        progress: called after each file.
+
+    Raises:
+        FileNotFoundError: a file or folder is not there, or a folder holds no image.
+        ValueError: a key is missing or not known, or images are not what the recipe needs.
+    """
+    data, ndim = recipe.data, int(recipe.model["ndim"])
+    unknown = sorted(set(data) - _KEYS)
+    if unknown:
+        raise ValueError(f"recipe {recipe.name}: unknown data keys {', '.join(unknown)}")
+    if (source is None) != (target is None):
+        raise ValueError("--source and --target replace a recipe's images together; got one")
+    domains = {}
+    for domain, own in (("source", source), ("target", target)):
+        if own is not None:
+            size = data.get("size", data.get("crop"))
+            domains[domain] = _read_files(
+                files_in(own), domain, recipe, size, FOLDER_FOREGROUND, {}, progress
+            )
+            continue
+        if folder is None:
+            raise ValueError("a recipe's own images need a data folder; got none")
+        options = {key: data[f"{domain}_{key}"] for key in _OPTIONS if f"{domain}_{key}" in data}
+        foreground = data.get("foreground", 0.0)
+        if "file" in data:
+            domains[domain] = _read_arrays(folder / data["file"], domain, data, options, ndim)
+        else:
+            files = [folder / name for name in data[domain]]
+            domains[domain] = _read_files(
+                files, domain, recipe, data.get("size"), foreground, options, progress
+            )
+    if domains["source"].images.shape[2:] != domains["target"].images.shape[2:]:
+        shapes = [tuple(domains[name].images.shape[2:]) for name in ("source", "target")]
+        raise ValueError(
+            f"the domains' images must have one size; got {shapes[0]} and {shapes[1]}: "
+            "give the recipe a size in [data]"
+        )
+    return unpaired(domains["source"], domains["target"], seed)
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The image files directly inside a folder, by name.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}")
+    files = sorted(
+        path
+        for path in folder.iterdir()
+        if path.name.lower().endswith(READABLE_SUFFIXES) and not path.name.startswith(".")
+    )
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no image ({', '.join(READABLE_SUFFIXES)})")
+    return files
+
+
+def subject_of(path: Path) -> str:
+    """A file's name without its suffix, which names its subject."""
+    name = path.name.lower()
+    suffix = max((s for s in READABLE_SUFFIXES if name.endswith(s)), key=len, default="")
+    return path.name[: len(path.name) - len(suffix)]
+
+
+def _read_arrays(
+    path: Path, domain: str, data: dict[str, Any], options: dict[str, Any], ndim: int
+) -> Images:
+    if not path.is_file():
+        raise FileNotFoundError(f"no training data at {path}: set PLASTICINE_DATA to its folder")
+    with np.load(path) as archive:
+        parts = [
+            _prepare(_stack(archive, key, path, ndim), data.get("foreground", 0.0), options, data)
+            for key in data[domain]
+        ]
+    names = options.get("subjects", [])
+    if names and len(names) != len(parts):
+        raise ValueError(f"{domain}_subjects must name {len(parts)} arrays; got {names}")
+    images = crop_to(torch.cat(parts), data.get("crop"))
+    subjects = np.repeat(names, [len(part) for part in parts]) if names else None
+    return Images(images, subjects)
+
+
+def _stack(archive: Any, key: str, path: Path, ndim: int) -> list[Tensor]:
+    """An array's volumes: each (slices, *spatial) of a 2D model, (1, *spatial) of a 3D one."""
+    if key not in archive:
+        raise ValueError(f"{path} holds no array {key!r}; it holds {', '.join(archive)}")
+    stack = archive[key]
+    if stack.ndim not in (ndim + 1, 4):
+        raise ValueError(
+            f"{key!r} of {path} is not a stack of {ndim}D images: its shape is {stack.shape}"
+        )
+    volumes = torch.from_numpy(stack).float()
+    if ndim == 3:
+        return list(volumes[:, None])
+    return list(volumes) if stack.ndim == 4 else [volumes]
+
+
+def _prepare(
+    volumes: Iterable[Tensor], foreground: float, options: dict[str, Any], data: dict[str, Any]
+) -> Tensor:
+    """Arrays' volumes to images (n, 1, *spatial) within [-1, 1]."""
+    white = data["maximum"]
+    parts = [_select(volume[:, None] / white, foreground, options) for volume in volumes]
+    return torch.cat(parts) * 2 - 1
+
+
+def _select(images: Tensor, foreground: float, options: dict[str, Any]) -> Tensor:
+    """What a domain's options leave of one subject's images (n, 1, *spatial) within [0, 1]."""
+    if "slices" in options:
+        first, stop = options["slices"]
+        axis = 0 if images.ndim == 4 else 2
+        if not 0 <= first < stop <= images.shape[axis]:
+            raise ValueError(
+                f"slices [{first}, {stop}] are not within the {images.shape[axis]} there are"
+            )
+        images = images.narrow(axis, first, stop - first)
+    if "flip" in options:
+        images = images.flip([2 + axis for axis in options["flip"]])
+    if "body" in options:
+        images = images * body_mask(images, **options["body"])
+    share = (images > _BODY).flatten(1).float().mean(1)
+    return images[share >= foreground]
+
+
+def _read_files(
+    files: Sequence[Path],
+    domain: str,
+    recipe: Recipe,
+    size: Sequence[int] | None,
+    foreground: float,
+    options: dict[str, Any],
+    progress: Progress | None,
+) -> Images:
+    card = dict(recipe.card) | {"ndim": recipe.model["ndim"]}
+    if domain == "target" and "target_normalisation" in card:
+        card["normalisation"] = card["target_normalisation"]
+    parts = []
+    for done, path in enumerate(files, start=1):
+        images = _select(model_images(read_volume(path), card).images, foreground, options)
+        parts.append(images if size is None else fit(images, size))
+        if progress is not None:
+            progress(f"reading {domain}", done, len(files))
+    shapes = {tuple(part.shape[2:]) for part in parts}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"the {domain} images differ in size ({', '.join(map(str, sorted(shapes)))}): "
+            "give the recipe a size in [data]"
+        )
+    images = torch.cat(parts)
+    if len(images) == 0:
+        raise ValueError(f"the {domain} files hold no image that is not nearly empty")
+    names = np.repeat([subject_of(path) for path in files], [len(part) for part in parts])
+    return Images(images * 2 - 1, names)
+
+
+def fit(images: Tensor, size: Sequence[int]) -> Tensor:
+    """The images cut or padded with 0 about their middle to a spatial size.
+
+    Raises:
+        ValueError: size has another number of axes.
+    """
+    if len(size) != images.ndim - 2:
+        raise ValueError(f"size {list(size)} does not suit images of {tuple(images.shape[2:])}")
+    padding: list[int] = []
+    for n, wanted in zip(reversed(images.shape[2:]), reversed(size), strict=True):
+        missing = max(0, wanted - n)
+        padding += [missing // 2, missing - missing // 2]
+    return crop_to(functional.pad(images, padding), size)
+
+
+def body_mask(images: Tensor, threshold: float, opening: int, margin: int) -> Tensor:
+    """Where the body is: the foreground without what is thin, and a margin around it.
+
+    The foreground is eroded by ``opening`` voxels, which removes what is thinner than twice
+    that, such as the arc of a CT's table, and dilated again.
+
+    Args:
+        images: (N, 1, *spatial) within [0, 1].
+        threshold: intensity above which a voxel is foreground.
+        opening: voxels of the erosion.
+        margin: voxels that the mask reaches beyond what the dilation restores.
+
+    Returns:
+        (N, 1, *spatial), 0 or 1, of the images' dtype.
+    """
+    pool = functional.max_pool2d if images.ndim == 4 else functional.max_pool3d
+    background = (images <= threshold).to(images.dtype)
+    core = 1 - pool(background, 2 * opening + 1, 1, opening)
+    reach = opening + margin
+    return pool(core, 2 * reach + 1, 1, reach)
