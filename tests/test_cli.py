@@ -448,6 +448,9 @@ class TestOtherCommands:
         self, run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("PLASTICINE_DATA", raising=False)
-        code, _, err = run("train", "--recipe", "brain-t1-t2", "--output", "out")
-        assert code == 2
-        assert "--data" in err
+        result = run("train", "--recipe", "brain-t1-t2", "--output", "out")
+        _assert_clear_error(result, "data folder")
+
+    def test_train_needs_both_folders(self, run: Callable[..., tuple[int, str, str]]) -> None:
+        result = run("train", "--recipe", "brain-t1-t2", "--output", "out", "--source", ".")
+        _assert_clear_error(result, "--source and --target")

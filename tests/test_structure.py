@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -85,14 +87,42 @@ def test_mind_against_its_definition() -> None:
     np.testing.assert_allclose(mind(image)[0, :, 10, 10].numpy(), expected, rtol=1e-6)
 
 
-def test_kmeans_finds_separate_grey_levels() -> None:
+@pytest.mark.parametrize("name", ["kmeans", "multi-otsu"])
+def test_clusters_are_separate_grey_levels(name: str) -> None:
     levels = torch.tensor([-1.0, -0.2, 0.4, 1.0])
     label = torch.randint(0, 4, (1, 1, 20, 20), generator=torch.Generator().manual_seed(1))
     noise = 0.02 * torch.randn(label.shape, generator=torch.Generator().manual_seed(2))
     image = (levels[label] + noise).clamp(-1, 1)
-    result = structure.create("kmeans", 2, clusters=4)(image)
+    result = structure.create(name, 2, clusters=4)(image)
     assert torch.equal(result.argmax(1, keepdim=True), label)
     assert torch.equal(result.sum(1), torch.ones(1, 20, 20))
+
+
+@pytest.mark.parametrize("clusters", [2, 3, 4])
+def test_multi_otsu_leaves_the_least_variance_of_all_thresholds(clusters: int) -> None:
+    level = torch.tensor([0, 3, 40, 41, 90, 130, 131, 200, 255])
+    count = torch.tensor([9, 1, 4, 6, 2, 7, 3, 5, 3])
+    image = (level.repeat_interleave(count)[None, None, :, None] / 255 * 2 - 1).double()
+    grey = level.repeat_interleave(count).numpy().astype(float)
+
+    def deviation(cluster: np.ndarray) -> float:
+        parts = [grey[cluster == i] for i in range(clusters)]
+        return sum(float(((part - part.mean()) ** 2).sum()) for part in parts if len(part))
+
+    found = structure.create("multi-otsu", 2, clusters=clusters)(image)[0].argmax(0)[:, 0].numpy()
+    assert (np.diff(found) >= 0).all()  # dark to bright
+    least = min(
+        deviation(np.searchsorted(np.array(starts), grey, side="right"))
+        for starts in itertools.combinations(level.numpy()[1:], clusters - 1)
+    )
+    assert deviation(found) == pytest.approx(least)
+
+
+def test_multi_otsu_leaves_channels_empty_where_there_are_fewer_levels() -> None:
+    image = torch.tensor([-1.0, 0.5]).repeat(1, 1, 4, 3)
+    result = structure.create("multi-otsu", 2, clusters=4)(image)
+    assert torch.equal(result.sum(1), torch.ones(1, 4, 6))
+    assert int(result.flatten(2).any(2).sum()) == 2
 
 
 def test_clipped_distance_is_euclidean() -> None:
@@ -128,7 +158,7 @@ def test_wrong_images_are_refused(name: str) -> None:
 
 
 def test_wrong_options_are_refused() -> None:
-    with pytest.raises(ValueError, match="contour, kmeans, mind"):
+    with pytest.raises(ValueError, match="contour, kmeans, mind, multi-otsu"):
         structure.create("edges", 2)
     with pytest.raises(ValueError, match="ndim=4"):
         structure.create("mind", 4)

@@ -10,11 +10,13 @@ training and on S of the source, carried by the deformation, in translation.
 from plasticine.structure.contour import Contour
 from plasticine.structure.kmeans import KMeans
 from plasticine.structure.mind import MIND
+from plasticine.structure.multi_otsu import MultiOtsu
 from plasticine.structure.structure_map import StructureMap
 
 STRUCTURE_MAPS: dict[str, type[StructureMap]] = {
     "mind": MIND,
     "kmeans": KMeans,
+    "multi-otsu": MultiOtsu,
     "contour": Contour,
 }
 
@@ -23,7 +25,7 @@ def create(name: str, ndim: int, **options: object) -> StructureMap:
     """Build the structure map called ``name`` for images of ``ndim`` axes.
 
     Args:
-        name: "mind", "kmeans" or "contour".
+        name: "mind", "kmeans", "multi-otsu" or "contour".
         ndim: spatial axes of the images, 2 or 3.
         **options: the map's own options, as its class documents them.
 
@@ -38,4 +40,12 @@ def create(name: str, ndim: int, **options: object) -> StructureMap:
     return STRUCTURE_MAPS[name](ndim, **options)
 
 
-__all__ = ["MIND", "STRUCTURE_MAPS", "Contour", "KMeans", "StructureMap", "create"]
+__all__ = [
+    "MIND",
+    "STRUCTURE_MAPS",
+    "Contour",
+    "KMeans",
+    "MultiOtsu",
+    "StructureMap",
+    "create",
+]

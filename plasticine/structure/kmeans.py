@@ -5,56 +5,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plasticine.structure.structure_map import StructureMap
+from plasticine.structure.intensity_clusters import BINS, IntensityClusters
 
 
-class KMeans(StructureMap):
-    """One-hot channels of the intensity cluster that each voxel belongs to.
-
-    The clusters are those of each image by itself, ordered from dark to bright. Cluster
-    indices carry the contrast with them (a bright tissue stays bright), so this map serves
-    within one modality; between modalities use MIND.
+class KMeans(IntensityClusters):
+    """Intensity clusters by k-means.
 
     Source: the pixel clustering of "Plasticine" (arXiv 2512.18455); Lloyd's algorithm on
-    the image's histogram, begun at its quantiles, so that it is exact and has no seed.
+    the image's histogram, begun at its quantiles, so that it has no seed. It ends in a local
+    minimum of the variance within clusters; ``MultiOtsu`` finds the global one.
 
     Args:
         ndim: 2 or 3.
-        clusters: how many, at least 2.
+        clusters: how many, 2 to 256.
         iterations: of Lloyd's algorithm.
     """
 
-    _BINS = 256
-
     def __init__(self, ndim: int, clusters: int = 6, iterations: int = 20) -> None:
-        super().__init__(ndim)
-        if clusters < 2:
-            raise ValueError(f"clusters must be at least 2; got {clusters}")
-        self.clusters = int(clusters)
+        super().__init__(ndim, clusters)
         self.iterations = int(iterations)
-        self.channels = self.clusters
 
-    def compute(self, image: Tensor) -> Tensor:
-        """The map of an image that ``forward`` has checked."""
-        level = ((image + 1) * (0.5 * (self._BINS - 1))).round().clamp(0, self._BINS - 1).long()
-        flat = level.flatten(1)
-        histogram = torch.zeros(len(flat), self._BINS, dtype=torch.float64, device=image.device)
-        histogram.scatter_add_(1, flat, torch.ones_like(flat, dtype=torch.float64))
-        cluster_of_level = self._cluster(histogram)
-        cluster = cluster_of_level.gather(1, flat).view_as(level)
-        index = torch.arange(self.clusters, device=image.device)
-        index = index.view(1, -1, *([1] * self.ndim))
-        return (cluster == index).to(image.dtype)
-
-    def _cluster(self, histogram: Tensor) -> Tensor:
-        """The cluster of every grey level: (N, bins), int64."""
-        level = torch.arange(self._BINS, dtype=histogram.dtype, device=histogram.device)
+    def cluster_levels(self, histogram: Tensor) -> Tensor:
+        """The cluster of every grey level: (N, 256), int64."""
+        level = torch.arange(BINS, dtype=histogram.dtype, device=histogram.device)
         # Quantiles of the grey levels that occur, each counted once: a large background
         # would otherwise take most of the clusters.
         occurs = (histogram > 0).to(histogram.dtype).cumsum(1)
         quantile = (torch.arange(self.clusters, device=level.device) + 0.5) / self.clusters
         wanted = quantile * occurs[:, -1:].clamp_min(1)
-        centre = torch.searchsorted(occurs, wanted).clamp_max(self._BINS - 1).to(level.dtype)
+        centre = torch.searchsorted(occurs, wanted).clamp_max(BINS - 1).to(level.dtype)
         for _ in range(self.iterations):
             assigned = self._nearest(level, centre)
             weight = torch.zeros_like(centre).scatter_add_(1, assigned, histogram)

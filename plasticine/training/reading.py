@@ -82,7 +82,9 @@ def load_domains(
             )
             continue
         if folder is None:
-            raise ValueError("a recipe's own images need a data folder; got none")
+            raise ValueError(
+                "a recipe's own images need a data folder (--data or PLASTICINE_DATA); got none"
+            )
         options = {key: data[f"{domain}_{key}"] for key in _OPTIONS if f"{domain}_{key}" in data}
         foreground = data.get("foreground", 0.0)
         if "file" in data:
