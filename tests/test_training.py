@@ -52,6 +52,22 @@ def test_shipped_recipes_can_be_read() -> None:
         assert load_recipe(name).name == name
 
 
+@pytest.mark.parametrize("name", ["cardiac-population", "head-mr-ct"])
+def test_a_shipped_recipe_trains_on_its_data(name: str, data_folder: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    recipe.model.update(
+        denoiser={"channels": [8, 8], "blocks": 1, "patch_size": 2}, velocity={"channels": [4, 4]}
+    )
+    for settings in (recipe.diffusion, recipe.registration):
+        settings.update(steps=1, batch=2, precision="float32")
+    model, card = load_model(train(recipe, data_folder, tmp_path))
+    assert card["title"] == recipe.card["title"]
+    image = load_domains(recipe, data_folder, 0).source[:1] / 2 + 0.5
+    trace = Translator(model, card).translate(image, steps=1)
+    assert trace.translated.shape == image.shape
+    assert torch.isfinite(trace.translated).all()
+
+
 def test_unreadable_recipes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"'nothing'.*brain-t1-t2"):
         load_recipe("nothing")
