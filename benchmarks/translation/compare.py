@@ -1,0 +1,306 @@
+"""Every way to translate, on the same images and the same training budget, in one table.
+
+    python -m benchmarks.translation.compare --task T1-T2 --minutes 30 --output FOLDER
+
+Trains the peers that need it (their weights stay in the folder, so that a run that was killed goes
+on), translates the slices of patient 07 in their own space, and compares them with that patient's
+true images. ``--model`` adds our own models, sampled without deformation. Writes ``compare.json``
+and ``compare.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from rich.progress import Progress
+from torch import Tensor
+
+import plasticine
+from benchmarks.translation.baselines import histogram_match, look_up_table, mask_alone
+from benchmarks.translation.cycle_gan import CycleGAN
+from benchmarks.translation.held_out import score
+from benchmarks.translation.learning import Budget, Draw, Learner, SingleLoss, train
+from benchmarks.translation.paired import PairedLoss, PairedUNet
+from benchmarks.translation.registered_target import nearest_target, register
+from benchmarks.translation.task import TASKS, Task, from_network, load_task, to_network
+from benchmarks.translation.unconditional import (
+    UnconditionalLoss,
+    ddib,
+    sdedit,
+    unconditional_denoiser,
+)
+from plasticine.diffusion import Denoiser
+from plasticine.training import load_recipe
+from plasticine.training.data import RandomDeformation
+from plasticine.translation import Translator
+
+PAIRED = "has seen true pairs: a bound, not a competitor"
+SDEDIT_STARTS = (0.4, 0.7)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all trained peers share.
+
+    Attributes:
+        budget: of each training.
+        output: where weights are kept.
+        seed: of initial weights, draws and noise.
+        network: ``channels``, ``blocks`` and ``patch_size`` of every U-Net.
+        gan: ``channels`` and ``blocks`` of the CycleGAN.
+        steps: network runs of a diffusion's sample.
+    """
+
+    budget: Budget
+    output: Path
+    seed: int = 0
+    network: dict[str, Any] = field(default_factory=dict)
+    gan: dict[str, Any] = field(default_factory=dict)
+    steps: int = 20
+
+
+class Peers:
+    """The peers that are trained on a task, each when it is first asked for.
+
+    Args:
+        task: the images.
+        settings: what all share.
+    """
+
+    def __init__(self, task: Task, settings: Settings) -> None:
+        self.task, self.settings = task, settings
+        self.deformation = RandomDeformation(**load_recipe("brain-t1-t2").augmentation)
+        self.training: dict[str, Any] = {}
+
+    def paired(self, source: Tensor) -> Tensor:
+        """The paired U-Net's answer, within [-1, 1]."""
+        torch.manual_seed(self.settings.seed)
+        model = PairedUNet(self.settings.network)
+        learner = SingleLoss(model, PairedLoss(model, self._draw(*self.task.pairs)))
+        self._train("paired U-Net", learner)
+        return in_batches(learner.trained(), source)
+
+    def cycle_gan(self, source: Tensor) -> Tensor:
+        """CycleGAN's answer, within [-1, 1]."""
+        torch.manual_seed(self.settings.seed)
+        draws = [self._draw(domain, batch=1) for domain in (self.task.source, self.task.target)]
+        learner = CycleGAN(*draws, **self.settings.gan)
+        self._train("CycleGAN", learner)
+        return in_batches(learner.trained(), source)
+
+    def sdedit(self, source: Tensor, start: float) -> Tensor:
+        """SDEdit's answer, within [-1, 1]."""
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        denoiser = self._denoiser("target", self.task.target)
+        return sdedit(denoiser, source, start=start, steps=self.settings.steps, generator=generator)
+
+    def ddib(self, source: Tensor) -> Tensor:
+        """The answer of dual diffusion implicit bridges, within [-1, 1]."""
+        return ddib(
+            self._denoiser("source", self.task.source),
+            self._denoiser("target", self.task.target),
+            source,
+            steps=self.settings.steps,
+        )
+
+    def _denoiser(self, domain: str, images: Tensor) -> Denoiser:
+        """The unconditional diffusion of a domain, which two peers share."""
+        torch.manual_seed(self.settings.seed)
+        schedule = {"kind": "cosine", "steps": 1000}
+        denoiser = unconditional_denoiser(schedule, self.settings.network)
+        learner = SingleLoss(denoiser, UnconditionalLoss(denoiser, self._draw(images)))
+        self._train(f"{domain} diffusion", learner)
+        trained = learner.trained()
+        assert isinstance(trained, Denoiser)
+        return trained
+
+    def _draw(self, *images: Tensor, batch: int = 8) -> Draw:
+        return Draw(images, self.deformation, batch)
+
+    def _train(self, name: str, learner: Learner) -> None:
+        path = self.settings.output / f"{name.lower().replace(' ', '-')}.safetensors"
+        identity = {
+            "task": self.task.name,
+            "data": self.task.data,
+            "networks": [self.settings.network, self.settings.gan],
+        }
+        self.training[name] = train(
+            name, learner, self.settings.budget, path, identity, self.settings.seed
+        )
+
+
+@torch.no_grad()
+def in_batches(network: Callable[[Tensor], Tensor], source: Tensor) -> Tensor:
+    """A network's float32 output for many images, eight at a time."""
+    return torch.cat([network(part).float() for part in source.split(8)])
+
+
+def methods(task: Task, peers: Peers) -> dict[str, tuple[Callable[[], Tensor], str]]:
+    """Each method's translation of the test slices within [0, 1], and what to know about it."""
+    test = task.test
+    source, mask, target = test["source"], test["mask"], test["target"]
+    x = to_network(source)
+
+    def cut(answer: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
+        return lambda: from_network(answer(x), source.shape[2:])
+
+    def registered(deformable: bool) -> Callable[[], Tensor]:
+        return cut(lambda x: register(nearest_target(x, task.target), x, deformable=deformable))
+
+    def unpaired_look_up(inverted: bool) -> Callable[[], Tensor]:
+        return lambda: histogram_match(source, mask, target, inverted=inverted)
+
+    def edited(start: float) -> Callable[[], Tensor]:
+        return cut(lambda x: peers.sdedit(x, start))
+
+    pairs = tuple((images + 1) / 2 for images in task.pairs)
+    found = {
+        "identity": (lambda: source, ""),
+        "mask alone": (lambda: mask_alone(mask, target), ""),
+        "histogram matching": (unpaired_look_up(False), ""),
+        "inverted histogram matching": (unpaired_look_up(True), "told that contrast inverts"),
+        "affine only": (registered(False), "nearest target slice, aligned"),
+        "registration only": (registered(True), "nearest target slice, aligned"),
+    }
+    for start in SDEDIT_STARTS:
+        found[f"SDEdit, K = {start:g} T"] = (edited(start), "")
+    return found | {
+        "DDIB": (cut(peers.ddib), ""),
+        "CycleGAN": (cut(peers.cycle_gan), ""),
+        "look-up table": (lambda: look_up_table(source, (pairs[0], pairs[1])), PAIRED),
+        "paired U-Net": (cut(peers.paired), PAIRED),
+    }
+
+
+def ours(name: str, source: Tensor, samples: int, seed: int) -> Tensor:
+    """The mean of a Plasticine model's samples, without deformation, within [0, 1]."""
+    with Progress() as bar:
+        task = bar.add_task(f"{name}, samples {samples}")
+        trace = Translator.load(name).translate(
+            source,
+            deform=False,
+            samples=samples,
+            seed=seed,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    return trace.translated
+
+
+def compare(
+    task: Task, peers: Peers, models: list[str], samples: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Every method's figures by its name, and its images."""
+    listed = methods(task, peers)
+    for model in models:
+        for count in sorted({1, samples}):
+            # The names are bound now: the loop goes on before they are used.
+            translate = lambda m=model, n=count: ours(  # noqa: E731
+                m, task.test["source"], n, peers.settings.seed
+            )
+            listed[f"Plasticine {Path(model).stem}, mean of {count}"] = (translate, "")
+    figures, images = {}, {}
+    for name, (translate, note) in listed.items():
+        began = time.perf_counter()
+        images[name] = translate().clamp(0, 1)
+        seconds = time.perf_counter() - began
+        figures[name] = score(images[name], task.test) | {"seconds": seconds, "note": note}
+    return figures, images
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures as a Markdown table."""
+    lines = [
+        "| method | PSNR | SSIM | SSIM inside | correlation inside | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, values in figures.items():
+        correlation = values["correlation_inside"]
+        shown = "-" if correlation is None else f"{correlation:.2f}"
+        lines.append(
+            f"| {name} | {values['psnr']:.2f} | {values['ssim']:.3f} | "
+            f"{values['ssim_inside']:.2f} | {shown} | {values['note']} |"
+        )
+    return "\n".join(lines)
+
+
+def draw(images: dict[str, Tensor], test: dict[str, Tensor], path: Path) -> None:
+    """Four slices of every method beside the source and the truth."""
+    columns = {"source": test["source"], "truth": test["truth"]} | images
+    rows = (np.linspace(0.2, 0.8, 4) * len(test["source"])).astype(int)
+    figure = Figure(figsize=(1.6 * len(columns), 1.9 * len(rows)), layout="tight")
+    for line, row in zip(
+        figure.subplots(len(rows), len(columns), squeeze=False), rows, strict=True
+    ):
+        for axis, (name, stack) in zip(line, columns.items(), strict=True):
+            axis.imshow(stack[row, 0], cmap="gray", vmin=0, vmax=1)
+            axis.set_axis_off()
+            if row == rows[0]:
+                axis.set_title(name.replace(", ", ",\n"), fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--task", choices=TASKS, default="T1-T2")
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--minutes", type=float, help="of processor time a thread, each training")
+    budget.add_argument("--steps", type=int, help="of optimisation, each training")
+    parser.add_argument("--strict", action="store_true", help="nobody is seen in both domains")
+    parser.add_argument("--model", action="append", default=[], help="a model of ours; repeatable")
+    parser.add_argument("--samples", type=int, default=8, help="of our models' mean")
+    parser.add_argument("--every", type=int, default=1, help="take every n-th slice")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument(
+        "--data", type=Path, default=Path(os.environ.get("PLASTICINE_DATA", "../shared/data"))
+    )
+    arguments = parser.parse_args()
+    matplotlib.use("Agg")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    task = load_task(arguments.task, arguments.data, strict=arguments.strict, seed=arguments.seed)
+    for name in ("source", "truth", "mask"):
+        task.test[name] = task.test[name][:: arguments.every]
+    settings = Settings(
+        budget=Budget(arguments.minutes, arguments.steps),
+        output=arguments.output,
+        seed=arguments.seed,
+        network=load_recipe("brain-t1-t2").model["denoiser"],
+    )
+    peers = Peers(task, settings)
+    figures, images = compare(task, peers, arguments.model, arguments.samples)
+    draw(images, task.test, arguments.output / "compare.png")
+    record = {
+        "command": " ".join(["python", "-m", "benchmarks.translation.compare", *sys.argv[1:]]),
+        "task": task.name,
+        "data": task.data,
+        "slices": f"patient 07, {len(task.test['source'])} slices",
+        "budget": asdict(settings.budget),
+        "seed": settings.seed,
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+        },
+        "versions": {"plasticine": plasticine.__version__, "torch": torch.__version__},
+        "training": peers.training,
+        "figures": figures,
+    }
+    path = arguments.output / "compare.json"
+    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(table(figures))
+
+
+if __name__ == "__main__":
+    main()
