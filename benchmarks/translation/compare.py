@@ -11,9 +11,7 @@ and ``compare.png``.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
+import functools
 import sys
 import time
 from collections.abc import Callable
@@ -26,14 +24,14 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from rich.progress import Progress
-from torch import Tensor
+from torch import Tensor, nn
 
-import plasticine
 from benchmarks.translation.baselines import histogram_match, look_up_table, mask_alone
 from benchmarks.translation.cycle_gan import CycleGAN
 from benchmarks.translation.held_out import score
 from benchmarks.translation.learning import Budget, Draw, Learner, SingleLoss, train
 from benchmarks.translation.paired import PairedLoss, PairedUNet
+from benchmarks.translation.record import add_data_argument, machine, versions, write
 from benchmarks.translation.registered_target import nearest_target, register
 from benchmarks.translation.task import TASKS, Task, from_network, load_task, to_network
 from benchmarks.translation.unconditional import (
@@ -73,7 +71,7 @@ class Settings:
 
 
 class Peers:
-    """The peers that are trained on a task, each when it is first asked for.
+    """The peers that are trained on a task, each network once, when it is first asked for.
 
     Args:
         task: the images.
@@ -85,52 +83,67 @@ class Peers:
         self.deformation = RandomDeformation(**load_recipe("brain-t1-t2").augmentation)
         self.training: dict[str, Any] = {}
 
-    def paired(self, source: Tensor) -> Tensor:
-        """The paired U-Net's answer, within [-1, 1]."""
+    def train(self) -> None:
+        """Train all of them now."""
+        _ = self.source_diffusion, self.target_diffusion, self.generator, self.paired_network
+
+    @functools.cached_property
+    def source_diffusion(self) -> Denoiser:
+        """The unconditional diffusion of the source domain."""
+        return self._diffusion("source", self.task.source)
+
+    @functools.cached_property
+    def target_diffusion(self) -> Denoiser:
+        """The unconditional diffusion of the target domain."""
+        return self._diffusion("target", self.task.target)
+
+    @functools.cached_property
+    def generator(self) -> nn.Module:
+        """CycleGAN's, from source to target."""
+        torch.manual_seed(self.settings.seed)
+        draws = [self._draw(domain, batch=1) for domain in (self.task.source, self.task.target)]
+        return self._trained("CycleGAN", CycleGAN(*draws, **self.settings.gan))
+
+    @functools.cached_property
+    def paired_network(self) -> nn.Module:
+        """The U-Net that is shown pairs."""
         torch.manual_seed(self.settings.seed)
         model = PairedUNet(self.settings.network)
-        learner = SingleLoss(model, PairedLoss(model, self._draw(*self.task.pairs)))
-        self._train("paired U-Net", learner)
-        return in_batches(learner.trained(), source)
+        loss = PairedLoss(model, self._draw(*self.task.pairs))
+        return self._trained("paired U-Net", SingleLoss(model, loss))
+
+    def paired(self, source: Tensor) -> Tensor:
+        """The paired U-Net's answer, within [-1, 1]."""
+        return in_batches(self.paired_network, source)
 
     def cycle_gan(self, source: Tensor) -> Tensor:
         """CycleGAN's answer, within [-1, 1]."""
-        torch.manual_seed(self.settings.seed)
-        draws = [self._draw(domain, batch=1) for domain in (self.task.source, self.task.target)]
-        learner = CycleGAN(*draws, **self.settings.gan)
-        self._train("CycleGAN", learner)
-        return in_batches(learner.trained(), source)
+        return in_batches(self.generator, source)
 
     def sdedit(self, source: Tensor, start: float) -> Tensor:
         """SDEdit's answer, within [-1, 1]."""
         generator = torch.Generator().manual_seed(self.settings.seed)
-        denoiser = self._denoiser("target", self.task.target)
+        denoiser = self.target_diffusion
         return sdedit(denoiser, source, start=start, steps=self.settings.steps, generator=generator)
 
     def ddib(self, source: Tensor) -> Tensor:
         """The answer of dual diffusion implicit bridges, within [-1, 1]."""
-        return ddib(
-            self._denoiser("source", self.task.source),
-            self._denoiser("target", self.task.target),
-            source,
-            steps=self.settings.steps,
-        )
+        steps = self.settings.steps
+        return ddib(self.source_diffusion, self.target_diffusion, source, steps=steps)
 
-    def _denoiser(self, domain: str, images: Tensor) -> Denoiser:
-        """The unconditional diffusion of a domain, which two peers share."""
+    def _diffusion(self, domain: str, images: Tensor) -> Denoiser:
         torch.manual_seed(self.settings.seed)
         schedule = {"kind": "cosine", "steps": 1000}
         denoiser = unconditional_denoiser(schedule, self.settings.network)
-        learner = SingleLoss(denoiser, UnconditionalLoss(denoiser, self._draw(images)))
-        self._train(f"{domain} diffusion", learner)
-        trained = learner.trained()
+        loss = UnconditionalLoss(denoiser, self._draw(images))
+        trained = self._trained(f"{domain} diffusion", SingleLoss(denoiser, loss))
         assert isinstance(trained, Denoiser)
         return trained
 
     def _draw(self, *images: Tensor, batch: int = 8) -> Draw:
         return Draw(images, self.deformation, batch)
 
-    def _train(self, name: str, learner: Learner) -> None:
+    def _trained(self, name: str, learner: Learner) -> nn.Module:
         path = self.settings.output / f"{name.lower().replace(' ', '-')}.safetensors"
         identity = {
             "task": self.task.name,
@@ -140,6 +153,7 @@ class Peers:
         self.training[name] = train(
             name, learner, self.settings.budget, path, identity, self.settings.seed
         )
+        return learner.trained()
 
 
 @torch.no_grad()
@@ -211,6 +225,7 @@ def compare(
                 m, task.test["source"], n, peers.settings.seed
             )
             listed[f"Plasticine {Path(model).stem}, mean of {count}"] = (translate, "")
+    peers.train()  # before any clock runs: "seconds" are those of translating
     figures, images = {}, {}
     for name, (translate, note) in listed.items():
         began = time.perf_counter()
@@ -264,9 +279,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="take every n-th slice")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument(
-        "--data", type=Path, default=Path(os.environ.get("PLASTICINE_DATA", "../shared/data"))
-    )
+    add_data_argument(parser)
     arguments = parser.parse_args()
     matplotlib.use("Agg")
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -289,16 +302,12 @@ def main() -> None:
         "slices": f"patient 07, {len(task.test['source'])} slices",
         "budget": asdict(settings.budget),
         "seed": settings.seed,
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-        },
-        "versions": {"plasticine": plasticine.__version__, "torch": torch.__version__},
+        "machine": machine(),
+        "versions": versions(),
         "training": peers.training,
         "figures": figures,
     }
-    path = arguments.output / "compare.json"
-    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write(arguments.output / "compare.json", record)
     print(table(figures))
 
 

@@ -10,9 +10,6 @@ steps make of that noise; then times one slice alone. Writes ``benchmarks/result
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -20,8 +17,9 @@ from typing import Any
 
 import torch
 
-import plasticine
-from benchmarks.translation.held_out import load, score
+from benchmarks.translation.held_out import score
+from benchmarks.translation.record import add_data_argument, machine, versions, write
+from benchmarks.translation.task import load_task
 from plasticine.translation import Translator
 
 RESULT = Path(__file__).parents[1] / "results" / "few_steps.json"
@@ -77,13 +75,11 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=12, help="take every n-th slice")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=5, help="timed runs; 0 leaves time out")
-    parser.add_argument(
-        "--data", type=Path, default=Path(os.environ.get("PLASTICINE_DATA", "../shared/data"))
-    )
+    add_data_argument(parser)
     arguments = parser.parse_args()
     data = {
         name: images[arguments.every // 2 :: arguments.every]
-        for name, images in load(arguments.data).items()
+        for name, images in load_task("T1-T2", arguments.data).test.items()
         if name != "target"
     }
     translator = Translator.load(arguments.model)
@@ -91,24 +87,20 @@ def main() -> None:
         "model": arguments.model,
         "slices": f"patient 07, {len(data['source'])} slices, each {arguments.every}th",
         "seed": arguments.seed,
-        "versions": {"plasticine": plasticine.__version__, "torch": torch.__version__},
+        "versions": versions(),
         "figures": measure(translator, data, arguments.seed),
     }
     if arguments.rounds:
         middle = len(data["source"]) // 2
         record["seconds_per_slice"] = {
-            "machine": {
-                "processor": platform.processor() or platform.machine(),
-                "threads": torch.get_num_threads(),
-            },
+            "machine": machine(),
             "size": list(data["source"].shape[2:]),
             "steps": 10,
             "median": seconds_per_slice(
                 translator, data["source"][middle : middle + 1], arguments.rounds
             ),
         }
-    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    arguments.output.write_text(text, encoding="utf-8")
+    write(arguments.output, record)
     print(record.get("seconds_per_slice", ""))
 
 

@@ -14,10 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
-import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +23,12 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from rich.progress import Progress
-from scipy import ndimage
 
-import plasticine
 from benchmarks.translation.baselines import histogram_match, mask_alone
+from benchmarks.translation.record import add_data_argument, machine, versions, write
+from benchmarks.translation.task import load_task
 from plasticine.metrics import evaluate_translation
 from plasticine.translation import Trace, Translator
-
-DATA = "brain_t1_t2_flair/slices_2mm_112px.npz"
-FOREGROUND = 12 / 255
-
-
-def load(folder: Path) -> dict[str, torch.Tensor]:
-    """Source and truth of patient 07, its brain mask, and the unpaired targets."""
-    with np.load(folder / DATA) as archive:
-        images = {key: torch.from_numpy(archive[key]).float()[:, None] / 255 for key in archive}
-    source = images["T1_07"]
-    mask = np.stack([ndimage.binary_fill_holes(image > FOREGROUND) for image in source[:, 0]])
-    return {
-        "source": source,
-        "truth": images["T2_07"],
-        "mask": torch.from_numpy(mask)[:, None],
-        "target": torch.cat([images["T2_19"], images["T2_26"]]),
-    }
 
 
 def score(translated: torch.Tensor, data: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -134,28 +114,22 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--every", type=int, default=1, help="take every n-th slice")
-    parser.add_argument(
-        "--data", type=Path, default=Path(os.environ.get("PLASTICINE_DATA", "../shared/data"))
-    )
+    add_data_argument(parser)
     arguments = parser.parse_args()
     matplotlib.use("Agg")
     arguments.output.mkdir(parents=True, exist_ok=True)
-    data = load(arguments.data)
+    data = load_task("T1-T2", arguments.data).test
     translator = Translator.load(arguments.model)
     figures, traces = measure(translator, data, arguments.samples, arguments.every)
     draw(traces, data, arguments.every, arguments.output / "held_out.png")
     record = {
         "model": arguments.model,
         "patient": "07, every slice" if arguments.every == 1 else f"07, each {arguments.every}th",
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-        },
-        "versions": {"plasticine": plasticine.__version__, "torch": torch.__version__},
+        "machine": machine(),
+        "versions": versions(),
         "figures": figures,
     }
-    path = arguments.output / "held_out.json"
-    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write(arguments.output / "held_out.json", record)
     for name, values in figures.items():
         correlation = values["correlation_inside"]
         folds = "-"

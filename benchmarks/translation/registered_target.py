@@ -84,15 +84,7 @@ def register(
             offset = OBJECTIVE.offset(fixed, torch.rand(count, 2, generator=draw))
             terms = OBJECTIVE.deformation_terms(deformation(), moving, fixed, *maps, offset)
             optimizer.zero_grad()
-            _loss(terms).backward()
+            OBJECTIVE.weighted(terms).backward()
             optimizer.step()
     with torch.no_grad():
         return warp(moving, deformation().displacement())
-
-
-def _loss(terms: dict[str, Tensor]) -> Tensor:
-    """The objective's terms, each with its weight; mutual information is to be large."""
-    return sum(
-        -value if name.endswith("mutual_information") else getattr(OBJECTIVE, name) * value
-        for name, value in terms.items()
-    )

@@ -11,8 +11,11 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.translation.held_out import DATA, FOREGROUND
 from plasticine.training.data import crop_to
+
+DATA = "brain_t1_t2_flair/slices_2mm_112px.npz"
+FOREGROUND = 12 / 255
+"""Intensity above which a voxel is brain."""
 
 TASKS = ("T1-T2", "T2-T1", "FLAIR-T2", "T1-FLAIR")
 CROP = (96, 80)

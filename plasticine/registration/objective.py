@@ -118,7 +118,7 @@ class RegistrationObjective:
         loss = x.new_zeros(())
         for name, deformation in (("pair", pair), ("single", single)):
             charged = self.deformation_terms(deformation, x, y, structure_x, structure_y, offset)
-            loss = loss + 0.5 * self._weighted(charged)
+            loss = loss + 0.5 * self.weighted(charged)
             terms.update({f"{name}.{term}": value.detach() for term, value in charged.items()})
         aligned = alignment(single.features, pair.features)
         terms["alignment"] = aligned.detach()
@@ -200,7 +200,8 @@ class RegistrationObjective:
             structure_fixed = warp(structure_fixed, offset)
         return information, soft_dice(warp(structure_moving, u), structure_fixed, valid)
 
-    def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
+    def weighted(self, terms: dict[str, Tensor]) -> Tensor:
+        """The loss of ``deformation_terms``: a scalar with gradient."""
         loss = -terms["mutual_information"] - terms["inverse_mutual_information"]
         for name, value in terms.items():
             if not name.endswith("mutual_information"):
