@@ -6,7 +6,6 @@ Nothing heavy is imported before a command needs it.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -180,6 +179,7 @@ def train(
     """
     with _clear_errors(debug):
         from plasticine import training
+        from plasticine.training.processes import is_first
 
         started = time.perf_counter()
         _check_device(device)
@@ -197,8 +197,8 @@ def train(
                 progress=advance,
                 reading=reading,
             )
-        if os.environ.get("RANK", "0") != "0":
-            return  # of several processes the first one speaks
+        if not is_first():
+            return
         seconds = time.perf_counter() - started
         console = Console(soft_wrap=True, highlight=False)
         console.print(f"Trained in {seconds:.0f} s: {path}", markup=False)

@@ -129,3 +129,10 @@ def test_a_window_is_scaled_and_counted() -> None:
         normalise(data, {"low": 3, "high": 3}, "ct")
     with pytest.raises(ValueError, match="below the window"):
         normalise(data, {"low": 5000, "high": 6000}, "ct")
+
+
+def test_a_domain_of_nearly_empty_images_is_told(recipe: Recipe, tmp_path: Path) -> None:
+    np.savez(tmp_path / "dark.npz", a=np.zeros((3, 16, 12), np.uint8))
+    data = {"file": "dark.npz", "source": ["a"], "target": ["a"], "maximum": 255, "foreground": 0.1}
+    with pytest.raises(ValueError, match="the source holds no image"):
+        load_domains(dataclasses.replace(recipe, data=data), tmp_path, 0)

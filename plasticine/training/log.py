@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TextIO
 
 
@@ -35,15 +34,8 @@ class StageLog:
         self._events: Any = _event_writer(folder, stage, step) if tensorboard else None
         self._keep(step)
 
-    def __enter__(self) -> StageLog:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the files."""
         if self._file is not None:
             self._file.close()
         if self._events is not None:

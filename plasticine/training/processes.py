@@ -11,6 +11,11 @@ import torch
 from torch import Tensor, distributed, nn
 
 
+def is_first() -> bool:
+    """Whether this process, alone or the first of ``torchrun``, is the one that speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @dataclass(frozen=True)
 class Processes:
     """How many processes train together, and which of them this one is.

@@ -94,6 +94,9 @@ def load_domains(
             domains[domain] = _read_files(
                 files, domain, recipe, data.get("size"), foreground, options, progress
             )
+    for domain, found in domains.items():
+        if len(found.images) == 0:
+            raise ValueError(f"the {domain} holds no image that is not nearly empty")
     if domains["source"].images.shape[2:] != domains["target"].images.shape[2:]:
         shapes = [tuple(domains[name].images.shape[2:]) for name in ("source", "target")]
         raise ValueError(
@@ -213,8 +216,6 @@ def _read_files(
             "give the recipe a size in [data]"
         )
     images = torch.cat(parts)
-    if len(images) == 0:
-        raise ValueError(f"the {domain} files hold no image that is not nearly empty")
     names = np.repeat([subject_of(path) for path in files], [len(part) for part in parts])
     return Images(images * 2 - 1, names)
 

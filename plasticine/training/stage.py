@@ -130,9 +130,8 @@ class Stage:
         first = self.processes.rank == 0
         with contextlib.ExitStack() as stack:
             if first:
-                log = stack.enter_context(
-                    StageLog(self.folder, self.name, self.step, tensorboard=self.tensorboard)
-                )
+                log = StageLog(self.folder, self.name, self.step, tensorboard=self.tensorboard)
+                stack.enter_context(contextlib.closing(log))
             while self.step < self.steps:
                 began = time.perf_counter()
                 rate = self._learning_rate()
