@@ -55,6 +55,8 @@ def test_shipped_recipes_can_be_read() -> None:
 @pytest.mark.parametrize("name", ["cardiac-population", "head-mr-ct"])
 def test_a_shipped_recipe_trains_on_its_data(name: str, data_folder: Path, tmp_path: Path) -> None:
     recipe = load_recipe(name)
+    if name == "head-mr-ct":  # of its 1200 MR slices
+        recipe.data.update(source_slices=[58, 62])
     recipe.model.update(
         denoiser={"channels": [8, 8], "blocks": 1, "patch_size": 2}, velocity={"channels": [4, 4]}
     )

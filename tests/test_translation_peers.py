@@ -65,7 +65,7 @@ def task() -> Task:
 
 
 def test_every_method_translates(task: Task, tmp_path: Path) -> None:
-    settings = Settings(Budget(steps=1), tmp_path, network=NETWORK, gan=GAN, steps=2)
+    settings = Settings(Budget(steps=1), tmp_path, network=NETWORK, gan=GAN, steps=2, iterations=2)
     peers = Peers(task, settings)
     figures = {}
     for name, (translate, note) in methods(task, peers).items():

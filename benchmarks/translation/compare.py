@@ -60,6 +60,7 @@ class Settings:
         network: ``channels``, ``blocks`` and ``patch_size`` of every U-Net.
         gan: ``channels`` and ``blocks`` of the CycleGAN.
         steps: network runs of a diffusion's sample.
+        iterations: of a registration.
     """
 
     budget: Budget
@@ -68,6 +69,7 @@ class Settings:
     network: dict[str, Any] = field(default_factory=dict)
     gan: dict[str, Any] = field(default_factory=dict)
     steps: int = 20
+    iterations: int = 100
 
 
 class Peers:
@@ -172,7 +174,12 @@ def methods(task: Task, peers: Peers) -> dict[str, tuple[Callable[[], Tensor], s
         return lambda: from_network(answer(x), source.shape[2:])
 
     def registered(deformable: bool) -> Callable[[], Tensor]:
-        return cut(lambda x: register(nearest_target(x, task.target), x, deformable=deformable))
+        iterations = peers.settings.iterations
+        return cut(
+            lambda x: register(
+                nearest_target(x, task.target), x, deformable=deformable, iterations=iterations
+            )
+        )
 
     def unpaired_look_up(inverted: bool) -> Callable[[], Tensor]:
         return lambda: histogram_match(source, mask, target, inverted=inverted)
