@@ -1,4 +1,4 @@
-"""Overlap of label maps, and the erosion that keeps a mask's outline out of a score."""
+"""Overlap of label maps, and the growing and shrinking of masks."""
 
 from __future__ import annotations
 
@@ -26,6 +26,28 @@ def dice(
         TypeError: A map holds floating-point or complex numbers.
         ValueError: Shapes or devices differ.
     """
+    check_labels(first, second)
+    if labels is None:
+        labels = occurring_labels(first, second)
+    scores = {}
+    for label in labels:
+        a, b = first == label, second == label
+        volume = int(a.sum()) + int(b.sum())
+        scores[int(label)] = 2 * int((a & b).sum()) / volume if volume else math.nan
+    return scores
+
+
+def check_labels(first: torch.Tensor, second: torch.Tensor) -> None:
+    """Refuses two label maps that cannot be compared voxel by voxel.
+
+    Args:
+        first: Any tensor.
+        second: What it is to be compared with.
+
+    Raises:
+        TypeError: A map holds floating-point or complex numbers.
+        ValueError: Shapes or devices differ.
+    """
     for labelled, name in ((first, "first"), (second, "second")):
         if labelled.is_floating_point() or labelled.is_complex():
             raise TypeError(f"{name}: expected an integer or boolean map, got {labelled.dtype}")
@@ -34,15 +56,40 @@ def dice(
             f"first and second must agree, got {tuple(first.shape)} on {first.device} "
             f"and {tuple(second.shape)} on {second.device}"
         )
-    if labels is None:
-        found = torch.cat((first.flatten().long(), second.flatten().long())).unique()
-        labels = [int(label) for label in found if label != 0]
-    scores = {}
-    for label in labels:
-        a, b = first == label, second == label
-        volume = int(a.sum()) + int(b.sum())
-        scores[int(label)] = 2 * int((a & b).sum()) / volume if volume else math.nan
-    return scores
+
+
+def occurring_labels(first: torch.Tensor, second: torch.Tensor) -> list[int]:
+    """The labels that occur in either map, ascending, without 0."""
+    found = torch.cat((first.unique().long(), second.unique().long())).unique()
+    return [int(label) for label in found if label != 0]
+
+
+def dilate(mask: torch.Tensor, distance: int) -> torch.Tensor:
+    """Adds the voxels within a city-block distance of the mask.
+
+    Equal to ``scipy.ndimage.binary_dilation`` with its default structure and
+    ``iterations=distance``, slice by slice; nothing grows in from beyond the image.
+
+    Args:
+        mask: ``(N, C, *spatial)``, boolean, two or three spatial axes.
+        distance: Voxels, at least 0.
+
+    Returns:
+        The dilated mask: boolean, the same shape.
+
+    Raises:
+        TypeError: The mask is not boolean.
+        ValueError: Another number of axes, or a negative distance.
+    """
+    _check_morphology(mask, distance)
+    for _ in range(distance):
+        grown = mask.clone()
+        for axis in range(2, mask.dim()):
+            length = mask.shape[axis] - 1
+            grown.narrow(axis, 0, length).logical_or_(mask.narrow(axis, 1, length))
+            grown.narrow(axis, 1, length).logical_or_(mask.narrow(axis, 0, length))
+        mask = grown
+    return mask
 
 
 def erode(mask: torch.Tensor, distance: int) -> torch.Tensor:
@@ -63,20 +110,19 @@ def erode(mask: torch.Tensor, distance: int) -> torch.Tensor:
         TypeError: The mask is not boolean.
         ValueError: Another number of axes, or a negative distance.
     """
+    _check_morphology(mask, distance)
+    # What dilates the outside erodes the mask; the margin makes it hold what lies beyond the image.
+    outside = F.pad(~mask, (1, 1) * (mask.dim() - 2), value=True)
+    eroded = ~dilate(outside, distance)
+    for axis in range(2, mask.dim()):
+        eroded = eroded.narrow(axis, 1, mask.shape[axis])
+    return eroded
+
+
+def _check_morphology(mask: torch.Tensor, distance: int) -> None:
     if mask.dtype != torch.bool:
         raise TypeError(f"mask: expected a boolean tensor, got {mask.dtype}")
     if mask.dim() not in (4, 5):
         raise ValueError(f"mask: expected (N, C, *spatial) in 2D or 3D, got {tuple(mask.shape)}")
     if distance < 0:
         raise ValueError(f"distance: expected at least 0, got {distance}")
-    spatial = mask.dim() - 2
-    for _ in range(distance):
-        padded = F.pad(mask, (1, 1) * spatial, value=False)
-        for axis in range(2, mask.dim()):
-            inner = padded
-            for other in range(2, mask.dim()):
-                if other != axis:
-                    inner = inner.narrow(other, 1, mask.shape[other])
-            length = mask.shape[axis]
-            mask = mask & inner.narrow(axis, 0, length) & inner.narrow(axis, 2, length)
-    return mask
