@@ -1,4 +1,4 @@
-"""The command line: ``plasticine info | demo | train | translate``.
+"""The command line: ``plasticine info | demo | train | translate | evaluate``.
 
 Nothing heavy is imported before a command needs it.
 """
@@ -202,6 +202,59 @@ def train(
         seconds = time.perf_counter() - started
         console = Console(soft_wrap=True, highlight=False)
         console.print(f"Trained in {seconds:.0f} s: {path}", markup=False)
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="What `plasticine translate` wrote.")
+    ],
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="True image of the target domain, on the source's grid."),
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="Mask on the source's grid: figures inside it, too. Needs --truth."),
+    ] = None,
+    erosion: Annotated[int, typer.Option(help="Voxels that the mask is eroded by.", min=0)] = 4,
+    labels: Annotated[
+        Path | None, typer.Option(help="Label map of the source, carried by the deformation.")
+    ] = None,
+    target_labels: Annotated[
+        Path | None,
+        typer.Option(help="Label map of the translated image, to compare. Needs --labels."),
+    ] = None,
+    target_folder: Annotated[
+        Path | None, typer.Option(help="Folder of target images: FID and KID of the slices.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the figures; FOLDER if not given.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Measure a translation: folds and, where they are given, truth, labels and target images."""
+    with _clear_errors(debug):
+        from plasticine import report
+        from plasticine.io import OutputFolder
+
+        output = folder if output is None else output
+        with _progress("measuring") as advance:
+            record = report.evaluate(
+                folder,
+                truth=truth,
+                mask=mask,
+                erosion=erosion,
+                labels=labels,
+                target_labels=target_labels,
+                target_folder=target_folder,
+                progress=advance,
+            )
+        with OutputFolder(output, report.EVALUATION_FILES) as temporary:
+            report.write_evaluation(record, temporary)
+        console = Console(highlight=False)
+        console.print(report.table_of(record))
+        console.print(f"Figures: {output / 'evaluation.json'}", soft_wrap=True, markup=False)
 
 
 @contextlib.contextmanager

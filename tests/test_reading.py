@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from plasticine.io import normalise
+from plasticine.io import files_in, normalise
 from plasticine.training import load_recipe
-from plasticine.training.reading import body_mask, files_in, fit, load_domains, subject_of
+from plasticine.training.reading import body_mask, fit, load_domains, subject_of
 from plasticine.training.recipe import Recipe
 
 

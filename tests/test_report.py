@@ -355,11 +355,11 @@ class TestPage:
 
 
 def test_types_a_record_cannot_hold() -> None:
-    from plasticine.report.record import _plain
+    from plasticine.report.record import as_plain
 
-    assert _plain({"a": (np.float32(0.5), torch.tensor([1, 2]), Path("x"), None, True)}) == {
+    assert as_plain({"a": (np.float32(0.5), torch.tensor([1, 2]), Path("x"), None, True)}) == {
         "a": [0.5, [1, 2], "x", None, True]
     }
     unknown: Any = object()
     with pytest.raises(TypeError, match="object"):
-        _plain(unknown)
+        as_plain(unknown)

@@ -3,12 +3,13 @@
 from plasticine.io.folder import OutputFolder
 from plasticine.io.grid import ModelGrid
 from plasticine.io.intensity import Normalisation, normalise
-from plasticine.io.model_images import ModelImages, model_images
+from plasticine.io.model_images import LEAST_BODY, ModelImages, body_share, model_images
 from plasticine.io.nifti import read_displacement, write_displacement, write_image
 from plasticine.io.translate import VolumeTrace, translate_volume
-from plasticine.io.volume import READABLE_SUFFIXES, Volume, read_volume
+from plasticine.io.volume import READABLE_SUFFIXES, Volume, files_in, read_volume
 
 __all__ = [
+    "LEAST_BODY",
     "READABLE_SUFFIXES",
     "ModelGrid",
     "ModelImages",
@@ -16,6 +17,8 @@ __all__ = [
     "OutputFolder",
     "Volume",
     "VolumeTrace",
+    "body_share",
+    "files_in",
     "model_images",
     "normalise",
     "read_displacement",

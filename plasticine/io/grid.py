@@ -143,6 +143,24 @@ class ModelGrid:
             field[self.axes[axis]] = -along if self.flips[axis] else along
         return field
 
+    def displacement_to_images(self, field: NDArray[np.float32]) -> torch.Tensor:
+        """Turns a displacement along the file's axes into one of images.
+
+        Undoes `displacement_to_file`; of a two-dimensional model the component across slices is
+        left out.
+
+        Args:
+            field: ``(3, X, Y, Z)``, input voxels, component i along file axis i.
+
+        Returns:
+            ``(N, ndim, *input_shape)``, input voxels.
+        """
+        components = []
+        for axis in range(3 - self.ndim, 3):
+            along = self.to_images(field[self.axes[axis]])
+            components.append(-along if self.flips[axis] else along)
+        return torch.cat(components, 1)
+
     def to_model(self, images: torch.Tensor) -> torch.Tensor:
         """Samples images at the model's voxels, linearly.
 

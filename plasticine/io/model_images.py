@@ -13,6 +13,10 @@ from plasticine.io.intensity import Normalisation, normalise
 from plasticine.io.orientation import DEFAULT_ORIENTATION
 from plasticine.io.volume import Volume
 
+_BODY = 0.1
+LEAST_BODY = 0.02
+"""Images of a user's files with a smaller `body_share` are left out of a domain."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelImages:
@@ -63,3 +67,15 @@ def model_images(volume: Volume, card: Mapping[str, Any]) -> ModelImages:
     source = grid.to_images(intensities)
     # Interpolation may pass the ends of [0, 1] by a rounding error.
     return ModelImages(placed, grid, normalisation, source, grid.to_model(source).clamp(0, 1))
+
+
+def body_share(images: torch.Tensor) -> torch.Tensor:
+    """The share of each image's voxels that are brighter than a tenth of white.
+
+    Args:
+        images: ``(N, 1, *spatial)`` in [0, 1].
+
+    Returns:
+        ``(N,)``, from 0 to 1.
+    """
+    return (images > _BODY).flatten(1).float().mean(1)

@@ -111,6 +111,30 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     return volume
 
 
+def files_in(folder: Path) -> list[Path]:
+    """The image files directly inside a folder, by name.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The paths of all files with one of `READABLE_SUFFIXES` that are not hidden.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}")
+    files = sorted(
+        path
+        for path in folder.iterdir()
+        if path.name.lower().endswith(READABLE_SUFFIXES) and not path.name.startswith(".")
+    )
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no image ({', '.join(READABLE_SUFFIXES)})")
+    return files
+
+
 def load_nifti(path: Path) -> tuple[nibabel.Nifti1Image, NDArray[Any]]:
     """Loads a NIfTI file with its data, or says what is wrong with it.
 

@@ -58,7 +58,9 @@ class RandomFeatures:
                 f"images: expected (N, 1, H, W) of at least {smallest} voxels a side, "
                 f"got {tuple(images.shape)}"
             )
-        if len(images) and not (images.min() >= 0 and images.max() <= 1):
+        if not len(images):
+            return images.new_empty(0, LEVELS * CHANNELS, dtype=torch.float64)
+        if not (images.min() >= 0 and images.max() <= 1):
             raise ValueError("images: expected values within [0, 1]")
         return torch.cat([self._features(part) for part in images.split(batch)])
 

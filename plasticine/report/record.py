@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from plasticine.io.translate import VolumeTrace
+from plasticine.ops.folding import Folding
 
 FORMAT_VERSION = 1
 
@@ -39,12 +40,12 @@ def describe(result: VolumeTrace) -> dict[str, Any]:
         "input": _describe_input(result),
         "grid": _describe_grid(result),
         "normalisation": dataclasses.asdict(result.normalisation),
-        "folding": _describe_folding(result),
+        "folding": describe_folding(result.folding, result.jacobian),
         "metrics": _metrics(result),
         "device": result.device,
         "seconds": result.trace.seconds,
     }
-    plain = _plain(record)
+    plain = as_plain(record)
     assert isinstance(plain, dict)
     return plain
 
@@ -110,15 +111,23 @@ def _describe_grid(result: VolumeTrace) -> dict[str, Any]:
     }
 
 
-def _describe_folding(result: VolumeTrace) -> dict[str, Any]:
-    """Over all images, and per image; scheme and region always named with the numbers."""
-    folding = result.folding
+def describe_folding(folding: Folding, jacobian: torch.Tensor) -> dict[str, Any]:
+    """Folding over all images, and per image; scheme and region always named with the numbers.
+
+    Args:
+        folding: The statistics of each image.
+        jacobian: ``(N, 1, *spatial)``, the determinants that they are of.
+
+    Returns:
+        The numbers by name.
+    """
     worst = {
         "folds": int(folding.folds.sum()),
         "fraction": folding.fraction.mean(),
         "minimum": folding.minimum.min(),
         "maximum": folding.maximum.max(),
-        "sd_log_jacobian": _pooled_sd_log(result),
+        # Over all images at once, where `Folding` gives one for each.
+        "sd_log_jacobian": jacobian.double().clamp(min=1e-9).log().std(correction=0),
         "non_diffeomorphic_volume": folding.non_diffeomorphic_volume.sum(),
     }
     return {
@@ -127,11 +136,6 @@ def _describe_folding(result: VolumeTrace) -> dict[str, Any]:
         **worst,
         "per_image": {name: getattr(folding, name) for name in worst},
     }
-
-
-def _pooled_sd_log(result: VolumeTrace) -> float:
-    """Standard deviation over all images at once, where `Folding` gives one for each."""
-    return float(result.jacobian.double().clamp(min=1e-9).log().std(correction=0))
 
 
 def _metrics(result: VolumeTrace) -> dict[str, Any]:
@@ -149,16 +153,26 @@ def _metrics(result: VolumeTrace) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
-    """Tensors, arrays and tuples as lists, numbers as JSON knows them."""
+def as_plain(value: Any) -> Any:
+    """Tensors, arrays and tuples as lists, numbers as JSON knows them.
+
+    Args:
+        value: What a record holds.
+
+    Returns:
+        The same of plain numbers, text, lists and dictionaries; None for NaN and infinity.
+
+    Raises:
+        TypeError: It holds something else.
+    """
     if isinstance(value, torch.Tensor):
-        return _plain(value.detach().cpu().tolist())
+        return as_plain(value.detach().cpu().tolist())
     if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
+        return as_plain(value.tolist())
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): as_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [as_plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, bool | int | str) or value is None:

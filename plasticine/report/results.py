@@ -62,13 +62,20 @@ def write_results(
     record = describe(result) | {"files": RESULT_FILES}
     if model_file is not None:
         record["model"] |= describe_file(model_file)
-    (folder / "trace.json").write_text(_as_text(record), encoding="utf-8")
+    (folder / "trace.json").write_text(as_text(record), encoding="utf-8")
     draw_page(result, folder / "trace.png")
     return record
 
 
-def _as_text(record: dict[str, Any]) -> str:
-    """Indented JSON, with each list of numbers on a line of its own."""
+def as_text(record: dict[str, Any]) -> str:
+    """A record as indented JSON, with each list of numbers on a line of its own.
+
+    Args:
+        record: Of plain values, as `as_plain` gives them.
+
+    Returns:
+        The text.
+    """
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
     # A newline never stands inside a JSON string, so this meets nothing but lists of numbers.
     numbers = re.compile(r"\[\n([^\[\]{}\"]*)\n *\]")

@@ -11,13 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from plasticine.io import READABLE_SUFFIXES, model_images, read_volume
+from plasticine.io import (
+    LEAST_BODY,
+    READABLE_SUFFIXES,
+    body_share,
+    files_in,
+    model_images,
+    read_volume,
+)
 from plasticine.training.data import Domains, Images, crop_to, unpaired
 from plasticine.training.recipe import Recipe
 
-FOLDER_FOREGROUND = 0.02
-"""Slices of a user's files with a smaller share of body are left out."""
-_BODY = 0.1
 _OPTIONS = ("slices", "flip", "body", "subjects")
 _KEYS = {"file", "source", "target", "maximum", "crop", "size", "foreground"} | {
     f"{domain}_{option}" for domain in ("source", "target") for option in _OPTIONS
@@ -78,7 +82,7 @@ def load_domains(
         if own is not None:
             size = data.get("size", data.get("crop"))
             domains[domain] = _read_files(
-                files_in(own), domain, recipe, size, FOLDER_FOREGROUND, {}, progress
+                files_in(own), domain, recipe, size, LEAST_BODY, {}, progress
             )
             continue
         if folder is None:
@@ -104,24 +108,6 @@ def load_domains(
             "give the recipe a size in [data]"
         )
     return unpaired(domains["source"], domains["target"], seed)
-
-
-def files_in(folder: Path) -> list[Path]:
-    """The image files directly inside a folder, by name.
-
-    Raises:
-        FileNotFoundError: there is no such folder, or no image in it.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}")
-    files = sorted(
-        path
-        for path in folder.iterdir()
-        if path.name.lower().endswith(READABLE_SUFFIXES) and not path.name.startswith(".")
-    )
-    if not files:
-        raise FileNotFoundError(f"{folder} holds no image ({', '.join(READABLE_SUFFIXES)})")
-    return files
 
 
 def subject_of(path: Path) -> str:
@@ -187,8 +173,7 @@ def _select(images: Tensor, foreground: float, options: dict[str, Any]) -> Tenso
         images = images.flip([2 + axis for axis in options["flip"]])
     if "body" in options:
         images = images * body_mask(images, **options["body"])
-    share = (images > _BODY).flatten(1).float().mean(1)
-    return images[share >= foreground]
+    return images[body_share(images) >= foreground]
 
 
 def _read_files(

@@ -1,0 +1,146 @@
+"""The folder of a translation, read back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from plasticine.io import ModelGrid, Volume, read_displacement, read_volume
+from plasticine.io.orientation import DEFAULT_ORIENTATION
+from plasticine.report.results import RESULT_FILES
+
+
+@dataclasses.dataclass(frozen=True)
+class ResultFolder:
+    """What `write_results` left, read back.
+
+    Tensors are on the input's own grid in the model's layout, as those of a ``VolumeTrace``.
+
+    Attributes:
+        folder: Where it was read from.
+        record: What ``trace.json`` holds.
+        grid: How the files' axes lie in the model's layout.
+        affine: ``(4, 4)``, voxel index to millimetres (RAS+), of every file.
+        translated: ``(N, 1, *s)`` in [0, 1].
+        warped: ``(N, 1, *s)`` in [0, 1], x∘φ normalised as the model saw it.
+        displacement: ``(N, d, *s)``, voxels.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    grid: ModelGrid
+    affine: NDArray[np.float64]
+    translated: torch.Tensor
+    warped: torch.Tensor
+    displacement: torch.Tensor
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What the model's file says of it."""
+        card: dict[str, Any] = self.record["model"]["card"]
+        return card
+
+    @property
+    def orientation(self) -> str:
+        """Where the model's slices, rows and columns run."""
+        return self.card.get("orientation") or DEFAULT_ORIENTATION
+
+    @property
+    def is_one_body(self) -> bool:
+        """Whether the images are slices of one body, and not a stack of pictures."""
+        return self.grid.ndim == 3 or self.record["input"]["kind"] == "nifti"
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Millimetres per voxel along (slice, row, column)."""
+        sizes = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return tuple(float(sizes[axis]) for axis in self.grid.axes)
+
+    def read(self, path: Path) -> Volume:
+        """Reads an image of the same voxels as the input.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is no image, or on another grid.
+        """
+        volume = read_volume(path).placed(self.orientation)
+        assert volume.affine is not None
+        if volume.data.shape != self.grid.file_shape:
+            raise ValueError(
+                f"{path}: expected the input's shape {self.grid.file_shape}, "
+                f"got {volume.data.shape}"
+            )
+        if not np.allclose(volume.affine, self.affine, atol=1e-2):
+            raise ValueError(
+                f"{path}: expected the input's position in space, affine "
+                f"{self.affine.round(3).tolist()}, got {volume.affine.round(3).tolist()}"
+            )
+        return volume
+
+    def read_labels(self, path: Path) -> torch.Tensor:
+        """Reads a label map of the same voxels: ``(N, 1, *s)`` int64.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is no image, on another grid, or holds other than whole numbers.
+        """
+        images = self.grid.to_images(self.read(path).data)
+        if (images != images.round()).any():
+            raise ValueError(f"{path}: expected labels, whole numbers, got fractions")
+        return images.long()
+
+
+def read_results(folder: Path) -> ResultFolder:
+    """Reads the folder of a translation.
+
+    Args:
+        folder: What ``plasticine translate`` wrote.
+
+    Returns:
+        The translation.
+
+    Raises:
+        FileNotFoundError: A file is not there.
+        ValueError: The folder is not that of a translation, or its files do not fit together.
+    """
+    missing = [name for name in RESULT_FILES if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder}: expected the folder of a translation, without {', '.join(missing)}"
+        )
+    try:
+        record = json.loads((folder / "trace.json").read_text(encoding="utf-8"))
+        card, rule = record["model"]["card"], record["normalisation"]
+        field, affine = read_displacement(folder / "displacement.nii.gz")
+        grid = ModelGrid.of(
+            (field.shape[1], field.shape[2], field.shape[3]),
+            affine,
+            orientation=card.get("orientation") or DEFAULT_ORIENTATION,
+            ndim=int(card["ndim"]),
+            spacing=card.get("spacing_mm") if record["grid"]["resampled"] else None,
+        )
+        low, divisor = float(rule["low"]), float(rule["divisor"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder}: not the folder of a translation ({error})") from error
+    images = {name: read_volume(folder / f"{name}.nii.gz") for name in ("translated", "warped")}
+    for name, volume in images.items():
+        if volume.data.shape != grid.file_shape:
+            raise ValueError(
+                f"{folder}: {name}.nii.gz is of {volume.data.shape} voxels and the displacement "
+                f"of {grid.file_shape}"
+            )
+    return ResultFolder(
+        folder=folder,
+        record=record,
+        grid=grid,
+        affine=affine,
+        translated=grid.to_images(images["translated"].data).clamp(0, 1),
+        warped=((grid.to_images(images["warped"].data) - low) / divisor).clamp(0, 1),
+        displacement=grid.displacement_to_images(field),
+    )

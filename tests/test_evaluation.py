@@ -1,0 +1,262 @@
+"""`plasticine evaluate` on folders whose deformation, labels and truth are known."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from plasticine import metrics
+from plasticine.io import ModelGrid, read_volume, translate_volume, write_displacement, write_image
+from plasticine.report import (
+    EVALUATION_FILES,
+    evaluate,
+    read_results,
+    write_evaluation,
+    write_results,
+)
+from plasticine.translation import Translator
+
+SHAPE = (24, 28, 4)
+SHIFT = 3  # voxels along the file's first axis
+
+
+def _save(path: Path, data: NDArray[Any], affine: NDArray[Any]) -> Path:
+    nibabel.save(nibabel.Nifti1Image(data, affine), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def affine() -> NDArray[np.float64]:
+    """2 mm slices of 4 mm, stored to the left, so that an axis of the file is flipped."""
+    return np.diag([-2.0, 2, 4, 1])
+
+
+@pytest.fixture(scope="module")
+def head() -> NDArray[np.float32]:
+    """A ball of 0 to 200, well inside the image."""
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
+    radius = np.sqrt(axes[0] ** 2 + axes[1] ** 2 + 0.2 * axes[2] ** 2)
+    return (200 * np.clip(0.7 - radius, 0, 0.5) * 2).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def results(
+    tmp_path_factory: pytest.TempPathFactory,
+    model_file: Path,
+    head: NDArray[np.float32],
+    affine: NDArray[np.float64],
+) -> Path:
+    """A translation whose φ is then made a shift, and whose ŷ the shifted source itself."""
+    folder = tmp_path_factory.mktemp("results")
+    source = _save(folder / "head.nii.gz", head, affine)
+    result = translate_volume(Translator.load(model_file), read_volume(source), deform=False)
+    write_results(result, folder)
+    shift = np.zeros((3, *SHAPE), np.float32)
+    shift[0] = SHIFT
+    write_displacement(folder / "displacement.nii.gz", shift, affine)
+    moved = np.roll(head, -SHIFT, axis=0)
+    write_image(folder / "warped.nii.gz", moved, affine)
+    write_image(folder / "translated.nii.gz", moved / 200, affine)
+    return folder
+
+
+def test_reads_what_was_written(
+    results: Path, head: NDArray[np.float32], affine: NDArray[np.float64]
+) -> None:
+    found = read_results(results)
+    assert found.is_one_body
+    assert found.spacing == (4, 2, 2)
+    grid = ModelGrid.of(SHAPE, affine, orientation="SPR", ndim=2, spacing=2)
+    field = np.random.default_rng(0).normal(size=(3, *SHAPE)).astype(np.float32)
+    field[2] = 0  # a two-dimensional model moves nothing across slices
+    images = grid.displacement_to_images(field)
+    assert images.shape == (4, 2, 28, 24)
+    np.testing.assert_array_equal(grid.displacement_to_file(images), field)
+    # The file's first axis runs to the left, the model's columns to the right.
+    torch.testing.assert_close(found.displacement[:, 1], torch.full((4, 28, 24), -float(SHIFT)))
+    assert not found.displacement[:, 0].any()
+    expected = torch.from_numpy(np.roll(head, -SHIFT, axis=0)) / 200
+    torch.testing.assert_close(found.translated, grid.to_images(expected.numpy()))
+
+
+class TestEvaluate:
+    def test_deformation(self, results: Path) -> None:
+        found = evaluate(results)["deformation"]
+        assert found["folds"] == 0
+        assert found["minimum"] == found["maximum"] == pytest.approx(1)
+        assert found["sd_log_jacobian"] == pytest.approx(0, abs=1e-6)
+        assert found["displacement_mean_mm"] == pytest.approx(2 * SHIFT, rel=1e-5)
+        record = json.loads((results / "trace.json").read_text())
+        expected = record["metrics"]["structure_agreement_mean"]
+        assert found["structure_agreement_mean"] == expected
+
+    def test_folds_are_counted(self, results: Path, tmp_path: Path) -> None:
+        folder = _copy(results, tmp_path)
+        field = np.zeros((3, *SHAPE), np.float32)
+        field[1, 10, 14, 2] = 3.0
+        write_displacement(folder / "displacement.nii.gz", field, np.diag([-2.0, 2, 4, 1]))
+        found = evaluate(folder)["deformation"]
+        # Central differences: the slope is -1.5 in the voxel behind, and J = -0.5.
+        assert found["folds"] == 1
+        assert found["minimum"] == pytest.approx(-0.5)
+        assert found["fraction"] == pytest.approx(1 / np.prod(SHAPE))
+
+    def test_truth_is_met_after_pulling_back(
+        self, results: Path, head: NDArray[np.float32], affine: NDArray[np.float64], tmp_path: Path
+    ) -> None:
+        # The truth has other units: the model's card divides by the 99.9th percentile.
+        truth = _save(tmp_path / "truth.nii.gz", 7 * head, affine)
+        mask = _save(tmp_path / "mask.nii.gz", (head > 20).astype(np.uint8), affine)
+        found = evaluate(results, truth=truth, mask=mask, erosion=1)["truth"]
+        assert found["inverse_residual_voxels"] < 1e-3
+        score = found["translated"]
+        assert score["psnr"] > 60
+        assert score["correlation_inside"] == pytest.approx(1, abs=1e-3)
+        moved = _save(tmp_path / "moved.nii.gz", np.roll(head, -SHIFT, axis=0), affine)
+        assert evaluate(results, truth=moved)["truth"]["translated"]["psnr"] < 30
+
+    def test_labels_are_carried(
+        self, results: Path, head: NDArray[np.float32], affine: NDArray[np.float64], tmp_path: Path
+    ) -> None:
+        labels = ((head > 20) + 4 * (head > 100)).astype(np.int16)
+        source = _save(tmp_path / "labels.nii.gz", labels, affine)
+        carried = np.roll(labels, -SHIFT, axis=0)
+        target = _save(tmp_path / "target.nii.gz", carried, affine)
+        found = evaluate(results, labels=source, target_labels=target)["labels"]
+        assert sorted(found) == ["1", "5"]
+        for label in (1, 5):
+            assert found[str(label)]["dice"] == 1
+            assert found[str(label)]["hd95_mm"] == found[str(label)]["assd_mm"] == 0
+            volume = (labels == label).sum() * 16 / 1000
+            assert found[str(label)]["source_volume_ml"] == pytest.approx(volume)
+            assert found[str(label)]["carried_volume_ml"] == pytest.approx(volume)
+        # Against the labels where they were: in three dimensions, in millimetres.
+        found = evaluate(results, labels=source, target_labels=source)["labels"]["5"]
+        pair = [torch.from_numpy(x.astype(np.int64)) for x in (carried, labels)]
+        expected = metrics.surface_distance(*pair, spacing=(2, 2, 4))[5]
+        assert found["hd95_mm"] == pytest.approx(expected.hd95)
+        assert found["assd_mm"] == pytest.approx(expected.assd)
+        assert 0 < found["dice"] < 1
+        assert "dice" not in evaluate(results, labels=source)["labels"]["1"]
+
+    def test_distribution(
+        self, results: Path, head: NDArray[np.float32], affine: NDArray[np.float64], tmp_path: Path
+    ) -> None:
+        (tmp_path / "targets").mkdir()
+        _save(tmp_path / "targets" / "a.nii.gz", np.roll(head, -SHIFT, axis=0), affine)
+        found = evaluate(results, target_folder=tmp_path / "targets")["distribution"]
+        assert found["features"] == metrics.FEATURE_EXTRACTOR
+        assert found["target_slices"] == found["translated"]["slices"] == 4
+        assert found["translated"]["frechet_distance"] == pytest.approx(0, abs=1e-4)
+        noise = np.random.default_rng(0).uniform(0, 200, SHAPE).astype(np.float32)
+        _save(tmp_path / "targets" / "a.nii.gz", noise, affine)
+        other = evaluate(results, target_folder=tmp_path / "targets")["distribution"]
+        assert other["translated"]["frechet_distance"] > 0.01
+        assert other["translated"]["kernel_distance"] > 0.01
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"mask": Path("m")}, "a mask alone"),
+            ({"target_labels": Path("m")}, "give both"),
+            ({"truth": Path("none.nii.gz")}, "no such file"),
+            ({"truth": "other grid"}, r"\(24, 28, 4\), got \(24, 28, 3\)"),
+            ({"truth": "elsewhere"}, "position in space"),
+            ({"labels": "fractions"}, "whole numbers"),
+            ({"target_folder": Path("none")}, "no folder"),
+        ],
+    )
+    def test_refuses(
+        self,
+        results: Path,
+        head: NDArray[np.float32],
+        affine: NDArray[np.float64],
+        tmp_path: Path,
+        options: dict[str, Any],
+        message: str,
+    ) -> None:
+        files = {
+            "other grid": (head[..., :3], affine),
+            "elsewhere": (head, np.diag([2.0, 2, 4, 1])),
+            "fractions": (head, affine),
+        }
+        for name, value in options.items():
+            if value in files:
+                options = {name: _save(tmp_path / "image.nii.gz", *files[value])}
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            evaluate(results, **options)
+
+    def test_not_the_folder_of_a_translation(self, results: Path, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"translated\.nii\.gz"):
+            evaluate(tmp_path)
+        folder = _copy(results, tmp_path / "copy")
+        (folder / "trace.json").write_text("{}")
+        with pytest.raises(ValueError, match="not the folder of a translation"):
+            evaluate(folder)
+
+
+class TestPictures:
+    def test_a_stack_of_pictures_is_not_one_body(self, model_file: Path, tmp_path: Path) -> None:
+        np.save(tmp_path / "stack.npy", (np.indices((3, 30, 26)).sum(0) * 4).astype(np.uint8))
+        result = translate_volume(
+            Translator.load(model_file), read_volume(tmp_path / "stack.npy"), deform=False
+        )
+        write_results(result, tmp_path)
+        labels = np.zeros((3, 30, 26), np.uint8)
+        labels[:2, 5:10, 5:10] = 1
+        moved = labels.copy()
+        moved[1] = np.roll(labels[1], 4, axis=0)
+        np.save(tmp_path / "labels.npy", labels)
+        np.save(tmp_path / "moved.npy", moved)
+        found = evaluate(
+            tmp_path, labels=tmp_path / "labels.npy", target_labels=tmp_path / "moved.npy"
+        )["labels"]["1"]
+        # The first agrees, the second lies four voxels off, the third has no such label.
+        assert found["hd95_mm"] == pytest.approx(2)
+        assert found["dice"] == pytest.approx((2 * 25 + 2 * 5) / 100)
+
+
+def test_process(
+    results: Path, head: NDArray[np.float32], affine: NDArray[np.float64], tmp_path: Path
+) -> None:
+    truth = _save(tmp_path / "truth.nii.gz", np.sqrt(head), affine)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    done = subprocess.run(
+        [sys.executable, "-m", "plasticine", "evaluate", results, "--truth", truth, "--output",
+         "figures"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    for text in ("deformation", "sd_log_jacobian", "psnr", "evaluation.json"):
+        assert text in done.stdout
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == set(EVALUATION_FILES)
+    record = json.loads((tmp_path / "figures" / "evaluation.json").read_text())
+    with (tmp_path / "figures" / "evaluation.csv").open(newline="") as file:
+        rows = {(r["group"], r["label"], r["measure"]): r["value"] for r in csv.DictReader(file)}
+    psnr = record["truth"]["translated"]["psnr"]
+    assert float(rows["truth", "translated", "psnr"]) == psnr
+    assert rows["deformation", "", "folds"] == "0"
+
+
+def test_undefined_figures_are_null(tmp_path: Path) -> None:
+    write_evaluation({"labels": {"3": {"hd95_mm": None}}}, tmp_path)
+    assert json.loads((tmp_path / "evaluation.json").read_text())["labels"]["3"]["hd95_mm"] is None
+    assert (tmp_path / "evaluation.csv").read_text().splitlines()[1] == "labels,3,hd95_mm,"
+
+
+def _copy(results: Path, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    for path in results.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
