@@ -82,6 +82,10 @@ def translate(
     ],
     model: Annotated[str, typer.Option(help="Model file, or the name of a shipped one.")],
     output: Annotated[Path, typer.Option(help="Folder for the results.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Label map on the input's voxels, of a model that needs one."),
+    ] = None,
     deform: Annotated[
         bool,
         typer.Option(
@@ -116,6 +120,7 @@ def translate(
                 result = translate_volume(
                     translator,
                     volume,
+                    labels=labels,
                     deform=deform,
                     solver=solver,
                     steps=steps,
@@ -162,6 +167,16 @@ def train(
     target: Annotated[
         Path | None, typer.Option(help="Folder of images in place of the target's.")
     ] = None,
+    source_labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the source's label maps, where they are the structure map: each named "
+            "as its image, or so with _labels at the end."
+        ),
+    ] = None,
+    target_labels: Annotated[
+        Path | None, typer.Option(help="Folder of the target's label maps.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoints in the output folder.")
     ] = False,
@@ -190,6 +205,8 @@ def train(
                 output,
                 source=source,
                 target=target,
+                source_labels=source_labels,
+                target_labels=target_labels,
                 resume=resume,
                 device=device,
                 seed=seed,

@@ -5,6 +5,7 @@ from plasticine.io.grid import ModelGrid
 from plasticine.io.intensity import Normalisation, normalise
 from plasticine.io.model_images import LEAST_BODY, ModelImages, body_share, model_images
 from plasticine.io.nifti import read_displacement, write_displacement, write_image
+from plasticine.io.same_grid import read_labels, read_same_grid
 from plasticine.io.translate import VolumeTrace, translate_volume
 from plasticine.io.volume import READABLE_SUFFIXES, Volume, files_in, read_volume
 
@@ -22,6 +23,8 @@ __all__ = [
     "model_images",
     "normalise",
     "read_displacement",
+    "read_labels",
+    "read_same_grid",
     "read_volume",
     "translate_volume",
     "write_displacement",

@@ -179,6 +179,21 @@ class ModelGrid:
             images = _smooth(images, axis + 2, 0.5 * math.sqrt(max(0, (0.5 / factor) ** 2 - 1)))
         return _sample(images, [1 / factor for factor in self.scale], self.model_shape)
 
+    def labels_to_model(self, labels: torch.Tensor) -> torch.Tensor:
+        """Takes the label nearest to each of the model's voxels.
+
+        Args:
+            labels: ``(N, 1, *input_shape)``, integers.
+
+        Returns:
+            ``(N, 1, *model_shape)``, of the same type; ``labels`` itself without resampling.
+        """
+        if not self.resampled:
+            return labels
+        step = [1 / factor for factor in self.scale]
+        # float64 holds every label up to 2^53 exactly.
+        return _sample(labels.double(), step, self.model_shape, mode="nearest").to(labels.dtype)
+
     def from_model(self, images: torch.Tensor) -> torch.Tensor:
         """Interpolates images on the model's grid at the input's voxels, linearly.
 
@@ -209,14 +224,18 @@ class ModelGrid:
 
 
 def _sample(
-    images: torch.Tensor, step: list[float] | tuple[float, ...], shape: tuple[int, ...]
+    images: torch.Tensor,
+    step: list[float] | tuple[float, ...],
+    shape: tuple[int, ...],
+    mode: str = "linear",
 ) -> torch.Tensor:
     """Samples at ``step · index``: a warp whose affine part does all of the work."""
     ndim = len(shape)
     affine = torch.zeros(1, ndim, ndim + 1, dtype=images.dtype, device=images.device)
     affine[0, :, :ndim] = torch.diag(torch.tensor(step, dtype=images.dtype))
     nowhere = torch.zeros(1, dtype=images.dtype, device=images.device)
-    return warp(images, nowhere.expand(1, ndim, *shape), affine=affine, padding="border")
+    where = nowhere.expand(1, ndim, *shape)
+    return warp(images, where, affine=affine, mode=mode, padding="border")
 
 
 def _smooth(images: torch.Tensor, axis: int, sigma: float) -> torch.Tensor:

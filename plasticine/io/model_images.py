@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from plasticine.io.grid import ModelGrid
 from plasticine.io.intensity import Normalisation, normalise
 from plasticine.io.orientation import DEFAULT_ORIENTATION
+from plasticine.io.same_grid import read_labels
 from plasticine.io.volume import Volume
 
 _BODY = 0.1
@@ -28,6 +30,7 @@ class ModelImages:
         normalisation: What was done to the intensities.
         source: ``(N, 1, *input_shape)``, intensities in [0, 1] on the volume's own grid.
         images: ``(N, 1, *model_shape)``, the same on the model's grid.
+        orientation: Where the model's slices, rows and columns run.
     """
 
     volume: Volume
@@ -35,6 +38,24 @@ class ModelImages:
     normalisation: Normalisation
     source: torch.Tensor
     images: torch.Tensor
+    orientation: str
+
+    def labels(self, path: Path) -> torch.Tensor:
+        """Reads a label map of the volume's voxels onto the model's grid.
+
+        Args:
+            path: The file, any that `read_volume` takes, of whole numbers.
+
+        Returns:
+            ``(N, 1, *model_shape)``, int64.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is no image, on another grid, or holds other than whole numbers.
+        """
+        assert self.volume.affine is not None
+        labels = read_labels(path, self.grid, self.volume.affine, self.orientation)
+        return self.grid.labels_to_model(labels)
 
 
 def model_images(volume: Volume, card: Mapping[str, Any]) -> ModelImages:
@@ -66,7 +87,8 @@ def model_images(volume: Volume, card: Mapping[str, Any]) -> ModelImages:
     intensities, normalisation = normalise(placed.data, card.get("normalisation"), str(volume.path))
     source = grid.to_images(intensities)
     # Interpolation may pass the ends of [0, 1] by a rounding error.
-    return ModelImages(placed, grid, normalisation, source, grid.to_model(source).clamp(0, 1))
+    images = grid.to_model(source).clamp(0, 1)
+    return ModelImages(placed, grid, normalisation, source, images, orientation)
 
 
 def body_share(images: torch.Tensor) -> torch.Tensor:

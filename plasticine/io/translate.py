@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +46,7 @@ class VolumeTrace:
         valid: ``(N, 1, *s)`` bool: whether φ lands inside the image.
         residual: ``(N, 1, *s)``, the trace's intensity residual; interpolated likewise.
         folding: Folding statistics of `displacement`, per image.
+        labels: The file of the volume's label map, where the model needs one.
     """
 
     volume: Volume
@@ -61,6 +63,7 @@ class VolumeTrace:
     valid: torch.Tensor
     residual: torch.Tensor
     folding: Folding
+    labels: Path | None = None
 
     @property
     def affine(self) -> NDArray[np.float64]:
@@ -85,6 +88,7 @@ def translate_volume(
     translator: Translator,
     volume: Volume,
     *,
+    labels: Path | None = None,
     deform: bool = True,
     solver: str | None = None,
     steps: int | None = None,
@@ -103,6 +107,8 @@ def translate_volume(
     Args:
         translator: The model.
         volume: What `read_volume` gives.
+        labels: File of the volume's label map, on its voxels, of a model that needs one. The
+            label nearest to each of the model's voxels is taken.
         deform: False keeps the source's shape: φ = id, intensities alone are translated.
         solver: Name of the sampler; None for the model's own.
         steps: Network runs of a sample; None for the model's own number.
@@ -114,12 +120,15 @@ def translate_volume(
         The trace on the volume's grid.
 
     Raises:
-        ValueError: The intensities, the orientation or an option do not suit the model.
+        FileNotFoundError: There is no file ``labels``.
+        ValueError: The intensities, the orientation, the labels or an option do not suit the
+            model.
     """
     laid = model_images(volume, translator.card)
     grid = laid.grid
     trace = translator.translate(
         laid.images,
+        labels=None if labels is None else laid.labels(labels),
         deform=deform,
         solver=solver,
         steps=steps,
@@ -143,4 +152,5 @@ def translate_volume(
         valid=landing_mask(displacement),
         residual=grid.from_model(trace.residual),
         folding=folding(displacement),
+        labels=labels,
     )

@@ -13,7 +13,12 @@ _POOL = {2: functional.adaptive_avg_pool2d, 3: functional.adaptive_avg_pool3d}
 
 @torch.no_grad()
 def structure_descriptor(
-    image: Tensor, structure: Callable[[Tensor], Tensor], cells: int = 16, batch: int = 16
+    image: Tensor,
+    structure: Callable[..., Tensor],
+    cells: int = 16,
+    batch: int = 16,
+    *,
+    labels: Tensor | None = None,
 ) -> Tensor:
     """A coarse description of where an image has which structure.
 
@@ -25,6 +30,8 @@ def structure_descriptor(
         structure: the structure map S, such as one of ``plasticine.structure``.
         cells: cells along each axis.
         batch: images whose structure is computed at a time.
+        labels: (N, 1, *spatial), the label maps of a structure map that needs them, given to
+            it as its argument ``labels``; None without them.
 
     Returns:
         (N, channels x cells^d), of the structure map's dtype.
@@ -38,7 +45,11 @@ def structure_descriptor(
             f"expected images (N, 1, *spatial) with 2 or 3 axes; got {tuple(image.shape)}"
         )
     pool = _POOL[ndim]
-    return torch.cat([pool(structure(part), cells).flatten(1) for part in image.split(batch)])
+    parts = image.split(batch)
+    if labels is None:
+        return torch.cat([pool(structure(part), cells).flatten(1) for part in parts])
+    pairs = zip(parts, labels.split(batch), strict=True)
+    return torch.cat([pool(structure(x, labels=of_x), cells).flatten(1) for x, of_x in pairs])
 
 
 @torch.no_grad()

@@ -88,6 +88,7 @@ def _describe_input(result: VolumeTrace) -> dict[str, Any]:
         "orientation": "".join(nibabel.aff2axcodes(result.affine)),
         "spacing_mm": np.linalg.norm(result.affine[:3, :3], axis=0),
         "notes": volume.notes,
+        "labels": result.labels,
     }
 
 
@@ -141,13 +142,15 @@ def describe_folding(folding: Folding, jacobian: torch.Tensor) -> dict[str, Any]
 def _metrics(result: VolumeTrace) -> dict[str, Any]:
     lengths = result.displacement_lengths()
     trace = result.trace
+    agreement = trace.structure_agreement
     return {
         "displacement_mean_mm": lengths.mean(),
         "displacement_max_mm": lengths.max(),
         "valid_fraction": result.valid.float().mean(),
         "residual_mean_absolute": result.residual.abs().mean(),
-        "structure_agreement_mean": trace.structure_agreement.float().mean(),
-        "structure_agreement_per_image": trace.structure_agreement,
+        # None where it cannot be known: ŷ comes without the labels that a map is made of.
+        "structure_agreement_mean": None if agreement is None else agreement.float().mean(),
+        "structure_agreement_per_image": agreement,
         "inverse_consistency_mean_model_voxels": trace.inverse_consistency.mean(),
         "inverse_consistency_max_model_voxels": trace.inverse_consistency.max(),
     }

@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from plasticine.io import ModelGrid, Volume, read_displacement, read_volume
+from plasticine.io import (
+    ModelGrid,
+    Volume,
+    read_displacement,
+    read_labels,
+    read_same_grid,
+    read_volume,
+)
 from plasticine.io.orientation import DEFAULT_ORIENTATION
 from plasticine.report.results import RESULT_FILES
 
@@ -69,19 +76,7 @@ class ResultFolder:
             FileNotFoundError: There is no such file.
             ValueError: It is no image, or on another grid.
         """
-        volume = read_volume(path).placed(self.orientation)
-        assert volume.affine is not None
-        if volume.data.shape != self.grid.file_shape:
-            raise ValueError(
-                f"{path}: expected the input's shape {self.grid.file_shape}, "
-                f"got {volume.data.shape}"
-            )
-        if not np.allclose(volume.affine, self.affine, atol=1e-2):
-            raise ValueError(
-                f"{path}: expected the input's position in space, affine "
-                f"{self.affine.round(3).tolist()}, got {volume.affine.round(3).tolist()}"
-            )
-        return volume
+        return read_same_grid(path, self.grid, self.affine, self.orientation)
 
     def read_labels(self, path: Path) -> torch.Tensor:
         """Reads a label map of the same voxels: ``(N, 1, *s)`` int64.
@@ -90,10 +85,7 @@ class ResultFolder:
             FileNotFoundError: There is no such file.
             ValueError: It is no image, on another grid, or holds other than whole numbers.
         """
-        images = self.grid.to_images(self.read(path).data)
-        if (images != images.round()).any():
-            raise ValueError(f"{path}: expected labels, whole numbers, got fractions")
-        return images.long()
+        return read_labels(path, self.grid, self.affine, self.orientation)
 
 
 def read_results(folder: Path) -> ResultFolder:

@@ -9,6 +9,7 @@ training and on S of the source, carried by the deformation, in translation.
 
 from plasticine.structure.contour import Contour
 from plasticine.structure.kmeans import KMeans
+from plasticine.structure.labels import Labels
 from plasticine.structure.mind import MIND
 from plasticine.structure.multi_otsu import MultiOtsu
 from plasticine.structure.structure_map import StructureMap
@@ -18,6 +19,7 @@ STRUCTURE_MAPS: dict[str, type[StructureMap]] = {
     "kmeans": KMeans,
     "multi-otsu": MultiOtsu,
     "contour": Contour,
+    "labels": Labels,
 }
 
 
@@ -25,7 +27,7 @@ def create(name: str, ndim: int, **options: object) -> StructureMap:
     """Build the structure map called ``name`` for images of ``ndim`` axes.
 
     Args:
-        name: "mind", "kmeans", "multi-otsu" or "contour".
+        name: "mind", "kmeans", "multi-otsu", "contour" or "labels".
         ndim: spatial axes of the images, 2 or 3.
         **options: the map's own options, as its class documents them.
 
@@ -45,6 +47,7 @@ __all__ = [
     "STRUCTURE_MAPS",
     "Contour",
     "KMeans",
+    "Labels",
     "MultiOtsu",
     "StructureMap",
     "create",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,11 @@ class StructureMap(nn.Module):
     Attributes:
         ndim: spatial axes of the images it takes, 2 or 3.
         channels: channels of the map it gives, each within [0, 1].
+        needs_labels: whether it is made from the image's label map, and not from the image.
     """
 
     channels: int
+    needs_labels: ClassVar[bool] = False
 
     def __init__(self, ndim: int) -> None:
         super().__init__()
@@ -25,19 +28,29 @@ class StructureMap(nn.Module):
         self.ndim = ndim
 
     @torch.no_grad()
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, *, labels: Tensor | None = None) -> Tensor:
         """The structure of ``image``.
 
         Args:
             image: (N, 1, *spatial), floating point, within [-1, 1].
+            labels: (N, 1, *spatial), integers, the image's label map; of a map that
+                ``needs_labels``, and of no other.
 
         Returns:
             (N, channels, *spatial), the image's dtype, within [0, 1].
 
         Raises:
-            ValueError: the image has another number of axes or channels.
-            TypeError: the image is not floating point.
+            ValueError: the image has another number of axes or channels, the labels another
+                shape than the image, or they are missing or not wanted.
+            TypeError: the image is not floating point, or the labels are.
         """
+        self.check(image, labels=labels)
+        if labels is None:
+            return self.compute(image)
+        return self.compute_from_labels(labels).to(image.dtype)
+
+    def check(self, image: Tensor, *, labels: Tensor | None = None) -> None:
+        """Raise what ``forward`` would raise for these arguments."""
         if image.ndim != self.ndim + 2 or image.shape[1] != 1:
             raise ValueError(
                 f"expected an image of shape (N, 1, *spatial) with {self.ndim} spatial axes; "
@@ -45,10 +58,26 @@ class StructureMap(nn.Module):
             )
         if not image.is_floating_point():
             raise TypeError(f"expected a floating-point image; got {image.dtype}")
-        return self.compute(image)
+        if not self.needs_labels:
+            if labels is not None:
+                raise ValueError(f"structure map {type(self).__name__} takes no labels; got some")
+            return
+        if labels is None:
+            raise ValueError("this structure map is made from a label map; got none")
+        if labels.shape != image.shape:
+            raise ValueError(
+                f"labels must have the image's shape {tuple(image.shape)}; "
+                f"got {tuple(labels.shape)}"
+            )
+        if labels.is_floating_point() or labels.is_complex():
+            raise TypeError(f"labels must be integers or bool; got {labels.dtype}")
 
     def compute(self, image: Tensor) -> Tensor:
         """The map itself, on an image that ``forward`` has checked."""
+        raise NotImplementedError
+
+    def compute_from_labels(self, labels: Tensor) -> Tensor:
+        """The map of a label map that ``forward`` has checked, where it ``needs_labels``."""
         raise NotImplementedError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -25,16 +25,22 @@ class Domains:
         target: (m, 1, *spatial), likewise.
         pairable: (n, m) bool, false where source and target are of one subject and must not
             meet; None where no subjects are known.
+        source_labels: (n, 1, *spatial) int32, the source's label maps; None without them.
+        target_labels: (m, 1, *spatial), likewise.
     """
 
     source: Tensor
     target: Tensor
     pairable: Tensor | None = None
+    source_labels: Tensor | None = None
+    target_labels: Tensor | None = None
 
     def to(self, device: str | torch.device) -> Domains:
         """The same on ``device``."""
-        pairable = None if self.pairable is None else self.pairable.to(device)
-        return Domains(self.source.to(device), self.target.to(device), pairable)
+        present = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Domains(
+            **{k: tensor.to(device) for k, tensor in present.items() if tensor is not None}
+        )
 
 
 @dataclass(frozen=True)
@@ -44,26 +50,29 @@ class Images:
     Attributes:
         images: (n, 1, *spatial) float32 within [-1, 1].
         subjects: (n,) str, whose each image is; None where that is not known.
+        labels: (n, 1, *spatial) int32, the images' label maps; None without them.
     """
 
     images: Tensor
     subjects: np.ndarray | None
+    labels: Tensor | None
 
     def shuffled(self, generator: torch.Generator) -> Images:
         """In random order, after which no index of one domain tells of the other."""
         order = torch.randperm(len(self.images), generator=generator)
         subjects = None if self.subjects is None else self.subjects[order.numpy()]
-        return Images(self.images[order], subjects)
+        labels = None if self.labels is None else self.labels[order]
+        return Images(self.images[order], subjects, labels)
 
 
 def unpaired(source: Images, target: Images, seed: int) -> Domains:
     """The two domains, each in its own random order; images of one subject are kept apart."""
     generator = torch.Generator().manual_seed(seed)
     source, target = source.shuffled(generator), target.shuffled(generator)
-    if source.subjects is None or target.subjects is None:
-        return Domains(source.images, target.images)
-    differ = torch.from_numpy(source.subjects[:, None] != target.subjects[None])
-    return Domains(source.images, target.images, differ)
+    differ = None
+    if source.subjects is not None and target.subjects is not None:
+        differ = torch.from_numpy(source.subjects[:, None] != target.subjects[None])
+    return Domains(source.images, target.images, differ, source.labels, target.labels)
 
 
 def check_size(name: str, size: Sequence[int], images: Tensor) -> None:

@@ -27,6 +27,7 @@ class DenoisingLoss:
         deformation: the random deformation.
         settings: ``condition_dropout``, ``precision`` and optionally ``patch``, the spatial
             size of the patches that are cut at random from the images.
+        labels: (n, 1, *spatial), the images' label maps, of a structure map that needs them.
 
     Raises:
         ValueError: the patch does not fit into the images.
@@ -38,20 +39,24 @@ class DenoisingLoss:
         target: Tensor,
         deformation: RandomDeformation,
         settings: dict[str, Any],
+        labels: Tensor | None = None,
     ) -> None:
-        self.denoiser = model.denoiser
+        self.denoiser, self.structure = model.denoiser, model.structure
         self.target, self.deformation, self.settings = target, deformation, settings
+        self.labels = labels
         self.patch: list[int] | None = settings.get("patch")
         if self.patch is not None:
             check_size("patch", self.patch, target)
-        # The map is taken before the deformation, so once for all is enough.
-        self.condition = torch.cat([model.structure(part) for part in target.split(16)])
+        if labels is None:
+            # The map is taken before the deformation, so once for all is enough. Of labels it
+            # costs nothing, and may have too many channels to be kept.
+            self.condition = torch.cat([self.structure(part) for part in target.split(16)])
 
     def __call__(self, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the samples that ``draws`` gives, and the terms to show."""
         device = self.target.device
         index = draws.integers(0, len(self.target)).to(device)
-        pair = [self.target[index], self.condition[index]]
+        pair = [self.target[index], self._condition(index)]
         if self.patch is not None:
             pair = cut_patches(pair, self.patch, draws)
         image, condition = self.deformation(pair, draws)
@@ -61,6 +66,11 @@ class DenoisingLoss:
         with autocast(device, self.settings):
             loss = self.denoiser.loss(image, condition, noise, k, keep.to(device))
         return loss, {}
+
+    def _condition(self, index: Tensor) -> Tensor:
+        if self.labels is None:
+            return self.condition[index]
+        return self.structure(self.target[index], labels=self.labels[index])
 
 
 class RegistrationLoss:
@@ -99,8 +109,11 @@ class RegistrationLoss:
             raise ValueError("a source has no target but those of its own subject")
         self.objective = RegistrationObjective(**settings["weights"])
         source, target = (
-            structure_descriptor(images, model.structure)
-            for images in (domains.source, domains.target)
+            structure_descriptor(images, model.structure, labels=labels)
+            for images, labels in (
+                (domains.source, domains.source_labels),
+                (domains.target, domains.target_labels),
+            )
         )
         self.nearest = nearest_targets(
             source, target, min(settings["nearest"], available), allowed=domains.pairable
@@ -109,13 +122,9 @@ class RegistrationLoss:
     def __call__(self, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the samples that ``draws`` gives, and the terms to show."""
         device = self.domains.source.device
-        index = draws.integers(0, len(self.domains.source))
-        choice = draws.integers(0, self.nearest.shape[1])
-        target = self.domains.target[self.nearest[index.to(device), choice.to(device)]]
-        # One deformation for both: two of their own would leave y's place unknowable from x, and
-        # teach the single stem to move images at random.
-        x, y = self.deformation([self.domains.source[index.to(device)], target], draws)
-        structure_x, structure_y = self.model.structure(x), self.model.structure(y)
+        index = draws.integers(0, len(self.domains.source)).to(device)
+        choice = draws.integers(0, self.nearest.shape[1]).to(device)
+        x, y, structure_x, structure_y = self._deformed(index, self.nearest[index, choice], draws)
         noise = self._noise_estimate(y, structure_y, draws)
         jitter = draws.uniform(x.ndim - 2).to(device)
         loss, terms = self.objective(
@@ -123,6 +132,22 @@ class RegistrationLoss:
         )
         shown = ("single.mutual_information", "single.structure", "single.jacobian")
         return loss, {name: terms[name] for name in shown if name in terms}
+
+    def _deformed(self, source: Tensor, target: Tensor, draws: Draws) -> list[Tensor]:
+        """x, y, S(x) and S(y) of the pairs of these indices, under one random deformation.
+
+        Two deformations of their own would leave y's place unknowable from x, and teach the
+        single stem to move images at random.
+        """
+        domains, structure = self.domains, self.model.structure
+        x, y = domains.source[source], domains.target[target]
+        if domains.source_labels is None or domains.target_labels is None:
+            x, y = self.deformation([x, y], draws)
+            return [x, y, structure(x), structure(y)]
+        # Labels cannot be interpolated; their channels can.
+        structure_x = structure(x, labels=domains.source_labels[source])
+        structure_y = structure(y, labels=domains.target_labels[target])
+        return self.deformation([x, y, structure_x, structure_y], draws)
 
     @torch.no_grad()
     def _noise_estimate(self, y: Tensor, condition: Tensor, draws: Draws) -> Tensor:

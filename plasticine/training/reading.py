@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,13 @@ from plasticine.io import (
 from plasticine.training.data import Domains, Images, crop_to, unpaired
 from plasticine.training.recipe import Recipe
 
-_OPTIONS = ("slices", "flip", "body", "subjects")
+_OPTIONS = ("slices", "flip", "body", "subjects", "labels")
 _KEYS = {"file", "source", "target", "maximum", "crop", "size", "foreground"} | {
     f"{domain}_{option}" for domain in ("source", "target") for option in _OPTIONS
 }
+
+_LABELS = "_labels"
+_LARGEST_LABEL = 2**24  # up to which float32 holds every whole number
 
 Progress = Callable[[str, int, int], None]
 """Called as (what is read, files done, files in all)."""
@@ -38,6 +41,8 @@ def load_domains(
     *,
     source: Path | None = None,
     target: Path | None = None,
+    source_labels: Path | None = None,
+    target_labels: Path | None = None,
     progress: Progress | None = None,
 ) -> Domains:
     """Read the images of a recipe, or those of a user's folders, each domain in random order.
@@ -56,6 +61,8 @@ def load_domains(
         ``source_body``: keep the body and drop thin things outside of it, such as a table:
             { threshold, opening, margin }, as ``body_mask`` documents them.
         ``source_subjects``: who is in each array. Images of one subject never meet.
+        ``source_labels``: a list of arrays or files like ``source``, the label map of each,
+            on its voxels.
 
     and the same with ``target_``.
 
@@ -65,39 +72,33 @@ def load_domains(
         seed: of the shuffle.
         source: a folder whose files replace the recipe's source images.
         target: likewise; both or neither.
+        source_labels: a folder with the label map of each file in ``source``: of the file's
+            name, or of that name followed by "_labels"; it may be the same folder.
+        target_labels: likewise; both or neither.
         progress: called after each file.
 
     Raises:
         FileNotFoundError: a file or folder is not there, or a folder holds no image.
         ValueError: a key is missing or not known, or images are not what the recipe needs.
     """
-    data, ndim = recipe.data, int(recipe.model["ndim"])
+    data = recipe.data
     unknown = sorted(set(data) - _KEYS)
     if unknown:
         raise ValueError(f"recipe {recipe.name}: unknown data keys {', '.join(unknown)}")
     if (source is None) != (target is None):
         raise ValueError("--source and --target replace a recipe's images together; got one")
+    _check_label_folders(source, source_labels, target_labels)
     domains = {}
-    for domain, own in (("source", source), ("target", target)):
+    for domain, own, labels in (
+        ("source", source, source_labels),
+        ("target", target, target_labels),
+    ):
         if own is not None:
+            files = _with_label_files(own, labels)
             size = data.get("size", data.get("crop"))
-            domains[domain] = _read_files(
-                files_in(own), domain, recipe, size, LEAST_BODY, {}, progress
-            )
-            continue
-        if folder is None:
-            raise ValueError(
-                "a recipe's own images need a data folder (--data or PLASTICINE_DATA); got none"
-            )
-        options = {key: data[f"{domain}_{key}"] for key in _OPTIONS if f"{domain}_{key}" in data}
-        foreground = data.get("foreground", 0.0)
-        if "file" in data:
-            domains[domain] = _read_arrays(folder / data["file"], domain, data, options, ndim)
+            domains[domain] = _read_files(files, domain, recipe, size, LEAST_BODY, {}, progress)
         else:
-            files = [folder / name for name in data[domain]]
-            domains[domain] = _read_files(
-                files, domain, recipe, data.get("size"), foreground, options, progress
-            )
+            domains[domain] = _read_own(recipe, folder, domain, progress)
     for domain, found in domains.items():
         if len(found.images) == 0:
             raise ValueError(f"the {domain} holds no image that is not nearly empty")
@@ -110,6 +111,38 @@ def load_domains(
     return unpaired(domains["source"], domains["target"], seed)
 
 
+def _check_label_folders(source: Path | None, *labels: Path | None) -> None:
+    if labels.count(None) == 1:
+        raise ValueError("--source-labels and --target-labels are needed together; got one")
+    if source is None and None not in labels:
+        raise ValueError(
+            "--source-labels and --target-labels belong to images in --source and --target; "
+            "a recipe names the label maps of its own images in [data]"
+        )
+
+
+def _with_label_files(folder: Path, labels: Path | None) -> list[tuple[Path, Path | None]]:
+    """The image files of a folder, each with its label map in the folder ``labels``."""
+    if labels is None:
+        return [(path, None) for path in files_in(folder)]
+    there = {subject_of(path): path for path in files_in(labels)}
+    same = folder.resolve() == labels.resolve()
+    found: list[tuple[Path, Path | None]] = []
+    for path in files_in(folder):
+        subject = subject_of(path)
+        if same and subject.endswith(_LABELS):
+            continue
+        names = [f"{subject}{_LABELS}"] if same else [subject, f"{subject}{_LABELS}"]
+        files = [there[name] for name in names if name in there]
+        if len(files) != 1:
+            raise ValueError(
+                f"{path} needs one label map in {labels}: expected a file named "
+                f"{' or '.join(names)}, found {len(files)}"
+            )
+        found.append((path, files[0]))
+    return found
+
+
 def subject_of(path: Path) -> str:
     """A file's name without its suffix, which names its subject."""
     name = path.name.lower()
@@ -117,26 +150,52 @@ def subject_of(path: Path) -> str:
     return path.name[: len(path.name) - len(suffix)]
 
 
+def _read_own(
+    recipe: Recipe, folder: Path | None, domain: str, progress: Progress | None
+) -> Images:
+    """A recipe's own images of a domain."""
+    data, ndim = recipe.data, int(recipe.model["ndim"])
+    if folder is None:
+        raise ValueError(
+            "a recipe's own images need a data folder (--data or PLASTICINE_DATA); got none"
+        )
+    options = {key: data[f"{domain}_{key}"] for key in _OPTIONS if f"{domain}_{key}" in data}
+    for option in ("labels", "subjects"):
+        names = options.get(option)
+        if names and len(names) != len(data[domain]):
+            raise ValueError(
+                f"{domain}_{option} must name {len(data[domain])} arrays or files; got {names}"
+            )
+    if "file" in data:
+        return _read_arrays(folder / data["file"], domain, data, options, ndim)
+    labels = [folder / name for name in options.get("labels", [])] or [None] * len(data[domain])
+    files = list(zip([folder / name for name in data[domain]], labels, strict=True))
+    foreground = data.get("foreground", 0.0)
+    return _read_files(files, domain, recipe, data.get("size"), foreground, options, progress)
+
+
 def _read_arrays(
     path: Path, domain: str, data: dict[str, Any], options: dict[str, Any], ndim: int
 ) -> Images:
     if not path.is_file():
         raise FileNotFoundError(f"no training data at {path}: set PLASTICINE_DATA to its folder")
+    keys = data[domain]
+    parts = []
     with np.load(path) as archive:
-        parts = [
-            _prepare(_stack(archive, key, path, ndim), data.get("foreground", 0.0), options, data)
-            for key in data[domain]
-        ]
-    names = options.get("subjects", [])
-    if names and len(names) != len(parts):
-        raise ValueError(f"{domain}_subjects must name {len(parts)} arrays; got {names}")
-    images = crop_to(torch.cat(parts), data.get("crop"))
+        for key, labels in zip(keys, options.get("labels", [None] * len(keys)), strict=True):
+            volumes = [v / data["maximum"] for v in _stack(archive, key, path, ndim)]
+            if labels is not None:
+                maps = _stack(archive, labels, path, ndim)
+                volumes = [_joined(*pair, labels) for pair in zip(volumes, maps, strict=True)]
+            foreground = data.get("foreground", 0.0)
+            parts.append(torch.cat([_select(v, foreground, options) for v in volumes]))
+    names = options.get("subjects")
     subjects = np.repeat(names, [len(part) for part in parts]) if names else None
-    return Images(images, subjects)
+    return _parted(crop_to(torch.cat(parts), data.get("crop")), subjects)
 
 
 def _stack(archive: Any, key: str, path: Path, ndim: int) -> list[Tensor]:
-    """An array's volumes: each (slices, *spatial) of a 2D model, (1, *spatial) of a 3D one."""
+    """An array's volumes: (slices, 1, *spatial) of a 2D model, (1, 1, *spatial) of a 3D one."""
     if key not in archive:
         raise ValueError(f"{path} holds no array {key!r}; it holds {', '.join(archive)}")
     stack = archive[key]
@@ -146,21 +205,33 @@ def _stack(archive: Any, key: str, path: Path, ndim: int) -> list[Tensor]:
         )
     volumes = torch.from_numpy(stack).float()
     if ndim == 3:
-        return list(volumes[:, None])
-    return list(volumes) if stack.ndim == 4 else [volumes]
+        return list(volumes[:, None, None])
+    return list(volumes[:, :, None]) if stack.ndim == 4 else [volumes[:, None]]
 
 
-def _prepare(
-    volumes: Iterable[Tensor], foreground: float, options: dict[str, Any], data: dict[str, Any]
-) -> Tensor:
-    """Arrays' volumes to images (n, 1, *spatial) within [-1, 1]."""
-    white = data["maximum"]
-    parts = [_select(volume[:, None] / white, foreground, options) for volume in volumes]
-    return torch.cat(parts) * 2 - 1
+def _joined(images: Tensor, labels: Tensor, name: object) -> Tensor:
+    """Images and label map as two channels, so that both are cut and turned together."""
+    if labels.shape != images.shape:
+        raise ValueError(
+            f"{name}: expected a label map of the images' shape {tuple(images.shape)}, "
+            f"got {tuple(labels.shape)}"
+        )
+    if (labels != labels.round()).any() or labels.abs().max() > _LARGEST_LABEL:
+        raise ValueError(f"{name}: expected labels, whole numbers of at most {_LARGEST_LABEL}")
+    return torch.cat([images, labels.to(images.dtype)], 1)
+
+
+def _parted(joined: Tensor, subjects: np.ndarray | None) -> Images:
+    """What ``_joined`` joined, or images alone, within [-1, 1]."""
+    labels = joined[:, 1:].int() if joined.shape[1] == 2 else None
+    return Images(joined[:, :1] * 2 - 1, subjects, labels)
 
 
 def _select(images: Tensor, foreground: float, options: dict[str, Any]) -> Tensor:
-    """What a domain's options leave of one subject's images (n, 1, *spatial) within [0, 1]."""
+    """What a domain's options leave of one subject's images (n, 1, *spatial) within [0, 1].
+
+    A second channel, the label map, goes with them.
+    """
     if "slices" in options:
         first, stop = options["slices"]
         axis = 0 if images.ndim == 4 else 2
@@ -172,12 +243,13 @@ def _select(images: Tensor, foreground: float, options: dict[str, Any]) -> Tenso
     if "flip" in options:
         images = images.flip([2 + axis for axis in options["flip"]])
     if "body" in options:
-        images = images * body_mask(images, **options["body"])
-    return images[body_share(images) >= foreground]
+        body = body_mask(images[:, :1], **options["body"])
+        images = torch.cat([images[:, :1] * body, images[:, 1:]], 1)
+    return images[body_share(images[:, :1]) >= foreground]
 
 
 def _read_files(
-    files: Sequence[Path],
+    files: Sequence[tuple[Path, Path | None]],
     domain: str,
     recipe: Recipe,
     size: Sequence[int] | None,
@@ -189,8 +261,10 @@ def _read_files(
     if domain == "target" and "target_normalisation" in card:
         card["normalisation"] = card["target_normalisation"]
     parts = []
-    for done, path in enumerate(files, start=1):
-        images = _select(model_images(read_volume(path), card).images, foreground, options)
+    for done, (path, labels) in enumerate(files, start=1):
+        laid = model_images(read_volume(path), card)
+        whole = laid.images if labels is None else _joined(laid.images, laid.labels(labels), labels)
+        images = _select(whole, foreground, options)
         parts.append(images if size is None else fit(images, size))
         if progress is not None:
             progress(f"reading {domain}", done, len(files))
@@ -200,9 +274,8 @@ def _read_files(
             f"the {domain} images differ in size ({', '.join(map(str, sorted(shapes)))}): "
             "give the recipe a size in [data]"
         )
-    images = torch.cat(parts)
-    names = np.repeat([subject_of(path) for path in files], [len(part) for part in parts])
-    return Images(images * 2 - 1, names)
+    names = [subject_of(path) for path, _ in files]
+    return _parted(torch.cat(parts), np.repeat(names, [len(part) for part in parts]))
 
 
 def fit(images: Tensor, size: Sequence[int]) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from plasticine.training.data import RandomDeformation
+from plasticine.training.data import Domains, RandomDeformation
 from plasticine.training.losses import DenoisingLoss, RegistrationLoss
 from plasticine.training.processes import Processes
 from plasticine.training.reading import Progress as ReadingProgress
@@ -24,6 +24,8 @@ def train(
     *,
     source: Path | None = None,
     target: Path | None = None,
+    source_labels: Path | None = None,
+    target_labels: Path | None = None,
     resume: bool = False,
     device: str = "cpu",
     seed: int = 0,
@@ -47,6 +49,9 @@ def train(
         output: the folder for checkpoints, logs and ``<name>.safetensors``.
         source: a folder of images that replace the recipe's source, with ``target``.
         target: a folder of images that replace the recipe's target.
+        source_labels: the folder of their label maps, where the structure map is made of them;
+            which file is whose, ``load_domains`` says.
+        target_labels: likewise.
         resume: go on from the checkpoints there are.
         device: of torch, as "cpu" or "cuda".
         seed: of the initial weights and of every random draw.
@@ -79,10 +84,13 @@ def train(
             seed,
             source=source,
             target=target,
+            source_labels=source_labels,
+            target_labels=target_labels,
             progress=reading if first else None,
         ).to(processes.device)
         torch.manual_seed(seed)
         model = TranslationModel(recipe.model).to(processes.device)
+        _check_structure(model, domains)
         deformation = RandomDeformation(**recipe.augmentation)
 
         def run(name: str, network: torch.nn.Module, loss: Loss, settings: dict[str, Any]) -> None:
@@ -96,7 +104,9 @@ def train(
         run(
             "diffusion",
             model.denoiser,
-            DenoisingLoss(model, domains.target, deformation, recipe.diffusion),
+            DenoisingLoss(
+                model, domains.target, deformation, recipe.diffusion, domains.target_labels
+            ),
             recipe.diffusion,
         )
         settings = dict(recipe.registration)
@@ -113,6 +123,18 @@ def train(
             save_model(path, model.eval(), card)
         processes.wait()
     return path
+
+
+def _check_structure(model: TranslationModel, domains: Domains) -> None:
+    """Refuses images or labels that the structure map cannot take, before any training."""
+    for name, images, labels in (
+        ("source", domains.source, domains.source_labels),
+        ("target", domains.target, domains.target_labels),
+    ):
+        try:
+            model.structure.check(images, labels=labels)
+        except ValueError as error:
+            raise ValueError(f"the {name} does not suit the recipe: {error}") from error
 
 
 _OF_THE_DATA = ("title", "licence", "citation", "limitations")

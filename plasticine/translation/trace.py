@@ -30,12 +30,13 @@ class Trace:
         residual: (N, 1, *spatial), ŷ − f(x∘φ) with f the one intensity map that explains ŷ
             best: what recolouring alone does not account for.
         inverse_consistency: (N, 1, *spatial) voxels, |φ⁻¹(φ(p)) − p|.
-        structure_agreement: (N,) within [0, 1], Dice overlap of the structure of ŷ with the
-            structure it was asked to have, in the foreground: how far the picture obeys.
         folding: the folding statistics of φ, scheme and region named.
         model: name and version of the model.
         arguments: the arguments of the translation.
         seconds: wall-clock time it took.
+        structure_agreement: (N,) within [0, 1], Dice overlap of the structure of ŷ with the
+            structure it was asked to have, in the foreground: how far the picture obeys. None
+            where the structure map is made of labels, which ŷ does not have.
     """
 
     source: Tensor
@@ -47,11 +48,11 @@ class Trace:
     valid: Tensor
     residual: Tensor
     inverse_consistency: Tensor
-    structure_agreement: Tensor
     folding: Folding
     model: dict[str, Any]
     arguments: dict[str, Any]
     seconds: float
+    structure_agreement: Tensor | None = None
 
     def to_source(self, points: Tensor) -> Tensor:
         """Where points of the translated image came from: φ(p).

@@ -105,6 +105,8 @@ class Translator:
         image: Tensor,
         *,
         reference: Tensor | None = None,
+        labels: Tensor | None = None,
+        reference_labels: Tensor | None = None,
         deform: bool = True,
         solver: str | None = None,
         steps: int | None = None,
@@ -125,6 +127,9 @@ class Translator:
         Args:
             image: (N, 1, *spatial) float32 within [0, 1], of the model's domain and spacing.
             reference: like image, target images to register to; None lets the model choose.
+            labels: (N, 1, *spatial) integers, the images' label maps, of a model whose structure
+                map is made of them, and of no other.
+            reference_labels: like labels, those of the reference.
             deform: False keeps the source's shape: φ = id, intensity translation only.
             solver: as ``diffusion.sample`` names them: "ddpm", "ddim" or "dpm-solver++" of a
                 diffusion, "euler" or "heun" of a rectified flow; None is the model's default.
@@ -153,6 +158,10 @@ class Translator:
                 )
             if not deform:
                 raise ValueError("a reference is registered to, which deform=False forbids")
+            self.model.structure.check(reference, labels=reference_labels)
+        elif reference_labels is not None:
+            raise ValueError("labels of a reference were given, but no reference")
+        self.model.structure.check(image, labels=labels)
         defaults = self.model.configuration["sampling"]
         sampling = Sampling(
             solver=self.model.solver if solver is None else solver,
@@ -164,10 +173,16 @@ class Translator:
         )
         began = time.perf_counter()
         bar = _Progress(len(image), batch, sampling, self.model, progress)
+
+        def part(given: Tensor | None, first: int) -> Tensor | None:
+            return None if given is None else given[first : first + batch].to(self.device)
+
         parts = [
             self._translate_batch(
                 image[first : first + batch].to(self.device),
-                None if reference is None else reference[first : first + batch].to(self.device),
+                part(labels, first),
+                part(reference, first),
+                part(reference_labels, first),
                 deform,
                 sampling,
                 bar.advance,
@@ -182,7 +197,11 @@ class Translator:
             jacobian=jacobian_determinant(joined["displacement"]),
             folding=folding(joined["displacement"]),
             model={key: self.card[key] for key in ("name", "title") if key in self.card},
-            arguments={"deform": deform, "reference": reference is not None}
+            arguments={
+                "deform": deform,
+                "reference": reference is not None,
+                "labels": labels is not None,
+            }
             | dataclasses.asdict(sampling),
             seconds=time.perf_counter() - began,
         )
@@ -205,39 +224,45 @@ class Translator:
     def _translate_batch(
         self,
         image: Tensor,
+        labels: Tensor | None,
         reference: Tensor | None,
+        reference_labels: Tensor | None,
         deform: bool,
         sampling: Sampling,
         advance: Callable[[], None],
     ) -> dict[str, Tensor]:
         x = 2 * image - 1
         if deform:
-            u, u_inverse = self._deformation(x, reference, sampling.seed)
+            u, u_inverse = self._deformation(x, reference, reference_labels, sampling.seed)
         else:
             u = u_inverse = torch.zeros(
                 len(x), self.model.ndim, *x.shape[2:], dtype=x.dtype, device=x.device
             )
         moved = warp(x, u)
-        condition = warp(self.model.structure(x), u)
+        condition = warp(self.model.structure(x, labels=labels), u)
         y = self._sample(moved, condition, sampling, advance)
         warped = ((moved + 1) / 2).clamp(0, 1)
-        body = (warped > FOREGROUND).to(y.dtype)
-        drawn = self.model.structure(y)
-        agreement = [
-            soft_dice(drawn[i : i + 1], condition[i : i + 1], body[i : i + 1])
-            for i in range(len(y))
-        ]
-        return {
+        result = {
             "warped": warped,
             "translated": (y + 1) / 2,
             "displacement": u,
             "inverse_displacement": u_inverse,
             "valid": landing_mask(u),
             "inverse_consistency": torch.linalg.vector_norm(compose(u_inverse, u), dim=1)[:, None],
-            "structure_agreement": torch.stack(agreement),
         }
+        if not self.model.structure.needs_labels:  # nobody has labelled ŷ
+            drawn = self.model.structure(y)
+            body = (warped > FOREGROUND).to(y.dtype)
+            agreement = [
+                soft_dice(drawn[i : i + 1], condition[i : i + 1], body[i : i + 1])
+                for i in range(len(y))
+            ]
+            result["structure_agreement"] = torch.stack(agreement)
+        return result
 
-    def _deformation(self, x: Tensor, reference: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
+    def _deformation(
+        self, x: Tensor, reference: Tensor | None, labels: Tensor | None, seed: int
+    ) -> tuple[Tensor, Tensor]:
         if reference is None:
             return self.model.velocity(x).displacements()
         y = 2 * reference - 1
@@ -245,7 +270,7 @@ class Translator:
         k = torch.full((len(y),), max(1, denoiser.schedule.steps // 4), device=y.device)
         drawn = self._noise(y, torch.Generator().manual_seed(seed))
         noisy = denoiser.schedule.add_noise(y, drawn, k)
-        noise = denoiser.predict_noise(noisy, self.model.structure(y), k)
+        noise = denoiser.predict_noise(noisy, self.model.structure(y, labels=labels), k)
         return self.model.velocity(x, y, noise).displacements()
 
     def _sample(

@@ -1,0 +1,68 @@
+"""Reading a file that must lie on another's voxels: a label map, a mask, a true image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from plasticine.io.grid import ModelGrid
+from plasticine.io.volume import Volume, read_volume
+
+
+def read_same_grid(
+    path: Path, grid: ModelGrid, affine: NDArray[np.float64], orientation: str
+) -> Volume:
+    """Reads an image of the same voxels as another.
+
+    Args:
+        path: The file.
+        grid: How the other lies on the model's grid.
+        affine: ``(4, 4)``, voxel index to millimetres (RAS+) of the other.
+        orientation: Where slices, rows and columns of a file without spacing run.
+
+    Returns:
+        The volume, placed in space.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no image, or on another grid.
+    """
+    volume = read_volume(path).placed(orientation)
+    assert volume.affine is not None
+    if volume.data.shape != grid.file_shape:
+        raise ValueError(
+            f"{path}: expected the input's shape {grid.file_shape}, got {volume.data.shape}"
+        )
+    if not np.allclose(volume.affine, affine, atol=1e-2):
+        raise ValueError(
+            f"{path}: expected the input's position in space, affine "
+            f"{affine.round(3).tolist()}, got {volume.affine.round(3).tolist()}"
+        )
+    return volume
+
+
+def read_labels(
+    path: Path, grid: ModelGrid, affine: NDArray[np.float64], orientation: str
+) -> torch.Tensor:
+    """Reads a label map of the same voxels as an image.
+
+    Args:
+        path: The file.
+        grid: How the image lies on the model's grid.
+        affine: ``(4, 4)``, voxel index to millimetres (RAS+) of the image.
+        orientation: Where slices, rows and columns of a file without spacing run.
+
+    Returns:
+        ``(N, 1, *input_shape)``, int64, in the model's layout.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no image, on another grid, or holds other than whole numbers.
+    """
+    images = grid.to_images(read_same_grid(path, grid, affine, orientation).data)
+    if (images != images.round()).any():
+        raise ValueError(f"{path}: expected labels, whole numbers, got fractions")
+    return images.long()
