@@ -3,6 +3,16 @@
 from plasticine.diffusion.denoiser import Denoiser
 from plasticine.diffusion.sampler import SOLVERS, Solver, find_solver, sample
 from plasticine.diffusion.schedule import NoiseSchedule
+from plasticine.diffusion.slabs import SlabDenoiser
 from plasticine.diffusion.unet import UNet
 
-__all__ = ["SOLVERS", "Denoiser", "NoiseSchedule", "Solver", "UNet", "find_solver", "sample"]
+__all__ = [
+    "SOLVERS",
+    "Denoiser",
+    "NoiseSchedule",
+    "SlabDenoiser",
+    "Solver",
+    "UNet",
+    "find_solver",
+    "sample",
+]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from plasticine.diffusion.denoiser import Denoiser
 from plasticine.diffusion.schedule import NoiseSchedule
+from plasticine.diffusion.slabs import SlabDenoiser
 
 Predict = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """(y_k, k) to the clean image and the noise that y_k is made of: one run of the network."""
@@ -79,7 +80,7 @@ def find_solver(name: str, schedule: NoiseSchedule) -> Solver:
 
 @torch.no_grad()
 def sample(
-    denoiser: Denoiser,
+    denoiser: Denoiser | SlabDenoiser,
     noisy: Tensor,
     condition: Tensor,
     *,
@@ -96,7 +97,7 @@ def sample(
     worked out anew, so that the two always add up to the image at hand.
 
     Args:
-        denoiser: the noise predictor.
+        denoiser: the noise predictor, on the whole image or in slabs.
         noisy: (N, 1, *spatial), the image at diffusion step ``start``.
         condition: (N, channels, *spatial), its structure map.
         solver: of a diffusion (schedule "cosine" or "linear"):
