@@ -52,11 +52,16 @@ def test_shipped_recipes_can_be_read() -> None:
         assert load_recipe(name).name == name
 
 
-@pytest.mark.parametrize("name", ["cardiac-population", "head-mr-ct"])
+@pytest.mark.parametrize("name", ["cardiac-population", "head-mr-ct", "oct-vendor"])
 def test_a_shipped_recipe_trains_on_its_data(name: str, data_folder: Path, tmp_path: Path) -> None:
     recipe = load_recipe(name)
     if name == "head-mr-ct":  # of its 1200 MR slices
-        recipe.data.update(source_slices=[58, 62])
+        recipe.data.update(source_slices=[58, 62], target_slices=[60, 80])
+    elif name == "cardiac-population":
+        recipe.data.update(source_slices=[60, 80], target_slices=[60, 80])
+    else:
+        recipe.data.update(size=[256, 64])
+        recipe.diffusion.update(patch=[64, 32])
     recipe.model.update(
         denoiser={"channels": [8, 8], "blocks": 1, "patch_size": 2}, velocity={"channels": [4, 4]}
     )
@@ -64,8 +69,11 @@ def test_a_shipped_recipe_trains_on_its_data(name: str, data_folder: Path, tmp_p
         settings.update(steps=1, batch=2, precision="float32")
     model, card = load_model(train(recipe, data_folder, tmp_path))
     assert card["title"] == recipe.card["title"]
-    image = load_domains(recipe, data_folder, 0).source[:1] / 2 + 0.5
-    trace = Translator(model, card).translate(image, steps=1)
+    domains = load_domains(recipe, data_folder, 0)
+    image, labels = domains.source[:1] / 2 + 0.5, domains.source_labels
+    trace = Translator(model, card).translate(
+        image, labels=None if labels is None else labels[:1], steps=1
+    )
     assert trace.translated.shape == image.shape
     assert torch.isfinite(trace.translated).all()
 
