@@ -1,7 +1,7 @@
 """The intensity translator: a diffusion model, or a rectified flow, of the target domain."""
 
 from plasticine.diffusion.denoiser import Denoiser
-from plasticine.diffusion.sampler import SOLVERS, Solver, find_solver, sample
+from plasticine.diffusion.sampler import SOLVERS, Solver, find_solver, sample, shared_noise
 from plasticine.diffusion.schedule import NoiseSchedule
 from plasticine.diffusion.slabs import SlabDenoiser
 from plasticine.diffusion.unet import UNet
@@ -15,4 +15,5 @@ __all__ = [
     "UNet",
     "find_solver",
     "sample",
+    "shared_noise",
 ]

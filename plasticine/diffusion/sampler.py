@@ -134,11 +134,21 @@ def sample(
         return clean, (noisy - signal * clean) / spread
 
     def draw() -> Tensor:
-        noise = torch.randn(1, 1, *noisy.shape[2:], generator=generator)
-        return noise.to(noisy.device).expand_as(noisy)
+        return shared_noise(noisy, generator)
 
     visited = chosen.visited(schedule, start, steps)
     return chosen.solve(predict, schedule, noisy, visited, draw)
+
+
+def shared_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal noise of one image, the same for all of a batch.
+
+    Args:
+        like: (N, 1, *spatial).
+        generator: of the CPU, whatever the device of ``like``; None is torch's own.
+    """
+    noise = torch.randn(1, 1, *like.shape[2:], generator=generator)
+    return noise.to(like.device).expand_as(like)
 
 
 def uniform_grid(schedule: NoiseSchedule, start: int, intervals: int) -> list[int]:

@@ -11,56 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plasticine.diffusion.sampler import find_solver, sample
 from plasticine.nn.losses import soft_dice
 from plasticine.nn.validity import landing_mask
 from plasticine.ops.compose import compose
 from plasticine.ops.folding import folding
 from plasticine.ops.jacobian import jacobian_determinant
-from plasticine.ops.warp import warp
 from plasticine.translation.model import (
     ModelError,
     TranslationModel,
     load_model,
     shipped_models,
 )
+from plasticine.translation.moved_source import MovedSource, predicted_displacements
+from plasticine.translation.sampling import Progress, Sampling, mean_sample
 from plasticine.translation.trace import Trace
 
 FOREGROUND = 0.02
 """Intensity, of [0, 1], above which a voxel counts as body."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How a translation is sampled.
-
-    Attributes:
-        solver: one of ``diffusion.SOLVERS``.
-        steps: network runs of a sample, at most.
-        samples: samples whose mean is the translated image.
-        guidance: strength of classifier-free guidance; 1 is none.
-        start: K as a fraction of the schedule; 1 starts from noise, less keeps some of x∘φ.
-        seed: of the noise.
-    """
-
-    solver: str = "ddim"
-    steps: int = 20
-    samples: int = 1
-    guidance: float = 1.0
-    start: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.samples < 1:
-            raise ValueError(
-                f"steps and samples must be at least 1; got {self.steps} and {self.samples}"
-            )
-        if not 0 < self.start <= 1:
-            raise ValueError(f"start must lie within (0, 1]; got {self.start}")
-
-    def start_step(self, model: TranslationModel) -> int:
-        """The diffusion step K that a sample begins from."""
-        return max(1, round(self.start * model.denoiser.schedule.steps))
 
 
 class Translator:
@@ -162,17 +129,17 @@ class Translator:
         elif reference_labels is not None:
             raise ValueError("labels of a reference were given, but no reference")
         self.model.structure.check(image, labels=labels)
-        defaults = self.model.configuration["sampling"]
-        sampling = Sampling(
-            solver=self.model.solver if solver is None else solver,
-            steps=defaults["steps"] if steps is None else steps,
+        sampling = Sampling.of(
+            self.model,
+            solver=solver,
+            steps=steps,
             samples=samples,
-            guidance=defaults["guidance"] if guidance is None else guidance,
-            start=defaults["start"] if start is None else start,
+            guidance=guidance,
+            start=start,
             seed=seed,
         )
         began = time.perf_counter()
-        bar = _Progress(len(image), batch, sampling, self.model, progress)
+        bar = Progress(-(-len(image) // batch), sampling, self.model, progress)
 
         def part(given: Tensor | None, first: int) -> Tensor | None:
             return None if given is None else given[first : first + batch].to(self.device)
@@ -232,16 +199,20 @@ class Translator:
         advance: Callable[[], None],
     ) -> dict[str, Tensor]:
         x = 2 * image - 1
+        displacements = None
         if deform:
-            u, u_inverse = self._deformation(x, reference, reference_labels, sampling.seed)
-        else:
-            u = u_inverse = torch.zeros(
-                len(x), self.model.ndim, *x.shape[2:], dtype=x.dtype, device=x.device
+            displacements = predicted_displacements(
+                self.model,
+                x,
+                reference=None if reference is None else 2 * reference - 1,
+                labels=reference_labels,
+                seed=sampling.seed,
             )
-        moved = warp(x, u)
-        condition = warp(self.model.structure(x, labels=labels), u)
-        y = self._sample(moved, condition, sampling, advance)
-        warped = ((moved + 1) / 2).clamp(0, 1)
+        moved = MovedSource.by(displacements, x, self.model.structure(x, labels=labels))
+        start = sampling.start_step(self.model)
+        y = mean_sample(self.model.denoiser, moved, sampling, start, advance)
+        warped = ((moved.image + 1) / 2).clamp(0, 1)
+        u, u_inverse = moved.displacement, moved.inverse_displacement
         result = {
             "warped": warped,
             "translated": (y + 1) / 2,
@@ -254,59 +225,11 @@ class Translator:
             drawn = self.model.structure(y)
             body = (warped > FOREGROUND).to(y.dtype)
             agreement = [
-                soft_dice(drawn[i : i + 1], condition[i : i + 1], body[i : i + 1])
+                soft_dice(drawn[i : i + 1], moved.structure[i : i + 1], body[i : i + 1])
                 for i in range(len(y))
             ]
             result["structure_agreement"] = torch.stack(agreement)
         return result
-
-    def _deformation(
-        self, x: Tensor, reference: Tensor | None, labels: Tensor | None, seed: int
-    ) -> tuple[Tensor, Tensor]:
-        if reference is None:
-            return self.model.velocity(x).displacements()
-        y = 2 * reference - 1
-        denoiser = self.model.denoiser
-        k = torch.full((len(y),), max(1, denoiser.schedule.steps // 4), device=y.device)
-        drawn = self._noise(y, torch.Generator().manual_seed(seed))
-        noisy = denoiser.schedule.add_noise(y, drawn, k)
-        noise = denoiser.predict_noise(noisy, self.model.structure(y, labels=labels), k)
-        return self.model.velocity(x, y, noise).displacements()
-
-    def _sample(
-        self,
-        moved: Tensor,
-        condition: Tensor,
-        sampling: Sampling,
-        advance: Callable[[], None],
-    ) -> Tensor:
-        """The mean of the samples, each from noise of its own: (N, 1, *spatial) in [-1, 1]."""
-        denoiser = self.model.denoiser
-        start = sampling.start_step(self.model)
-        k = torch.full((len(moved),), start, device=moved.device)
-        total = torch.zeros_like(moved)
-        for index in range(sampling.samples):
-            generator = torch.Generator().manual_seed((sampling.seed << 16) + index)
-            noise = self._noise(moved, generator)
-            noisy = denoiser.schedule.add_noise(moved, noise, k)
-            total += sample(
-                denoiser,
-                noisy,
-                condition,
-                solver=sampling.solver,
-                start=start,
-                steps=sampling.steps,
-                guidance=sampling.guidance,
-                generator=generator,
-                progress=advance,
-            )
-        return total / sampling.samples
-
-    @staticmethod
-    def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
-        """Noise of one image, the same for all of a batch."""
-        noise = torch.randn(1, 1, *like.shape[2:], generator=generator).to(like.device)
-        return noise.expand_as(like)
 
 
 def intensity_residual(translated: Tensor, warped: Tensor, bins: int = 64) -> Tensor:
@@ -322,28 +245,3 @@ def intensity_residual(translated: Tensor, warped: Tensor, bins: int = 64) -> Te
     total = torch.zeros(bins, dtype=torch.float64).index_add_(0, level, flat.double())
     count = torch.bincount(level, minlength=bins).clamp_min(1)
     return translated - (total / count)[level].to(translated.dtype).view_as(translated)
-
-
-class _Progress:
-    """Counts network runs over all batches and samples."""
-
-    def __init__(
-        self,
-        images: int,
-        batch: int,
-        sampling: Sampling,
-        model: TranslationModel,
-        report: Callable[[int, int], None] | None,
-    ) -> None:
-        schedule = model.denoiser.schedule
-        runs = find_solver(sampling.solver, schedule).network_runs(
-            schedule, sampling.start_step(model), sampling.steps
-        )
-        self.total = -(-images // batch) * sampling.samples * runs
-        self.done = 0
-        self.report = report
-
-    def advance(self) -> None:
-        self.done += 1
-        if self.report is not None:
-            self.report(self.done, self.total)

@@ -1,0 +1,133 @@
+"""Sampling: the arguments of a translation's samples, and the drawing of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plasticine.diffusion.denoiser import Denoiser
+from plasticine.diffusion.sampler import find_solver, sample, shared_noise
+from plasticine.diffusion.slabs import SlabDenoiser
+from plasticine.translation.model import TranslationModel
+from plasticine.translation.moved_source import MovedSource
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How a translation is sampled.
+
+    Attributes:
+        solver: one of ``diffusion.SOLVERS``.
+        steps: network runs of a sample, at most.
+        samples: samples whose mean is the translated image.
+        guidance: strength of classifier-free guidance; 1 is none.
+        start: K as a fraction of the schedule; 1 starts from noise, less keeps some of x∘φ.
+        seed: of the noise.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    solver: str = "ddim"
+    steps: int = 20
+    samples: int = 1
+    guidance: float = 1.0
+    start: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.samples < 1:
+            raise ValueError(
+                f"steps and samples must be at least 1; got {self.steps} and {self.samples}"
+            )
+        if not 0 < self.start <= 1:
+            raise ValueError(f"start must lie within (0, 1]; got {self.start}")
+
+    @classmethod
+    def of(cls, model: TranslationModel, **chosen: Any) -> Sampling:
+        """What was chosen, and the model's own default for what is None."""
+        defaults = model.configuration["sampling"]
+        own = {name: defaults[name] for name in ("steps", "guidance", "start")}
+        given = {name: value for name, value in chosen.items() if value is not None}
+        return cls(**{"solver": model.solver, **own, **given})
+
+    def start_step(self, model: TranslationModel) -> int:
+        """The diffusion step K that a sample begins from."""
+        return max(1, round(self.start * model.denoiser.schedule.steps))
+
+    def network_runs(self, model: TranslationModel) -> int:
+        """How often the denoiser runs for one sample of a batch."""
+        schedule = model.denoiser.schedule
+        solver = find_solver(self.solver, schedule)
+        return solver.network_runs(schedule, self.start_step(model), self.steps)
+
+
+class Progress:
+    """Counts network runs over all batches and samples.
+
+    Args:
+        batches: how many there are.
+        sampling: how each is sampled.
+        model: the networks.
+        report: called as (network runs done, network runs in all).
+    """
+
+    def __init__(
+        self,
+        batches: int,
+        sampling: Sampling,
+        model: TranslationModel,
+        report: Callable[[int, int], None] | None,
+    ) -> None:
+        self.total = batches * sampling.samples * sampling.network_runs(model)
+        self.done = 0
+        self.report = report
+
+    def advance(self) -> None:
+        """Counts one run more."""
+        self.done += 1
+        if self.report is not None:
+            self.report(self.done, self.total)
+
+
+def mean_sample(
+    denoiser: Denoiser | SlabDenoiser,
+    moved: MovedSource,
+    sampling: Sampling,
+    start: int,
+    advance: Callable[[], None],
+) -> Tensor:
+    """The mean of the samples, each from noise of its own.
+
+    Args:
+        denoiser: the noise predictor, on the whole image or in slabs.
+        moved: x∘φ and S(x)∘φ.
+        sampling: the arguments.
+        start: the diffusion step that samples begin from.
+        advance: called after every network run.
+
+    Returns:
+        (N, 1, *spatial) float32 within [-1, 1].
+    """
+    image = moved.image
+    k = torch.full((len(image),), start, device=image.device)
+    total = torch.zeros_like(image)
+    for index in range(sampling.samples):
+        generator = torch.Generator().manual_seed((sampling.seed << 16) + index)
+        noise = shared_noise(image, generator)
+        total += sample(
+            denoiser,
+            denoiser.schedule.add_noise(image, noise, k),
+            moved.structure,
+            solver=sampling.solver,
+            start=start,
+            steps=sampling.steps,
+            guidance=sampling.guidance,
+            generator=generator,
+            progress=advance,
+        )
+    return total / sampling.samples
