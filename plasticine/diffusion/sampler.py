@@ -17,6 +17,9 @@ from plasticine.diffusion.slabs import SlabDenoiser
 Predict = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """(y_k, k) to the clean image and the noise that y_k is made of: one run of the network."""
 
+Revise = Callable[[int, Tensor, Tensor], Tensor]
+"""(network runs done, clean image, noise) to the condition of the runs that follow."""
+
 Draw = Callable[[], Tensor]
 """Fresh standard normal noise of the image's shape."""
 
@@ -89,6 +92,7 @@ def sample(
     steps: int,
     guidance: float = 1.0,
     generator: torch.Generator | None = None,
+    revise: Revise | None = None,
     progress: Callable[[], None] | None = None,
 ) -> Tensor:
     """Denoise an image.
@@ -114,6 +118,8 @@ def sample(
         guidance: strength of classifier-free guidance; 1 is none.
         generator: of the CPU, for the noise of "ddpm", which is one for all images of a batch;
             None is torch's own. The other solvers draw nothing.
+        revise: called after every network run but the last, with how many there were and the
+            clean image and the noise just predicted; gives the condition of the runs to come.
         progress: called after every network run.
 
     Returns:
@@ -124,14 +130,20 @@ def sample(
     """
     schedule = denoiser.schedule
     chosen = find_solver(solver, schedule)
+    runs, done = chosen.network_runs(schedule, start, steps), 0
 
     def predict(noisy: Tensor, here: int) -> tuple[Tensor, Tensor]:
+        nonlocal condition, done
         k = torch.full((len(noisy),), here, device=noisy.device)
         clean = denoiser.guided(noisy, condition, k, guidance)[0].clamp(-1, 1)
         signal, spread = schedule.levels(k, noisy.ndim - 2)
+        noise = (noisy - signal * clean) / spread
+        done += 1
         if progress is not None:
             progress()
-        return clean, (noisy - signal * clean) / spread
+        if revise is not None and done < runs:
+            condition = revise(done, clean, noise)
+        return clean, noise
 
     def draw() -> Tensor:
         return shared_noise(noisy, generator)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from plasticine.diffusion.sampler import shared_noise
+from plasticine.ops.compose import compose
 from plasticine.ops.warp import warp
+from plasticine.registration.network import VelocityNetwork
 from plasticine.translation.model import TranslationModel
 
 
@@ -17,36 +20,52 @@ class MovedSource:
     """A batch of source images and their structure maps, warped by φ = id + u.
 
     Attributes:
-        image: (N, 1, *spatial) within [-1, 1], x∘φ.
-        structure: (N, channels, *spatial) within [0, 1], S(x)∘φ, the denoiser's condition.
+        x: (N, 1, *spatial) within [-1, 1].
+        structure_of_x: (N, channels, *spatial) within [0, 1], S(x).
         displacement: (N, d, *spatial) voxels, u.
         inverse_displacement: (N, d, *spatial) voxels, that of φ⁻¹.
+        image: (N, 1, *spatial), x∘φ.
+        structure: (N, channels, *spatial), S(x)∘φ, the denoiser's condition.
     """
 
-    image: Tensor
-    structure: Tensor
+    x: Tensor
+    structure_of_x: Tensor
     displacement: Tensor
     inverse_displacement: Tensor
+    image: Tensor = field(init=False)
+    structure: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name, still in (("image", self.x), ("structure", self.structure_of_x)):
+            object.__setattr__(self, name, warp(still, self.displacement))
 
     @classmethod
-    def by(
-        cls,
-        displacements: tuple[Tensor, Tensor] | None,
-        x: Tensor,
-        structure: Tensor,
-    ) -> MovedSource:
-        """x and S(x), moved.
+    def unmoved(cls, x: Tensor, structure_of_x: Tensor) -> MovedSource:
+        """φ = id."""
+        still = x.new_zeros(len(x), x.ndim - 2, *x.shape[2:])
+        return cls(x, structure_of_x, still, still)
+
+    def refined(self, network: VelocityNetwork, y: Tensor, noise: Tensor) -> MovedSource:
+        """x moved by φ∘δ, where δ = exp(δv) carries x∘φ on to an image of the target domain.
+
+        δv is what the network's pair stem sees; its affine map, which φ holds already, is not
+        taken again. The whole φ∘δ is applied to x: x∘φ, interpolated once, is not interpolated
+        again.
 
         Args:
-            displacements: u and that of φ⁻¹; None moves nothing.
-            x: (N, 1, *spatial) within [-1, 1].
-            structure: (N, channels, *spatial), S(x).
+            network: the registration network.
+            y: (N, 1, *spatial) within [-1, 1], the target image.
+            noise: like y, the denoiser's noise estimate for it.
         """
-        if displacements is None:
-            still = torch.zeros(len(x), x.ndim - 2, *x.shape[2:], dtype=x.dtype, device=x.device)
-            displacements = still, still
-        u = displacements[0]
-        return cls(warp(x, u), warp(structure, u), *displacements)
+        step = network(self.image, y, noise)
+        step = dataclasses.replace(step, affine=None, inverse_affine=None)
+        forward, backward = step.displacements()
+        return MovedSource(
+            self.x,
+            self.structure_of_x,
+            compose(self.displacement, forward),
+            compose(backward, self.inverse_displacement),  # (φ∘δ)⁻¹ = δ⁻¹∘φ⁻¹
+        )
 
 
 def predicted_displacements(

@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plasticine.diffusion.denoiser import Denoiser
 from plasticine.diffusion.sampler import find_solver, sample, shared_noise
-from plasticine.diffusion.slabs import SlabDenoiser
 from plasticine.translation.model import TranslationModel
 from plasticine.translation.moved_source import MovedSource
 
@@ -26,6 +24,7 @@ class Sampling:
         samples: samples whose mean is the translated image.
         guidance: strength of classifier-free guidance; 1 is none.
         start: K as a fraction of the schedule; 1 starts from noise, less keeps some of x∘φ.
+        refine: times that φ is refined, after each of the first sample's first network runs.
         seed: of the noise.
 
     Raises:
@@ -37,6 +36,7 @@ class Sampling:
     samples: int = 1
     guidance: float = 1.0
     start: float = 1.0
+    refine: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -46,6 +46,8 @@ class Sampling:
             )
         if not 0 < self.start <= 1:
             raise ValueError(f"start must lie within (0, 1]; got {self.start}")
+        if self.refine < 0:
+            raise ValueError(f"refine must be at least 0; got {self.refine}")
 
     @classmethod
     def of(cls, model: TranslationModel, **chosen: Any) -> Sampling:
@@ -64,6 +66,19 @@ class Sampling:
         schedule = model.denoiser.schedule
         solver = find_solver(self.solver, schedule)
         return solver.network_runs(schedule, self.start_step(model), self.steps)
+
+    def check_refine(self, model: TranslationModel) -> None:
+        """Whether there is room for the refinements.
+
+        Raises:
+            ValueError: there are not that many network runs before the last.
+        """
+        runs = self.network_runs(model)
+        if self.refine >= runs:
+            raise ValueError(
+                f"φ can be refined after each of a sample's {runs} network runs but the last: "
+                f"refine must be at most {runs - 1}; got {self.refine}"
+            )
 
 
 class Progress:
@@ -95,39 +110,52 @@ class Progress:
 
 
 def mean_sample(
-    denoiser: Denoiser | SlabDenoiser,
+    model: TranslationModel,
     moved: MovedSource,
     sampling: Sampling,
-    start: int,
     advance: Callable[[], None],
-) -> Tensor:
-    """The mean of the samples, each from noise of its own.
+) -> tuple[Tensor, MovedSource]:
+    """The mean of the samples, each from noise of its own, and φ as they were drawn under it.
+
+    The first sample refines φ, if it is to be refined: after each of its first network runs the
+    registration network sees x∘φ and the clean image predicted there. So early, the noisy image
+    holds next to nothing of the anatomy that is about to move; it is left as it is
+    (interpolated, its noise would no longer be white). x and S(x) are warped anew by the whole
+    φ, and condition the runs that follow. The other samples keep that φ.
 
     Args:
-        denoiser: the noise predictor, on the whole image or in slabs.
+        model: the networks.
         moved: x∘φ and S(x)∘φ.
         sampling: the arguments.
-        start: the diffusion step that samples begin from.
         advance: called after every network run.
 
     Returns:
-        (N, 1, *spatial) float32 within [-1, 1].
+        (N, 1, *spatial) float32 within [-1, 1]; and ``moved``, refined.
     """
-    image = moved.image
-    k = torch.full((len(image),), start, device=image.device)
-    total = torch.zeros_like(image)
+    denoiser = model.denoiser
+    start = sampling.start_step(model)
+    total = torch.zeros_like(moved.image)
+
+    def revise(runs: int, clean: Tensor, noise: Tensor) -> Tensor:
+        nonlocal moved
+        if runs <= sampling.refine:
+            moved = moved.refined(model.velocity, clean, noise)
+        return moved.structure
+
     for index in range(sampling.samples):
         generator = torch.Generator().manual_seed((sampling.seed << 16) + index)
-        noise = shared_noise(image, generator)
+        k = torch.full((len(total),), start, device=total.device)
+        noisy = denoiser.schedule.add_noise(moved.image, shared_noise(moved.image, generator), k)
         total += sample(
             denoiser,
-            denoiser.schedule.add_noise(image, noise, k),
+            noisy,
             moved.structure,
             solver=sampling.solver,
             start=start,
             steps=sampling.steps,
             guidance=sampling.guidance,
             generator=generator,
+            revise=revise if index == 0 else None,
             progress=advance,
         )
-    return total / sampling.samples
+    return total / sampling.samples, moved

@@ -81,6 +81,7 @@ class Translator:
         seed: int = 0,
         guidance: float | None = None,
         start: float | None = None,
+        refine: int = 0,
         batch: int = 8,
         progress: Callable[[int, int], None] | None = None,
     ) -> Trace:
@@ -105,6 +106,8 @@ class Translator:
             seed: of the noise; the same seed gives the same bits on the same machine.
             guidance: strength of classifier-free guidance; None is the model's default.
             start: K as a fraction of the schedule; None is the model's default.
+            refine: times that φ is refined, after each of the first network runs of the first
+                sample, by registering x∘φ to the clean image predicted there.
             batch: images translated at a time.
             progress: called as (network runs done, network runs in all).
 
@@ -136,8 +139,12 @@ class Translator:
             samples=samples,
             guidance=guidance,
             start=start,
+            refine=refine,
             seed=seed,
         )
+        if refine and not deform:
+            raise ValueError("refine moves the source, which deform=False forbids")
+        sampling.check_refine(self.model)
         began = time.perf_counter()
         bar = Progress(-(-len(image) // batch), sampling, self.model, progress)
 
@@ -199,7 +206,7 @@ class Translator:
         advance: Callable[[], None],
     ) -> dict[str, Tensor]:
         x = 2 * image - 1
-        displacements = None
+        structure_of_x = self.model.structure(x, labels=labels)
         if deform:
             displacements = predicted_displacements(
                 self.model,
@@ -208,9 +215,10 @@ class Translator:
                 labels=reference_labels,
                 seed=sampling.seed,
             )
-        moved = MovedSource.by(displacements, x, self.model.structure(x, labels=labels))
-        start = sampling.start_step(self.model)
-        y = mean_sample(self.model.denoiser, moved, sampling, start, advance)
+            moved = MovedSource(x, structure_of_x, *displacements)
+        else:
+            moved = MovedSource.unmoved(x, structure_of_x)
+        y, moved = mean_sample(self.model, moved, sampling, advance)
         warped = ((moved.image + 1) / 2).clamp(0, 1)
         u, u_inverse = moved.displacement, moved.inverse_displacement
         result = {
