@@ -16,6 +16,7 @@ from plasticine.registration import (
     nearest_targets,
     structure_descriptor,
 )
+from plasticine.registration.network import refine_velocity
 
 SIZES = [(32, 24), (21, 35), (9, 16, 11)]
 
@@ -41,6 +42,31 @@ def stirred(network: VelocityNetwork, amount: float = 0.3) -> VelocityNetwork:
                 for parameter in head.parameters():
                     parameter.normal_(0, amount)
     return network
+
+
+@pytest.mark.parametrize("cells", [(5, 6), (4, 5, 3)])
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_a_refined_velocity_is_exact_where_it_is_linear(
+    cells: tuple[int, ...], factor: int
+) -> None:
+    ndim = len(cells)
+    size = [factor * n - 1 for n in cells]
+    torch.manual_seed(0)
+    slope, constant = torch.randn(ndim, ndim).double(), torch.randn(ndim).double()
+
+    def field(axes: list[torch.Tensor]) -> torch.Tensor:
+        at = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+        return (torch.einsum("ij,j...->i...", slope, at) + constant.view(-1, *[1] * ndim))[None]
+
+    centres = [factor * torch.arange(n).double() + (factor - 1) / 2 for n in cells]
+    voxels = [torch.arange(n).double() for n in size]
+    refined = refine_velocity(field(centres) / factor, factor, size)
+    between = (..., *(slice(factor // 2, n + 1 - factor) for n in size))
+    torch.testing.assert_close(refined[between], field(voxels)[between])
+    still = torch.ones(1, ndim, *cells, dtype=torch.float64)
+    assert torch.equal(
+        refine_velocity(still, factor, size), still.new_full((1, ndim, *size), factor)
+    )
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -104,6 +130,46 @@ class TestVelocityNetwork:
         )
         assert velocity.is_contiguous()
 
+    @pytest.mark.parametrize("size", [(10, 7), (6, 5, 7)])
+    def test_pooling_is_the_network_on_the_pooled_images(self, size: tuple[int, ...]) -> None:
+        ndim = len(size)
+        torch.manual_seed(0)
+        network = stirred(VelocityNetwork(ndim, channels=(4, 6), inverse_from="head"))
+        pooled = VelocityNetwork(ndim, channels=(4, 6), inverse_from="head", pooling=2)
+        pooled.load_state_dict(network.state_dict())
+        coarse = blobs(2, size)
+        fine = torch.kron(coarse, torch.ones([2] * ndim))
+        expected, got = network(coarse), pooled(fine)
+        doubled = tuple(2 * n for n in size)
+        for name in ("velocity", "inverse_velocity"):
+            assert getattr(got, name).shape == (*fine.shape[:1], ndim, *doubled)
+            refined = refine_velocity(getattr(expected, name), 2, doubled)
+            torch.testing.assert_close(getattr(got, name), refined, atol=1e-5, rtol=0)
+        # The affine map is one of the full grid: the same rotation, twice the translation.
+        assert got.affine is not None
+        torch.testing.assert_close(got.affine[..., :-1], expected.affine[..., :-1])
+        torch.testing.assert_close(got.generator[..., -1], 2 * expected.generator[..., -1])
+
+    @pytest.mark.parametrize("pooling", [2, 3])
+    def test_pooled_displacement_is_in_voxels_of_the_full_grid(self, pooling: int) -> None:
+        network = VelocityNetwork(3, channels=(2, 2), affine=False, pooling=pooling)
+        with torch.no_grad():
+            network.velocity_head.bias.copy_(torch.tensor([1.0, 0.0, -0.5]))
+        u = network(blobs(1, (9, 8, 11))).displacement()
+        expected = pooling * network.velocity_head.bias.view(1, 3, 1, 1, 1).expand(1, 3, 9, 8, 11)
+        torch.testing.assert_close(u, expected)
+
+    def test_a_pooled_network_trains(self) -> None:
+        torch.manual_seed(0)
+        network = stirred(VelocityNetwork(3, channels=(4, 6), pooling=2), amount=0.05)
+        x, y = blobs(1, (9, 12, 10)), blobs(1, (9, 12, 10), seed=1)
+        loss, _ = RegistrationObjective()(network, x, y)
+        loss.backward()
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+            assert parameter.grad.any(), name
+
     def test_padding_does_not_reach_far(self) -> None:
         """A size that needs no padding and one that does agree away from the new edge."""
         torch.manual_seed(0)
@@ -158,6 +224,8 @@ class TestVelocityNetwork:
             VelocityNetwork(4)
         with pytest.raises(ValueError, match="two or more"):
             VelocityNetwork(2, channels=(8,))
+        with pytest.raises(ValueError, match="pooling must be at least 1; got 0"):
+            VelocityNetwork(2, pooling=0)
         with pytest.raises(ValueError, match="inverse_from"):
             VelocityNetwork(2, inverse_from="minus")
 

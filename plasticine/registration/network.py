@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from plasticine.ops.warp import warp
 from plasticine.registration.affine import AffineHead, affine_from_generator
 from plasticine.registration.deformation import INVERSES, Deformation
 
 _CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+_POOL = {2: functional.avg_pool2d, 3: functional.avg_pool3d}
 _SLOPE = 0.2
 
 
@@ -26,15 +28,20 @@ class VelocityNetwork(nn.Module):
     map. The heads start at zero: an untrained network gives the identity exactly.
 
     Any spatial size is taken: images are padded at their end by repeating the edge up to a
-    multiple of 2^(levels - 1), and the velocity is cut back.
+    multiple of pooling x 2^(levels - 1), and the velocity is cut back.
 
     Args:
         ndim: spatial axes, 2 or 3.
         image_channels: channels of the moving and of the fixed image and of the noise.
         channels: width at each level, finest first; each level halves the grid.
-        velocity_scale: voxels of velocity for one unit of the head's output.
+        velocity_scale: voxels, of the pooled images, of velocity for one unit of the head's
+            output.
         half_resolution: predict the velocity on every other voxel and interpolate it
             linearly between: about half the arithmetic in 2D, and a smoother field.
+        pooling: voxels along each axis of the cells that images are averaged over before
+            either stem sees them; 1 is none. The velocity is brought back to every voxel
+            linearly and exponentiated there, so displacement and folds are those of the full
+            grid. 2 costs an eighth of the arithmetic and memory in 3D.
         affine: whether there is an affine part.
         inverse_from: "negation" takes exp(-v) for the inverse, consistent by construction;
             "head" predicts a second velocity for it, as the paper draws.
@@ -52,6 +59,7 @@ class VelocityNetwork(nn.Module):
         channels: Sequence[int] = (16, 32, 32, 32),
         velocity_scale: float = 1.0,
         half_resolution: bool = True,
+        pooling: int = 1,
         affine: bool = True,
         inverse_from: str = "negation",
         steps: int = 7,
@@ -64,6 +72,8 @@ class VelocityNetwork(nn.Module):
             raise ValueError(f"channels must be two or more positive widths; got {channels}")
         if image_channels < 1:
             raise ValueError(f"image_channels must be positive; got {image_channels}")
+        if pooling < 1:
+            raise ValueError(f"pooling must be at least 1; got {pooling}")
         if inverse_from not in INVERSES:
             raise ValueError(
                 f"inverse_from must be one of {', '.join(INVERSES)}; got {inverse_from!r}"
@@ -71,7 +81,8 @@ class VelocityNetwork(nn.Module):
         self.ndim, self.image_channels = ndim, image_channels
         self.velocity_scale, self.half_resolution = velocity_scale, half_resolution
         self.inverse_from, self.steps, self.checkpoint = inverse_from, steps, checkpoint
-        self.multiple = 2 ** (len(channels) - 1)
+        self.pooling = pooling
+        self.multiple = pooling * 2 ** (len(channels) - 1)
         self.finest = int(half_resolution)
         self.pair_stem = _Stem(ndim, 3 * image_channels, channels)
         self.single_stem = _Stem(ndim, image_channels, channels)
@@ -110,10 +121,10 @@ class VelocityNetwork(nn.Module):
         self._check(moving, fixed, noise)
         size = moving.shape[2:]
         if fixed is None:
-            features = self.single_stem(self._pad(moving))
+            features = self.single_stem(self._cells(moving))
         else:
             noise = torch.zeros_like(moving) if noise is None else noise
-            features = self.pair_stem(self._pad(torch.cat([moving, fixed, noise], 1)))
+            features = self.pair_stem(self._cells(torch.cat([moving, fixed, noise], 1)))
         generator = affine = inverse_affine = None
         if self.affine_head is not None:
             generator = self.affine_head(features[-1], size)
@@ -154,12 +165,13 @@ class VelocityNetwork(nn.Module):
                     f"got {tuple(image.shape)}"
                 )
 
-    def _pad(self, image: Tensor) -> Tensor:
+    def _cells(self, image: Tensor) -> Tensor:
+        """The image padded to whole cells of the coarsest level, and pooled."""
         surplus = [-n % self.multiple for n in image.shape[2:]]
-        if not any(surplus):
-            return image
-        padding = list(itertools.chain(*((0, extra) for extra in reversed(surplus))))
-        return functional.pad(image, padding, mode="replicate")
+        if any(surplus):
+            padding = list(itertools.chain(*((0, extra) for extra in reversed(surplus))))
+            image = functional.pad(image, padding, mode="replicate")
+        return image if self.pooling == 1 else _POOL[self.ndim](image, self.pooling)
 
     def _velocity(self, head: nn.Conv2d | nn.Conv3d, decoded: Tensor, size: torch.Size) -> Tensor:
         # Voxels, not features: autocast does not lower their precision.
@@ -167,6 +179,8 @@ class VelocityNetwork(nn.Module):
             velocity = self.velocity_scale * head(decoded.to(head.weight.dtype))
         if self.half_resolution:
             velocity = _double(velocity)
+        if self.pooling > 1:
+            return refine_velocity(velocity, self.pooling, size)
         for axis, n in enumerate(size, start=2):
             velocity = velocity.narrow(axis, 0, n)
         return velocity.contiguous()
@@ -235,3 +249,25 @@ def _double(field: Tensor) -> Tensor:
         after = torch.cat([rest, last], axis)
         field = torch.stack([field, (field + after) / 2], axis + 1).flatten(axis, axis + 1)
     return field
+
+
+def refine_velocity(velocity: Tensor, factor: int, size: Sequence[int]) -> Tensor:
+    """A velocity of pooled images as one of the images themselves, interpolated linearly.
+
+    The centre of cell I lies at voxel factor·I + (factor - 1) / 2. Beyond the outermost centres
+    their velocity is repeated.
+
+    Args:
+        velocity: (N, d, *cells), in cells.
+        factor: voxels of a cell along each axis.
+        size: spatial size of the images, at most that of all cells.
+
+    Returns:
+        (N, d, *size), in voxels.
+    """
+    ndim = len(size)
+    linear = torch.eye(ndim, dtype=velocity.dtype, device=velocity.device) / factor
+    offset = torch.full_like(linear[:, :1], -(factor - 1) / (2 * factor))
+    nowhere = velocity.new_zeros(()).expand(1, ndim, *size)
+    affine = torch.cat([linear, offset], 1)[None]
+    return factor * warp(velocity, nowhere, affine=affine, padding="border")
