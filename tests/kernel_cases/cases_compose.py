@@ -130,6 +130,7 @@ def test_strides_and_broadcast_batch(kernels, assert_close, sizes):
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
+@pytest.mark.usefixtures("overflow_checked")
 def test_locations_that_do_not_exist(kernels, assert_close, padding, value):
     """NaN, infinite and huge coordinates: one voxel is affected, and never the gradient of u."""
     u, v, grad = make_inputs(SMALL_SIZES[0 if math.isnan(value) else 1])
@@ -222,6 +223,7 @@ def test_fixed_point_sum_does_not_depend_on_order(kernels):
 
 
 @pytest.mark.parametrize("far", ["u", "v", "grad"])
+@pytest.mark.usefixtures("overflow_checked")
 def test_offsets_beyond_32_bits(kernels, assert_close, far):
     """A view whose rows lie 2**30 elements apart; nothing else of its buffer is touched."""
     u, v, grad = make_inputs(((4, 5), (4, 5)), reach=1.0)

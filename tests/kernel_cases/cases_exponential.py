@@ -181,6 +181,7 @@ def test_strides(kernels, assert_close, size, method):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.usefixtures("overflow_checked")
 def test_locations_that_do_not_exist(kernels, method, value):
     """What is not finite stays where the reference has it."""
     velocity, _ = make_inputs(SMALL_SIZES[1])
@@ -208,6 +209,7 @@ def test_empty(kernels, method, shape):
 
 @pytest.mark.parametrize("method", METHODS[:1] if INTERPRETED else METHODS)
 @pytest.mark.parametrize("far", ["velocity", "grad"])
+@pytest.mark.usefixtures("overflow_checked")
 def test_offsets_beyond_32_bits(kernels, assert_close, method, far):
     """A view whose rows lie 2**30 elements apart; nothing else of its buffer is touched."""
     inputs = dict(zip(("velocity", "grad"), make_inputs((3, 5), peak=0.7), strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -27,6 +28,9 @@ class Kernels(NamedTuple):
 
 @pytest.fixture(scope="session")
 def kernels(kernel_backend) -> Kernels:
+    if kernel_backend == "triton":  # the interpreter finds a block's worst residual one by one
+        module = importlib.import_module("plasticine.kernels.invert")
+        module._BLOCK, module._HALF_BLOCK = 32, 64
     return Kernels(FORWARD[kernel_backend], BACKWARD[kernel_backend])
 
 
@@ -147,6 +151,7 @@ def test_empty(kernels, shape):
 
 
 @pytest.mark.parametrize("far", ["displacement", "inverse", "grad"])
+@pytest.mark.usefixtures("overflow_checked")
 def test_offsets_beyond_32_bits(kernels, assert_close, far):
     """A view whose rows lie 2**30 elements apart; nothing else of its buffer is touched."""
     field = make_field((4, 5))[:1].to(torch.bfloat16)

@@ -142,6 +142,7 @@ def test_empty(kernels, shape):
 
 @pytest.mark.parametrize("far", ["displacement", "grad"])
 @pytest.mark.parametrize("scheme", SCHEMES[:2])
+@pytest.mark.usefixtures("overflow_checked")
 def test_offsets_beyond_32_bits(kernels, assert_close, scheme, far):
     """A view whose rows lie 2**30 elements apart; nothing else of its buffer is touched."""
     field, grad = (x.to(torch.bfloat16) for x in make_inputs((4, 8), batch=1))

@@ -104,6 +104,7 @@ def test_strides_and_broadcast_batch(forward, assert_close, mode):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.usefixtures("overflow_checked")
 def test_locations_that_do_not_exist(forward, assert_close, mode, padding, value):
     """A voxel that points nowhere is added nowhere."""
     image, displacement, _ = make_inputs((5, 6))

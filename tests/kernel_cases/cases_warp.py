@@ -109,8 +109,10 @@ def test_equals_the_reference(kernels, assert_close, sizes, mode, padding, with_
 
 @pytest.mark.parametrize("sizes", [((4, 5), (9, 5)), ((4, 3, 5), (5, 3, 7))], ids=["2d", "3d"])
 @pytest.mark.parametrize("mode", MODES)
-def test_many_samples(kernels, assert_close, sizes, mode):
+def test_many_samples(kernels, kernel_backend, assert_close, sizes, mode):
     """Enough work for the CUDA kernels to give a thread several voxels, one above the other."""
+    if kernel_backend == "triton":
+        pytest.skip("as many voxels always")
     inputs = [x.float() for x in make_inputs(sizes, batch=16)]
     check(kernels, assert_close, tuple(inputs), mode, "border")
 
@@ -162,6 +164,7 @@ def test_strides_and_broadcast_batch(kernels, assert_close, sizes, mode):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
+@pytest.mark.usefixtures("overflow_checked")
 def test_locations_that_do_not_exist(kernels, assert_close, mode, padding, value):
     """NaN, infinite and huge coordinates: one voxel is affected, and never the image's gradient."""
     sizes = SMALL_SIZES[0 if math.isnan(value) else 1]
@@ -295,6 +298,7 @@ def test_fixed_point_sum_does_not_depend_on_order(kernels, mode):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("far", ["image", "displacement", "grad"])
+@pytest.mark.usefixtures("overflow_checked")
 def test_offsets_beyond_32_bits(kernels, assert_close, mode, far):
     """A view whose rows lie 2**30 elements apart; nothing else of its buffer is touched."""
     image, displacement, _, grad = make_inputs(((4, 5), (4, 5)), with_affine=False)

@@ -162,6 +162,7 @@ def test_the_identity_returns_the_image(kernels, assert_close, mode):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
+@pytest.mark.usefixtures("overflow_checked")
 def test_locations_that_do_not_exist(kernels, assert_close, mode, padding, value):
     """NaN, infinite and huge coordinates: one voxel is affected, and never the image's gradient.
 
@@ -266,6 +267,7 @@ def test_fixed_point_sum_does_not_depend_on_order(kernels, mode):
 
 
 @pytest.mark.parametrize(("mode", "far"), [("cubic", "image"), ("bspline", "grad")])
+@pytest.mark.usefixtures("overflow_checked")
 def test_offsets_beyond_32_bits(kernels, assert_close, mode, far):
     """A view whose rows lie 2**30 elements apart; nothing else of its buffer is touched."""
     image, displacement, _, grad = make_inputs(((4, 5), (4, 5)), with_affine=False)

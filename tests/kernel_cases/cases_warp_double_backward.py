@@ -163,6 +163,7 @@ def test_strides_and_broadcast_batch(serve, assert_close, sizes):
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.usefixtures("overflow_checked")
 def test_locations_that_do_not_exist(serve, assert_close, padding, value):
     """One voxel is affected, and never what the image receives."""
     inputs, directions = without_affine(*make_inputs(SMALL_SIZES[0 if math.isnan(value) else 1]))
@@ -256,6 +257,7 @@ def test_fixed_point_sum_does_not_depend_on_order(serve):
 
 
 @pytest.mark.parametrize("far", ["image", "displacement", "grad", "image direction"])
+@pytest.mark.usefixtures("overflow_checked")
 def test_offsets_beyond_32_bits(serve, assert_close, far):
     """A view whose rows lie 2**30 elements apart; nothing else of its buffer is touched."""
     inputs, directions = make_inputs(((4, 5), (4, 5)), channels=1)

@@ -176,6 +176,7 @@ def test_empty(forward, image_shape, field_shape):
 
 
 @pytest.mark.parametrize("far", ["image", "velocity"])
+@pytest.mark.usefixtures("overflow_checked")
 def test_offsets_beyond_32_bits(forward, assert_close, far):
     """A view whose rows lie 2**30 elements apart; nothing else of its buffer is touched."""
     image, velocity = make_inputs(((3, 5), (3, 5)), peak=0.7)

@@ -1,6 +1,6 @@
 """Compiles the Triton kernels for GPUs that are not there, and reports what ptxas said of each.
 
-    python tests/kernel_cases/compile_triton.py [--architecture 90] [--brief] [OPERATOR ...]
+    python tests/kernel_cases/compile_triton.py [--architecture 90] [--first-of axes] [OPERATOR ...]
 
 Runs the ``launch()`` of each ``instances_<operator>.py`` beside this file: it calls the operator's
 Triton backend on small CPU tensors, as an application would on a GPU. Triton is told that its
@@ -65,8 +65,8 @@ class Device:
 class Compiler:
     """Takes the place of the launches, and keeps a row for every instance that it compiles."""
 
-    def __init__(self, *, brief: bool) -> None:
-        self.brief = brief
+    def __init__(self, *, first_of: str | None) -> None:
+        self.first_of = first_of
         self.seen: set[tuple[Any, ...]] = set()
         self.rows: dict[tuple[int, str], dict[str, Any]] = {}
         self.compiled: set[JITFunction] = set()
@@ -95,9 +95,10 @@ class Compiler:
             yield
 
     def compile(self, kernel: JITFunction, *arguments: Any, **options: Any) -> Any:
-        if self.brief:
+        if self.first_of is not None:
             architecture = triton.runtime.driver.active.get_current_device()
-            kind = (architecture, kernel, options.get("NDIM"))
+            axes = options.get("NDIM") if self.first_of == "axes" else None
+            kind = (architecture, kernel, axes)
             if kind in self.seen:
                 return None
             self.seen.add(kind)
@@ -162,13 +163,13 @@ def main() -> int:
     parser.add_argument("operators", nargs="*", help="default: all that have instances")
     parser.add_argument("--architecture", type=int, action="append", help="default: 80, 90, 100")
     parser.add_argument(
-        "--brief",
-        action="store_true",
-        help="the first instance of each kernel and number of axes",
+        "--first-of",
+        choices=("kernels", "axes"),
+        help="only the first instance of each kernel, or of each kernel and number of axes",
     )
     options = parser.parse_args()
     every = sorted(path.stem.removeprefix("instances_") for path in HERE.glob("instances_*.py"))
-    compiler = Compiler(brief=options.brief)
+    compiler = Compiler(first_of=options.first_of)
     with compiler.instead_of_launching():
         for architecture in options.architecture or ARCHITECTURES:
             triton.runtime.driver.set_active(Device(architecture))

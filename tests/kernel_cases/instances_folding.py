@@ -6,7 +6,7 @@ import torch
 
 from plasticine.ops.folding import FORWARD
 
-SIZES = ((16, 32), (8, 16, 32))
+SIZES = ((8, 16, 32), (16, 32))
 INSTANCES = (
     ("central", torch.float32, False),
     ("forward", torch.bfloat16, True),

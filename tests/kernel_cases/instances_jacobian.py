@@ -6,7 +6,7 @@ import torch
 
 from plasticine.ops.jacobian import BACKWARD, FORWARD
 
-SIZES = ((16, 32), (8, 16, 32))
+SIZES = ((8, 16, 32), (16, 32))
 INSTANCES = (
     ("central", torch.float32),
     ("forward", torch.bfloat16),
