@@ -2,6 +2,7 @@
 
 from plasticine.registration.affine import AffineHead, affine_from_generator
 from plasticine.registration.deformation import Deformation
+from plasticine.registration.instance import InstanceOptimisation, Level
 from plasticine.registration.matching import nearest_targets, structure_descriptor
 from plasticine.registration.network import VelocityNetwork
 from plasticine.registration.objective import RegistrationObjective
@@ -9,6 +10,8 @@ from plasticine.registration.objective import RegistrationObjective
 __all__ = [
     "AffineHead",
     "Deformation",
+    "InstanceOptimisation",
+    "Level",
     "RegistrationObjective",
     "VelocityNetwork",
     "affine_from_generator",
