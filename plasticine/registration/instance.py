@@ -245,8 +245,7 @@ def _sampled(
     affine = torch.diag(image.new_tensor(list(step)))
     affine = torch.cat([affine, image.new_full((ndim, 1), offset)], 1)[None]
     still = image.new_zeros(1).expand(1, ndim, *size)
-    options = {"prefilter": False} if mode == "bspline" else {}
-    return warp(image, still, affine=affine, mode=mode, padding="border", **options)
+    return warp(image, still, affine=affine, mode=mode, padding="border", prefilter=False)
 
 
 def _check(moving: Tensor, fixed: Tensor, initial: Deformation | None) -> None:
