@@ -19,7 +19,7 @@ from .fixed_point import fixed_point_scale, from_fixed_point
 from .gather import added, load_vector, sample_vector, scaled, store_vector
 from .interpolation import corner_weight
 from .launch import accumulator, accumulator_type, element_strides, index_type, spatial_size
-from .location import corner, locate_displaced, voxel_position
+from .location import block_of, corner, locate_displaced, voxel_position
 from .scatter import scatter
 
 # The voxels of a program and its warps; the backward kernel takes one voxel per thread.
@@ -37,7 +37,6 @@ def compose_forward_kernel(
     v_strides,
     size,
     out_size,
-    blocks,
     NDIM: tl.constexpr,
     PADDING: tl.constexpr,
     INDEX: tl.constexpr,
@@ -46,10 +45,7 @@ def compose_forward_kernel(
 ):
     """One block of out, contiguous ``(n, d, *out_size)``."""
     program = tl.program_id(0)
-    n = (program // blocks).to(tl.int64)
-    voxel = (program % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
-    voxels = tl.cast(out_size[0], INDEX) * out_size[1] * out_size[2]
-    active = voxel < voxels
+    n, voxel, voxels, active = block_of(program, out_size, INDEX, BLOCK)
     position = voxel_position(voxel, out_size)
     step = load_vector(v, v_strides, n, position, active, NDIM, ACC)
     further = sample_vector(
@@ -77,7 +73,6 @@ def compose_backward_kernel(
     scale,
     reach,
     passed_scale,
-    blocks,
     NDIM: tl.constexpr,
     PADDING: tl.constexpr,
     ACCUMULATE: tl.constexpr,
@@ -94,10 +89,7 @@ def compose_backward_kernel(
     """
     UPPER_Z: tl.constexpr = 2 if NDIM == 3 else 1
     program = tl.program_id(0)
-    n = (program // blocks).to(tl.int64)
-    voxel = (program % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
-    voxels = tl.cast(out_size[0], INDEX) * out_size[1] * out_size[2]
-    active = voxel < voxels
+    n, voxel, voxels, active = block_of(program, out_size, INDEX, BLOCK)
     position = voxel_position(voxel, out_size)
     step = scaled(load_vector(v, v_strides, n, position, active, NDIM, ACC), tl.cast(reach, ACC))
     first, weights, derivatives, undefined = locate_displaced(
@@ -180,7 +172,6 @@ def compose_forward(u: Tensor, v: Tensor, padding: str) -> Tensor:
             element_strides(v),
             spatial_size(u),
             spatial_size(v),
-            blocks,
             NDIM=v.shape[1],
             PADDING=padding,
             INDEX=index_type(_FORWARD_BLOCK, u, v, out),
@@ -284,7 +275,6 @@ def add_adjoint(
             scale,
             reach,
             passed_scale,
-            blocks,
             NDIM=v.shape[1],
             PADDING=padding,
             ACCUMULATE=accumulate,

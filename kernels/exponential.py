@@ -21,7 +21,7 @@ from .compose import add_adjoint
 from .flow import first_stage, next_displacement, slopes, step_of
 from .gather import load_vector, store_vector
 from .launch import accumulator_type, element_strides, index_type, spatial_size
-from .location import voxel_position
+from .location import block_of, voxel_position
 
 # The voxels of a program and its warps.
 _BLOCK = 256
@@ -45,7 +45,6 @@ def step_kernel(
     size,
     scale,
     inverse_scale,
-    blocks,
     STEP: tl.constexpr,
     NDIM: tl.constexpr,
     PADDING: tl.constexpr,
@@ -65,10 +64,7 @@ def step_kernel(
             out = inverse_out
             scale = inverse_scale
         program = program // 2
-    n = (program // blocks).to(tl.int64)
-    voxel = (program % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
-    voxels = tl.cast(size[0], INDEX) * size[1] * size[2]
-    active = voxel < voxels
+    n, voxel, voxels, active = block_of(program, size, INDEX, BLOCK)
     result = next_displacement(
         field,
         strides,
@@ -94,7 +90,6 @@ def slopes_kernel(
     strides,
     size,
     scale,
-    blocks,
     NDIM: tl.constexpr,
     PADDING: tl.constexpr,
     INDEX: tl.constexpr,
@@ -103,10 +98,7 @@ def slopes_kernel(
 ):
     """One block of the slopes of the classical Runge-Kutta step, for its adjoint; contiguous."""
     program = tl.program_id(0)
-    n = (program // blocks).to(tl.int64)
-    voxel = (program % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
-    voxels = tl.cast(size[0], INDEX) * size[1] * size[2]
-    active = voxel < voxels
+    n, voxel, voxels, active = block_of(program, size, INDEX, BLOCK)
     position = voxel_position(voxel, size)
     first = load_vector(velocity, strides, n, position, active, NDIM, ACC)
     where = (position, active, size, tl.cast(scale, ACC))
@@ -261,7 +253,6 @@ def advance(
             spatial_size(velocity),
             scale if starts else 1.0,
             -scale if starts else 1.0,
-            blocks,
             STEP=step_of(steps, method) if starts else "square",
             **_launch_options(velocity, padding),
         )
@@ -356,7 +347,6 @@ def _adjoint_of_rk4(grad: Tensor, velocity: Tensor, scale: float, padding: str) 
             element_strides(velocity),
             spatial_size(velocity),
             scale,
-            blocks,
             **_launch_options(velocity, padding),
         )
     twice = {"passed": grad, "passed_scale": 2.0}

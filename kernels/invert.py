@@ -15,9 +15,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .gather import load_vector
 from .interpolation import corner_weight, sample_axis
 from .launch import accumulator, accumulator_type, element_strides, index_type, spatial_size
-from .location import corner, voxel_position
+from .location import block_of, corner, voxel_position
 
 # The voxels of a program, and its warps. Of half types a thread takes two: with one, LLVM aborts on
 # the 3D kernel with zero padding for sm_100 (Triton 3.9: "Cannot BITCAST between types of different
@@ -28,24 +29,10 @@ _WARPS = 4
 
 
 @triton.jit
-def load_vector(field, strides, position, active, NDIM: tl.constexpr, ACC: tl.constexpr):
-    """A field's (z, y, x) components at positions."""
-    z, y, x = position
-    at = field + (z * strides[2] + y * strides[3] + x * strides[4])
-    step = tl.cast(strides[1], tl.int64)
-    first = tl.zeros(active.shape, ACC)
-    if NDIM == 3:
-        first = tl.load(at, mask=active, other=0).to(ACC)
-        at += step
-    second = tl.load(at, mask=active, other=0).to(ACC)
-    third = tl.load(at + step, mask=active, other=0).to(ACC)
-    return first, second, third
-
-
-@triton.jit
 def sample_field(
     field,
     strides,
+    n,
     size,
     location,
     active,
@@ -80,7 +67,7 @@ def sample_field(
             for dx in tl.static_range(2):
                 voxel, inside = corner((z, y, x), size, dz, dy, dx)
                 u_z, u_y, u_x = load_vector(
-                    field, strides, voxel, active & inside & ~undefined, NDIM, ACC
+                    field, strides, n, voxel, active & inside & ~undefined, NDIM, ACC
                 )
                 at_z = corner_weight(weight_z, dz, "linear")
                 at_y = corner_weight(weight_y, dy, "linear")
@@ -152,7 +139,6 @@ def invert_kernel(
     size,
     squared_tolerance,
     limit,
-    blocks,
     NDIM: tl.constexpr,
     PADDING: tl.constexpr,
     STEPS_IN_TURN: tl.constexpr,
@@ -166,16 +152,12 @@ def invert_kernel(
     point's take turns, each with relaxation.
     """
     program = tl.program_id(0)
-    n = (program // blocks).to(tl.int64)
-    voxel = (program % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
-    voxels = tl.cast(size[0], INDEX) * size[1] * size[2]
-    active = voxel < voxels
+    n, voxel, voxels, active = block_of(program, size, INDEX, BLOCK)
     position = voxel_position(voxel, size)
-    field = displacement + n * strides[0]
     tolerance = tl.load(squared_tolerance).to(ACC)
     infinity = float("inf")
 
-    u_z, u_y, u_x = load_vector(field, strides, position, active, NDIM, ACC)
+    u_z, u_y, u_x = load_vector(displacement, strides, n, position, active, NDIM, ACC)
     w_z = tl.where(tl.abs(u_z) < infinity, -u_z, 0)
     w_y = tl.where(tl.abs(u_y) < infinity, -u_y, 0)
     w_x = tl.where(tl.abs(u_x) < infinity, -u_x, 0)
@@ -193,7 +175,7 @@ def invert_kernel(
             position[2].to(ACC) + w_x,
         )
         value, along_z, along_y, along_x = sample_field(
-            field, strides, size, location, is_open, NDIM, PADDING, INDEX, ACC
+            displacement, strides, n, size, location, is_open, NDIM, PADDING, INDEX, ACC
         )
         r_z, r_y, r_x = value[0] + w_z, value[1] + w_y, value[2] + w_x
         norm = r_z * r_z + r_y * r_y + r_x * r_x
@@ -246,7 +228,6 @@ def invert_adjoint_kernel(
     strides,
     inverse_strides,
     size,
-    blocks,
     NDIM: tl.constexpr,
     PADDING: tl.constexpr,
     INDEX: tl.constexpr,
@@ -255,21 +236,18 @@ def invert_adjoint_kernel(
 ):
     """One block of ``-M^-T grad``, contiguous ``(n, d, *size)``, with M at ``p + w(p)``."""
     program = tl.program_id(0)
-    n = (program // blocks).to(tl.int64)
-    voxel = (program % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
-    voxels = tl.cast(size[0], INDEX) * size[1] * size[2]
-    active = voxel < voxels
+    n, voxel, voxels, active = block_of(program, size, INDEX, BLOCK)
     position = voxel_position(voxel, size)
-    w = load_vector(inverse + n * inverse_strides[0], inverse_strides, position, active, NDIM, ACC)
+    w = load_vector(inverse, inverse_strides, n, position, active, NDIM, ACC)
     location = (
         position[0].to(ACC) + w[0],
         position[1].to(ACC) + w[1],
         position[2].to(ACC) + w[2],
     )
     _, along_z, along_y, along_x = sample_field(
-        displacement + n * strides[0], strides, size, location, active, NDIM, PADDING, INDEX, ACC
+        displacement, strides, n, size, location, active, NDIM, PADDING, INDEX, ACC
     )
-    right = load_vector(grad + n * grad_strides[0], grad_strides, position, active, NDIM, ACC)
+    right = load_vector(grad, grad_strides, n, position, active, NDIM, ACC)
     a, b, c = moved_columns(along_z, along_y, along_x)
     b_c, c_a, a_b = cross(b, c), cross(c, a), cross(a, b)
     scale = -1 / dot(a, b_c)
@@ -323,7 +301,6 @@ def invert(
                 spatial_size(displacement),
                 limit.square_(),
                 iterations,
-                blocks,
                 STEPS_IN_TURN=STEPS_IN_TURN,
                 **options,
             )
@@ -355,7 +332,6 @@ def invert_adjoint(grad: Tensor, displacement: Tensor, inverse: Tensor, padding:
                 element_strides(displacement),
                 element_strides(inverse),
                 spatial_size(displacement),
-                blocks,
                 **options,
             )
     return out

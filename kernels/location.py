@@ -12,6 +12,20 @@ from .interpolation import is_inside, sample_axis
 
 
 @triton.jit
+def block_of(program, size, INDEX: tl.constexpr, BLOCK: tl.constexpr):
+    """What a program works on: a block of consecutive voxels of one sample.
+
+    Returns:
+        The sample, the voxels, the number of all voxels of a sample, and the mask of the voxels
+        that are among them.
+    """
+    voxels = tl.cast(size[0], INDEX) * size[1] * size[2]
+    blocks = tl.cdiv(voxels, BLOCK)
+    voxel = (program % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
+    return (program // blocks).to(tl.int64), voxel, voxels, voxel < voxels
+
+
+@triton.jit
 def voxel_position(voxel, size):
     """The (z, y, x) of a linear index into a grid of the given size."""
     row = voxel // size[2]

@@ -12,32 +12,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 import triton
 from triton.runtime.autotuner import Autotuner
 
 # Fewer voxels are over before a configuration matters; more than the second fill every GPU.
 _CLASSES = (1 << 16, 1 << 20, 1 << 23)
 # Constants of a kernel that change what it does for a voxel; the dtypes are always looked at.
-_KEY = ("size_class", "NDIM", "MODE", "METHOD")
+_KEY = ("size_class", "NDIM", "MODE")
 
-#: Of fewer voxels than the first class, and of what must not depend on the configuration.
+#: The class of fewer voxels than the first, for which a kernel takes its first configuration.
 NOT_TRIED = 0
 
 
-def size_class(voxels: int, *, bits_depend: bool = False) -> int:
-    """What a kernel's configuration is chosen for.
+def size_class(voxels: int) -> int:
+    """What a kernel's configuration is chosen for: small, medium or large, 1 to 3, or NOT_TRIED.
 
     Args:
         voxels: those of all samples.
-        bits_depend: whether the configuration decides the order of a sum. Under
-            ``torch.use_deterministic_algorithms`` the first is taken then, on every machine.
-
-    Returns:
-        NOT_TRIED, or 1 to 3 for small, medium and large.
     """
-    if bits_depend and torch.are_deterministic_algorithms_enabled():
-        return NOT_TRIED
     return sum(voxels >= limit for limit in _CLASSES)
 
 
@@ -52,7 +44,7 @@ def tuned(
     """Decorates a ``triton.jit`` function.
 
     Args:
-        configurations: the first is that of small sizes, of determinism and of the interpreter.
+        configurations: the first is that of small sizes and of the interpreter.
         reset_to_zero: the arguments to which the kernel adds, which start at zero; None is passed
             over. They are cleared after every trial.
     """

@@ -21,7 +21,7 @@ from .fixed_point import fixed_point_scale, from_fixed_point
 from .gather import gather, store_location_gradient
 from .interpolation import corner_weight
 from .launch import accumulator, accumulator_type, element_strides, index_type, spatial_size
-from .location import corner, locate, voxel_position
+from .location import block_of, corner, locate, voxel_position
 from .scatter import scatter
 from .tuning import configuration, size_class, tuned
 
@@ -55,12 +55,7 @@ def warp_forward_kernel(
     BLOCK: tl.constexpr,
 ):
     """One block of out, contiguous ``(n, c, *out_size)``; affine may be None."""
-    voxels = tl.cast(out_size[0], INDEX) * out_size[1] * out_size[2]
-    program = tl.program_id(0)
-    blocks = tl.cdiv(voxels, BLOCK)
-    n = (program // blocks).to(tl.int64)
-    voxel = (program % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
-    active = voxel < voxels
+    n, voxel, voxels, active = block_of(tl.program_id(0), out_size, INDEX, BLOCK)
     first, weights, _, undefined = locate(
         displacement,
         displacement_strides,
@@ -106,7 +101,6 @@ def warp_backward_kernel(
     size,
     out_size,
     channels,
-    blocks,
     NDIM: tl.constexpr,
     MODE: tl.constexpr,
     PADDING: tl.constexpr,
@@ -123,10 +117,7 @@ def warp_backward_kernel(
     UPPER_Z: tl.constexpr = UPPER if NDIM == 3 else 1
     NEEDS_LOCATION: tl.constexpr = grad_displacement is not None or grad_affine is not None
     program = tl.program_id(0)
-    n = (program // blocks).to(tl.int64)
-    voxel = (program % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
-    voxels = tl.cast(out_size[0], INDEX) * out_size[1] * out_size[2]
-    active = voxel < voxels
+    n, voxel, voxels, active = block_of(program, out_size, INDEX, BLOCK)
     position = voxel_position(voxel, out_size)
     first, weights, derivatives, undefined = locate(
         displacement,
@@ -361,7 +352,6 @@ def launch_backward(
                 spatial_size(image),
                 spatial_size(displacement),
                 channels,
-                blocks,
                 **options,
                 BLOCK=block,
                 num_warps=warps,

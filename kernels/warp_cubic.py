@@ -18,7 +18,7 @@ from torch import Tensor
 from .gather import store_location_gradient
 from .interpolation import cubic_slopes, cubic_weights, is_inside, tap_index
 from .launch import element_strides, spatial_size
-from .location import locate, voxel_position
+from .location import block_of, locate, voxel_position
 from .scatter import scatter
 from .warp import launch_backward, launch_options
 
@@ -80,7 +80,6 @@ def warp_cubic_forward_kernel(
     size,
     out_size,
     channels,
-    blocks,
     NDIM: tl.constexpr,
     MODE: tl.constexpr,
     PADDING: tl.constexpr,
@@ -91,10 +90,7 @@ def warp_cubic_forward_kernel(
     """One block of out, contiguous ``(n, c, *out_size)``; affine may be None."""
     TAPS_Z: tl.constexpr = 4 if NDIM == 3 else 1
     program = tl.program_id(0)
-    n = (program // blocks).to(tl.int64)
-    voxel = (program % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
-    voxels = tl.cast(out_size[0], INDEX) * out_size[1] * out_size[2]
-    active = voxel < voxels
+    n, voxel, voxels, active = block_of(program, out_size, INDEX, BLOCK)
     lower, t, _derivatives, undefined = locate(
         displacement,
         displacement_strides,
@@ -157,7 +153,6 @@ def warp_cubic_backward_kernel(
     size,
     out_size,
     channels,
-    blocks,
     NDIM: tl.constexpr,
     MODE: tl.constexpr,
     PADDING: tl.constexpr,
@@ -172,10 +167,7 @@ def warp_cubic_backward_kernel(
     TAPS_Z: tl.constexpr = 4 if NDIM == 3 else 1
     NEEDS_LOCATION: tl.constexpr = grad_displacement is not None or grad_affine is not None
     program = tl.program_id(0)
-    n = (program // blocks).to(tl.int64)
-    voxel = (program % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
-    voxels = tl.cast(out_size[0], INDEX) * out_size[1] * out_size[2]
-    active = voxel < voxels
+    n, voxel, voxels, active = block_of(program, out_size, INDEX, BLOCK)
     position = voxel_position(voxel, out_size)
     lower, t, derivatives, undefined = locate(
         displacement,
@@ -317,7 +309,6 @@ def warp_cubic_forward(
             spatial_size(image),
             spatial_size(displacement),
             channels,
-            blocks,
             **options,
             BLOCK=_BLOCK,
             num_warps=_WARPS,

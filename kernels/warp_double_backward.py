@@ -21,7 +21,7 @@ from .fixed_point import from_fixed_point
 from .gather import store_location_gradient
 from .interpolation import corner_weight
 from .launch import accumulator, accumulator_type, element_strides, index_type, spatial_size
-from .location import affine_row, corner, locate, voxel_position
+from .location import affine_row, block_of, corner, locate, voxel_position
 from .scatter import scatter
 
 # One voxel per thread: a cell has a value, three first and three mixed derivatives.
@@ -86,7 +86,6 @@ def warp_double_backward_kernel(
     size,
     out_size,
     channels,
-    blocks,
     NDIM: tl.constexpr,
     PADDING: tl.constexpr,
     ADD: tl.constexpr,
@@ -104,10 +103,7 @@ def warp_double_backward_kernel(
     IS_DIRECTED: tl.constexpr = field_direction is not None
     NEEDS_LOCATION: tl.constexpr = to_displacement is not None or to_affine is not None
     program = tl.program_id(0)
-    n = (program // blocks).to(tl.int64)
-    voxel = (program % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
-    voxels = tl.cast(out_size[0], INDEX) * out_size[1] * out_size[2]
-    active = voxel < voxels
+    n, voxel, voxels, active = block_of(program, out_size, INDEX, BLOCK)
     position = voxel_position(voxel, out_size)
     first, weights, derivatives, undefined = locate(
         displacement,
@@ -339,7 +335,6 @@ def warp_double_backward(
                 spatial_size(image),
                 spatial_size(displacement),
                 channels,
-                blocks,
                 NDIM=ndim,
                 PADDING=padding,
                 ADD=add,

@@ -19,7 +19,7 @@ from .exponential import advance, field_like
 from .flow import first_stage, next_displacement, step_of
 from .gather import gather
 from .launch import accumulator_type, element_strides, index_type, spatial_size
-from .location import locate_displaced, voxel_position
+from .location import block_of, locate_displaced, voxel_position
 
 # The voxels of a program and its warps.
 _BLOCK = 256
@@ -37,7 +37,6 @@ def warp_exponential_kernel(
     out_size,
     scale,
     channels,
-    blocks,
     STEP: tl.constexpr,
     NDIM: tl.constexpr,
     MODE: tl.constexpr,
@@ -49,10 +48,7 @@ def warp_exponential_kernel(
 ):
     """One block of out, contiguous ``(n, c, *out_size)``; the field has the size of out."""
     program = tl.program_id(0)
-    n = (program // blocks).to(tl.int64)
-    voxel = (program % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
-    voxels = tl.cast(out_size[0], INDEX) * out_size[1] * out_size[2]
-    active = voxel < voxels
+    n, voxel, voxels, active = block_of(program, out_size, INDEX, BLOCK)
     position = voxel_position(voxel, out_size)
     displacement = next_displacement(
         field,
@@ -136,7 +132,6 @@ def warp_exponential_forward(
             spatial_size(velocity),
             scale if field is None else 1.0,
             channels,
-            blocks,
             STEP=step_of(steps, method) if field is None else "square",
             NDIM=velocity.shape[1],
             MODE=mode,

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 import plasticine.kernels
 
@@ -87,19 +86,13 @@ def test_no_target_is_nested():
                     assert not isinstance(part, ast.Tuple), f"{path.name}, line {part.lineno}"
 
 
-def test_configurations_are_tried_where_size_and_determinism_allow():
+def test_configurations_are_tried_where_there_are_voxels_enough():
     from plasticine.kernels import tuning
 
     classes = [
         tuning.size_class(voxels) for voxels in (1, 1 << 16, 1 << 20, 192 * 160 * 224, 1 << 40)
     ]
     assert classes == [tuning.NOT_TRIED, 1, 2, 2, 3]
-    torch.use_deterministic_algorithms(True)
-    try:
-        assert tuning.size_class(1 << 40, bits_depend=True) == tuning.NOT_TRIED
-        assert tuning.size_class(1 << 40) == 3
-    finally:
-        torch.use_deterministic_algorithms(False)
     every = [tuning.configuration(128, 4), tuning.configuration(256, 8)]
     assert tuning.tried(every, {"size_class": 1}) == every
     assert tuning.tried(every, {"size_class": tuning.NOT_TRIED}) == every[:1]
