@@ -241,12 +241,14 @@ def test_training_writes_a_model_and_resumes_to_the_same_bits(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     seen: list[str] = []
+    del recipe.card["ndim"]
     path = train(
         recipe, tmp_path, tmp_path / "whole", progress=lambda name, *rest: seen.append(name)
     )
     assert seen == ["diffusion"] * 4 + ["registration"] * 4
     model, card = load_model(path)
     assert card["name"] == "brain-t1-t2"
+    assert card["ndim"] == 2
     assert card["training_steps"] == {"diffusion": 4, "registration": 4}
 
     def stop(name: str, step: int, steps: int, values: dict[str, float]) -> None:

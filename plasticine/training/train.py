@@ -158,6 +158,7 @@ def model_card(recipe: Recipe, seed: int, *, own_images: bool = False) -> dict[s
     return {
         "name": recipe.name,
         **card,
+        "ndim": int(recipe.model["ndim"]),  # by which a translation lays out its input
         "data": data,
         "seed": seed,
         "training_steps": {
