@@ -219,14 +219,17 @@ void dispatch_padding(Padding padding, Visitor&& visit) {
   }
 }
 
-// 32-bit offsets within a channel where they suffice, 64-bit otherwise.
-template <typename Visitor>
+// 32-bit offsets within a channel where they suffice, 64-bit otherwise, and for float64, which is
+// not run often enough to be compiled twice.
+template <typename Stored, typename Visitor>
 void dispatch_index(std::int64_t largest, Visitor&& visit) {
-  if (largest <= std::numeric_limits<std::int32_t>::max()) {
-    visit(TypeTag<std::int32_t>{});
-  } else {
-    visit(TypeTag<std::int64_t>{});
+  if constexpr (sizeof(accumulator_t<Stored>) == sizeof(float)) {
+    if (largest <= std::numeric_limits<std::int32_t>::max()) {
+      visit(TypeTag<std::int32_t>{});
+      return;
+    }
   }
+  visit(TypeTag<std::int64_t>{});
 }
 
 template <typename Visitor>
@@ -249,28 +252,45 @@ struct Instance {
   using Index = IndexType;
 };
 
-// Calls visit(Instance<...>{}): the choice of what is compiled for an operator on an image and a
-// displacement. Every call is served, but each further kernel costs a tenth of a second of build
-// time and 7 kB for every architecture. So fast kernels, one per padding, exist for what is run
-// every day: float32 and 16-bit types with offsets of 32 bits. float64, and volumes of 2^31 voxels
-// and more, share kernels with 64-bit offsets that learn their padding at run time.
+// Which of the kernels compiled for a dimension and stored types serves a call. Every call is
+// served, but each further kernel costs a tenth of a second of build time and 7 kB for every
+// architecture. So fast kernels, one per padding, exist for what is run every day: float32 and
+// 16-bit types with offsets of 32 bits. float64, and volumes of 2^31 voxels and more, share kernels
+// with 64-bit offsets that learn their padding at run time.
+template <int D, typename Image, typename Field, typename Visitor>
+void dispatch_layout(Padding padding, std::int64_t largest, Visitor&& visit) {
+  dispatch_index<Image>(largest, [&](auto index_tag) {
+    using Index = typename decltype(index_tag)::type;
+    if constexpr (sizeof(Index) == sizeof(std::int32_t)) {
+      dispatch_padding(padding, [&](auto tag) {
+        visit(Instance<D, decltype(tag)::value, Image, Field, Index>{});
+      });
+    } else {
+      visit(Instance<D, Padding::any, Image, Field, Index>{});
+    }
+  });
+}
+
+// Calls visit(Instance<...>{}) for an operator on an image and a displacement.
 template <typename Visitor>
 void dispatch_instance(std::int64_t dimension, DType image, DType field, Padding padding,
                        std::int64_t largest, Visitor&& visit) {
   dispatch_dimension(dimension, [&](auto dimension_tag) {
     dispatch_types(image, field, [&](auto image_tag, auto field_tag) {
-      constexpr int D = decltype(dimension_tag)::value;
-      using Image = typename decltype(image_tag)::type;
-      using Field = typename decltype(field_tag)::type;
-      if constexpr (sizeof(accumulator_t<Image>) == sizeof(float)) {
-        if (largest <= std::numeric_limits<std::int32_t>::max()) {
-          dispatch_padding(padding, [&](auto tag) {
-            visit(Instance<D, decltype(tag)::value, Image, Field, std::int32_t>{});
-          });
-          return;
-        }
-      }
-      visit(Instance<D, Padding::any, Image, Field, std::int64_t>{});
+      dispatch_layout<decltype(dimension_tag)::value, typename decltype(image_tag)::type,
+                      typename decltype(field_tag)::type>(padding, largest, visit);
+    });
+  });
+}
+
+// The same for an operator on a displacement alone.
+template <typename Visitor>
+void dispatch_instance(const Tensor& field, Padding padding, std::int64_t largest,
+                       Visitor&& visit) {
+  dispatch_dimension(field.shape[1], [&](auto dimension_tag) {
+    dispatch_type(field.dtype, [&](auto tag) {
+      using Stored = typename decltype(tag)::type;
+      dispatch_layout<decltype(dimension_tag)::value, Stored, Stored>(padding, largest, visit);
     });
   });
 }

@@ -5,7 +5,6 @@
 // Compiled as compose_cuda.cu.
 #include "../warp/warp_cuda_scatter.cuh"
 #include "compose_cuda.h"
-#include "compose_cuda_dispatch.cuh"
 #include "compose_cuda_field.cuh"
 
 namespace plasticine::cuda {
@@ -31,9 +30,10 @@ struct ComposeBackwardArguments {
   const double* fixed_scale = nullptr;
   Stored* grad_displacement = nullptr;
   bool is_same = false;
+  Padding padding;  // where the kernel does not know it
 
   ComposeBackwardArguments(const Tensor& grad_tensor, const Composition& composition,
-                           const CompositionGradients& gradients)
+                           const CompositionGradients& gradients, Padding padding_of_call)
       : field(composition.field.as<const Stored>()),
         displacement(composition.displacement.as<const Stored>()),
         grad(grad_tensor.as<const Stored>()),
@@ -48,7 +48,8 @@ struct ComposeBackwardArguments {
         scale(static_cast<T>(composition.scale)),
         location_scale(static_cast<T>(composition.location_scale)),
         added_scale(static_cast<T>(gradients.added_scale)),
-        is_same(gradients.is_same) {
+        is_same(gradients.is_same),
+        padding(padding_of_call) {
     if (gradients.field) {
       grad_field = gradients.field->as<T>();
     }
@@ -90,7 +91,7 @@ __global__ void __launch_bounds__(kThreads, (kBlocks<Stored, Index>)) compose_ba
     read_sample(arguments.displacement, arguments.displacement_shape, n, position, displacement);
     read_sample(arguments.grad, arguments.grad_shape, n, position, grad);
     const FieldCell<padding, D, T, Index> cell(position, arguments.location_scale, displacement,
-                                               shape);
+                                               shape, arguments.padding);
     // An output that no voxel of the field entered passes nothing on to it, not even 0 * inf.
     const bool reached = active && cell.reached();
 #pragma unroll
@@ -164,13 +165,14 @@ void compose_backward(const Tensor& grad, const Composition& composition,
       field_voxels,
       largest_offset(composition.displacement,
                      {composition.field, composition.displacement, grad, gradients.added}));
-  dispatch_field<true>(composition.field, padding, largest, [&](auto instance) {
-    using Instance = decltype(instance);
-    constexpr int D = Instance::dimension;
-    using Stored = typename Instance::Stored;
-    using Index = typename Instance::Index;
-    const ComposeBackwardArguments<D, Stored, Index> arguments(grad, composition, gradients);
-    launch("compose_backward", compose_backward_kernel<Instance::padding, D, Stored, Index>,
+  dispatch_instance(composition.field, padding, largest, [&](auto instance) {
+    using Chosen = decltype(instance);
+    constexpr int D = Chosen::D;
+    using Stored = typename Chosen::Field;
+    using Index = typename Chosen::Index;
+    const ComposeBackwardArguments<D, Stored, Index> arguments(grad, composition, gradients,
+                                                               padding);
+    launch("compose_backward", compose_backward_kernel<Chosen::padding, D, Stored, Index>,
            box_grid(arguments.boxes, arguments.samples, 1), kThreads, stream, arguments);
   });
 }

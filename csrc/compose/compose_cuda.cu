@@ -1,10 +1,8 @@
 // compose forward on the GPU, and with it every squaring of an exponential: a thread finds where
 // its voxel is sampled once, and reads all components there.
 //
-// Compiled are both dimensions and all paddings, for every dtype with 32-bit offsets and for
-// float32 with 64-bit ones.
+// Compiled are the instances of dispatch_instance.
 #include "compose_cuda.h"
-#include "compose_cuda_dispatch.cuh"
 #include "compose_cuda_field.cuh"
 
 namespace plasticine::cuda {
@@ -24,14 +22,16 @@ struct ComposeArguments {
   T scale[2] = {};
   T location_scale[2] = {};
   bool add = true;
+  Padding padding;  // where the kernel does not know it
   FieldShape<D, Index> field_shape;
   FieldShape<D, Index> displacement_shape;
   Boxes<D, Index> boxes;
   std::int64_t voxels = 0;
   std::int64_t samples = 0;
 
-  explicit ComposeArguments(const ComposedPair& pair)
+  ComposeArguments(const ComposedPair& pair, Padding padding_of_call)
       : add(pair.first.add),
+        padding(padding_of_call),
         field_shape(pair.first.field),
         displacement_shape(pair.first.displacement),
         boxes(pair.first.displacement, kTurns),
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kThreads, (kBlocks<Stored, Index>))
       read_sample(arguments.displacement[direction], arguments.displacement_shape, n, position,
                   displacement);
       const FieldCell<padding, D, T, Index> cell(position, location_scale, displacement,
-                                                 arguments.field_shape);
+                                                 arguments.field_shape, arguments.padding);
       cell.sample(field, arguments.field_shape, values);
       const Index voxel = arguments.boxes.offset(position);
 #pragma unroll
@@ -100,13 +100,13 @@ void compose_forward(const ComposedPair& pair, Padding padding, std::uintptr_t s
   }
   const std::int64_t largest =
       largest_offset(first.displacement, {first.field, first.displacement});
-  dispatch_field<true>(first.field, padding, largest, [&](auto instance) {
-    using Instance = decltype(instance);
-    constexpr int D = Instance::dimension;
-    using Stored = typename Instance::Stored;
-    using Index = typename Instance::Index;
-    const ComposeArguments<D, Stored, Index> arguments(pair);
-    launch("compose_forward", compose_forward_kernel<Instance::padding, D, Stored, Index>,
+  dispatch_instance(first.field, padding, largest, [&](auto instance) {
+    using Chosen = decltype(instance);
+    constexpr int D = Chosen::D;
+    using Stored = typename Chosen::Field;
+    using Index = typename Chosen::Index;
+    const ComposeArguments<D, Stored, Index> arguments(pair, padding);
+    launch("compose_forward", compose_forward_kernel<Chosen::padding, D, Stored, Index>,
            box_grid(arguments.boxes, arguments.samples, pair.second ? 2 : 1), kThreads, stream,
            arguments);
   });

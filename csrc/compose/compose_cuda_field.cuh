@@ -77,13 +77,14 @@ struct FieldCell : Cell<D, T, Index> {
 
   __device__ __forceinline__ FieldCell(const Index (&position)[D], T scale,
                                        const T (&displacement)[D],
-                                       const FieldShape<D, Index>& field) {
+                                       const FieldShape<D, Index>& field,
+                                       Padding at_run_time = padding) {
     T location[D];
 #pragma unroll
     for (int axis = 0; axis < D; ++axis) {
       location[axis] = static_cast<T>(position[axis]) + scale * displacement[axis];
     }
-    this->template find<padding>(location, field.size);
+    this->template find<padding>(location, field.size, at_run_time);
 #pragma unroll
     for (int axis = 0; axis < D; ++axis) {
       first += this->index[axis] * (axis == D - 1 ? 1 : field.stride[axis]);

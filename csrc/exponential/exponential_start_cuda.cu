@@ -1,9 +1,8 @@
 // What an exponential on the GPU computes from the velocity alone: the first step where it is no
 // composition, the slopes that its adjoint needs again, and the greatest speed.
 //
-// Compiled are both dimensions and all paddings, for float32 and float64 with 32-bit offsets and
-// for float32 with 64-bit ones.
-#include "../compose/compose_cuda_dispatch.cuh"
+// Compiled are the instances of dispatch_layout for float32 and float64, of which alone
+// exponentials are computed.
 #include "../compose/compose_cuda_field.cuh"
 #include "exponential_cuda.h"
 #include "exponential_start_cuda.h"
@@ -19,6 +18,7 @@ struct StartArguments {
   std::int64_t voxels;
   std::int64_t samples;
   Method method;
+  Padding padding;  // where the kernel does not know it
   T scale[2];
   T* out[2] = {};  // null: the slopes are wanted
   T* second = nullptr;
@@ -31,6 +31,7 @@ struct StartArguments {
         voxels(voxel_count(flow.velocity)),
         samples(flow.velocity.shape[0]),
         method(flow.method),
+        padding(flow.padding),
         scale{static_cast<T>(flow.scale), static_cast<T>(-flow.scale)} {}
 };
 
@@ -72,15 +73,16 @@ __global__ void __launch_bounds__(kThreads, (resident_blocks<T, Index>(3)))
                                     shape.channel_stride);
     T second[D];
     T third[D];
-    Location(position, scale / T(2), first, shape).sample(velocity, shape, second);
-    Location(position, scale / T(2), second, shape).sample(velocity, shape, third);
+    const Padding padded = arguments.padding;
+    Location(position, scale / T(2), first, shape, padded).sample(velocity, shape, second);
+    Location(position, scale / T(2), second, shape, padded).sample(velocity, shape, third);
     if (out == nullptr) {
       store_sample(arguments.second + own, voxels, second);
       store_sample(arguments.third + own, voxels, third);
       continue;
     }
     T fourth[D];
-    Location(position, scale, third, shape).sample(velocity, shape, fourth);
+    Location(position, scale, third, shape, padded).sample(velocity, shape, fourth);
 #pragma unroll
     for (int axis = 0; axis < D; ++axis) {
       fourth[axis] =
@@ -120,12 +122,18 @@ __global__ void __launch_bounds__(kThreads)
 template <typename Launch>
 void with_arguments(const Flow& flow, const Launch& launch_with) {
   const std::int64_t largest = largest_offset(flow.velocity, {flow.velocity});
-  dispatch_field<false>(flow.velocity, flow.padding, largest, [&](auto instance) {
-    using Instance = decltype(instance);
-    launch_with(
-        instance,
-        StartArguments<Instance::dimension, typename Instance::Stored, typename Instance::Index>(
-            flow));
+  const auto with_instance = [&](auto instance) {
+    using Chosen = decltype(instance);
+    launch_with(instance,
+                StartArguments<Chosen::D, typename Chosen::Field, typename Chosen::Index>(flow));
+  };
+  dispatch_dimension(flow.velocity.shape[1], [&](auto dimension) {
+    constexpr int D = decltype(dimension)::value;
+    if (flow.velocity.dtype == DType::float64) {
+      dispatch_layout<D, double, double>(flow.padding, largest, with_instance);
+    } else {
+      dispatch_layout<D, float, float>(flow.padding, largest, with_instance);
+    }
   });
 }
 
@@ -134,12 +142,11 @@ void with_arguments(const Flow& flow, const Launch& launch_with) {
 void start_forward(const Flow& flow, const Tensor& out, const Tensor& inverse,
                    std::uintptr_t stream) {
   with_arguments(flow, [&](auto instance, auto arguments) {
-    using Instance = decltype(instance);
-    using T = typename Instance::Stored;
+    using Chosen = decltype(instance);
+    using T = typename Chosen::Field;
     arguments.out[0] = out.as<T>();
     arguments.out[1] = inverse.as<T>();
-    launch("exponential_start",
-           start_kernel<Instance::padding, Instance::dimension, T, typename Instance::Index>,
+    launch("exponential_start", start_kernel<Chosen::padding, Chosen::D, T, typename Chosen::Index>,
            box_grid(arguments.boxes, arguments.samples, inverse.data == nullptr ? 1 : 2), kThreads,
            stream, arguments);
   });
@@ -148,12 +155,12 @@ void start_forward(const Flow& flow, const Tensor& out, const Tensor& inverse,
 void store_slopes(const Flow& flow, const Tensor& second, const Tensor& third,
                   std::uintptr_t stream) {
   with_arguments(flow, [&](auto instance, auto arguments) {
-    using Instance = decltype(instance);
-    using T = typename Instance::Stored;
+    using Chosen = decltype(instance);
+    using T = typename Chosen::Field;
     arguments.second = second.as<T>();
     arguments.third = third.as<T>();
     launch("exponential_slopes",
-           start_kernel<Instance::padding, Instance::dimension, T, typename Instance::Index>,
+           start_kernel<Chosen::padding, Chosen::D, T, typename Chosen::Index>,
            box_grid(arguments.boxes, arguments.samples, 1), kThreads, stream, arguments);
   });
 }
@@ -167,9 +174,9 @@ void exponential_peak(const Tensor& velocity, const Tensor& peak, int device,
   }
   const DeviceGuard guard(device);
   with_arguments(flow, [&](auto instance, auto arguments) {
-    using Instance = decltype(instance);
+    using Chosen = decltype(instance);
     launch("exponential_peak",
-           peak_kernel<Instance::dimension, typename Instance::Stored, typename Instance::Index>,
+           peak_kernel<Chosen::D, typename Chosen::Field, typename Chosen::Index>,
            box_grid(arguments.boxes, arguments.samples, 1), kThreads, stream, arguments,
            peak.as<unsigned long long>());
   });

@@ -1,9 +1,8 @@
 // The folding statistics on the GPU: each block adds up its share of a sample, one more kernel what
 // the blocks have found, both in a fixed order. The Jacobian is not written anywhere.
 //
-// Compiled: 2D and 3D, float32, float64, float16, bfloat16 with 32-bit offsets, and with 64-bit
-// ones (not float64); scheme and region at run time, for the arithmetic of the cells outweighs
-// them.
+// Compiled: 2D and 3D, float32, float16, bfloat16 with 32-bit and 64-bit offsets, float64 with
+// 64-bit ones alone; scheme and region at run time, for the arithmetic of the cells outweighs them.
 #include "../jacobian/field_cuda.cuh"
 #include "folding_cuda.h"
 #include "folding_math.h"
@@ -291,7 +290,7 @@ void folding(const Tensor& displacement, const Tensor& partial, const Tensor& st
     dispatch_type(displacement.dtype, [&](auto tag) {
       using Stored = typename decltype(tag)::type;
       constexpr int D = decltype(dimension)::value;
-      dispatch_field_index<Stored>(field_reach(displacement), [&](auto index_tag) {
+      dispatch_index<Stored>(field_reach(displacement), [&](auto index_tag) {
         using Index = typename decltype(index_tag)::type;
         const FieldLayout<D, accumulator_t<Stored>, Index> layout(displacement, spacing);
         const Columns<D, Index> columns(displacement, interior);

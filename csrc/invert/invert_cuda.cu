@@ -1,7 +1,6 @@
 // The inversion of a displacement on the GPU, and the pointwise part of its adjoint.
 //
-// Compiled: 2D and 3D, every padding, float32, float64, float16, bfloat16 with 32-bit offsets, and
-// with 64-bit ones (not float64).
+// Compiled are the instances of dispatch_instance.
 #include "../jacobian/field_cuda.cuh"
 #include "../warp/warp_cuda_location.cuh"
 #include "invert_cuda.h"
@@ -16,12 +15,14 @@ struct Fields {
   Divisor<Index> row_length, plane_height;
   Index size[D] = {};
   Index voxels = 1;
+  Padding padding;  // where the kernel does not know it
   std::int64_t samples = 0;
 
-  explicit Fields(const Tensor& tensor)
+  Fields(const Tensor& tensor, Padding padding_of_call)
       : displacement(tensor),
         row_length(tensor.shape[1 + D]),
         plane_height(tensor.shape[D]),
+        padding(padding_of_call),
         samples(tensor.shape[0]) {
     for (int axis = 0; axis < D; ++axis) {
       size[axis] = static_cast<Index>(tensor.shape[2 + axis]);
@@ -41,11 +42,11 @@ struct Fields {
   }
 
   // u at a location, and its gradient: gradient[i][a] of component i along axis a.
-  template <Padding padding, typename T>
+  template <Padding known, typename T>
   __device__ __forceinline__ void sample(std::int64_t n, const T (&location)[D], T (&value)[D],
                                          T (&gradient)[D][D]) const {
     Cell<D, T, Index> cell;
-    cell.template find<padding>(location, size);
+    cell.template find<known>(location, size, padding);
 #pragma unroll
     for (int i = 0; i < D; ++i) {
       const Stored* source = displacement.channel(n, i);
@@ -207,19 +208,6 @@ dim3 grid_of(const Tensor& displacement) {
               grid_extent(displacement.shape[0]));
 }
 
-// Calls visit with the tags of dimension, stored type, padding and index.
-template <typename Visitor>
-void dispatch(const Tensor& displacement, Padding padding, std::int64_t reach, Visitor&& visit) {
-  dispatch_dimension(displacement.shape[1], [&](auto dimension) {
-    dispatch_type(displacement.dtype, [&](auto tag) {
-      dispatch_padding(padding, [&](auto padding_tag) {
-        dispatch_field_index<typename decltype(tag)::type>(
-            reach, [&](auto index_tag) { visit(dimension, tag, padding_tag, index_tag); });
-      });
-    });
-  });
-}
-
 }  // namespace
 
 void invert_forward(const Invert& call, int device, std::uintptr_t stream) {
@@ -227,19 +215,20 @@ void invert_forward(const Invert& call, int device, std::uintptr_t stream) {
     return;
   }
   const DeviceGuard guard(device);
-  dispatch(call.displacement, call.padding, field_reach(call.displacement),
-           [&](auto dimension, auto tag, auto padding_tag, auto index_tag) {
-             constexpr int D = decltype(dimension)::value;
-             using Stored = typename decltype(tag)::type;
-             using Index = typename decltype(index_tag)::type;
-             using T = accumulator_t<Stored>;
-             const Fields<D, Stored, Index> fields(call.displacement);
-             const T tolerance = static_cast<T>(call.tolerance);
-             launch("invert_forward", invert_kernel<decltype(padding_tag)::value, D, Stored, Index>,
-                    grid_of(call.displacement), kInvertThreads, stream, fields,
-                    tolerance * tolerance, call.limit, call.out.as<Stored>(),
-                    call.squared_residual.as<T>(), call.iterations.as<std::int64_t>());
-           });
+  dispatch_instance(call.displacement, call.padding, field_reach(call.displacement),
+                    [&](auto instance) {
+                      using Chosen = decltype(instance);
+                      constexpr int D = Chosen::D;
+                      using Stored = typename Chosen::Field;
+                      using Index = typename Chosen::Index;
+                      using T = accumulator_t<Stored>;
+                      const Fields<D, Stored, Index> fields(call.displacement, call.padding);
+                      const T tolerance = static_cast<T>(call.tolerance);
+                      launch("invert_forward", invert_kernel<Chosen::padding, D, Stored, Index>,
+                             grid_of(call.displacement), kInvertThreads, stream, fields,
+                             tolerance * tolerance, call.limit, call.out.as<Stored>(),
+                             call.squared_residual.as<T>(), call.iterations.as<std::int64_t>());
+                    });
 }
 
 void invert_adjoint(const Tensor& grad, const Tensor& displacement, const Tensor& inverse,
@@ -250,19 +239,18 @@ void invert_adjoint(const Tensor& grad, const Tensor& displacement, const Tensor
   const DeviceGuard guard(device);
   const std::int64_t reach =
       std::max({field_reach(displacement), channel_reach(inverse), channel_reach(grad)});
-  dispatch(displacement, padding, reach,
-           [&](auto dimension, auto tag, auto padding_tag, auto index_tag) {
-             constexpr int D = decltype(dimension)::value;
-             using Stored = typename decltype(tag)::type;
-             using Index = typename decltype(index_tag)::type;
-             const Fields<D, Stored, Index> fields(displacement);
-             const ChannelFirst<D, Stored, Index> at(inverse);
-             const ChannelFirst<D, Stored, Index> upstream(grad);
-             launch("invert_adjoint",
-                    adjoint_kernel<decltype(padding_tag)::value, D, Stored, Index>,
-                    grid_of(displacement), kInvertThreads, stream, fields, at, upstream,
-                    adjoint.as<accumulator_t<Stored>>());
-           });
+  dispatch_instance(displacement, padding, reach, [&](auto instance) {
+    using Chosen = decltype(instance);
+    constexpr int D = Chosen::D;
+    using Stored = typename Chosen::Field;
+    using Index = typename Chosen::Index;
+    const Fields<D, Stored, Index> fields(displacement, padding);
+    const ChannelFirst<D, Stored, Index> at(inverse);
+    const ChannelFirst<D, Stored, Index> upstream(grad);
+    launch("invert_adjoint", adjoint_kernel<Chosen::padding, D, Stored, Index>,
+           grid_of(displacement), kInvertThreads, stream, fields, at, upstream,
+           adjoint.as<accumulator_t<Stored>>());
+  });
 }
 
 }  // namespace plasticine::cuda

@@ -90,19 +90,4 @@ inline std::int64_t field_reach(const Tensor& field) {
   return std::max(channel_reach(field), voxel_count(field)) + kMargin;
 }
 
-// Calls visit with 32-bit offsets within a component where they suffice. Otherwise with 64-bit
-// ones, which are compiled for what a memory holds so much of: not for float64.
-template <typename Stored, typename Visitor>
-void dispatch_field_index(std::int64_t largest, Visitor&& visit) {
-  if (largest <= std::numeric_limits<std::int32_t>::max()) {
-    visit(TypeTag<std::int32_t>{});
-  } else if constexpr (!std::is_same_v<Stored, double>) {
-    visit(TypeTag<std::int64_t>{});
-  } else {
-    throw std::runtime_error(
-        "no CUDA kernel for a float64 displacement whose components reach over 2**31 elements or "
-        "more: use float32, or backend=\"triton\"");
-  }
-}
-
 }  // namespace plasticine::cuda

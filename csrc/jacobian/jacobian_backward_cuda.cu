@@ -1,8 +1,8 @@
 // The Jacobian determinant's adjoint on the GPU: every voxel gathers from its neighbours.
 //
-// Compiled: 2D and 3D, float32, float64, float16, bfloat16 with 32-bit offsets, central differences
-// in a kernel of their own; the other schemes, and 64-bit offsets (not float64), are served by one
-// that takes any scheme at run time.
+// Compiled: 2D and 3D, float32, float16, bfloat16 with 32-bit offsets, central differences in a
+// kernel of their own; the other schemes, 64-bit offsets, and float64 with those alone, are served
+// by one that takes any scheme at run time.
 #include "field_cuda.cuh"
 #include "jacobian_cuda.h"
 
@@ -309,7 +309,7 @@ void jacobian_backward(const Tensor& grad_out, const Tensor& displacement,
     dispatch_type(displacement.dtype, [&](auto tag) {
       using Stored = typename decltype(tag)::type;
       constexpr int D = decltype(dimension)::value;
-      dispatch_field_index<Stored>(reach, [&](auto index_tag) {
+      dispatch_index<Stored>(reach, [&](auto index_tag) {
         using Index = typename decltype(index_tag)::type;
         if constexpr (sizeof(Index) == 4) {
           if (scheme == Scheme::central) {

@@ -1,9 +1,9 @@
 // The Jacobian determinant on the GPU, bound by memory: 16 bytes a voxel in 3D float32.
 //
-// Compiled: 2D and 3D, float32, float64, float16, bfloat16, 32-bit offsets; in packs of 16 bytes
-// (8 of half types) where sizes, strides and addresses allow, with central or one-sided differences
-// at compile time; voxel by voxel, the scheme at run time, for everything else, and for 64-bit
-// offsets (not float64).
+// Compiled: 2D and 3D, float32, float16, bfloat16, 32-bit offsets; in packs of 16 bytes (8 of half
+// types) where sizes, strides and addresses allow, with central or one-sided differences at compile
+// time; voxel by voxel, the scheme at run time, for everything else, for 64-bit offsets, and for
+// float64 with those alone.
 #include "field_cuda.cuh"
 #include "jacobian_cuda.h"
 
@@ -16,8 +16,7 @@ constexpr int kThreads = 256;
 constexpr std::int64_t kMostPlanes = 8;
 constexpr std::int64_t kEnoughBlocks = 1024;
 
-template <typename Stored>
-constexpr int kPack = sizeof(Stored) == 8 ? 2 : 4;
+constexpr int kPack = 4;
 
 // Items of work: packs of a plane (a row in 2D) times pieces of axis 0.
 template <typename Index>
@@ -148,13 +147,13 @@ void run(const Tensor& displacement, const Tensor& out, Scheme scheme, const dou
 }
 
 // Whether every row begins where a pack may: then every pack of it does.
-bool is_packed(const Tensor& displacement, const Tensor& out, std::int64_t pack) {
+bool is_packed(const Tensor& displacement, const Tensor& out) {
   const int last = displacement.ndim - 1;
-  bool packed = displacement.strides[last] == 1 && displacement.shape[last] % pack == 0;
+  bool packed = displacement.strides[last] == 1 && displacement.shape[last] % kPack == 0;
   for (int axis = 0; axis < last; ++axis) {
-    packed = packed && (displacement.shape[axis] == 1 || displacement.strides[axis] % pack == 0);
+    packed = packed && (displacement.shape[axis] == 1 || displacement.strides[axis] % kPack == 0);
   }
-  const auto bytes = static_cast<std::uintptr_t>(pack * element_size(displacement.dtype));
+  const auto bytes = static_cast<std::uintptr_t>(kPack * element_size(displacement.dtype));
   for (const Tensor& tensor : {displacement, out}) {
     packed = packed && reinterpret_cast<std::uintptr_t>(tensor.data) % bytes == 0;
   }
@@ -173,17 +172,16 @@ void jacobian_forward(const Tensor& displacement, const Tensor& out, Scheme sche
     dispatch_type(displacement.dtype, [&](auto tag) {
       using Stored = typename decltype(tag)::type;
       constexpr int D = decltype(dimension)::value;
-      constexpr int V = kPack<Stored>;
-      dispatch_field_index<Stored>(field_reach(displacement), [&](auto index_tag) {
+      dispatch_index<Stored>(field_reach(displacement), [&](auto index_tag) {
         using Index = typename decltype(index_tag)::type;
         if constexpr (sizeof(Index) == 4) {
-          if (is_packed(displacement, out, V)) {
+          if (is_packed(displacement, out)) {
             if (scheme == Scheme::central) {
-              run<Differences::central, V, D, Stored, Index>(displacement, out, scheme, spacing,
-                                                             stream);
+              run<Differences::central, kPack, D, Stored, Index>(displacement, out, scheme, spacing,
+                                                                 stream);
             } else {
-              run<Differences::one_sided, V, D, Stored, Index>(displacement, out, scheme, spacing,
-                                                               stream);
+              run<Differences::one_sided, kPack, D, Stored, Index>(displacement, out, scheme,
+                                                                   spacing, stream);
             }
             return;
           }

@@ -7,7 +7,6 @@
 // the rest.
 #include "warp_exponential_cuda.h"
 
-#include "../compose/compose_cuda_dispatch.cuh"
 #include "../compose/compose_cuda_field.cuh"
 
 namespace plasticine::cuda {

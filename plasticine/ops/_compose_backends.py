@@ -15,7 +15,6 @@ from plasticine.ops._native_interface import (
     cuda_launch,
     native,
     native_or_none,
-    spans_32_bits,
     threads_for,
 )
 from plasticine.ops._operator import reference_gradients
@@ -52,8 +51,6 @@ def _cpu_backward(
 
 
 def _cuda_forward(u: Tensor, v: Tensor, padding: str) -> Tensor:
-    if _are_widened(u, v):
-        return _cuda_forward(u.float(), v.float(), padding).to(v.dtype)
     u = contiguous_rows(u)
     result = contiguous_like(v)
     backends.CUDA.compose_forward(
@@ -65,10 +62,6 @@ def _cuda_forward(u: Tensor, v: Tensor, padding: str) -> Tensor:
 def _cuda_backward(
     grad: Tensor, u: Tensor, v: Tensor, padding: str, needs: Sequence[bool]
 ) -> Gradients:
-    if _are_widened(grad, u, v):
-        widened = _cuda_backward(grad.float(), u.float(), v.float(), padding, needs)
-        first, second = (x if x is None else x.to(u.dtype) for x in widened)
-        return first, second
     u = contiguous_rows(u)
     buffers = ScatterBuffers(grad, u.shape, deterministic_scale(grad)) if needs[0] else None
     grad_v = contiguous_like(v) if needs[1] else None
@@ -82,11 +75,6 @@ def _cuda_backward(
         *cuda_launch(v),
     )
     return None if buffers is None else buffers.total(u.dtype), grad_v
-
-
-def _are_widened(*fields: Tensor) -> bool:
-    """Whether half fields are composed in float32, for which alone 64-bit offsets are compiled."""
-    return fields[0].element_size() == 2 and not all(map(spans_32_bits, fields))
 
 
 def _triton_forward(*arguments: Any) -> Tensor:
