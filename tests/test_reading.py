@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from plasticine.io import files_in, normalise
+from plasticine.nn.body import body_mask
 from plasticine.training import load_recipe
-from plasticine.training.reading import body_mask, fit, load_domains, subject_of
+from plasticine.training.reading import fit, load_domains, subject_of
 from plasticine.training.recipe import Recipe
 
 

@@ -32,7 +32,7 @@ def _blobs(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
 def test_a_map_has_its_channels_within_0_and_1(name: str, shape: tuple[int, ...]) -> None:
     image = _blobs(shape)
     map_ = structure.create(name, len(shape) - 2)
-    result = map_(image)
+    result = map_(image, "source")
     assert result.shape == (shape[0], map_.channels, *shape[2:])
     assert result.dtype == image.dtype
     assert result.min() >= 0
@@ -44,7 +44,9 @@ def test_a_map_has_its_channels_within_0_and_1(name: str, shape: tuple[int, ...]
 def test_an_image_does_not_depend_on_its_batch(name: str) -> None:
     map_ = structure.create(name, 2)
     image = _blobs((3, 1, 16, 20))
-    torch.testing.assert_close(map_(image)[1:2], map_(image[1:2]))
+    for domain in ("source", "target"):
+        whole, alone = map_(image, domain), map_(image[1:2], domain)
+        torch.testing.assert_close(whole[1:2], alone)
 
 
 def test_mind_forgets_gain_offset_and_sign_of_contrast() -> None:
@@ -171,3 +173,17 @@ def test_wrong_options_are_refused() -> None:
         structure.create("kmeans", 2, clusters=1)
     with pytest.raises(ValueError, match="threshold"):
         structure.create("contour", 2, threshold=1.0)
+
+
+def test_back_translation_keeps_the_source_and_runs_its_network_on_the_target() -> None:
+    map_ = structure.create("back-translation", 2, channels=[4, 4], patch_size=1)
+    image = _blobs((2, 1, 9, 12))
+    assert torch.equal(map_(image, "source"), (image + 1) / 2)
+    torch.nn.init.normal_(map_.network.network.last.weight)
+    expected = map_.network((image + 1) / 2).clamp(0, 1)
+    assert torch.equal(map_(image, "target"), expected.detach())
+    assert expected.std() > 0
+    with pytest.raises(ValueError, match="expected 'source' or 'target'; got None"):
+        map_(image)
+    with pytest.raises(ValueError, match="domain must be one of source, target; got 'x'"):
+        map_(image, "x")

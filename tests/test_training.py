@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,14 @@ def recipe(tmp_path: Path) -> Recipe:
     source = (ramp + generator.integers(0, 30, (6, 16, 20))).astype(np.uint8)
     np.savez(tmp_path / "images.npz", a=source[:3], b=source[3:], c=255 - source)
     shipped = load_recipe("brain-t1-t2")
-    small = copy.deepcopy(shipped)
+    small = dataclasses.replace(copy.deepcopy(shipped), structure=None)
     for key in ("crop", "source_subjects", "target_subjects"):
         del small.data[key]
     small.data.update(file="images.npz", source=["a", "b"], target=["c"])
     small.model.update(
-        denoiser={"channels": [8, 8], "blocks": 1, "patch_size": 2}, velocity={"channels": [4, 4]}
+        structure={"name": "mind", "dilations": [1, 2]},
+        denoiser={"channels": [8, 8], "blocks": 1, "patch_size": 2},
+        velocity={"channels": [4, 4]},
     )
     small.augmentation.update(translation=1.0, smoothness=8)
     small.diffusion.update(steps=4, batch=2, checkpoint_every=2, precision="float32")

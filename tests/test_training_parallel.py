@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import dataclasses
 import json
 import os
 import subprocess
@@ -31,10 +32,14 @@ def recipe(tmp_path: Path) -> Recipe:
     ramp = np.add.outer(np.arange(12), np.arange(16)) * 8
     source = (ramp + generator.integers(0, 30, (6, 12, 16))).astype(np.uint8)
     np.savez(tmp_path / "images.npz", a=source, b=255 - source)
-    small = copy.deepcopy(load_recipe("brain-t1-t2"))
+    small = dataclasses.replace(copy.deepcopy(load_recipe("brain-t1-t2")), structure=None)
     small.data.clear()
     small.data.update(file="images.npz", source=["a"], target=["b"], maximum=255)
-    small.model.update(denoiser={"channels": [8, 8], "blocks": 1}, velocity={"channels": [4, 4]})
+    small.model.update(
+        structure={"name": "mind", "dilations": [1]},
+        denoiser={"channels": [8, 8], "blocks": 1},
+        velocity={"channels": [4, 4]},
+    )
     small.augmentation.update(translation=1.0, smoothness=8)
     small.diffusion.update(
         steps=5, batch=4, warmup=1, checkpoint_every=2, precision="float32", patch=[8, 12]

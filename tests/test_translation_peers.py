@@ -24,10 +24,11 @@ from benchmarks.translation.compare import Peers, Settings, methods, table
 from benchmarks.translation.cycle_gan import CycleGAN, ReplayBuffer
 from benchmarks.translation.held_out import score
 from benchmarks.translation.learning import Budget, Draw, SingleLoss, train
-from benchmarks.translation.paired import PairedLoss, PairedUNet
+from benchmarks.translation.paired import PairedLoss
 from benchmarks.translation.registered_target import register
 from benchmarks.translation.task import CROP, Task, from_network, to_network
 from benchmarks.translation.unconditional import ddib, sdedit, unconditional_denoiser
+from plasticine.diffusion import ImageUNet
 from plasticine.training.data import RandomDeformation
 
 NETWORK = {"channels": [8, 8], "blocks": 1, "patch_size": 2}
@@ -109,7 +110,7 @@ def test_the_paired_network_learns_a_map_and_is_kept(tmp_path: Path) -> None:
 
     def learner() -> SingleLoss:
         torch.manual_seed(0)
-        model = PairedUNet(NETWORK)
+        model = ImageUNet(2, 1, 1, **NETWORK)
         return SingleLoss(model, PairedLoss(model, draw), learning_rate=5e-3, ema=0.5)
 
     first, again = learner(), learner()

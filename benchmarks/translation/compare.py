@@ -30,7 +30,7 @@ from benchmarks.translation.baselines import histogram_match, look_up_table, mas
 from benchmarks.translation.cycle_gan import CycleGAN
 from benchmarks.translation.held_out import score
 from benchmarks.translation.learning import Budget, Draw, Learner, SingleLoss, train
-from benchmarks.translation.paired import PairedLoss, PairedUNet
+from benchmarks.translation.paired import PairedLoss
 from benchmarks.translation.record import add_data_argument, machine, versions, write
 from benchmarks.translation.registered_target import nearest_target, register
 from benchmarks.translation.task import TASKS, Task, from_network, load_task, to_network
@@ -40,7 +40,7 @@ from benchmarks.translation.unconditional import (
     sdedit,
     unconditional_denoiser,
 )
-from plasticine.diffusion import Denoiser
+from plasticine.diffusion import Denoiser, ImageUNet
 from plasticine.training import load_recipe
 from plasticine.training.data import RandomDeformation
 from plasticine.translation import Translator
@@ -110,7 +110,7 @@ class Peers:
     def paired_network(self) -> nn.Module:
         """The U-Net that is shown pairs."""
         torch.manual_seed(self.settings.seed)
-        model = PairedUNet(self.settings.network)
+        model = ImageUNet(2, 1, 1, **self.settings.network)
         loss = PairedLoss(model, self._draw(*self.task.pairs))
         return self._trained("paired U-Net", SingleLoss(model, loss))
 

@@ -4,11 +4,12 @@ from plasticine.diffusion.denoiser import Denoiser
 from plasticine.diffusion.sampler import SOLVERS, Solver, find_solver, sample, shared_noise
 from plasticine.diffusion.schedule import NoiseSchedule
 from plasticine.diffusion.slabs import SlabDenoiser
-from plasticine.diffusion.unet import UNet
+from plasticine.diffusion.unet import ImageUNet, UNet
 
 __all__ = [
     "SOLVERS",
     "Denoiser",
+    "ImageUNet",
     "NoiseSchedule",
     "SlabDenoiser",
     "Solver",

@@ -97,6 +97,7 @@ class UNet(nn.Module):
         cell = patch_size**ndim
         embedding = 4 * channels[0]
         self.ndim, self.in_channels, self.patch_size = ndim, in_channels, patch_size
+        self.channels = tuple(channels)
         self.multiple = patch_size * 2 ** (len(channels) - 1)
         self.frequencies = channels[0]
         self.embed = nn.Sequential(
@@ -180,3 +181,28 @@ class UNet(nn.Module):
             if position == self.blocks and level < len(self.enlarge):
                 x = self.enlarge[level](functional.interpolate(x, scale_factor=2.0))
         return self.last(functional.silu(self.norm(x)))
+
+
+class ImageUNet(nn.Module):
+    """A U-Net from image to image, without a diffusion step.
+
+    Args:
+        ndim, in_channels, out_channels, channels, blocks, patch_size: as ``UNet`` documents.
+    """
+
+    def __init__(
+        self,
+        ndim: int,
+        in_channels: int,
+        out_channels: int = 1,
+        channels: tuple[int, ...] = (32, 48, 64, 64),
+        blocks: int = 1,
+        patch_size: int = 1,
+    ) -> None:
+        super().__init__()
+        self.network = UNet(ndim, in_channels, out_channels, channels, blocks, patch_size)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, in_channels, *spatial) to float32 (N, out_channels, *spatial), not clamped."""
+        step = torch.zeros(len(image), dtype=torch.long, device=image.device)
+        return self.network(image, step).float()

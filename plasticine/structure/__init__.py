@@ -7,6 +7,7 @@ training and on S of the source, carried by the deformation, in translation.
 ``create`` builds one by name, so that a recipe or a model file can say which it uses.
 """
 
+from plasticine.structure.back_translation import BackTranslation
 from plasticine.structure.contour import Contour
 from plasticine.structure.kmeans import KMeans
 from plasticine.structure.labels import Labels
@@ -20,6 +21,7 @@ STRUCTURE_MAPS: dict[str, type[StructureMap]] = {
     "multi-otsu": MultiOtsu,
     "contour": Contour,
     "labels": Labels,
+    "back-translation": BackTranslation,
 }
 
 
@@ -27,7 +29,7 @@ def create(name: str, ndim: int, **options: object) -> StructureMap:
     """Build the structure map called ``name`` for images of ``ndim`` axes.
 
     Args:
-        name: "mind", "kmeans", "multi-otsu", "contour" or "labels".
+        name: one of ``STRUCTURE_MAPS``.
         ndim: spatial axes of the images, 2 or 3.
         **options: the map's own options, as its class documents them.
 
@@ -45,6 +47,7 @@ def create(name: str, ndim: int, **options: object) -> StructureMap:
 __all__ = [
     "MIND",
     "STRUCTURE_MAPS",
+    "BackTranslation",
     "Contour",
     "KMeans",
     "Labels",

@@ -8,6 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+DOMAINS = ("source", "target")
+
 
 class StructureMap(nn.Module):
     """A fixed (untrained) map from an image to its structure channels.
@@ -16,10 +18,12 @@ class StructureMap(nn.Module):
         ndim: spatial axes of the images it takes, 2 or 3.
         channels: channels of the map it gives, each within [0, 1].
         needs_labels: whether it is made from the image's label map, and not from the image.
+        learned: whether it has weights, which a training finds before the denoiser's.
     """
 
     channels: int
     needs_labels: ClassVar[bool] = False
+    learned: ClassVar[bool] = False
 
     def __init__(self, ndim: int) -> None:
         super().__init__()
@@ -28,11 +32,15 @@ class StructureMap(nn.Module):
         self.ndim = ndim
 
     @torch.no_grad()
-    def forward(self, image: Tensor, *, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, image: Tensor, domain: str | None = None, *, labels: Tensor | None = None
+    ) -> Tensor:
         """The structure of ``image``.
 
         Args:
             image: (N, 1, *spatial), floating point, within [-1, 1].
+            domain: "source" or "target", which the image is of; most maps treat both alike
+                and take None, too.
             labels: (N, 1, *spatial), integers, the image's label map; of a map that
                 ``needs_labels``, and of no other.
 
@@ -41,12 +49,15 @@ class StructureMap(nn.Module):
 
         Raises:
             ValueError: the image has another number of axes or channels, the labels another
-                shape than the image, or they are missing or not wanted.
+                shape than the image, or they are missing or not wanted; the domain is not one
+                of them, or the map needs it and got None.
             TypeError: the image is not floating point, or the labels are.
         """
         self.check(image, labels=labels)
+        if domain is not None and domain not in DOMAINS:
+            raise ValueError(f"domain must be one of {', '.join(DOMAINS)}; got {domain!r}")
         if labels is None:
-            return self.compute(image)
+            return self.of_domain(image, domain)
         return self.compute_from_labels(labels).to(image.dtype)
 
     def check(self, image: Tensor, *, labels: Tensor | None = None) -> None:
@@ -71,6 +82,10 @@ class StructureMap(nn.Module):
             )
         if labels.is_floating_point() or labels.is_complex():
             raise TypeError(f"labels must be integers or bool; got {labels.dtype}")
+
+    def of_domain(self, image: Tensor, domain: str | None) -> Tensor:
+        """The map of an image of a domain; the same for both, where a map does not say more."""
+        return self.compute(image)
 
     def compute(self, image: Tensor) -> Tensor:
         """The map itself, on an image that ``forward`` has checked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from plasticine.registration.matching import nearest_targets, structure_descript
 from plasticine.registration.objective import RegistrationObjective
 from plasticine.training.data import Domains, RandomDeformation, check_size, cut_patches
 from plasticine.training.draws import Draws
+from plasticine.training.intensity import RandomIntensity
 from plasticine.training.stage import autocast
 from plasticine.translation.model import TranslationModel
 
@@ -28,6 +30,8 @@ class DenoisingLoss:
         settings: ``condition_dropout``, ``precision`` and optionally ``patch``, the spatial
             size of the patches that are cut at random from the images.
         labels: (n, 1, *spatial), the images' label maps, of a structure map that needs them.
+        jitter: a random change of the structure map's intensity, where the map that a
+            translation meets differs from the training's; None changes nothing.
 
     Raises:
         ValueError: the patch does not fit into the images.
@@ -40,17 +44,20 @@ class DenoisingLoss:
         deformation: RandomDeformation,
         settings: dict[str, Any],
         labels: Tensor | None = None,
+        jitter: RandomIntensity | None = None,
     ) -> None:
         self.denoiser, self.structure = model.denoiser, model.structure
         self.target, self.deformation, self.settings = target, deformation, settings
-        self.labels = labels
+        self.labels, self.jitter = labels, jitter
         self.patch: list[int] | None = settings.get("patch")
         if self.patch is not None:
             check_size("patch", self.patch, target)
         if labels is None:
             # The map is taken before the deformation, so once for all is enough. Of labels it
             # costs nothing, and may have too many channels to be kept.
-            self.condition = torch.cat([self.structure(part) for part in target.split(16)])
+            self.condition = torch.cat(
+                [self.structure(part, "target") for part in target.split(16)]
+            )
 
     def __call__(self, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the samples that ``draws`` gives, and the terms to show."""
@@ -60,6 +67,8 @@ class DenoisingLoss:
         if self.patch is not None:
             pair = cut_patches(pair, self.patch, draws)
         image, condition = self.deformation(pair, draws)
+        if self.jitter is not None:
+            condition = self.jitter(condition, draws)
         noise = draws.normal(*image.shape[1:]).to(device)
         k = draws.integers(1, self.denoiser.schedule.steps + 1).to(device)
         keep = draws.uniform() >= self.settings["condition_dropout"]
@@ -70,7 +79,7 @@ class DenoisingLoss:
     def _condition(self, index: Tensor) -> Tensor:
         if self.labels is None:
             return self.condition[index]
-        return self.structure(self.target[index], labels=self.labels[index])
+        return self.structure(self.target[index], "target", labels=self.labels[index])
 
 
 class RegistrationLoss:
@@ -109,10 +118,12 @@ class RegistrationLoss:
             raise ValueError("a source has no target but those of its own subject")
         self.objective = RegistrationObjective(**settings["weights"])
         source, target = (
-            structure_descriptor(images, model.structure, labels=labels)
-            for images, labels in (
-                (domains.source, domains.source_labels),
-                (domains.target, domains.target_labels),
+            structure_descriptor(
+                images, functools.partial(model.structure, domain=domain), labels=labels
+            )
+            for domain, images, labels in (
+                ("source", domains.source, domains.source_labels),
+                ("target", domains.target, domains.target_labels),
             )
         )
         self.nearest = nearest_targets(
@@ -143,10 +154,10 @@ class RegistrationLoss:
         x, y = domains.source[source], domains.target[target]
         if domains.source_labels is None or domains.target_labels is None:
             x, y = self.deformation([x, y], draws)
-            return [x, y, structure(x), structure(y)]
+            return [x, y, structure(x, "source"), structure(y, "target")]
         # Labels cannot be interpolated; their channels can.
-        structure_x = structure(x, labels=domains.source_labels[source])
-        structure_y = structure(y, labels=domains.target_labels[target])
+        structure_x = structure(x, "source", labels=domains.source_labels[source])
+        structure_y = structure(y, "target", labels=domains.target_labels[target])
         return self.deformation([x, y, structure_x, structure_y], draws)
 
     @torch.no_grad()

@@ -19,6 +19,7 @@ from plasticine.io import (
     model_images,
     read_volume,
 )
+from plasticine.nn.body import body_mask
 from plasticine.training.data import Domains, Images, crop_to, unpaired
 from plasticine.training.recipe import Recipe
 
@@ -291,25 +292,3 @@ def fit(images: Tensor, size: Sequence[int]) -> Tensor:
         missing = max(0, wanted - n)
         padding += [missing // 2, missing - missing // 2]
     return crop_to(functional.pad(images, padding), size)
-
-
-def body_mask(images: Tensor, threshold: float, opening: int, margin: int) -> Tensor:
-    """Where the body is: the foreground without what is thin, and a margin around it.
-
-    The foreground is eroded by ``opening`` voxels, which removes what is thinner than twice
-    that, such as the arc of a CT's table, and dilated again.
-
-    Args:
-        images: (N, 1, *spatial) within [0, 1].
-        threshold: intensity above which a voxel is foreground.
-        opening: voxels of the erosion.
-        margin: voxels that the mask reaches beyond what the dilation restores.
-
-    Returns:
-        (N, 1, *spatial), 0 or 1, of the images' dtype.
-    """
-    pool = functional.max_pool2d if images.ndim == 4 else functional.max_pool3d
-    background = (images <= threshold).to(images.dtype)
-    core = 1 - pool(background, 2 * opening + 1, 1, opening)
-    reach = opening + margin
-    return pool(core, 2 * reach + 1, 1, reach)

@@ -13,6 +13,7 @@ else:
     import tomli as tomllib
 
 _TABLES = ("data", "model", "augmentation", "diffusion", "registration", "card")
+_OPTIONAL = ("structure",)
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Recipe:
         diffusion: training of the denoiser.
         registration: training of the velocity network.
         card: licence, citation and description, for the model's card.
+        structure: training of the structure map, where it is a learned one.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Recipe:
     diffusion: dict[str, Any]
     registration: dict[str, Any]
     card: dict[str, Any]
+    structure: dict[str, Any] | None = None
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -63,7 +66,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         raise ValueError(f"{path} is not a TOML recipe: {error}") from error
     name = content.pop("name", path.stem)
     missing = [table for table in _TABLES if table not in content]
-    unknown = [table for table in content if table not in _TABLES]
+    unknown = [table for table in content if table not in _TABLES + _OPTIONAL]
     if missing or unknown:
         raise ValueError(
             f"{path} is not a recipe: expected the tables {', '.join(_TABLES)}; "

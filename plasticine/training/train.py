@@ -7,13 +7,16 @@ from typing import Any
 
 import torch
 
+from plasticine.structure import BackTranslation
 from plasticine.training.data import Domains, RandomDeformation
+from plasticine.training.intensity import RandomIntensity
 from plasticine.training.losses import DenoisingLoss, RegistrationLoss
 from plasticine.training.processes import Processes
 from plasticine.training.reading import Progress as ReadingProgress
 from plasticine.training.reading import load_domains
 from plasticine.training.recipe import Recipe, load_recipe
 from plasticine.training.stage import Loss, Progress, Stage
+from plasticine.training.structure import train_back_translation
 from plasticine.translation.model import TranslationModel, save_model
 
 
@@ -90,7 +93,7 @@ def train(
         ).to(processes.device)
         torch.manual_seed(seed)
         model = TranslationModel(recipe.model).to(processes.device)
-        _check_structure(model, domains)
+        _check_structure(recipe, model, domains)
         deformation = RandomDeformation(**recipe.augmentation)
 
         def run(name: str, network: torch.nn.Module, loss: Loss, settings: dict[str, Any]) -> None:
@@ -101,12 +104,16 @@ def train(
                 stage.load()
             network.load_state_dict(stage.run(progress).state_dict())
 
+        jitter = None
+        if isinstance(model.structure, BackTranslation):
+            assert recipe.structure is not None  # as checked
+            train_back_translation(model.structure, domains, deformation, recipe.structure, run)
+            jitter = RandomIntensity(**recipe.structure["jitter"])
+        labels = domains.target_labels
         run(
             "diffusion",
             model.denoiser,
-            DenoisingLoss(
-                model, domains.target, deformation, recipe.diffusion, domains.target_labels
-            ),
+            DenoisingLoss(model, domains.target, deformation, recipe.diffusion, labels, jitter),
             recipe.diffusion,
         )
         settings = dict(recipe.registration)
@@ -125,8 +132,13 @@ def train(
     return path
 
 
-def _check_structure(model: TranslationModel, domains: Domains) -> None:
-    """Refuses images or labels that the structure map cannot take, before any training."""
+def _check_structure(recipe: Recipe, model: TranslationModel, domains: Domains) -> None:
+    """Refuses what the structure map cannot take or be trained by, before any training."""
+    if model.structure.learned != (recipe.structure is not None):
+        raise ValueError(
+            f"recipe {recipe.name}: a table [structure] belongs to a structure map that is "
+            f"learned, and to no other; the map is {recipe.model['structure']['name']!r}"
+        )
     for name, images, labels in (
         ("source", domains.source, domains.source_labels),
         ("target", domains.target, domains.target_labels),

@@ -96,5 +96,5 @@ def predicted_displacements(
     k = torch.full((len(x),), max(1, denoiser.schedule.steps // 4), device=x.device)
     drawn = shared_noise(reference, torch.Generator().manual_seed(seed))
     noisy = denoiser.schedule.add_noise(reference, drawn, k)
-    noise = denoiser.predict_noise(noisy, model.structure(reference, labels=labels), k)
+    noise = denoiser.predict_noise(noisy, model.structure(reference, "target", labels=labels), k)
     return model.velocity(x, reference, noise).displacements()

@@ -206,7 +206,7 @@ class Translator:
         advance: Callable[[], None],
     ) -> dict[str, Tensor]:
         x = 2 * image - 1
-        structure_of_x = self.model.structure(x, labels=labels)
+        structure_of_x = self.model.structure(x, "source", labels=labels)
         if deform:
             displacements = predicted_displacements(
                 self.model,
@@ -230,7 +230,7 @@ class Translator:
             "inverse_consistency": torch.linalg.vector_norm(compose(u_inverse, u), dim=1)[:, None],
         }
         if not self.model.structure.needs_labels:  # nobody has labelled ŷ
-            drawn = self.model.structure(y)
+            drawn = self.model.structure(y, "target")
             body = (warped > FOREGROUND).to(y.dtype)
             agreement = [
                 soft_dice(drawn[i : i + 1], moved.structure[i : i + 1], body[i : i + 1])

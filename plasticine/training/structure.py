@@ -1,0 +1,119 @@
+"""Training the learned structure map by iterated back-translation, on unpaired images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from plasticine import structure
+from plasticine.diffusion.unet import ImageUNet
+from plasticine.structure import BackTranslation
+from plasticine.training.data import Domains, RandomDeformation
+from plasticine.training.draws import Draws
+from plasticine.training.intensity import RandomIntensity
+from plasticine.training.stage import Loss, autocast
+
+_OWN = ("base", "base_steps", "rounds", "jitter")
+_BATCH = 16
+
+Run = Callable[[str, nn.Module, Loss, dict[str, Any]], None]
+"""Trains a network as a stage of a given name: (name, network, loss, settings)."""
+
+
+class RecolouringLoss:
+    """Mean absolute error of a network that turns one picture of an anatomy into another.
+
+    Args:
+        network: what is trained.
+        inputs: (n, C, *spatial) within [0, 1], on the training device.
+        outputs: (n, 1, *spatial) within [0, 1], what each input should become.
+        deformation: the random deformation of both together.
+        settings: ``precision``.
+        jitter: a random change of the inputs' intensity; None changes nothing.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        inputs: Tensor,
+        outputs: Tensor,
+        deformation: RandomDeformation,
+        settings: dict[str, Any],
+        jitter: RandomIntensity | None = None,
+    ) -> None:
+        self.network, self.inputs, self.outputs = network, inputs, outputs
+        self.deformation, self.settings, self.jitter = deformation, settings, jitter
+
+    def __call__(self, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the samples that ``draws`` gives; there are no terms to show."""
+        index = draws.integers(0, len(self.inputs)).to(self.inputs.device)
+        given, wanted = self.deformation([self.inputs[index], self.outputs[index]], draws)
+        if self.jitter is not None:
+            given = self.jitter(given, draws)
+        with autocast(given.device, self.settings):
+            made = self.network(given)
+        return functional.l1_loss(made, wanted), {}
+
+
+def train_back_translation(
+    learned: BackTranslation,
+    domains: Domains,
+    deformation: RandomDeformation,
+    settings: dict[str, Any],
+    run: Run,
+) -> ImageUNet:
+    """Train the map's network h, from the target's look to the source's, without pairs.
+
+    A first network learns S(x) → x of a fixed map S that both domains share, on the source
+    alone; on S(y) it makes a first pseudo-source of each target. Each round then trains g from
+    the pseudo-sources to their real targets, and h from g's pseudo-targets of the real sources
+    to these; h's pseudo-sources are the next round's. What is asked for is always a real image.
+
+    Args:
+        learned: the map.
+        domains: the images, on the training device.
+        deformation: the random deformation.
+        settings: ``base`` (the shared map: ``name`` and options), ``base_steps`` of the first
+            network, ``rounds``, ``jitter`` (as ``RandomIntensity``), and a stage's settings,
+            whose ``steps`` are those of each network of a round.
+        run: trains a network; its stages are "structure-base", "structure-1-target",
+            "structure-1-source", ...
+
+    Returns:
+        g of the last round, from the source's look to the target's.
+    """
+    stage = {key: value for key, value in settings.items() if key not in _OWN}
+    jitter = RandomIntensity(**settings["jitter"])
+    ndim, device = learned.ndim, domains.source.device
+    x, y = (domains.source + 1) / 2, (domains.target + 1) / 2
+
+    options = dict(settings["base"])
+    shared = structure.create(options.pop("name"), ndim, **options)
+    inner = learned.network.network
+    shape = {key: getattr(inner, key) for key in ("channels", "blocks", "patch_size")}
+    first = ImageUNet(ndim, shared.channels, 1, **shape).to(device)
+    to_target = ImageUNet(ndim, 1, 1, **shape).to(device)
+
+    def learn(name: str, network: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
+        loss = RecolouringLoss(network, inputs, outputs, deformation, stage, jitter)
+        run(f"structure-{name}", network, loss, stage)
+
+    descriptors = applied(shared, domains.source)
+    base = stage | {"steps": settings["base_steps"]}
+    run("structure-base", first, RecolouringLoss(first, descriptors, x, deformation, base), base)
+    pseudo_source = applied(first, applied(shared, domains.target))
+    for index in range(1, settings["rounds"] + 1):
+        learn(f"{index}-target", to_target, pseudo_source, y)
+        learn(f"{index}-source", learned.network, applied(to_target, x), x)
+        pseudo_source = applied(learned.network, y)
+    return to_target
+
+
+@torch.no_grad()
+def applied(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """A network's or map's output within [0, 1] for many images, a few at a time."""
+    return torch.cat([network(part).clamp(0, 1) for part in images.split(_BATCH)])

@@ -1,0 +1,129 @@
+"""Training the learned structure map by back-translation."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from plasticine.nn.tensor_file import load_tensors
+from plasticine.training import load_recipe, train
+from plasticine.training.draws import Draws
+from plasticine.training.intensity import RandomIntensity, increasing_curves, through
+from plasticine.training.recipe import Recipe
+from plasticine.translation import Translator, load_model
+
+NETWORKS = ["base", "1-target", "1-source", "2-target", "2-source"]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    """The source: dark discs on grey. The target: other discs, bright on black."""
+    generator = np.random.default_rng(0)
+    rows, columns = np.mgrid[:16, :16]
+
+    def discs(count: int, inside: int, outside: int) -> np.ndarray:
+        centres, radii = generator.uniform(5, 11, (count, 2, 1, 1)), generator.uniform(2, 5, count)
+        distance = np.hypot(rows - centres[:, 0], columns - centres[:, 1])
+        return np.where(distance < radii[:, None, None], inside, outside).astype(np.uint8)
+
+    np.savez(tmp_path / "images.npz", a=discs(6, 60, 130), b=discs(6, 220, 20))
+    small = copy.deepcopy(load_recipe("brain-t1-t2"))
+    small.data.clear()
+    small.data.update(file="images.npz", source=["a"], target=["b"], maximum=255)
+    structure = {"name": "back-translation", "channels": [8, 8], "blocks": 1, "patch_size": 1}
+    small.model.update(
+        structure=structure,
+        denoiser={"channels": [8, 8], "blocks": 1},
+        velocity={"channels": [4, 4]},
+    )
+    small.augmentation.update(translation=1.0, smoothness=8)
+    training = small.diffusion | {"batch": 2, "checkpoint_every": 1, "precision": "float32"}
+    del training["condition_dropout"]
+    learning = {"base": {"name": "mind", "dilations": [1]}, "rounds": 2, "jitter": {}}
+    small = dataclasses.replace(
+        small, structure=training | learning | {"base_steps": 3, "steps": 2}
+    )
+    for settings in (small.diffusion, small.registration):
+        settings.update(steps=1, batch=2, precision="float32")
+    small.registration["nearest"] = 2
+    return small
+
+
+def test_a_resumed_training_gives_the_same_model(recipe: Recipe, tmp_path: Path) -> None:
+    path = train(recipe, tmp_path, tmp_path / "whole")
+    logs = sorted(path.stem for path in (tmp_path / "whole").glob("structure-*.csv"))
+    assert logs == sorted(f"structure-{name}" for name in NETWORKS)
+
+    def stop(stage: str, step: int, *rest: object) -> None:
+        if (stage, step) == ("structure-1-source", 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path, tmp_path / "stopped", progress=stop)
+    again = train(recipe, tmp_path, tmp_path / "stopped", resume=True)
+    expected, found = load_tensors(path)[0], load_tensors(again)[0]
+    assert any(name.startswith("structure.network.") for name in expected)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    model, card = load_model(again)
+    image = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    trace = Translator(model, card).translate(image, steps=1, reference=image)
+    assert torch.isfinite(trace.translated).all()
+
+
+def test_the_target_takes_the_sources_look(recipe: Recipe, tmp_path: Path) -> None:
+    assert recipe.structure is not None
+    recipe.structure.update(base_steps=100, steps=60, rounds=1, batch=4, learning_rate=1e-2)
+    model, _ = load_model(train(recipe, tmp_path, tmp_path / "run"))
+    with np.load(tmp_path / "images.npz") as archive:
+        target = torch.from_numpy(archive["b"])[:, None] / 255
+    look = model.structure(2 * target - 1, "target")
+    inside, outside = look[target > 0.5].median(), look[target < 0.5].median()
+    # 60 and 130 of 255 are the source's: its contrast is the other way round.
+    assert inside < outside - 0.1
+    assert outside == pytest.approx(130 / 255, abs=0.1)
+
+
+def test_the_table_belongs_to_a_learned_map_and_to_no_other(recipe: Recipe, tmp_path: Path) -> None:
+    without = dataclasses.replace(recipe, structure=None)
+    with pytest.raises(ValueError, match=r"\[structure\].*'back-translation'"):
+        train(without, tmp_path, tmp_path / "run")
+    recipe.model["structure"] = {"name": "mind"}
+    with pytest.raises(ValueError, match=r"\[structure\].*'mind'"):
+        train(recipe, tmp_path, tmp_path / "run")
+
+
+def _draws(batch: int, samples: slice | None = None) -> Draws:
+    return Draws(torch.Generator().manual_seed(3), batch, samples)
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 12, 10), (4, 1, 6, 8, 7)])
+def test_random_intensity_is_of_each_sample_and_within_0_and_1(shape: tuple[int, ...]) -> None:
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    images[:, :, :3] = 0
+    jitter = RandomIntensity()
+    changed = jitter(images, _draws(4))
+    assert 0 <= changed.min() < changed.max() <= 1
+    assert 0.01 < (changed - images).abs().mean() < 0.2
+    assert changed[:, :, 0].max() == 0  # farther from the body than the blur reaches
+    part = jitter(images[2:], _draws(4, slice(2, 4)))
+    torch.testing.assert_close(part, changed[2:])
+    still = RandomIntensity(remap=0, offset=0, field=0, blur=0, noise=0)
+    torch.testing.assert_close(still(images, _draws(4)), images)
+
+
+def test_random_curves_increase_from_0_to_1() -> None:
+    curve = increasing_curves(_draws(5))
+    assert (curve[:, 0] == 0).all()
+    torch.testing.assert_close(curve[:, -1], torch.ones(5))
+    assert (curve.diff(dim=1) > 0).all()
+    levels = torch.linspace(0, 1, 33).view(1, 1, 33, 1).expand(5, 1, 33, 1)
+    sent = through(curve, levels)
+    torch.testing.assert_close(sent[:, 0, ::4, 0], curve)
+    between = np.interp(0.3, np.linspace(0, 1, curve.shape[1]), curve[2].numpy())
+    assert through(curve, torch.full((5, 1, 1, 1), 0.3))[2].item() == pytest.approx(between)
