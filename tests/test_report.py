@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from plasticine.io import Volume, VolumeTrace, read_displacement, read_volume, translate_volume
-from plasticine.ops.folding import folding
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.warp import warp
+from plasticine.registration import stack_folding
 from plasticine.report import RESULT_FILES, describe, draw_page, write_results
 from plasticine.translation import TranslationModel, Translator
 
@@ -185,7 +185,7 @@ class TestResults:
 
     def test_record_counts_folds(self, written: tuple[VolumeTrace, Path, Path]) -> None:
         result, _, _ = written
-        expected = folding(result.displacement)
+        expected = stack_folding(result.displacement)  # one φ for the volume
         recorded = describe(result)["folding"]
         assert (recorded["scheme"], recorded["region"]) == ("central", "full")
         assert recorded["folds"] == int(expected.folds.sum())

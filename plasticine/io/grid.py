@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from plasticine.io.orientation import axes_towards
+from plasticine.nn.gaussian import gaussian_smooth
 from plasticine.ops.warp import warp
 
 # Headers hold spacings as float32: a hair's difference is not worth an interpolation.
@@ -176,7 +177,9 @@ class ModelGrid:
         if not self.resampled:
             return images
         for axis, factor in enumerate(self.scale):
-            images = _smooth(images, axis + 2, 0.5 * math.sqrt(max(0, (0.5 / factor) ** 2 - 1)))
+            images = gaussian_smooth(
+                images, axis + 2, 0.5 * math.sqrt(max(0, (0.5 / factor) ** 2 - 1))
+            )
         return _sample(images, [1 / factor for factor in self.scale], self.model_shape)
 
     def labels_to_model(self, labels: torch.Tensor) -> torch.Tensor:
@@ -236,16 +239,3 @@ def _sample(
     nowhere = torch.zeros(1, dtype=images.dtype, device=images.device)
     where = nowhere.expand(1, ndim, *shape)
     return warp(images, where, affine=affine, mode=mode, padding="border")
-
-
-def _smooth(images: torch.Tensor, axis: int, sigma: float) -> torch.Tensor:
-    """Gaussian along one axis, the edge voxel repeated beyond the border."""
-    if sigma == 0:
-        return images
-    half = math.ceil(3 * sigma)
-    offsets = torch.arange(-half, half + 1, dtype=images.dtype, device=images.device)
-    window = torch.exp(-0.5 * (offsets / sigma).square())
-    rows = images.movedim(axis, -1)
-    flat = torch.nn.functional.pad(rows.reshape(-1, 1, rows.shape[-1]), (half, half), "replicate")
-    smooth = torch.nn.functional.conv1d(flat, (window / window.sum()).reshape(1, 1, -1))
-    return smooth.reshape(rows.shape).movedim(-1, axis)

@@ -13,15 +13,20 @@ from numpy.typing import NDArray
 
 from plasticine.io.grid import ModelGrid
 from plasticine.io.intensity import Normalisation
-from plasticine.io.model_images import model_images
+from plasticine.io.model_images import ModelImages, model_images
 from plasticine.io.volume import Volume
 from plasticine.nn.validity import landing_mask
 from plasticine.ops.folding import Folding, folding
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.warp import warp
+from plasticine.registration.stack import stack_folding
 
 if TYPE_CHECKING:
     from plasticine.translation import Trace, Translator
+
+
+SLICE_SMOOTHING = 4.0
+"""Millimetres: the Gaussian that smooths a 2D model's velocity across the slices of a volume."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +50,8 @@ class VolumeTrace:
         jacobian: ``(N, 1, *s)``, of `displacement`, central differences.
         valid: ``(N, 1, *s)`` bool: whether φ lands inside the image.
         residual: ``(N, 1, *s)``, the trace's intensity residual; interpolated likewise.
-        folding: Folding statistics of `displacement`, per image.
+        folding: Folding statistics of `displacement`, per image; of one field of the volume
+            where `one_deformation`.
         labels: The file of the volume's label map, where the model needs one.
     """
 
@@ -73,6 +79,11 @@ class VolumeTrace:
         return affine
 
     @property
+    def one_deformation(self) -> bool:
+        """Whether one φ moves all of the volume, rather than one each of several pictures."""
+        return len(self.source) == 1 or self.trace.arguments["slice_smoothing"] is not None
+
+    @property
     def warped_source(self) -> torch.Tensor:
         """``(N, 1, *s)``, x∘φ in the normalised intensities of `source`."""
         return warp(self.source, self.displacement, padding="border")
@@ -94,6 +105,8 @@ def translate_volume(
     steps: int | None = None,
     samples: int = 1,
     seed: int = 0,
+    slab: int | None = None,
+    overlap: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> VolumeTrace:
     """Translates a volume in its own space.
@@ -103,6 +116,11 @@ def translate_volume(
     them. The displacement is interpolated back to the input's voxels; x∘φ, J and the folding
     statistics are computed there from the full-resolution input. The translated image and the
     residual are interpolated back. A file without spacing is taken to be on the model's grid.
+
+    A volume has one φ. A two-dimensional model gives it slice by slice: all slices share an affine
+    map, and the velocity is smoothed across them (`SLICE_SMOOTHING`), as
+    `registration.stack_deformation` says. Without spacing, images are pictures of their own, and
+    so is each one's φ.
 
     Args:
         translator: The model.
@@ -114,6 +132,9 @@ def translate_volume(
         steps: Network runs of a sample; None for the model's own number.
         samples: How many samples are drawn.
         seed: Of the noise.
+        slab: Voxels of the slabs that take turns in memory; None for the model's own, 0 for the
+            whole at once.
+        overlap: Voxels that neighbouring slabs share; None for the model's own.
         progress: Called with (done, total).
 
     Returns:
@@ -126,6 +147,7 @@ def translate_volume(
     """
     laid = model_images(volume, translator.card)
     grid = laid.grid
+    slice_smoothing = _slice_smoothing(laid, volume)
     trace = translator.translate(
         laid.images,
         labels=None if labels is None else laid.labels(labels),
@@ -134,6 +156,9 @@ def translate_volume(
         steps=steps,
         samples=samples,
         seed=seed,
+        slab=slab,
+        overlap=overlap,
+        slice_smoothing=slice_smoothing,
         progress=progress,
     )
     displacement = grid.displacement_from_model(trace.displacement)
@@ -151,6 +176,15 @@ def translate_volume(
         jacobian=jacobian_determinant(displacement),
         valid=landing_mask(displacement),
         residual=grid.from_model(trace.residual),
-        folding=folding(displacement),
+        folding=(folding if slice_smoothing is None else stack_folding)(displacement),
         labels=labels,
     )
+
+
+def _slice_smoothing(laid: ModelImages, volume: Volume) -> float | None:
+    """`SLICE_SMOOTHING` in slices; None where the images are not slices of one volume."""
+    if laid.grid.ndim == 3 or volume.affine is None or len(laid.images) == 1:
+        return None
+    assert laid.volume.affine is not None
+    across = laid.volume.affine[:3, laid.grid.axes[0]]
+    return SLICE_SMOOTHING / float(np.linalg.norm(across))

@@ -6,6 +6,7 @@ from plasticine.registration.instance import InstanceOptimisation, Level
 from plasticine.registration.matching import nearest_targets, structure_descriptor
 from plasticine.registration.network import VelocityNetwork
 from plasticine.registration.objective import RegistrationObjective
+from plasticine.registration.stack import stack_deformation, stack_folding
 
 __all__ = [
     "AffineHead",
@@ -16,5 +17,7 @@ __all__ = [
     "VelocityNetwork",
     "affine_from_generator",
     "nearest_targets",
+    "stack_deformation",
+    "stack_folding",
     "structure_descriptor",
 ]

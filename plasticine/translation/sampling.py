@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plasticine.diffusion.denoiser import Denoiser
 from plasticine.diffusion.sampler import find_solver, sample, shared_noise
+from plasticine.diffusion.slabs import SlabDenoiser
 from plasticine.translation.model import TranslationModel
 from plasticine.translation.moved_source import MovedSource
 
@@ -26,6 +28,9 @@ class Sampling:
         start: K as a fraction of the schedule; 1 starts from noise, less keeps some of x∘φ.
         refine: times that φ is refined, after each of the first sample's first network runs.
         seed: of the noise.
+        slab: voxels of the slabs that take turns in memory, as ``diffusion.SlabDenoiser`` cuts
+            the longest axis into; 0 denoises the whole at once.
+        overlap: voxels that neighbouring slabs share, at least.
 
     Raises:
         ValueError: an argument is out of range.
@@ -38,6 +43,8 @@ class Sampling:
     start: float = 1.0
     refine: int = 0
     seed: int = 0
+    slab: int = 0
+    overlap: int = 16
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.samples < 1:
@@ -54,8 +61,19 @@ class Sampling:
         """What was chosen, and the model's own default for what is None."""
         defaults = model.configuration["sampling"]
         own = {name: defaults[name] for name in ("steps", "guidance", "start")}
+        own |= {name: defaults[name] for name in ("slab", "overlap") if name in defaults}
         given = {name: value for name, value in chosen.items() if value is not None}
         return cls(**{"solver": model.solver, **own, **given})
+
+    def denoiser(self, model: TranslationModel) -> Denoiser | SlabDenoiser:
+        """The model's denoiser, in slabs where they are asked for.
+
+        Raises:
+            ValueError: slab or overlap do not suit the denoiser.
+        """
+        if self.slab == 0:
+            return model.denoiser
+        return SlabDenoiser(model.denoiser, self.slab, self.overlap)
 
     def start_step(self, model: TranslationModel) -> int:
         """The diffusion step K that a sample begins from."""
@@ -132,7 +150,7 @@ def mean_sample(
     Returns:
         (N, 1, *spatial) float32 within [-1, 1]; and ``moved``, refined.
     """
-    denoiser = model.denoiser
+    denoiser = sampling.denoiser(model)
     start = sampling.start_step(model)
     total = torch.zeros_like(moved.image)
 

@@ -16,13 +16,15 @@ from plasticine.nn.validity import landing_mask
 from plasticine.ops.compose import compose
 from plasticine.ops.folding import folding
 from plasticine.ops.jacobian import jacobian_determinant
+from plasticine.registration.deformation import Deformation
+from plasticine.registration.stack import stack_deformation, stack_folding
 from plasticine.translation.model import (
     ModelError,
     TranslationModel,
     load_model,
     shipped_models,
 )
-from plasticine.translation.moved_source import MovedSource, predicted_displacements
+from plasticine.translation.moved_source import MovedSource, predicted_deformation
 from plasticine.translation.sampling import Progress, Sampling, mean_sample
 from plasticine.translation.trace import Trace
 
@@ -82,6 +84,9 @@ class Translator:
         guidance: float | None = None,
         start: float | None = None,
         refine: int = 0,
+        slab: int | None = None,
+        overlap: int | None = None,
+        slice_smoothing: float | None = None,
         batch: int = 8,
         progress: Callable[[int, int], None] | None = None,
     ) -> Trace:
@@ -108,6 +113,12 @@ class Translator:
             start: K as a fraction of the schedule; None is the model's default.
             refine: times that φ is refined, after each of the first network runs of the first
                 sample, by registering x∘φ to the clean image predicted there.
+            slab: voxels of the slabs that take turns in memory; None is the model's default,
+                0 denoises the whole at once.
+            overlap: voxels that neighbouring slabs share; None is the model's default.
+            slice_smoothing: the images are neighbouring slices of one volume, which gets one φ:
+                the standard deviation, in slices, of the Gaussian that smooths the velocity
+                across them, as ``stack_deformation`` has it. None: each has a φ of its own.
             batch: images translated at a time.
             progress: called as (network runs done, network runs in all).
 
@@ -141,7 +152,16 @@ class Translator:
             start=start,
             refine=refine,
             seed=seed,
+            slab=slab,
+            overlap=overlap,
         )
+        if slice_smoothing is not None and self.model.ndim != 2:
+            raise ValueError(
+                f"slices are for a 2D model to see; this one sees {self.model.ndim}D images"
+            )
+        if slice_smoothing is not None and sampling.refine:
+            raise ValueError("refine moves each slice by itself, but a volume has one φ")
+        denoiser = sampling.denoiser(self.model)
         if refine and not deform:
             raise ValueError("refine moves the source, which deform=False forbids")
         sampling.check_refine(self.model)
@@ -151,17 +171,40 @@ class Translator:
         def part(given: Tensor | None, first: int) -> Tensor | None:
             return None if given is None else given[first : first + batch].to(self.device)
 
+        def deformation(first: int) -> Deformation:
+            y = part(reference, first)
+            return predicted_deformation(
+                self.model,
+                denoiser,
+                2 * image[first : first + batch].to(self.device) - 1,
+                reference=None if y is None else 2 * y - 1,
+                labels=part(reference_labels, first),
+                seed=seed,
+            )
+
+        firsts = range(0, len(image), batch)
+        of_volume: tuple[Tensor, Tensor] | None = None
+        if deform and slice_smoothing is not None:
+            body = (image > FOREGROUND).flatten(1).sum(1)
+            slices = [deformation(first) for first in firsts]
+            of_volume = stack_deformation(slices, body, slice_smoothing).displacements()
+
+        def displacements(first: int) -> tuple[Tensor, Tensor] | None:
+            if not deform:
+                return None
+            if of_volume is None:
+                return deformation(first).displacements()
+            return of_volume[0][first : first + batch], of_volume[1][first : first + batch]
+
         parts = [
             self._translate_batch(
                 image[first : first + batch].to(self.device),
                 part(labels, first),
-                part(reference, first),
-                part(reference_labels, first),
-                deform,
+                displacements(first),
                 sampling,
                 bar.advance,
             )
-            for first in range(0, len(image), batch)
+            for first in firsts
         ]
         joined = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
         return Trace(
@@ -169,12 +212,13 @@ class Translator:
             **joined,
             residual=intensity_residual(joined["translated"], joined["warped"]),
             jacobian=jacobian_determinant(joined["displacement"]),
-            folding=folding(joined["displacement"]),
+            folding=(folding if slice_smoothing is None else stack_folding)(joined["displacement"]),
             model={key: self.card[key] for key in ("name", "title") if key in self.card},
             arguments={
                 "deform": deform,
                 "reference": reference is not None,
                 "labels": labels is not None,
+                "slice_smoothing": slice_smoothing,
             }
             | dataclasses.asdict(sampling),
             seconds=time.perf_counter() - began,
@@ -199,25 +243,16 @@ class Translator:
         self,
         image: Tensor,
         labels: Tensor | None,
-        reference: Tensor | None,
-        reference_labels: Tensor | None,
-        deform: bool,
+        displacements: tuple[Tensor, Tensor] | None,
         sampling: Sampling,
         advance: Callable[[], None],
     ) -> dict[str, Tensor]:
         x = 2 * image - 1
         structure_of_x = self.model.structure(x, "source", labels=labels)
-        if deform:
-            displacements = predicted_displacements(
-                self.model,
-                x,
-                reference=None if reference is None else 2 * reference - 1,
-                labels=reference_labels,
-                seed=sampling.seed,
-            )
-            moved = MovedSource(x, structure_of_x, *displacements)
-        else:
+        if displacements is None:
             moved = MovedSource.unmoved(x, structure_of_x)
+        else:
+            moved = MovedSource(x, structure_of_x, *displacements)
         y, moved = mean_sample(self.model, moved, sampling, advance)
         warped = ((moved.image + 1) / 2).clamp(0, 1)
         u, u_inverse = moved.displacement, moved.inverse_displacement

@@ -1,0 +1,75 @@
+"""One deformation for all slices of a volume that a two-dimensional model sees slice by slice."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from plasticine.nn.gaussian import gaussian_smooth
+from plasticine.ops.folding import Folding, folding
+from plasticine.registration.affine import affine_from_generator
+from plasticine.registration.deformation import Deformation
+
+
+def stack_deformation(
+    parts: Sequence[Deformation], body: Tensor, slice_smoothing: float
+) -> Deformation:
+    """The slices' deformations as one of the volume, which leaves every slice in its place.
+
+    The velocities, stacked, are smoothed by a Gaussian across slices, so that neighbouring
+    slices move alike. All slices share one affine map: the exponential of the mean of their
+    generators, each counted as much as its slice holds of the body. Nothing moves across slices,
+    so the volume's Jacobian determinant is the slice's own.
+
+    Args:
+        parts: the deformations of neighbouring slices, in order, each (n, 2, rows, columns).
+        body: (N,) voxels of the body in each of the N slices; at least 0.
+        slice_smoothing: standard deviation of the Gaussian, in slices; 0 leaves the velocities.
+
+    Returns:
+        The deformation of the N slices, (N, 2, rows, columns), without features.
+
+    Raises:
+        ValueError: slice_smoothing is negative or not finite.
+    """
+    first = parts[0]
+    affine = inverse_affine = mean = None
+    if first.generator is not None:
+        generators = torch.cat([part.generator for part in parts if part.generator is not None])
+        weight = body.to(generators) if body.any() else torch.ones_like(generators[:, 0, 0])
+        mean = torch.einsum("n,nij->ij", weight / weight.sum(), generators)
+        mean = mean.expand_as(generators)
+        affine, inverse_affine = affine_from_generator(mean, first.velocity.shape[2:])
+    inverses = [p.inverse_velocity for p in parts if p.inverse_velocity is not None]
+    return dataclasses.replace(
+        first,
+        velocity=_across_slices([part.velocity for part in parts], slice_smoothing),
+        inverse_velocity=_across_slices(inverses, slice_smoothing) if inverses else None,
+        affine=affine,
+        inverse_affine=inverse_affine,
+        generator=mean,
+        features=(),
+    )
+
+
+def stack_folding(displacement: Tensor) -> Folding:
+    """The folding statistics of a stack's displacement as the one field of a volume.
+
+    Args:
+        displacement: (N, 2, rows, columns) voxels, of neighbouring slices.
+
+    Returns:
+        The statistics of the field (1, 3, N, rows, columns) whose component across slices is 0;
+        those of the plane where there is but one slice, which has no cells of a volume.
+    """
+    if len(displacement) == 1:
+        return folding(displacement)
+    within = displacement.movedim(0, 1)
+    return folding(torch.cat([torch.zeros_like(within[:1]), within])[None])
+
+
+def _across_slices(velocities: Sequence[Tensor], sigma: float) -> Tensor:
+    return gaussian_smooth(torch.cat(list(velocities)), 0, sigma).contiguous()

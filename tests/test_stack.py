@@ -1,0 +1,201 @@
+"""One deformation for the slices of a volume, and volumes translated in slabs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import plasticine
+from plasticine.io import VolumeTrace, read_volume, translate_volume
+from plasticine.io.translate import SLICE_SMOOTHING
+from plasticine.nn.gaussian import gaussian_smooth
+from plasticine.ops.folding import folding
+from plasticine.registration import Deformation, VelocityNetwork, affine_from_generator
+from plasticine.registration.stack import stack_deformation, stack_folding
+from plasticine.translation import TranslationModel, Translator
+
+SIZE = (12, 14)
+
+
+def _parts(inverse_from: str = "negation", affine: bool = True) -> list[Deformation]:
+    """What a stirred network makes of 5 and of 2 unlike slices."""
+    torch.manual_seed(0)
+    network = VelocityNetwork(2, channels=(4, 4), affine=affine, inverse_from=inverse_from)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    with torch.no_grad():
+        return [network(torch.rand(n, 1, *SIZE)) for n in (5, 2)]
+
+
+class TestDeformation:
+    @pytest.mark.parametrize("inverse_from", ["negation", "head"])
+    def test_slices_share_a_smooth_velocity_and_one_affine(self, inverse_from: str) -> None:
+        parts = _parts(inverse_from)
+        body = torch.tensor([0, 10, 20, 40, 20, 10, 0])
+        stack = stack_deformation(parts, body, 1.5)
+        velocity = torch.cat([part.velocity for part in parts])
+        assert stack.velocity.shape == velocity.shape
+        assert stack.velocity.diff(dim=0).abs().mean() < 0.5 * velocity.diff(dim=0).abs().mean()
+        torch.testing.assert_close(stack.velocity, gaussian_smooth(velocity, 0, 1.5))
+        if inverse_from == "head":
+            inverse = torch.cat([part.inverse_velocity for part in parts])
+            torch.testing.assert_close(stack.inverse_velocity, gaussian_smooth(inverse, 0, 1.5))
+        generators = torch.cat([part.generator for part in parts])
+        mean = (generators * body[:, None, None]).sum(0) / 100
+        torch.testing.assert_close(stack.generator, mean.expand(7, 2, 3))
+        for got, expected in zip(
+            (stack.affine, stack.inverse_affine),
+            affine_from_generator(mean[None], SIZE),
+            strict=True,
+        ):
+            torch.testing.assert_close(got, expected.expand(7, 2, 3))
+
+    def test_empty_slices_count_alike(self) -> None:
+        parts = _parts()
+        stack = stack_deformation(parts, torch.zeros(7, dtype=torch.int64), 0)
+        generators = torch.cat([part.generator for part in parts])
+        torch.testing.assert_close(stack.generator[0], generators.mean(0))
+        assert torch.equal(stack.velocity, torch.cat([part.velocity for part in parts]))
+
+    def test_a_network_without_an_affine_part(self) -> None:
+        stack = stack_deformation(_parts(affine=False), torch.ones(7), 1.0)
+        assert stack.affine is None
+        assert stack.displacement().shape == (7, 2, *SIZE)
+
+    @pytest.mark.parametrize("sigma", [-1.0, float("nan"), float("inf")])
+    def test_a_width_that_is_none_is_refused(self, sigma: float) -> None:
+        with pytest.raises(ValueError, match="sigma must be at least 0 voxels; got"):
+            stack_deformation(_parts(), torch.ones(7), sigma)
+
+
+def test_a_gaussian_has_its_width_and_repeats_the_edge() -> None:
+    image = torch.zeros(2, 41, dtype=torch.float64)
+    image[0, 20] = 1
+    image[1] = 3
+    smooth = gaussian_smooth(image, 1, 2.0)
+    voxel = torch.arange(41).double() - 20
+    assert (smooth[0] * voxel**2).sum() == pytest.approx(4, rel=0.03)
+    torch.testing.assert_close(smooth[1], image[1])
+    torch.testing.assert_close(gaussian_smooth(image.T, 0, 2.0), smooth.T)
+
+
+def test_folding_of_a_stack_is_that_of_its_volume() -> None:
+    displacement = 1.5 * torch.randn(4, 2, 9, 8, generator=torch.Generator().manual_seed(0))
+    volume, planes = stack_folding(displacement), folding(displacement)
+    assert volume.folds.shape == (1,)
+    assert volume.folds.item() == planes.folds.sum().item() > 0
+    torch.testing.assert_close(volume.minimum, planes.minimum.min()[None])
+    assert volume.non_diffeomorphic_volume > 0
+    assert stack_folding(displacement[:1]).folds.item() == planes.folds[0].item()
+
+
+def _translator(ndim: int = 2, **sampling: int) -> Translator:
+    """Random weights: a denoiser that paints, a velocity that moves each slice its own way."""
+    torch.manual_seed(0)
+    model = TranslationModel(
+        {
+            "ndim": ndim,
+            "structure": {"name": "mind", "dilations": [1]},
+            "schedule": {"kind": "cosine", "steps": 50},
+            "denoiser": {"channels": [8, 8], "blocks": 1},
+            "velocity": {"channels": [4, 4]},
+            "sampling": {"steps": 2, "guidance": 1.0, "start": 1.0, **sampling},
+        }
+    )
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.08)
+    card = {"name": "random", "ndim": ndim, "spacing_mm": 2.0, "orientation": "SPR"}
+    return Translator(model, card)
+
+
+def _images(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(3))
+
+
+class TestTranslation:
+    def test_a_volume_has_one_deformation(self) -> None:
+        translator, slices = _translator(), _images(5, 1, 16, 18)
+        apart = translator.translate(slices)
+        volume = translator.translate(slices, slice_smoothing=2.0, batch=2)
+        assert volume.arguments["slice_smoothing"] == 2.0
+        assert apart.arguments["slice_smoothing"] is None
+        roughness = [t.displacement.diff(dim=0).abs().mean() for t in (volume, apart)]
+        assert roughness[0] < 0.3 * roughness[1]
+        assert volume.folding.folds.shape == (1,)
+        assert apart.folding.folds.shape == (5,)
+        torch.testing.assert_close(
+            volume.warped, plasticine.warp(slices, volume.displacement), atol=1e-5, rtol=0
+        )
+        whole = translator.translate(slices, slice_smoothing=2.0, batch=5)
+        torch.testing.assert_close(volume.displacement, whole.displacement)
+        torch.testing.assert_close(volume.translated, whole.translated, atol=1e-4, rtol=0)
+        still = translator.translate(slices, slice_smoothing=2.0, deform=False)
+        assert not still.displacement.any()
+
+    def test_a_reference_steers_a_volume_too(self) -> None:
+        translator, slices = _translator(), _images(3, 1, 16, 18)
+        steered = translator.translate(slices, reference=slices.flip(3), slice_smoothing=1.0)
+        alone = translator.translate(slices, slice_smoothing=1.0)
+        assert not torch.allclose(steered.displacement, alone.displacement)
+
+    def test_slabs(self) -> None:
+        """They are the model's default or asked for; the noise is that of the whole."""
+        volume = _images(1, 1, 6, 40, 8)
+        translator = _translator(3)
+        whole = translator.translate(volume)
+        in_slabs = translator.translate(volume, slab=24, overlap=16)
+        assert (in_slabs.arguments["slab"], in_slabs.arguments["overlap"]) == (24, 16)
+        assert torch.equal(whole.displacement, in_slabs.displacement)
+        difference = (whole.translated - in_slabs.translated).abs()
+        assert 0 < difference.mean() < 0.05 * whole.translated.std()
+        default = _translator(3, slab=24, overlap=16)
+        assert torch.equal(default.translate(volume).translated, in_slabs.translated)
+        assert torch.equal(default.translate(volume, slab=0).translated, whole.translated)
+        reference = volume.flip(3)
+        steered = [
+            translator.translate(volume, reference=reference, slab=slab).displacement
+            for slab in (None, 24)
+        ]
+        assert 0 < (steered[0] - steered[1]).abs().mean() < 0.1 * steered[0].std()
+
+    def test_arguments_that_do_not_suit_the_model_are_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"slices are for a 2D model.*3D"):
+            _translator(3).translate(_images(1, 1, 8, 8, 8), slice_smoothing=1.0)
+        with pytest.raises(ValueError, match="a slab's size must be a multiple of 2"):
+            _translator(3).translate(_images(1, 1, 8, 8, 8), slab=5)
+
+
+class TestFiles:
+    def _translate(self, folder: Path, spacing: float, ndim: int = 2) -> VolumeTrace:
+        affine = np.diag([2.0, 2.0, spacing, 1.0])
+        path = folder / "head.nii.gz"
+        data = _images(14, 16, 5).numpy()
+        nibabel.save(nibabel.Nifti1Image(data, affine), path)
+        return translate_volume(_translator(ndim), read_volume(path))
+
+    def test_a_volume_of_slices_has_one_deformation_smooth_in_millimetres(
+        self, tmp_path: Path
+    ) -> None:
+        result = self._translate(tmp_path, 5.0)
+        assert result.one_deformation
+        assert result.trace.arguments["slice_smoothing"] == pytest.approx(SLICE_SMOOTHING / 5)
+        assert result.displacement.shape == (5, 2, 16, 14)
+        assert result.folding.folds.shape == (1,)
+        assert result.folding.folds.sum() == (result.jacobian <= 0).sum()
+
+    def test_a_3d_model_sees_the_volume_whole(self, tmp_path: Path) -> None:
+        result = self._translate(tmp_path, 2.0, ndim=3)
+        assert result.one_deformation
+        assert result.displacement.shape == (1, 3, 5, 16, 14)
+
+    def test_pictures_without_spacing_have_a_deformation_each(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "stack.npy", _images(3, 16, 14).numpy())
+        result = translate_volume(_translator(), read_volume(tmp_path / "stack.npy"))
+        assert not result.one_deformation
+        assert result.trace.arguments["slice_smoothing"] is None
+        assert result.folding.folds.shape == (3,)
