@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from plasticine.io import VolumeTrace
+    pass
 
 app = typer.Typer(
     help="Traceable medical image translation: what moved, and what was recoloured.",
@@ -102,13 +102,36 @@ def translate(
     ] = None,
     steps: Steps = None,
     samples: Annotated[int, typer.Option(help="How many samples are drawn.", min=1)] = 1,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            help="Strength of classifier-free guidance, 1 for none; the model's own if not given."
+        ),
+    ] = None,
+    start: Annotated[
+        float | None,
+        typer.Option(
+            help="From how noisy an image: 1 is noise alone, less keeps some of the moved source; "
+            "the model's own if not given."
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Image of the target domain, on the input's voxels, to register to."),
+    ] = None,
+    refine: Annotated[
+        int, typer.Option(help="How often the deformation is refined while sampling.", min=0)
+    ] = 0,
+    precision: Annotated[
+        str, typer.Option(help="Of the denoiser's runs: float32, bfloat16 or float16.")
+    ] = "float32",
     device: Device = "cpu",
     debug: Debug = False,
 ) -> None:
     """Translate an image, and write where every voxel of the result came from."""
     with _clear_errors(debug):
         from plasticine.io import OutputFolder, read_volume, translate_volume
-        from plasticine.report import RESULT_FILES, write_results
+        from plasticine.report import RESULT_FILES, print_results, write_results
         from plasticine.translation import Translator
 
         started = time.perf_counter()
@@ -126,11 +149,16 @@ def translate(
                     steps=steps,
                     samples=samples,
                     seed=seed,
+                    guidance=guidance,
+                    start=start,
+                    reference=reference,
+                    refine=refine,
+                    precision=precision,
                     progress=advance,
                 )
             model_file = Translator.shipped().get(model, Path(model))
             write_results(result, folder, model_file=model_file)
-        _print_results(result, output, time.perf_counter() - started, RESULT_FILES)
+        print_results(result, output, time.perf_counter() - started, RESULT_FILES)
 
 
 @app.command()
@@ -143,13 +171,13 @@ def demo(
     """Translate real T1 brain slices to T2 with the shipped weights; needs no network."""
     with _clear_errors(debug):
         from plasticine.demo import SOURCE_FILE, run_demo
-        from plasticine.report import RESULT_FILES
+        from plasticine.report import RESULT_FILES, print_results
 
         started = time.perf_counter()
         with _progress("translating") as advance:
             result, _ = run_demo(output, seed=seed, steps=steps, progress=advance)
         files = {SOURCE_FILE: "the T1 slices that were translated"} | RESULT_FILES
-        _print_results(result, output, time.perf_counter() - started, files)
+        print_results(result, output, time.perf_counter() - started, files)
 
 
 @app.command()
@@ -378,50 +406,3 @@ def _flatten(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str
             yield f"{prefix}{name}", ", ".join(str(item) for item in value) or "none"
         else:
             yield f"{prefix}{name}", "none" if value is None else str(value)
-
-
-def _print_results(
-    result: VolumeTrace, folder: Path, seconds: float, files: dict[str, str]
-) -> None:
-    """A table of what was done, and where it is."""
-    folding, lengths = result.folding, result.displacement_lengths()
-    count = result.source.shape[0]
-    shape = " x ".join(str(n) for n in result.grid.input_shape)
-    images = "image" if count == 1 else "slices"
-    table = Table(title="Plasticine translation", title_justify="left", show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    table.add_row("input", f"{result.volume.path}: {count} {images} of {shape} voxels")
-    model = result.trace.model
-    table.add_row("model", ": ".join(model[k] for k in ("name", "title") if k in model))
-    if result.grid.resampled:
-        model_shape = " x ".join(str(n) for n in result.grid.model_shape)
-        table.add_row("model's grid", f"{model_shape}; results interpolated back")
-    table.add_row("time", f"{seconds:.1f} s, of which {result.trace.seconds:.1f} s translating")
-    table.add_row(
-        "folds",
-        f"{int(folding.folds.sum())} of {result.jacobian.numel():,} voxels "
-        f"(J <= 0, {folding.scheme} differences, {folding.region} region)",
-    )
-    table.add_row(
-        "Jacobian", f"{float(folding.minimum.min()):.3f} to {float(folding.maximum.max()):.3f}"
-    )
-    table.add_row(
-        "displacement", f"mean {float(lengths.mean()):.2f} mm, max {float(lengths.max()):.2f} mm"
-    )
-    normalisation = result.normalisation
-    if normalisation.clipped_below or normalisation.clipped_above:
-        table.add_row(
-            "clipped",
-            f"{normalisation.clipped_below} voxels below {normalisation.low:g}, "
-            f"{normalisation.clipped_above} above {normalisation.low + normalisation.divisor:g}"
-            + (f" (percentile {normalisation.percentile:g})" if normalisation.percentile else ""),
-        )
-    for note in result.volume.notes:
-        table.add_row("note", note)
-    table.add_section()
-    for name, meaning in files.items():
-        table.add_row(name, meaning)
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(f"Pictures: {folder / 'trace.png'}", soft_wrap=True, markup=False)

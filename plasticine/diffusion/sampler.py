@@ -13,6 +13,7 @@ from torch import Tensor
 from plasticine.diffusion.denoiser import Denoiser
 from plasticine.diffusion.schedule import NoiseSchedule
 from plasticine.diffusion.slabs import SlabDenoiser
+from plasticine.nn.precision import autocast
 
 Predict = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """(y_k, k) to the clean image and the noise that y_k is made of: one run of the network."""
@@ -91,6 +92,7 @@ def sample(
     start: int,
     steps: int,
     guidance: float = 1.0,
+    precision: str = "float32",
     generator: torch.Generator | None = None,
     revise: Revise | None = None,
     progress: Callable[[], None] | None = None,
@@ -116,6 +118,8 @@ def sample(
         steps: network runs, at most. There are fewer where the schedule has no more steps to
             visit, and with "heun" where ``steps`` is even.
         guidance: strength of classifier-free guidance; 1 is none.
+        precision: of the network's runs by autocast, one of ``nn.precision.PRECISIONS``; the
+            solver's arithmetic is float32.
         generator: of the CPU, for the noise of "ddpm", which is one for all images of a batch;
             None is torch's own. The other solvers draw nothing.
         revise: called after every network run but the last, with how many there were and the
@@ -126,7 +130,8 @@ def sample(
         (N, 1, *spatial) float32 within [-1, 1].
 
     Raises:
-        ValueError: no such solver for the denoiser's schedule, or start or steps is out of range.
+        ValueError: no such solver for the denoiser's schedule, no such precision, or start or
+            steps is out of range.
     """
     schedule = denoiser.schedule
     chosen = find_solver(solver, schedule)
@@ -135,7 +140,8 @@ def sample(
     def predict(noisy: Tensor, here: int) -> tuple[Tensor, Tensor]:
         nonlocal condition, done
         k = torch.full((len(noisy),), here, device=noisy.device)
-        clean = denoiser.guided(noisy, condition, k, guidance)[0].clamp(-1, 1)
+        with autocast(noisy.device, precision):
+            clean = denoiser.guided(noisy, condition, k, guidance)[0].clamp(-1, 1)
         signal, spread = schedule.levels(k, noisy.ndim - 2)
         noise = (noisy - signal * clean) / spread
         done += 1

@@ -12,7 +12,7 @@ import torch
 from plasticine.io.grid import ModelGrid
 from plasticine.io.intensity import Normalisation, normalise
 from plasticine.io.orientation import DEFAULT_ORIENTATION
-from plasticine.io.same_grid import read_labels
+from plasticine.io.same_grid import read_labels, read_same_grid
 from plasticine.io.volume import Volume
 
 _BODY = 0.1
@@ -31,6 +31,7 @@ class ModelImages:
         source: ``(N, 1, *input_shape)``, intensities in [0, 1] on the volume's own grid.
         images: ``(N, 1, *model_shape)``, the same on the model's grid.
         orientation: Where the model's slices, rows and columns run.
+        rule: How the model's card normalises intensities.
     """
 
     volume: Volume
@@ -39,6 +40,25 @@ class ModelImages:
     source: torch.Tensor
     images: torch.Tensor
     orientation: str
+    rule: Mapping[str, Any] | None
+
+    def reference(self, path: Path) -> torch.Tensor:
+        """Reads an image of the target domain on the volume's voxels, normalised like it.
+
+        Args:
+            path: The file, any that `read_volume` takes.
+
+        Returns:
+            ``(N, 1, *model_shape)``, float32 in [0, 1].
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is no image, on another grid, or its intensities do not suit the model.
+        """
+        assert self.volume.affine is not None
+        volume = read_same_grid(path, self.grid, self.volume.affine, self.orientation)
+        intensities, _ = normalise(volume.data, self.rule, str(path))
+        return _to_model(self.grid, self.grid.to_images(intensities))
 
     def labels(self, path: Path) -> torch.Tensor:
         """Reads a label map of the volume's voxels onto the model's grid.
@@ -84,11 +104,16 @@ def model_images(volume: Volume, card: Mapping[str, Any]) -> ModelImages:
         ndim=int(card["ndim"]),
         spacing=spacing,
     )
-    intensities, normalisation = normalise(placed.data, card.get("normalisation"), str(volume.path))
+    rule = card.get("normalisation")
+    intensities, normalisation = normalise(placed.data, rule, str(volume.path))
     source = grid.to_images(intensities)
-    # Interpolation may pass the ends of [0, 1] by a rounding error.
-    images = grid.to_model(source).clamp(0, 1)
-    return ModelImages(placed, grid, normalisation, source, images, orientation)
+    images = _to_model(grid, source)
+    return ModelImages(placed, grid, normalisation, source, images, orientation, rule)
+
+
+def _to_model(grid: ModelGrid, images: torch.Tensor) -> torch.Tensor:
+    """Images in [0, 1] on the model's grid: interpolation may pass the ends by a rounding error."""
+    return grid.to_model(images).clamp(0, 1)
 
 
 def body_share(images: torch.Tensor) -> torch.Tensor:

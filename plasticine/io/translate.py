@@ -53,6 +53,7 @@ class VolumeTrace:
         folding: Folding statistics of `displacement`, per image; of one field of the volume
             where `one_deformation`.
         labels: The file of the volume's label map, where the model needs one.
+        reference: The file of the target image that was registered to, if one was given.
     """
 
     volume: Volume
@@ -70,6 +71,7 @@ class VolumeTrace:
     residual: torch.Tensor
     folding: Folding
     labels: Path | None = None
+    reference: Path | None = None
 
     @property
     def affine(self) -> NDArray[np.float64]:
@@ -100,14 +102,10 @@ def translate_volume(
     volume: Volume,
     *,
     labels: Path | None = None,
+    reference: Path | None = None,
     deform: bool = True,
-    solver: str | None = None,
-    steps: int | None = None,
-    samples: int = 1,
-    seed: int = 0,
-    slab: int | None = None,
-    overlap: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    **sampling: Any,
 ) -> VolumeTrace:
     """Translates a volume in its own space.
 
@@ -127,23 +125,20 @@ def translate_volume(
         volume: What `read_volume` gives.
         labels: File of the volume's label map, on its voxels, of a model that needs one. The
             label nearest to each of the model's voxels is taken.
+        reference: File of a target image on the volume's voxels to register to, normalised as
+            the card says.
         deform: False keeps the source's shape: φ = id, intensities alone are translated.
-        solver: Name of the sampler; None for the model's own.
-        steps: Network runs of a sample; None for the model's own number.
-        samples: How many samples are drawn.
-        seed: Of the noise.
-        slab: Voxels of the slabs that take turns in memory; None for the model's own, 0 for the
-            whole at once.
-        overlap: Voxels that neighbouring slabs share; None for the model's own.
         progress: Called with (done, total).
+        sampling: What `Translator.translate` takes besides, by name: solver, steps, samples,
+            seed, guidance, start, refine, slab, overlap, precision.
 
     Returns:
         The trace on the volume's grid.
 
     Raises:
-        FileNotFoundError: There is no file ``labels``.
-        ValueError: The intensities, the orientation, the labels or an option do not suit the
-            model.
+        FileNotFoundError: There is no file ``labels`` or ``reference``.
+        ValueError: The intensities, the orientation, the labels, the reference or an option do
+            not suit the model.
     """
     laid = model_images(volume, translator.card)
     grid = laid.grid
@@ -151,15 +146,11 @@ def translate_volume(
     trace = translator.translate(
         laid.images,
         labels=None if labels is None else laid.labels(labels),
+        reference=None if reference is None else laid.reference(reference),
         deform=deform,
-        solver=solver,
-        steps=steps,
-        samples=samples,
-        seed=seed,
-        slab=slab,
-        overlap=overlap,
         slice_smoothing=slice_smoothing,
         progress=progress,
+        **sampling,
     )
     displacement = grid.displacement_from_model(trace.displacement)
     return VolumeTrace(
@@ -178,6 +169,7 @@ def translate_volume(
         residual=grid.from_model(trace.residual),
         folding=(folding if slice_smoothing is None else stack_folding)(displacement),
         labels=labels,
+        reference=reference,
     )
 
 

@@ -11,6 +11,7 @@ from plasticine.report.page import draw_page
 from plasticine.report.record import describe
 from plasticine.report.result_folder import ResultFolder, read_results
 from plasticine.report.results import RESULT_FILES, write_results
+from plasticine.report.terminal import print_results
 
 __all__ = [
     "EVALUATION_FILES",
@@ -20,6 +21,7 @@ __all__ = [
     "draw_page",
     "evaluate",
     "figures",
+    "print_results",
     "read_results",
     "table_of",
     "write_evaluation",

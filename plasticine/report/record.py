@@ -89,6 +89,7 @@ def _describe_input(result: VolumeTrace) -> dict[str, Any]:
         "spacing_mm": np.linalg.norm(result.affine[:3, :3], axis=0),
         "notes": volume.notes,
         "labels": result.labels,
+        "reference": result.reference,
     }
 
 

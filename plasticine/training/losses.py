@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plasticine.nn.precision import autocast
 from plasticine.registration.matching import nearest_targets, structure_descriptor
 from plasticine.registration.objective import RegistrationObjective
 from plasticine.training.data import Domains, RandomDeformation, check_size, cut_patches
 from plasticine.training.draws import Draws
 from plasticine.training.intensity import RandomIntensity
-from plasticine.training.stage import autocast
 from plasticine.translation.model import TranslationModel
 
 
@@ -72,7 +72,7 @@ class DenoisingLoss:
         noise = draws.normal(*image.shape[1:]).to(device)
         k = draws.integers(1, self.denoiser.schedule.steps + 1).to(device)
         keep = draws.uniform() >= self.settings["condition_dropout"]
-        with autocast(device, self.settings):
+        with autocast(device, self.settings["precision"]):
             loss = self.denoiser.loss(image, condition, noise, k, keep.to(device))
         return loss, {}
 
@@ -167,5 +167,5 @@ class RegistrationLoss:
         noise = draws.normal(*y.shape[1:]).to(y.device)
         k = draws.integers(1, self.settings["noise_steps"] + 1).to(y.device)
         noisy = denoiser.schedule.add_noise(y, noise, k)
-        with autocast(y.device, self.settings):
+        with autocast(y.device, self.settings["precision"]):
             return denoiser.predict_noise(noisy, condition, k)

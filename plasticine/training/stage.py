@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from plasticine.nn.precision import autocast
 from plasticine.nn.tensor_file import load_tensors, save_tensors
 from plasticine.training.draws import Draws
 from plasticine.training.log import StageLog
@@ -22,7 +23,6 @@ Progress = Callable[[str, int, int, dict[str, float]], None]
 """Called as (stage, step, steps, values) after every optimisation step."""
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 class Loss(Protocol):
@@ -33,15 +33,6 @@ class Loss(Protocol):
 
         The mean of equal parts of a batch must be the batch's.
         """
-
-
-def autocast(device: torch.device, settings: dict[str, Any]) -> torch.autocast:
-    """Mixed precision as a stage's ``precision`` asks; "float32" is none."""
-    precision = settings["precision"]
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
-    dtype = getattr(torch, precision)
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -107,7 +98,7 @@ class Stage:
                 f"{self.processes.count} processes of {self.parts} parts (accumulation) each"
             )
         device = next(network.parameters()).device
-        autocast(device, settings)  # refuses a precision that is not known
+        autocast(device, settings["precision"])  # refuses a precision that is not known
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings["precision"] == "float16")
         self.checkpoint = folder / f"{name}.checkpoint.safetensors"
         self.processes.share(network)

@@ -11,11 +11,12 @@ from torch.nn import functional
 
 from plasticine import structure
 from plasticine.diffusion.unet import ImageUNet
+from plasticine.nn.precision import autocast
 from plasticine.structure import BackTranslation
 from plasticine.training.data import Domains, RandomDeformation
 from plasticine.training.draws import Draws
 from plasticine.training.intensity import RandomIntensity
-from plasticine.training.stage import Loss, autocast
+from plasticine.training.stage import Loss
 
 _OWN = ("base", "base_steps", "rounds", "jitter")
 _BATCH = 16
@@ -54,7 +55,7 @@ class RecolouringLoss:
         given, wanted = self.deformation([self.inputs[index], self.outputs[index]], draws)
         if self.jitter is not None:
             given = self.jitter(given, draws)
-        with autocast(given.device, self.settings):
+        with autocast(given.device, self.settings["precision"]):
             made = self.network(given)
         return functional.l1_loss(made, wanted), {}
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from plasticine.diffusion.denoiser import Denoiser
 from plasticine.diffusion.sampler import find_solver, sample, shared_noise
 from plasticine.diffusion.slabs import SlabDenoiser
+from plasticine.nn.precision import PRECISIONS
 from plasticine.translation.model import TranslationModel
 from plasticine.translation.moved_source import MovedSource
 
@@ -31,6 +32,7 @@ class Sampling:
         slab: voxels of the slabs that take turns in memory, as ``diffusion.SlabDenoiser`` cuts
             the longest axis into; 0 denoises the whole at once.
         overlap: voxels that neighbouring slabs share, at least.
+        precision: of the denoiser's runs, one of ``nn.precision.PRECISIONS``.
 
     Raises:
         ValueError: an argument is out of range.
@@ -45,6 +47,7 @@ class Sampling:
     seed: int = 0
     slab: int = 0
     overlap: int = 16
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.samples < 1:
@@ -55,6 +58,10 @@ class Sampling:
             raise ValueError(f"start must lie within (0, 1]; got {self.start}")
         if self.refine < 0:
             raise ValueError(f"refine must be at least 0; got {self.refine}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}"
+            )
 
     @classmethod
     def of(cls, model: TranslationModel, **chosen: Any) -> Sampling:
@@ -172,6 +179,7 @@ def mean_sample(
             start=start,
             steps=sampling.steps,
             guidance=sampling.guidance,
+            precision=sampling.precision,
             generator=generator,
             revise=revise if index == 0 else None,
             progress=advance,

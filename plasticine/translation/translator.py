@@ -87,6 +87,7 @@ class Translator:
         slab: int | None = None,
         overlap: int | None = None,
         slice_smoothing: float | None = None,
+        precision: str = "float32",
         batch: int = 8,
         progress: Callable[[int, int], None] | None = None,
     ) -> Trace:
@@ -119,6 +120,8 @@ class Translator:
             slice_smoothing: the images are neighbouring slices of one volume, which gets one φ:
                 the standard deviation, in slices, of the Gaussian that smooths the velocity
                 across them, as ``stack_deformation`` has it. None: each has a φ of its own.
+            precision: of the denoiser's runs, "float32", "bfloat16" or "float16" by autocast; φ,
+                the warps and the solver are float32 always.
             batch: images translated at a time.
             progress: called as (network runs done, network runs in all).
 
@@ -154,6 +157,7 @@ class Translator:
             seed=seed,
             slab=slab,
             overlap=overlap,
+            precision=precision,
         )
         if slice_smoothing is not None and self.model.ndim != 2:
             raise ValueError(

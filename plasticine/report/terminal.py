@@ -1,0 +1,62 @@
+"""What a translation prints on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from plasticine.io.translate import VolumeTrace
+
+
+def print_results(result: VolumeTrace, folder: Path, seconds: float, files: dict[str, str]) -> None:
+    """Prints a table of what was done, and where it is.
+
+    Args:
+        result: The translation.
+        folder: Where it was written.
+        seconds: Time it took, with reading and writing.
+        files: Name and meaning of each file written.
+    """
+    folding, lengths = result.folding, result.displacement_lengths()
+    count = result.source.shape[0]
+    shape = " x ".join(str(n) for n in result.grid.input_shape)
+    images = "image" if count == 1 else "slices"
+    table = Table(title="Plasticine translation", title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("input", f"{result.volume.path}: {count} {images} of {shape} voxels")
+    model = result.trace.model
+    table.add_row("model", ": ".join(model[k] for k in ("name", "title") if k in model))
+    if result.grid.resampled:
+        model_shape = " x ".join(str(n) for n in result.grid.model_shape)
+        table.add_row("model's grid", f"{model_shape}; results interpolated back")
+    table.add_row("time", f"{seconds:.1f} s, of which {result.trace.seconds:.1f} s translating")
+    table.add_row(
+        "folds",
+        f"{int(folding.folds.sum())} of {result.jacobian.numel():,} voxels "
+        f"(J <= 0, {folding.scheme} differences, {folding.region} region)",
+    )
+    table.add_row(
+        "Jacobian", f"{float(folding.minimum.min()):.3f} to {float(folding.maximum.max()):.3f}"
+    )
+    table.add_row(
+        "displacement", f"mean {float(lengths.mean()):.2f} mm, max {float(lengths.max()):.2f} mm"
+    )
+    normalisation = result.normalisation
+    if normalisation.clipped_below or normalisation.clipped_above:
+        table.add_row(
+            "clipped",
+            f"{normalisation.clipped_below} voxels below {normalisation.low:g}, "
+            f"{normalisation.clipped_above} above {normalisation.low + normalisation.divisor:g}"
+            + (f" (percentile {normalisation.percentile:g})" if normalisation.percentile else ""),
+        )
+    for note in result.volume.notes:
+        table.add_row("note", note)
+    table.add_section()
+    for name, meaning in files.items():
+        table.add_row(name, meaning)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"Pictures: {folder / 'trace.png'}", soft_wrap=True, markup=False)
