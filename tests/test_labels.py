@@ -232,7 +232,7 @@ def test_the_channels_are_carried_linearly(monkeypatch: pytest.MonkeyPatch) -> N
 
         return call
 
-    module = plasticine.translation.translator
+    module = plasticine.translation.sampling
     monkeypatch.setattr(module, "sample", keep(module.sample))
     labels = torch.from_numpy(_labels(1, 2)).long()[:, None]
     translator = _translator()
