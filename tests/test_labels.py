@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +46,7 @@ def recipe(tmp_path: Path) -> Recipe:
         labels = _labels(6, seed)
         arrays |= {domain: grey[labels].astype(np.uint8), f"{domain}_labels": labels}
     np.savez(tmp_path / "images.npz", **arrays)
-    small = copy.deepcopy(load_recipe("brain-t1-t2"))
+    small = dataclasses.replace(copy.deepcopy(load_recipe("brain-t1-t2")), structure=None)
     small.data.clear()
     small.data.update(
         file="images.npz",

@@ -30,6 +30,7 @@ def _configuration(ndim: int = 2, schedule: str = "cosine") -> dict[str, Any]:
     configuration = copy.deepcopy(load_recipe("brain-t1-t2").model)
     configuration.update(
         ndim=ndim,
+        structure={"name": "mind", "dilations": [1, 2]},
         denoiser={"channels": [8, 8], "blocks": 1},
         velocity={"channels": [4, 4]},
         schedule={"kind": schedule, "steps": 1000},
@@ -288,3 +289,21 @@ def test_files_that_are_no_model_are_refused(tmp_path: Path) -> None:
     save_tensors(path, tensors, metadata)
     with pytest.raises(ModelError, match="is a damaged model"):
         load_model(path)
+
+
+def test_nothing_is_drawn_around_the_body() -> None:
+    configuration = _configuration()
+    configuration["sampling"]["background"] = 0.1
+    image = torch.full((2, 1, 16, 20), 0.05)
+    image[:, :, 4:12, 5:15] = 0.8
+    image[:, :, 7:9, 8:12] = 0.0  # a dark place inside is not background
+    trace = Translator(TranslationModel(configuration), CARD).translate(image, deform=False)
+    around = torch.ones_like(image, dtype=torch.bool)
+    around[:, :, 4:12, 5:15] = False
+    assert (trace.translated[around] == 0).all()
+    assert (trace.translated[~around] > 0).any()
+    assert (trace.translated[:, :, 7:9, 8:12] > 0).any()
+    del configuration["sampling"]["background"]
+    whole = Translator(TranslationModel(configuration), CARD).translate(image, deform=False)
+    assert (whole.translated[around] > 0).any()
+    assert torch.equal(whole.translated[~around], trace.translated[~around])

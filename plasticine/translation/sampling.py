@@ -32,6 +32,9 @@ class Sampling:
         slab: voxels of the slabs that take turns in memory, as ``diffusion.SlabDenoiser`` cuts
             the longest axis into; 0 denoises the whole at once.
         overlap: voxels that neighbouring slabs share, at least.
+        background: intensity of [0, 1] up to which x∘φ counts as empty: ŷ is 0 in the emptiness
+            around the body, so that nothing is drawn where the source has nothing. None leaves
+            ŷ as it is drawn, for domains whose background is not 0.
         precision: of the denoiser's runs, one of ``nn.precision.PRECISIONS``.
 
     Raises:
@@ -47,6 +50,7 @@ class Sampling:
     seed: int = 0
     slab: int = 0
     overlap: int = 16
+    background: float | None = None
     precision: str = "float32"
 
     def __post_init__(self) -> None:
@@ -68,7 +72,8 @@ class Sampling:
         """What was chosen, and the model's own default for what is None."""
         defaults = model.configuration["sampling"]
         own = {name: defaults[name] for name in ("steps", "guidance", "start")}
-        own |= {name: defaults[name] for name in ("slab", "overlap") if name in defaults}
+        optional = ("slab", "overlap", "background")
+        own |= {name: defaults[name] for name in optional if name in defaults}
         given = {name: value for name, value in chosen.items() if value is not None}
         return cls(**{"solver": model.solver, **own, **given})
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plasticine.nn.body import exterior
 from plasticine.nn.losses import soft_dice
 from plasticine.nn.validity import landing_mask
 from plasticine.ops.compose import compose
@@ -259,6 +260,8 @@ class Translator:
             moved = MovedSource(x, structure_of_x, *displacements)
         y, moved = mean_sample(self.model, moved, sampling, advance)
         warped = ((moved.image + 1) / 2).clamp(0, 1)
+        if sampling.background is not None:
+            y = y.masked_fill(exterior(warped, sampling.background), -1)
         u, u_inverse = moved.displacement, moved.inverse_displacement
         result = {
             "warped": warped,
