@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -96,6 +97,42 @@ class TestTranslate:
         field = nibabel.load(tmp_path / "out" / "displacement.nii.gz")
         assert field.shape == (24, 28, 3, 1, 3)
         assert np.abs(np.asarray(field.dataobj)).max() > 0.5
+
+    def test_sampling_options(
+        self, run: Callable[..., tuple[int, str, str]], head: Path, model_file: Path, tmp_path: Path
+    ) -> None:
+        image = nibabel.load(head)
+        target = tmp_path / "target.nii.gz"
+        flipped = np.asarray(image.dataobj)[::-1].copy()
+        nibabel.save(nibabel.Nifti1Image(flipped, image.affine), target)
+
+        def translated(*options: str | Path) -> tuple[dict[str, Any], np.ndarray]:
+            out = tmp_path / f"out{len(options)}"
+            code, _, err = run("translate", head, "--model", model_file, "--output", out, *options)
+            assert (code, err) == (0, "")
+            record = json.loads((out / "trace.json").read_text(encoding="utf-8"))
+            field = np.asarray(nibabel.load(out / "displacement.nii.gz").dataobj)
+            return record["arguments"], field
+
+        _, alone = translated()
+        arguments, field = translated(
+            "--reference", target, "--guidance", "2", "--start", "0.5", "--precision", "bfloat16"
+        )
+        assert arguments["reference"] is True
+        assert arguments["guidance"] == 2
+        assert arguments["start"] == 0.5
+        assert arguments["precision"] == "bfloat16"
+        assert not np.allclose(field, alone)
+        for options, message in (
+            (("--precision", "float8"), "precision must be one of"),
+            (("--start", "0"), "start must lie within"),
+            (("--reference", tmp_path / "none.nii.gz"), "none.nii.gz"),
+        ):
+            code, _, err = run(
+                "translate", head, "--model", model_file, "--output", tmp_path / "x", *options
+            )
+            assert code == 1
+            assert message in err
 
     def test_no_deform(
         self, run: Callable[..., tuple[int, str, str]], head: Path, model_file: Path, tmp_path: Path

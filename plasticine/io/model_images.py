@@ -31,7 +31,7 @@ class ModelImages:
         source: ``(N, 1, *input_shape)``, intensities in [0, 1] on the volume's own grid.
         images: ``(N, 1, *model_shape)``, the same on the model's grid.
         orientation: Where the model's slices, rows and columns run.
-        rule: How the model's card normalises intensities.
+        target_rule: How the model's card normalises the target domain's intensities.
     """
 
     volume: Volume
@@ -40,10 +40,10 @@ class ModelImages:
     source: torch.Tensor
     images: torch.Tensor
     orientation: str
-    rule: Mapping[str, Any] | None
+    target_rule: Mapping[str, Any] | None
 
     def reference(self, path: Path) -> torch.Tensor:
-        """Reads an image of the target domain on the volume's voxels, normalised like it.
+        """Reads an image of the target domain on the volume's voxels.
 
         Args:
             path: The file, any that `read_volume` takes.
@@ -57,7 +57,7 @@ class ModelImages:
         """
         assert self.volume.affine is not None
         volume = read_same_grid(path, self.grid, self.volume.affine, self.orientation)
-        intensities, _ = normalise(volume.data, self.rule, str(path))
+        intensities, _ = normalise(volume.data, self.target_rule, str(path))
         return _to_model(self.grid, self.grid.to_images(intensities))
 
     def labels(self, path: Path) -> torch.Tensor:
@@ -85,7 +85,8 @@ def model_images(volume: Volume, card: Mapping[str, Any]) -> ModelImages:
 
     Args:
         volume: What `read_volume` gives.
-        card: ``ndim`` and optionally ``orientation``, ``spacing_mm`` and ``normalisation``.
+        card: ``ndim`` and optionally ``orientation``, ``spacing_mm``, ``normalisation`` and
+            ``target_normalisation``, where the target's is another.
 
     Returns:
         The images.
@@ -108,7 +109,8 @@ def model_images(volume: Volume, card: Mapping[str, Any]) -> ModelImages:
     intensities, normalisation = normalise(placed.data, rule, str(volume.path))
     source = grid.to_images(intensities)
     images = _to_model(grid, source)
-    return ModelImages(placed, grid, normalisation, source, images, orientation, rule)
+    target_rule = card.get("target_normalisation", rule)
+    return ModelImages(placed, grid, normalisation, source, images, orientation, target_rule)
 
 
 def _to_model(grid: ModelGrid, images: torch.Tensor) -> torch.Tensor:
