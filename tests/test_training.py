@@ -55,18 +55,24 @@ def test_shipped_recipes_can_be_read() -> None:
         assert load_recipe(name).name == name
 
 
-@pytest.mark.parametrize("name", ["cardiac-population", "head-mr-ct", "oct-vendor"])
+@pytest.mark.parametrize(
+    "name", ["abdomen-mr-ct", "cardiac-population", "head-mr-ct", "oct-vendor"]
+)
 def test_a_shipped_recipe_trains_on_its_data(name: str, data_folder: Path, tmp_path: Path) -> None:
     recipe = load_recipe(name)
     if name == "head-mr-ct":  # of its 1200 MR slices
         recipe.data.update(source_slices=[58, 62], target_slices=[60, 80])
+    elif name == "abdomen-mr-ct":
+        recipe.data.update(size=[20, 24, 32])
+        recipe.diffusion.update(patch=[8, 16, 16])
     elif name == "cardiac-population":
         recipe.data.update(source_slices=[60, 80], target_slices=[60, 80])
     else:
         recipe.data.update(size=[256, 64])
         recipe.diffusion.update(patch=[64, 32])
     recipe.model.update(
-        denoiser={"channels": [8, 8], "blocks": 1, "patch_size": 2}, velocity={"channels": [4, 4]}
+        denoiser={"channels": [8, 8], "blocks": 1, "patch_size": 2},
+        velocity=recipe.model["velocity"] | {"channels": [4, 4]},
     )
     for settings in (recipe.diffusion, recipe.registration):
         settings.update(steps=1, batch=2, precision="float32")
