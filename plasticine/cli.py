@@ -116,6 +116,14 @@ def translate(
         Path | None,
         typer.Option(help="Image of the target domain, on the input's voxels, to register to."),
     ] = None,
+    optimise: Annotated[
+        bool,
+        typer.Option(
+            "--optimise",
+            help="Instance optimisation: gradient descent from the network's deformation on this "
+            "pair alone. Needs --reference.",
+        ),
+    ] = False,
     refine: Annotated[
         int, typer.Option(help="How often the deformation is refined while sampling.", min=0)
     ] = 0,
@@ -128,6 +136,7 @@ def translate(
     """Translate an image, and write where every voxel of the result came from."""
     with _clear_errors(debug):
         from plasticine.io import OutputFolder, read_volume, translate_volume
+        from plasticine.registration import InstanceOptimisation
         from plasticine.report import RESULT_FILES, print_results, write_results
         from plasticine.translation import Translator
 
@@ -149,6 +158,7 @@ def translate(
                     guidance=guidance,
                     start=start,
                     reference=reference,
+                    optimise=InstanceOptimisation() if optimise else None,
                     refine=refine,
                     precision=precision,
                     progress=advance,

@@ -118,15 +118,21 @@ class TestTranslate:
         arguments, field = translated(
             "--reference", target, "--guidance", "2", "--start", "0.5", "--precision", "bfloat16"
         )
+        assert arguments["optimise"] is None
         assert arguments["reference"] is True
         assert arguments["guidance"] == 2
         assert arguments["start"] == 0.5
         assert arguments["precision"] == "bfloat16"
         assert not np.allclose(field, alone)
+        arguments, optimised = translated("--reference", target, "--optimise")
+        assert arguments["optimise"]["levels"][0]["factor"] == 4
+        assert not np.allclose(field, optimised, atol=0.1)
         for options, message in (
             (("--precision", "float8"), "precision must be one of"),
             (("--start", "0"), "start must lie within"),
             (("--reference", tmp_path / "none.nii.gz"), "none.nii.gz"),
+            (("--optimise",), "instance optimisation needs a reference"),
+            (("--optimise", "--no-deform"), "deform=False forbids"),
         ):
             code, _, err = run(
                 "translate", head, "--model", model_file, "--output", tmp_path / "x", *options

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import torch
 import plasticine
 from plasticine.diffusion import SOLVERS
 from plasticine.nn.tensor_file import load_tensors, save_tensors
+from plasticine.registration import InstanceOptimisation, Level
+from plasticine.structure.structure_map import gaussian_blur
 from plasticine.training import load_recipe
 from plasticine.translation import (
     ModelError,
@@ -51,8 +55,12 @@ def _translator(ndim: int = 2, still: bool = False, schedule: str = "cosine") ->
     return Translator(model, CARD)
 
 
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
 def _image(*shape: int) -> torch.Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(3))
+    return torch.rand(shape, generator=_generator())
 
 
 @pytest.mark.parametrize("size", [(20, 24), (15, 18), (9, 12, 10)])
@@ -189,6 +197,77 @@ def test_a_reference_steers_the_deformation() -> None:
     steered = translator.translate(image, reference=reference)
     assert steered.arguments["reference"] is True
     assert not torch.allclose(alone, steered.displacement)
+
+
+class TestInstanceOptimisation:
+    """Of a translation with a reference."""
+
+    QUICK = InstanceOptimisation(levels=(Level(2, 8, 6), Level(1, 4, 4)), dilations=(1,))
+
+    def _pair(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Smooth images, and the same three voxels further, in another contrast."""
+        images = gaussian_blur(torch.randn(3, 1, 24, 28, generator=_generator()), 2.0)
+        images = (images - images.amin()) / (images.amax() - images.amin())
+        return images, 1 - images.roll(2, 3)
+
+    def test_starts_from_the_networks_answer_and_ends_nearer_to_the_reference(self) -> None:
+        image, reference = self._pair()
+        translator = _translator()
+        predicted = translator.translate(image, reference=reference)
+        optimised = translator.translate(image, reference=reference, optimise=self.QUICK)
+        inside = (..., slice(4, -4), slice(4, -4))
+        apart = [
+            (trace.warped - (1 - reference))[inside].abs().mean()
+            for trace in (predicted, optimised)
+        ]
+        assert apart[1] < 0.9 * apart[0]
+        assert predicted.arguments["optimise"] is None
+        assert optimised.arguments["optimise"] == dataclasses.asdict(self.QUICK)
+        json.dumps(optimised.arguments)
+        nearly = dataclasses.replace(self.QUICK, levels=(Level(1, 8, 1),), learning_rate=1e-6)
+        still = translator.translate(image, reference=reference, optimise=nearly)
+        torch.testing.assert_close(still.displacement, predicted.displacement, atol=1e-4, rtol=0)
+
+    def test_an_image_does_not_depend_on_its_batch_and_progress_counts_everything(self) -> None:
+        image, reference = self._pair()
+        calls: list[tuple[int, int]] = []
+        together, apart = (
+            _translator().translate(
+                image,
+                reference=reference,
+                optimise=self.QUICK,
+                batch=size,
+                progress=lambda done, total: calls.append((done, total)),
+            )
+            for size in (3, 2)
+        )
+        torch.testing.assert_close(together.displacement, apart.displacement, atol=1e-3, rtol=0)
+        once, twice = 10 + 3, 2 * (10 + 3)
+        expected = [(done, once) for done in range(1, once + 1)]
+        assert calls == expected + [(done, twice) for done in range(1, twice + 1)]
+
+    def test_the_slices_of_a_volume_keep_one_deformation(self) -> None:
+        image, reference = self._pair()
+        common = {"reference": reference, "slice_smoothing": 1.5}
+        translator = _translator()
+        predicted = translator.translate(image, **common)
+        whole, halves = (
+            translator.translate(image, **common, optimise=self.QUICK, batch=size)
+            for size in (3, 2)
+        )
+        assert whole.folding.folds.shape == (1,)
+        assert (whole.displacement - predicted.displacement).abs().max() > 0.1
+        torch.testing.assert_close(whole.displacement, halves.displacement, atol=1e-3, rtol=0)
+        alone = translator.translate(image, reference=reference, optimise=self.QUICK)
+        rough = [t.displacement.diff(dim=0).abs().mean() for t in (whole, alone)]
+        assert rough[0] < 0.7 * rough[1]
+
+    def test_is_refused_without_anything_to_register_to(self) -> None:
+        image, _ = self._pair()
+        with pytest.raises(ValueError, match="instance optimisation needs a reference"):
+            _translator().translate(image, optimise=self.QUICK)
+        with pytest.raises(ValueError, match="instance optimisation moves the source"):
+            _translator().translate(image, optimise=self.QUICK, deform=False)
 
 
 def test_points_and_labels_follow_the_deformation() -> None:

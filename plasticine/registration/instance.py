@@ -84,6 +84,11 @@ class InstanceOptimisation:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0; got {getattr(self, name)}")
 
+    @property
+    def iterations(self) -> int:
+        """How many there are at all levels together."""
+        return sum(level.iterations for level in self.levels)
+
     def __call__(
         self,
         moving: Tensor,
@@ -123,7 +128,7 @@ class InstanceOptimisation:
                 inverse_from="negation",
                 features=(),
             )
-        done, total = 0, sum(level.iterations for level in self.levels)
+        done = 0
         with torch.enable_grad():
             for level in self.levels:
                 coarse = [-(-n // level.factor) for n in size]
@@ -133,7 +138,7 @@ class InstanceOptimisation:
                     nonlocal done
                     done += 1
                     if progress is not None:
-                        progress(done, total)
+                        progress(done, self.iterations)
 
                 update = self._descend(level, resized(found, coarse), pair, advance)
                 # The update alone is interpolated, so that what was there keeps its detail.

@@ -55,6 +55,17 @@ def stack_deformation(
     )
 
 
+def stack_part(stack: Deformation, first: int, count: int) -> Deformation:
+    """The deformation of ``count`` of a stack's slices, from the slice ``first`` on."""
+    tensors = ("velocity", "affine", "inverse_affine", "inverse_velocity", "generator")
+    given = {name: getattr(stack, name) for name in tensors}
+    cut = {
+        name: None if tensor is None else tensor[first : first + count]
+        for name, tensor in given.items()
+    }
+    return dataclasses.replace(stack, features=(), **cut)
+
+
 def stack_folding(displacement: Tensor) -> Folding:
     """The folding statistics of a stack's displacement as the one field of a volume.
 

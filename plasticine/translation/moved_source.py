@@ -5,17 +5,11 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from plasticine.diffusion.denoiser import Denoiser
-from plasticine.diffusion.sampler import shared_noise
-from plasticine.diffusion.slabs import SlabDenoiser
 from plasticine.ops.compose import compose
 from plasticine.ops.warp import warp
-from plasticine.registration.deformation import Deformation
 from plasticine.registration.network import VelocityNetwork
-from plasticine.translation.model import TranslationModel
 
 
 @dataclass(frozen=True)
@@ -69,36 +63,3 @@ class MovedSource:
             compose(self.displacement, forward),
             compose(backward, self.inverse_displacement),  # (φ∘δ)⁻¹ = δ⁻¹∘φ⁻¹
         )
-
-
-def predicted_deformation(
-    model: TranslationModel,
-    denoiser: Denoiser | SlabDenoiser,
-    x: Tensor,
-    *,
-    reference: Tensor | None,
-    labels: Tensor | None,
-    seed: int,
-) -> Deformation:
-    """φ = affine∘exp(v), as the registration network sees it.
-
-    Args:
-        model: the networks.
-        denoiser: the model's, on the whole or in slabs.
-        x: (N, 1, *spatial) within [-1, 1], source images.
-        reference: like x, target images to register to, which the network's pair stem reads
-            with the denoiser's noise estimate for them; None reads x alone.
-        labels: (N, 1, *spatial) integers, the reference's label maps, where the structure map
-            needs them.
-        seed: of the noise that the estimate is made for.
-
-    Returns:
-        The deformation, without the network's features, which are large.
-    """
-    if reference is None:
-        return dataclasses.replace(model.velocity(x), features=())
-    k = torch.full((len(x),), max(1, denoiser.schedule.steps // 4), device=x.device)
-    drawn = shared_noise(reference, torch.Generator().manual_seed(seed))
-    noisy = denoiser.schedule.add_noise(reference, drawn, k)
-    noise = denoiser.predict_noise(noisy, model.structure(reference, "target", labels=labels), k)
-    return dataclasses.replace(model.velocity(x, reference, noise), features=())

@@ -112,13 +112,14 @@ class Sampling:
 
 
 class Progress:
-    """Counts network runs over all batches and samples.
+    """Counts network runs over all batches and samples, and what comes before them.
 
     Args:
         batches: how many there are.
         sampling: how each is sampled.
         model: the networks.
-        report: called as (network runs done, network runs in all).
+        iterations: of the instance optimisation of a batch; each counts as a network run does.
+        report: called as (runs and iterations done, those in all).
     """
 
     def __init__(
@@ -126,14 +127,16 @@ class Progress:
         batches: int,
         sampling: Sampling,
         model: TranslationModel,
+        iterations: int,
         report: Callable[[int, int], None] | None,
     ) -> None:
-        self.total = batches * sampling.samples * sampling.network_runs(model)
+        runs = sampling.samples * sampling.network_runs(model)
+        self.total = batches * (iterations + runs)
         self.done = 0
         self.report = report
 
     def advance(self) -> None:
-        """Counts one run more."""
+        """Counts one more."""
         self.done += 1
         if self.report is not None:
             self.report(self.done, self.total)

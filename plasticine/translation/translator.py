@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,25 @@ from plasticine.nn.validity import landing_mask
 from plasticine.ops.compose import compose
 from plasticine.ops.folding import folding
 from plasticine.ops.jacobian import jacobian_determinant
-from plasticine.registration.deformation import Deformation
-from plasticine.registration.stack import stack_deformation, stack_folding
+from plasticine.registration.instance import InstanceOptimisation
+from plasticine.registration.stack import stack_folding
 from plasticine.translation.model import (
     ModelError,
     TranslationModel,
     load_model,
     shipped_models,
 )
-from plasticine.translation.moved_source import MovedSource, predicted_deformation
+from plasticine.translation.moved_source import MovedSource
+from plasticine.translation.registering import (
+    FOREGROUND,
+    Batch,
+    Moving,
+    cut_batches,
+    find_displacements,
+    predicted_deformation,
+)
 from plasticine.translation.sampling import Progress, Sampling, mean_sample
 from plasticine.translation.trace import Trace
-
-FOREGROUND = 0.02
-"""Intensity, of [0, 1], above which a voxel counts as body."""
 
 
 class Translator:
@@ -77,6 +82,7 @@ class Translator:
         reference: Tensor | None = None,
         labels: Tensor | None = None,
         reference_labels: Tensor | None = None,
+        optimise: InstanceOptimisation | None = None,
         deform: bool = True,
         solver: str | None = None,
         steps: int | None = None,
@@ -105,6 +111,10 @@ class Translator:
             labels: (N, 1, *spatial) integers, the images' label maps, of a model whose structure
                 map is made of them, and of no other.
             reference_labels: like labels, those of the reference.
+            optimise: instance optimisation: φ, as the registration network finds it from image
+                and reference, is the start of a gradient descent on this pair's own objective.
+                Its iterations count as network runs do where progress is told. Of a volume's
+                slices (``slice_smoothing``) the velocities are smoothed anew afterwards.
             deform: False keeps the source's shape: φ = id, intensity translation only.
             solver: as ``diffusion.sample`` names them: "ddpm", "ddim" or "dpm-solver++" of a
                 diffusion, "euler" or "heun" of a rectified flow; None is the model's default.
@@ -124,7 +134,7 @@ class Translator:
             precision: of the denoiser's runs, "float32", "bfloat16" or "float16" by autocast; φ,
                 the warps and the solver are float32 always.
             batch: images translated at a time.
-            progress: called as (network runs done, network runs in all).
+            progress: called as (network runs and iterations done, those in all).
 
         Returns:
             The trace.
@@ -133,20 +143,8 @@ class Translator:
             TypeError: an image is not float32.
             ValueError: its shape or values are not right, or an argument is out of range.
         """
-        self._check("image", image)
-        if reference is not None:
-            self._check("reference", reference)
-            if reference.shape != image.shape:
-                raise ValueError(
-                    f"reference must have the image's shape {tuple(image.shape)}; "
-                    f"got {tuple(reference.shape)}"
-                )
-            if not deform:
-                raise ValueError("a reference is registered to, which deform=False forbids")
-            self.model.structure.check(reference, labels=reference_labels)
-        elif reference_labels is not None:
-            raise ValueError("labels of a reference were given, but no reference")
-        self.model.structure.check(image, labels=labels)
+        whole = Batch(image, labels, reference, reference_labels)
+        self._check_images(whole)
         sampling = Sampling.of(
             self.model,
             solver=solver,
@@ -160,57 +158,15 @@ class Translator:
             overlap=overlap,
             precision=precision,
         )
-        if slice_smoothing is not None and self.model.ndim != 2:
-            raise ValueError(
-                f"slices are for a 2D model to see; this one sees {self.model.ndim}D images"
-            )
-        if slice_smoothing is not None and sampling.refine:
-            raise ValueError("refine moves each slice by itself, but a volume has one φ")
-        denoiser = sampling.denoiser(self.model)
-        if refine and not deform:
-            raise ValueError("refine moves the source, which deform=False forbids")
+        moving = Moving(deform, optimise, slice_smoothing)
+        moving.check(self.model, reference=reference is not None, refine=sampling.refine)
         sampling.check_refine(self.model)
         began = time.perf_counter()
-        bar = Progress(-(-len(image) // batch), sampling, self.model, progress)
-
-        def part(given: Tensor | None, first: int) -> Tensor | None:
-            return None if given is None else given[first : first + batch].to(self.device)
-
-        def deformation(first: int) -> Deformation:
-            y = part(reference, first)
-            return predicted_deformation(
-                self.model,
-                denoiser,
-                2 * image[first : first + batch].to(self.device) - 1,
-                reference=None if y is None else 2 * y - 1,
-                labels=part(reference_labels, first),
-                seed=seed,
-            )
-
-        firsts = range(0, len(image), batch)
-        of_volume: tuple[Tensor, Tensor] | None = None
-        if deform and slice_smoothing is not None:
-            body = (image > FOREGROUND).flatten(1).sum(1)
-            slices = [deformation(first) for first in firsts]
-            of_volume = stack_deformation(slices, body, slice_smoothing).displacements()
-
-        def displacements(first: int) -> tuple[Tensor, Tensor] | None:
-            if not deform:
-                return None
-            if of_volume is None:
-                return deformation(first).displacements()
-            return of_volume[0][first : first + batch], of_volume[1][first : first + batch]
-
-        parts = [
-            self._translate_batch(
-                image[first : first + batch].to(self.device),
-                part(labels, first),
-                displacements(first),
-                sampling,
-                bar.advance,
-            )
-            for first in firsts
-        ]
+        batches = cut_batches(whole, batch, self.device)
+        iterations = 0 if optimise is None else optimise.iterations
+        bar = Progress(len(batches), sampling, self.model, iterations, progress)
+        moved = self._moved_sources(batches, sampling, moving, bar.advance)
+        parts = [self._translate_batch(source, sampling, bar.advance) for source in moved]
         joined = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
         return Trace(
             source=image.cpu(),
@@ -220,14 +176,29 @@ class Translator:
             folding=(folding if slice_smoothing is None else stack_folding)(joined["displacement"]),
             model={key: self.card[key] for key in ("name", "title") if key in self.card},
             arguments={
-                "deform": deform,
                 "reference": reference is not None,
                 "labels": labels is not None,
-                "slice_smoothing": slice_smoothing,
             }
+            | dataclasses.asdict(moving)
             | dataclasses.asdict(sampling),
             seconds=time.perf_counter() - began,
         )
+
+    def _check_images(self, whole: Batch) -> None:
+        """Whether images, references and labels are what the model can take."""
+        image, reference = whole.image, whole.reference
+        self._check("image", image)
+        if reference is not None:
+            self._check("reference", reference)
+            if reference.shape != image.shape:
+                raise ValueError(
+                    f"reference must have the image's shape {tuple(image.shape)}; "
+                    f"got {tuple(reference.shape)}"
+                )
+            self.model.structure.check(reference, labels=whole.reference_labels)
+        elif whole.reference_labels is not None:
+            raise ValueError("labels of a reference were given, but no reference")
+        self.model.structure.check(image, labels=whole.labels)
 
     def _check(self, name: str, image: Tensor) -> None:
         ndim = self.model.ndim
@@ -244,20 +215,37 @@ class Translator:
                 f"{name} must lie within [0, 1], without NaN; got {float(low)} to {float(high)}"
             )
 
+    def _moved_sources(
+        self,
+        batches: list[Batch],
+        sampling: Sampling,
+        moving: Moving,
+        advance: Callable[[], None],
+    ) -> Iterator[MovedSource]:
+        """x and S(x) of every batch, warped by φ; φ of all batches is found before the first."""
+        denoiser = sampling.denoiser(self.model)
+        displacements: list[tuple[Tensor, Tensor]] | None = None
+        if moving.deform:
+            displacements = find_displacements(
+                batches,
+                lambda batch: predicted_deformation(self.model, denoiser, batch, sampling.seed),
+                moving,
+                advance,
+            )
+        for index, batch in enumerate(batches):
+            x = batch.x
+            structure = self.model.structure(x, "source", labels=batch.labels)
+            if displacements is None:
+                yield MovedSource.unmoved(x, structure)
+            else:
+                yield MovedSource(x, structure, *displacements[index])
+
     def _translate_batch(
         self,
-        image: Tensor,
-        labels: Tensor | None,
-        displacements: tuple[Tensor, Tensor] | None,
+        moved: MovedSource,
         sampling: Sampling,
         advance: Callable[[], None],
     ) -> dict[str, Tensor]:
-        x = 2 * image - 1
-        structure_of_x = self.model.structure(x, "source", labels=labels)
-        if displacements is None:
-            moved = MovedSource.unmoved(x, structure_of_x)
-        else:
-            moved = MovedSource(x, structure_of_x, *displacements)
         y, moved = mean_sample(self.model, moved, sampling, advance)
         warped = ((moved.image + 1) / 2).clamp(0, 1)
         if sampling.background is not None:
