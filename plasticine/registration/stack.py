@@ -57,13 +57,19 @@ def stack_deformation(
 
 def stack_part(stack: Deformation, first: int, count: int) -> Deformation:
     """The deformation of ``count`` of a stack's slices, from the slice ``first`` on."""
-    tensors = ("velocity", "affine", "inverse_affine", "inverse_velocity", "generator")
-    given = {name: getattr(stack, name) for name in tensors}
-    cut = {
-        name: None if tensor is None else tensor[first : first + count]
-        for name, tensor in given.items()
-    }
-    return dataclasses.replace(stack, features=(), **cut)
+
+    def cut(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor[first : first + count]
+
+    return dataclasses.replace(
+        stack,
+        velocity=stack.velocity[first : first + count],
+        inverse_velocity=cut(stack.inverse_velocity),
+        affine=cut(stack.affine),
+        inverse_affine=cut(stack.inverse_affine),
+        generator=cut(stack.generator),
+        features=(),
+    )
 
 
 def stack_folding(displacement: Tensor) -> Folding:

@@ -139,8 +139,9 @@ def find_displacements(
 ) -> list[tuple[Tensor, Tensor]]:
     """u and u⁻¹ of φ for every batch.
 
-    With ``moving.slice_smoothing`` the images are the slices of one volume: what is predicted becomes one
-    deformation of the volume, from which the slices are optimised, and so does what is found then.
+    With ``moving.slice_smoothing`` the images are the slices of one volume: what is predicted
+    becomes one deformation of the volume, from which the slices are optimised, and so does what
+    is found then.
 
     Args:
         batches: the images, in order.
