@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from plasticine.nn.tensor_file import load_tensors
+from plasticine.structure.interior import interior_curve, match_interior
 from plasticine.training import load_recipe, train
 from plasticine.training.draws import Draws
 from plasticine.training.intensity import RandomIntensity, increasing_curves, through
@@ -127,3 +128,39 @@ def test_random_curves_increase_from_0_to_1() -> None:
     torch.testing.assert_close(sent[:, 0, ::4, 0], curve)
     between = np.interp(0.3, np.linspace(0, 1, curve.shape[1]), curve[2].numpy())
     assert through(curve, torch.full((5, 1, 1, 1), 0.3))[2].item() == pytest.approx(between)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 20, 18), (2, 1, 14, 15, 16)])
+def test_the_interior_takes_the_greys_of_real_images_and_the_surface_its_own(
+    shape: tuple[int, ...],
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    body = torch.zeros(shape)
+    inner = (..., *(slice(2, n - 2) for n in shape[2:]))
+    body[inner] = 0.2 + 0.6 * torch.rand(body[inner].shape, generator=generator)
+    made, depth = (body * 0.7).clamp(0, 1), 4
+    curve = interior_curve(made, body, body, depth)
+    matched = match_interior(made, body, curve, depth)
+    grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape[2:]), indexing="ij"))
+    sizes = np.array(shape[2:]).reshape(-1, *[1] * (len(shape) - 2))
+    depths = torch.from_numpy(np.minimum(grid - 1, sizes - 2 - grid).min(0)).expand(shape)
+    torch.testing.assert_close(matched[depths >= depth], body[depths >= depth], rtol=0, atol=0.02)
+    assert torch.equal(matched[depths <= depth // 2], made[depths <= depth // 2])
+    order = made[depths >= depth].argsort()
+    assert (matched[depths >= depth][order].diff() >= 0).all()
+
+
+def test_an_interior_deeper_than_any_body_is_refused() -> None:
+    image = torch.full((1, 1, 8, 8), 0.5)
+    image[..., 0, :] = 0
+    with pytest.raises(ValueError, match=r"no voxel lies 9 voxels.*the deepest lies 7"):
+        interior_curve(image, image, image, 9)
+
+
+def test_the_curve_is_kept_with_the_model(recipe: Recipe, tmp_path: Path) -> None:
+    recipe.model["structure"]["interior"] = 2
+    model, _ = load_model(train(recipe, tmp_path, tmp_path / "run"))
+    curve = model.structure.curve
+    assert curve.shape == (2, 67)
+    assert (curve.diff(dim=1) >= 0).all()
+    assert not torch.equal(curve[0], curve[1])

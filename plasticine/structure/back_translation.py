@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from plasticine.diffusion.unet import ImageUNet
+from plasticine.structure.interior import LEVELS, match_interior
 from plasticine.structure.structure_map import StructureMap
 
 
@@ -24,6 +26,14 @@ class BackTranslation(StructureMap):
     Args:
         ndim: 2 or 3.
         channels, blocks, patch_size: of h, as ``UNet`` documents them.
+        interior: what lies this many voxels or more inside of the body is given the grey levels
+            that real source images have there, by ``match_interior``. Where h is not sure, as
+            of voxels half brain and half fluid, it draws towards the middle, and the denoiser
+            would learn to colour greys that no real source has. 0 leaves h's greys alone.
+
+    Attributes:
+        curve: (2, LEVELS) buffer, where ``interior`` is not 0: the grey levels of h(y) and what
+            they become; of ``interior_curve``.
     """
 
     learned = True
@@ -34,10 +44,17 @@ class BackTranslation(StructureMap):
         channels: Sequence[int] = (28, 40, 56, 56),
         blocks: int = 1,
         patch_size: int = 2,
+        interior: int = 0,
     ) -> None:
         super().__init__(ndim)
+        if interior < 0:
+            raise ValueError(f"interior must be at least 0 voxels; got {interior}")
         self.channels = 1
         self.network = ImageUNet(ndim, 1, 1, tuple(channels), blocks, patch_size)
+        self.interior = int(interior)
+        if self.interior:
+            self.curve: Tensor
+            self.register_buffer("curve", torch.linspace(0, 1, LEVELS).repeat(2, 1))
 
     def of_domain(self, image: Tensor, domain: str | None) -> Tensor:
         """The map of an image that ``forward`` has checked."""
@@ -49,4 +66,7 @@ class BackTranslation(StructureMap):
         unit = (image + 1) / 2
         if domain == "source":
             return unit
-        return self.network(unit).to(image.dtype).clamp(0, 1)
+        made = self.network(unit).to(image.dtype).clamp(0, 1)
+        if not self.interior:
+            return made
+        return match_interior(made, unit, self.curve, self.interior)

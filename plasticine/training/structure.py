@@ -13,6 +13,7 @@ from plasticine import structure
 from plasticine.diffusion.unet import ImageUNet
 from plasticine.nn.precision import autocast
 from plasticine.structure import BackTranslation
+from plasticine.structure.interior import interior_curve, match_interior
 from plasticine.training.data import Domains, RandomDeformation
 from plasticine.training.draws import Draws
 from plasticine.training.intensity import RandomIntensity
@@ -73,6 +74,8 @@ def train_back_translation(
     alone; on S(y) it makes a first pseudo-source of each target. Each round then trains g from
     the pseudo-sources to their real targets, and h from g's pseudo-targets of the real sources
     to these; h's pseudo-sources are the next round's. What is asked for is always a real image.
+    Where the map has an ``interior``, whatever a network has made is given the grey levels that
+    real images have there before another one learns from it.
 
     Args:
         learned: the map.
@@ -103,14 +106,22 @@ def train_back_translation(
         loss = RecolouringLoss(network, inputs, outputs, deformation, stage, jitter)
         run(f"structure-{name}", network, loss, stage)
 
+    def matched(made: Tensor, body: Tensor, real: Tensor) -> Tensor:
+        if not learned.interior:
+            return made
+        curve = interior_curve(made, body, real, learned.interior)
+        return match_interior(made, body, curve, learned.interior)
+
     descriptors = applied(shared, domains.source)
     base = stage | {"steps": settings["base_steps"]}
     run("structure-base", first, RecolouringLoss(first, descriptors, x, deformation, base), base)
     pseudo_source = applied(first, applied(shared, domains.target))
     for index in range(1, settings["rounds"] + 1):
-        learn(f"{index}-target", to_target, pseudo_source, y)
-        learn(f"{index}-source", learned.network, applied(to_target, x), x)
+        learn(f"{index}-target", to_target, matched(pseudo_source, y, x), y)
+        learn(f"{index}-source", learned.network, matched(applied(to_target, x), x, y), x)
         pseudo_source = applied(learned.network, y)
+    if learned.interior:
+        learned.curve.copy_(interior_curve(pseudo_source, y, x, learned.interior))
     return to_target
 
 
