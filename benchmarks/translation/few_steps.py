@@ -12,17 +12,15 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.translation.held_out import score
-from benchmarks.translation.record import add_data_argument, machine, versions, write
-from benchmarks.translation.task import load_task
+from benchmarks.translation.record import add_shared_arguments, machine, versions, write
+from benchmarks.translation.task import load_task, some_slices
 from plasticine.translation import Translator
 
-RESULT = Path(__file__).parents[1] / "results" / "few_steps.json"
 LONG = ("ddim", 250)
 FEW = (
     *[("ddpm", 10), ("ddim", 10), ("ddim", 20)],
@@ -70,18 +68,11 @@ def seconds_per_slice(translator: Translator, image: torch.Tensor, rounds: int) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="brain-t1-t2", help="shipped name or file")
-    parser.add_argument("--output", type=Path, default=RESULT)
-    parser.add_argument("--every", type=int, default=12, help="take every n-th slice")
+    add_shared_arguments(parser, "few_steps", every=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=5, help="timed runs; 0 leaves time out")
-    add_data_argument(parser)
     arguments = parser.parse_args()
-    data = {
-        name: images[arguments.every // 2 :: arguments.every]
-        for name, images in load_task("T1-T2", arguments.data).test.items()
-        if name != "target"
-    }
+    data = some_slices(load_task("T1-T2", arguments.data).test, arguments.every)
     translator = Translator.load(arguments.model)
     record: dict[str, Any] = {
         "model": arguments.model,

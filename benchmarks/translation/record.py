@@ -13,6 +13,22 @@ import torch
 
 import plasticine
 
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def add_shared_arguments(parser: argparse.ArgumentParser, name: str, every: int) -> None:
+    """Adds the arguments of a script that measures a model on some slices of patient 07.
+
+    Args:
+        parser: the script's.
+        name: of its record in ``RESULTS``, without ``.json``.
+        every: which slices it takes, if not told.
+    """
+    parser.add_argument("--model", default="brain-t1-t2", help="shipped name or file")
+    parser.add_argument("--output", type=Path, default=RESULTS / f"{name}.json")
+    parser.add_argument("--every", type=int, default=every, help="take every n-th slice")
+    add_data_argument(parser)
+
 
 def add_data_argument(parser: argparse.ArgumentParser) -> None:
     """Adds ``--data``, the data folder: PLASTICINE_DATA where it is not given."""

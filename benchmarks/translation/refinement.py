@@ -11,18 +11,16 @@ is to the true T2, and what became of φ. Writes ``benchmarks/results/refinement
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.translation.held_out import score
-from benchmarks.translation.record import add_data_argument, versions, write
-from benchmarks.translation.task import FOREGROUND, load_task
+from benchmarks.translation.record import add_shared_arguments, versions, write
+from benchmarks.translation.task import FOREGROUND, load_task, some_slices
 from plasticine.nn.losses import mutual_information
 from plasticine.translation import Trace, Translator
 
-RESULT = Path(__file__).parents[1] / "results" / "refinement.json"
 SHOWN = ("psnr", "ssim", "psnr_inside", "ssim_inside")
 
 
@@ -49,19 +47,12 @@ def figures(trace: Trace, data: dict[str, torch.Tensor]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="brain-t1-t2", help="shipped name or file")
-    parser.add_argument("--output", type=Path, default=RESULT)
-    parser.add_argument("--every", type=int, default=12, help="take every n-th slice")
+    add_shared_arguments(parser, "refinement", every=12)
     parser.add_argument("--solver", default="dpm-solver++")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    add_data_argument(parser)
     arguments = parser.parse_args()
-    data = {
-        name: images[arguments.every // 2 :: arguments.every]
-        for name, images in load_task("T1-T2", arguments.data).test.items()
-        if name != "target"
-    }
+    data = some_slices(load_task("T1-T2", arguments.data).test, arguments.every)
     translator = Translator.load(arguments.model)
     record: dict[str, Any] = {
         "model": arguments.model,

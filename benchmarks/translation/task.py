@@ -92,6 +92,21 @@ def load_task(name: str, folder: Path, *, strict: bool = False, seed: int = 0) -
     )
 
 
+def some_slices(test: dict[str, Tensor], every: int, first: int | None = None) -> dict[str, Tensor]:
+    """Every n-th slice of a task's held-out patient.
+
+    Args:
+        test: ``Task.test``.
+        every: n.
+        first: the slice to begin with; None begins with half of n.
+
+    Returns:
+        "source", "truth" and "mask" of these slices.
+    """
+    begin = every // 2 if first is None else first
+    return {name: test[name][begin::every] for name in ("source", "truth", "mask")}
+
+
 def to_network(images: Tensor) -> Tensor:
     """(N, 1, height, width) within [0, 1] to the middle of them, (N, 1, *CROP) within [-1, 1]."""
     return 2 * crop_to(images, CROP) - 1

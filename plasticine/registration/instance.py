@@ -70,7 +70,7 @@ class InstanceOptimisation:
 
     levels: Sequence[Level] = (Level(4, 16, 60), Level(2, 8, 60), Level(1, 8, 40))
     learning_rate: float = 0.5
-    smoothness: float = 0.02
+    smoothness: float = 0.08
     jacobian: float = 2.0
     jacobian_threshold: float = 0.05
     dilations: tuple[int, ...] = (1, 2)
