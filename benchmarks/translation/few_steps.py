@@ -4,20 +4,18 @@
 
 Translates some T1 slices of patient 07, which the shipped model has not seen, without deformation
 and each from the same noise, and gives PSNR and SSIM against the true T2 and against what 250 DDIM
-steps make of that noise; then times one slice alone. Writes ``benchmarks/results/few_steps.json``.
+steps make of that noise. Writes ``benchmarks/results/few_steps.json``.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from typing import Any
 
 import torch
 
 from benchmarks.translation.held_out import score
-from benchmarks.translation.record import add_shared_arguments, machine, versions, write
+from benchmarks.translation.record import add_shared_arguments, versions, write
 from benchmarks.translation.task import load_task, some_slices
 from plasticine.translation import Translator
 
@@ -53,24 +51,10 @@ def measure(translator: Translator, data: dict[str, torch.Tensor], seed: int) ->
     return figures
 
 
-def seconds_per_slice(translator: Translator, image: torch.Tensor, rounds: int) -> dict[str, float]:
-    """The median time of one slice alone at 10 steps, with its deformation."""
-    times = {}
-    for solver in ("ddim", "dpm-solver++"):
-        measured = []
-        for _ in range(rounds + 1):
-            began = time.perf_counter()
-            translator.translate(image, solver=solver, steps=10)
-            measured.append(time.perf_counter() - began)
-        times[solver] = statistics.median(measured[1:])
-    return times
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_shared_arguments(parser, "few_steps", every=12)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rounds", type=int, default=5, help="timed runs; 0 leaves time out")
     arguments = parser.parse_args()
     data = some_slices(load_task("T1-T2", arguments.data).test, arguments.every)
     translator = Translator.load(arguments.model)
@@ -81,18 +65,7 @@ def main() -> None:
         "versions": versions(),
         "figures": measure(translator, data, arguments.seed),
     }
-    if arguments.rounds:
-        middle = len(data["source"]) // 2
-        record["seconds_per_slice"] = {
-            "machine": machine(),
-            "size": list(data["source"].shape[2:]),
-            "steps": 10,
-            "median": seconds_per_slice(
-                translator, data["source"][middle : middle + 1], arguments.rounds
-            ),
-        }
     write(arguments.output, record)
-    print(record.get("seconds_per_slice", ""))
 
 
 if __name__ == "__main__":
