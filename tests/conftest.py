@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import plasticine.backends
+from plasticine import cli
 from plasticine.backends import OPERATORS
 
 
@@ -133,4 +138,52 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 parameter.normal_(0, 4)
     path = tmp_path_factory.mktemp("model") / "small.safetensors"
     save_model(path, model, card)
+    return path
+
+
+@pytest.fixture
+def process() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs ``python -m plasticine`` in a folder of its own, as a user would."""
+
+    def call(
+        *arguments: str | Path, folder: Path, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        environment = {k: v for k, v in os.environ.items() if k != "PLASTICINE_DATA"}
+        environment |= {"OMP_NUM_THREADS": "1", "COLUMNS": "120", **variables}
+        return subprocess.run(
+            [sys.executable, "-m", "plasticine", *map(str, arguments)],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return call
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line in this process: exit code, stdout, stderr."""
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["plasticine", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(exit_.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Path:
+    """A small NIfTI of three axial slices, integers, at the model's spacing."""
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in (24, 28, 3)), indexing="ij")
+    image = 200 * np.clip(1.2 - np.sqrt(axes[0] ** 2 + axes[1] ** 2 + 0.2 * axes[2] ** 2), 0, 1)
+    path = tmp_path / "head.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(image.astype(np.uint8), np.diag([2.0, 2, 4, 1])), path)
     return path

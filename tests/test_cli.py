@@ -1,12 +1,10 @@
-"""The command line, as a process where that matters and in this process for every bad input."""
+"""The command line, as a process where that matters; bad input is in test_cli_bad_input."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,8 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-import safetensors.torch
-import torch
 from PIL import Image
 
-from plasticine import cli
 from plasticine.report import RESULT_FILES
 from plasticine.translation import Translator
 
@@ -34,52 +29,18 @@ socket.getaddrinfo = refuse
 """
 
 
-def _process(
-    *arguments: str | Path, folder: Path, **variables: str
-) -> subprocess.CompletedProcess[str]:
-    """Runs ``python -m plasticine`` in a folder of its own, as a user would."""
-    environment = {k: v for k, v in os.environ.items() if k != "PLASTICINE_DATA"}
-    environment |= {"OMP_NUM_THREADS": "1", "COLUMNS": "120", **variables}
-    return subprocess.run(
-        [sys.executable, "-m", "plasticine", *map(str, arguments)],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
-@pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """Runs the command line in this process: exit code, stdout, stderr."""
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["plasticine", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(exit_.value.code or 0), captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
-def head(tmp_path: Path) -> Path:
-    """A small NIfTI of three axial slices, integers, at the model's spacing."""
-    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in (24, 28, 3)), indexing="ij")
-    image = 200 * np.clip(1.2 - np.sqrt(axes[0] ** 2 + axes[1] ** 2 + 0.2 * axes[2] ** 2), 0, 1)
-    path = tmp_path / "head.nii.gz"
-    nibabel.save(nibabel.Nifti1Image(image.astype(np.uint8), np.diag([2.0, 2, 4, 1])), path)
-    return path
+Process = Callable[..., subprocess.CompletedProcess[str]]
 
 
 class TestTranslate:
-    def test_process(self, head: Path, model_file: Path, tmp_path: Path) -> None:
-        done = _process(
+    def test_process(
+        self,
+        process: Process,
+        head: Path,
+        model_file: Path,
+        tmp_path: Path,
+    ) -> None:
+        done = process(
             "translate", head.name, "--model", model_file, "--output", "out", "--seed", "3",
             "--steps", "1", "--samples", "2", "--solver", "dpm-solver++", folder=tmp_path,
         )  # fmt: skip
@@ -127,7 +88,11 @@ class TestTranslate:
         arguments, optimised = translated("--reference", target, "--optimise")
         assert arguments["optimise"]["levels"][0]["factor"] == 4
         assert not np.allclose(field, optimised, atol=0.1)
+        arguments, _ = translated("--slab", "16", "--overlap", "8", "--steps", "2", "--seed", "0")
+        assert (arguments["slab"], arguments["overlap"]) == (16, 8)
         for options, message in (
+            (("--slab", "15"), "a slab's size must be a multiple of"),
+            (("--slab", "16", "--overlap", "16"), "slabs of 16 voxels can overlap by"),
             (("--precision", "float8"), "precision must be one of"),
             (("--start", "0"), "start must lie within"),
             (("--reference", tmp_path / "none.nii.gz"), "none.nii.gz"),
@@ -186,239 +151,9 @@ class TestTranslate:
         assert nibabel.load(out / "translated.nii.gz").shape == shape
 
 
-def _not_nifti(folder: Path) -> Path:
-    (folder / "bad.nii.gz").write_text("not an image")
-    return folder / "bad.nii.gz"
-
-
-def _nan(folder: Path) -> Path:
-    np.save(folder / "bad.npy", np.full((20, 20), np.nan))
-    return folder / "bad.npy"
-
-
-def _black(folder: Path) -> Path:
-    np.save(folder / "bad.npy", np.zeros((20, 20), np.uint8))
-    return folder / "bad.npy"
-
-
-def _four_axes(folder: Path) -> Path:
-    np.save(folder / "bad.npy", np.ones((2, 2, 20, 20)))
-    return folder / "bad.npy"
-
-
-def _complex(folder: Path) -> Path:
-    np.save(folder / "bad.npy", np.ones((20, 20), np.complex64))
-    return folder / "bad.npy"
-
-
-def _vector_field(folder: Path) -> Path:
-    image = nibabel.Nifti1Image(np.ones((20, 20, 2, 1, 3), np.float32), np.eye(4))
-    nibabel.save(image, folder / "bad.nii.gz")
-    return folder / "bad.nii.gz"
-
-
-def _coloured(folder: Path) -> Path:
-    Image.new("RGB", (20, 20), (1, 2, 3)).save(folder / "bad.png")
-    return folder / "bad.png"
-
-
-BAD_INPUTS: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "missing": (lambda folder: folder / "bad.nii.gz", "no such file"),
-    "folder": (lambda folder: folder, "got a folder"),
-    "not NIfTI": (_not_nifti, "not a NIfTI file"),
-    "NaN": (_nan, "400 of 400 voxels are NaN or infinite"),
-    "black": (_black, "no voxel is above 0"),
-    "four axes": (_four_axes, r"got shape \(2, 2, 20, 20\)"),
-    "complex": (_complex, "expected real numbers, got complex64"),
-    "vector field": (_vector_field, r"2D or 3D image, got shape \(20, 20, 2, 1, 3\)"),
-    "colours": (_coloured, "expected a grey picture, got RGB colours"),
-}
-
-
-def _no_model(folder: Path) -> Path | str:
-    return folder / "model.safetensors"
-
-
-def _unknown_name(folder: Path) -> Path | str:
-    return "brain-t1-t9"
-
-
-def _text_model(folder: Path) -> Path | str:
-    (folder / "model.safetensors").write_text("not a model")
-    return folder / "model.safetensors"
-
-
-def _foreign_model(folder: Path) -> Path | str:
-    safetensors.torch.save_file({"a": torch.ones(2)}, folder / "model.safetensors")
-    return folder / "model.safetensors"
-
-
-BAD_MODELS: dict[str, Callable[[Path], Path | str]] = {
-    "missing": _no_model,
-    "unknown name": _unknown_name,
-    "not safetensors": _text_model,
-    "another project's": _foreign_model,
-}
-
-
-def _assert_clear_error(result: tuple[int, str, str], message: str) -> None:
-    code, out, err = result
-    assert code == 1
-    assert out == ""
-    assert re.fullmatch(rf"error: .*{message}.*\n", err), err
-    assert "Traceback" not in err
-
-
-class TestBadInput:
-    @pytest.mark.parametrize("case", BAD_INPUTS)
-    def test_input(
-        self,
-        run: Callable[..., tuple[int, str, str]],
-        model_file: Path,
-        tmp_path: Path,
-        case: str,
-    ) -> None:
-        make, message = BAD_INPUTS[case]
-        source, out = make(tmp_path), tmp_path / "results" / "out"
-        result = run("translate", source, "--model", model_file, "--output", out)
-        _assert_clear_error(result, f"{re.escape(str(source))}: .*{message}")
-        assert not out.parent.exists()
-
-    @pytest.mark.parametrize("case", BAD_MODELS)
-    def test_model(
-        self, run: Callable[..., tuple[int, str, str]], head: Path, tmp_path: Path, case: str
-    ) -> None:
-        model, out = BAD_MODELS[case](tmp_path), tmp_path / "out"
-        result = run("translate", head, "--model", model, "--output", out)
-        _assert_clear_error(result, re.escape(str(model)))
-        assert not out.exists()
-
-    def test_model_of_another_version(
-        self, run: Callable[..., tuple[int, str, str]], head: Path, model_file: Path, tmp_path: Path
-    ) -> None:
-        with safetensors.safe_open(model_file, framework="pt") as stored:
-            metadata = {**stored.metadata(), "format_version": "99"}
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        model = tmp_path / "model.safetensors"
-        safetensors.torch.save_file(tensors, model, metadata)
-        out = tmp_path / "out"
-        result = run("translate", head, "--model", model, "--output", out)
-        _assert_clear_error(result, "version 99.*version 1")
-        assert not out.exists()
-
-    def test_output_that_cannot_be_written(
-        self,
-        run: Callable[..., tuple[int, str, str]],
-        head: Path,
-        model_file: Path,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        def translate(*arguments: object, **options: object) -> None:
-            raise AssertionError("translated before the folder was tried")
-
-        monkeypatch.setattr(Translator, "translate", translate)
-        for folder in (head, head / "below"):
-            result = run("translate", head, "--model", model_file, "--output", folder)
-            _assert_clear_error(result, re.escape(str(folder)) + ".*is a file")
-
-    def test_failure_while_writing_leaves_the_earlier_result(
-        self,
-        run: Callable[..., tuple[int, str, str]],
-        head: Path,
-        model_file: Path,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        def full_disk(*arguments: object, **options: object) -> None:
-            raise OSError(28, "No space left on device")
-
-        (tmp_path / "out").mkdir()
-        (tmp_path / "out" / "warped.nii.gz").write_text("earlier")
-        monkeypatch.setattr("plasticine.report.results.draw_page", full_disk)
-        for out in (tmp_path / "out", tmp_path / "new"):
-            result = run("translate", head, "--model", model_file, "--output", out)
-            _assert_clear_error(result, "No space left on device")
-        assert [p.name for p in (tmp_path / "out").iterdir()] == ["warped.nii.gz"]
-        assert (tmp_path / "out" / "warped.nii.gz").read_text() == "earlier"
-        assert not (tmp_path / "new").exists()
-
-    @pytest.mark.parametrize("device", ["abacus", "cuda:99"])
-    def test_device(
-        self,
-        run: Callable[..., tuple[int, str, str]],
-        head: Path,
-        model_file: Path,
-        tmp_path: Path,
-        device: str,
-    ) -> None:
-        result = run(
-            "translate", head, "--model", model_file, "--output", tmp_path / "out",
-            "--device", device,
-        )  # fmt: skip
-        _assert_clear_error(result, f"device '{device}' cannot be used here")
-        assert not (tmp_path / "out").exists()
-
-    def test_markup_in_a_name_is_printed_as_it_is(
-        self, run: Callable[..., tuple[int, str, str]], tmp_path: Path
-    ) -> None:
-        name = "[red]x[/red][/b].nii"
-        result = run("translate", name, "--model", "m", "--output", tmp_path / "out")
-        _assert_clear_error(result, re.escape(name))
-
-    def test_debug_shows_the_traceback(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
-        arguments = ["translate", "none.nii", "--model", "m", "--output", "out", "--debug"]
-        monkeypatch.setattr(sys, "argv", ["plasticine", *arguments])
-        with pytest.raises(FileNotFoundError, match="no such file"):
-            cli.main()
-
-    def test_defects_are_not_hidden(
-        self, monkeypatch: pytest.MonkeyPatch, head: Path, tmp_path: Path
-    ) -> None:
-        def defect(*arguments: object, **options: object) -> None:
-            raise KeyError("a defect")
-
-        monkeypatch.setattr(Translator, "load", defect)
-        arguments = ["translate", str(head), "--model", "m", "--output", str(tmp_path / "out")]
-        monkeypatch.setattr(sys, "argv", ["plasticine", *arguments])
-        with pytest.raises(KeyError, match="a defect"):
-            cli.main()
-        assert not (tmp_path / "out").exists()
-
-    def test_process(self, model_file: Path, tmp_path: Path) -> None:
-        _not_nifti(tmp_path)
-        done = _process(
-            "translate", "bad.nii.gz", "--model", model_file, "--output", "out", folder=tmp_path
-        )
-        _assert_clear_error((done.returncode, done.stdout, done.stderr), "bad.nii.gz: not a NIfTI")
-        assert [p.name for p in tmp_path.iterdir()] == ["bad.nii.gz"]
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            (["translate"], "Missing argument 'INPUT'"),
-            (["translate", "a.nii", "--output", "out"], "Missing option '--model'"),
-            (["translate", "a.nii", "--model", "m", "--output", "o", "--steps", "0"], "--steps"),
-            (["translate", "a.nii", "--model", "m", "--output", "o", "--seed", "x"], "--seed"),
-            (
-                ["translate", "a.nii", "--model", "m", "--output", "o", "--samples", "0"],
-                "--samples",
-            ),
-            (["imagine"], "No such command 'imagine'"),
-        ],
-    )
-    def test_usage(
-        self, run: Callable[..., tuple[int, str, str]], arguments: list[str], message: str
-    ) -> None:
-        code, _, err = run(*arguments)
-        assert code == 2
-        assert message in err
-
-
 class TestOtherCommands:
-    def test_version_and_info(self, tmp_path: Path) -> None:
-        done = _process("info", folder=tmp_path)
+    def test_version_and_info(self, process: Process, tmp_path: Path) -> None:
+        done = process("info", folder=tmp_path)
         assert done.returncode == 0, done.stderr
         for text in ("plasticine", "torch", "cpu", "reference", "works"):
             assert text in done.stdout
@@ -430,7 +165,7 @@ class TestOtherCommands:
         for command in ("info", "demo", "train", "translate"):
             assert command in out
 
-    def test_demo(self, tmp_path: Path) -> None:
+    def test_demo(self, process: Process, tmp_path: Path) -> None:
         pytest.importorskip("nilearn")
         if "brain-t1-t2" not in Translator.shipped():
             pytest.skip("this build ships no weights")
@@ -439,7 +174,7 @@ class TestOtherCommands:
         path = os.pathsep.join(
             [str(tmp_path / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
         )
-        done = _process("demo", "--steps", "2", folder=tmp_path, PYTHONPATH=path)
+        done = process("demo", "--steps", "2", folder=tmp_path, PYTHONPATH=path)
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
         folder = tmp_path / "plasticine-demo"
@@ -452,48 +187,3 @@ class TestOtherCommands:
         assert 0.2 < float((np.asarray(source.dataobj) > 0.1).mean()) < 0.6
         assert "folds" in done.stdout
         assert "plasticine-demo/trace.png" in done.stdout
-
-    def test_demo_without_nilearn(
-        self,
-        run: Callable[..., tuple[int, str, str]],
-        monkeypatch: pytest.MonkeyPatch,
-        model_file: Path,
-        tmp_path: Path,
-    ) -> None:
-        monkeypatch.setattr(Translator, "shipped", staticmethod(lambda: {}))
-        monkeypatch.setattr("plasticine.demo.MODEL", str(model_file))
-        monkeypatch.setitem(sys.modules, "nilearn.datasets", None)
-        result = run("demo", "--output", tmp_path / "out")
-        _assert_clear_error(result, r"pip install .plasticine\[demo\]")
-        assert not (tmp_path / "out").exists()
-
-    @pytest.mark.parametrize(
-        ("recipe", "message"),
-        [
-            ("brain-t1-t2", "no training data at"),
-            ("nonsense", "no recipe 'nonsense'"),
-        ],
-    )
-    def test_train_refuses(
-        self,
-        run: Callable[..., tuple[int, str, str]],
-        tmp_path: Path,
-        recipe: str,
-        message: str,
-    ) -> None:
-        (tmp_path / "data").mkdir()
-        result = run(
-            "train", "--recipe", recipe, "--data", tmp_path / "data", "--output", tmp_path / "out"
-        )
-        _assert_clear_error(result, message)
-
-    def test_train_needs_data(
-        self, run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.delenv("PLASTICINE_DATA", raising=False)
-        result = run("train", "--recipe", "brain-t1-t2", "--output", "out")
-        _assert_clear_error(result, "data folder")
-
-    def test_train_needs_both_folders(self, run: Callable[..., tuple[int, str, str]]) -> None:
-        result = run("train", "--recipe", "brain-t1-t2", "--output", "out", "--source", ".")
-        _assert_clear_error(result, "--source and --target")

@@ -93,6 +93,7 @@ def test_reads_what_was_written(
 class TestEvaluate:
     def test_deformation(self, results: Path) -> None:
         found = evaluate(results)["deformation"]
+        assert found["one_deformation"] is True
         assert found["folds"] == 0
         assert found["minimum"] == found["maximum"] == pytest.approx(1)
         assert found["sd_log_jacobian"] == pytest.approx(0, abs=1e-6)

@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,7 +20,7 @@ from plasticine.io import Volume, VolumeTrace, read_displacement, read_volume, t
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.warp import warp
 from plasticine.registration import stack_folding
-from plasticine.report import RESULT_FILES, describe, draw_page, write_results
+from plasticine.report import RESULT_FILES, describe, draw_page, print_results, write_results
 from plasticine.translation import TranslationModel, Translator
 
 
@@ -326,6 +327,31 @@ class TestPage:
             heights.append(_pixels(tmp_path / "a.png").shape[0])
         assert heights[1] - heights[0] == pytest.approx((heights[2] - heights[1]) / 2, abs=2)
         assert heights[1] > heights[0] + 200
+
+    def test_says_how_many_deformations_there_are(
+        self,
+        written: tuple[VolumeTrace, Path, Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        drawn: list[str] = []
+        monkeypatch.setattr(Figure, "text", lambda self, s, **options: drawn.append(s))
+        volume, trace = written[0], written[0].trace
+        for changed, one, words in (
+            ({}, True, "one φ, smooth across the slices"),
+            ({"slice_smoothing": None}, False, "10 φ, one for each picture"),
+            ({"deform": False}, True, "φ = id, shape kept"),
+        ):
+            arguments = trace.arguments | changed
+            result = dataclasses.replace(
+                volume, trace=dataclasses.replace(trace, arguments=arguments)
+            )
+            assert describe(result)["one_deformation"] is one
+            draw_page(result, tmp_path / "a.png", rows=1)
+            assert words in drawn[-1]
+            print_results(result, tmp_path, 1.0, {})
+            assert words in capsys.readouterr().out
 
     def test_folds_are_marked(
         self, written: tuple[VolumeTrace, Path, Path], tmp_path: Path

@@ -177,7 +177,8 @@ def _deformation(results: ResultFolder) -> dict[str, Any]:
     lengths = metrics.end_point_error_map(u, torch.zeros_like(u), spacing=spacing)
     of_trace = ("structure_agreement_mean", "inverse_consistency_mean_model_voxels")
     return (
-        describe_folding(folding(u), jacobian_determinant(u))
+        {"one_deformation": results.record.get("one_deformation")}
+        | describe_folding(folding(u), jacobian_determinant(u))
         | {"displacement_mean_mm": lengths.mean(), "displacement_max_mm": lengths.max()}
         | {name: results.record["metrics"].get(name) for name in of_trace}
         | {"seconds": results.record["seconds"]}

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from plasticine.io.translate import VolumeTrace
+from plasticine.report.record import deformation_in_words
 
 _BACKGROUND = "#101418"
 _TEXT = "#e8eaed"
@@ -216,13 +217,13 @@ def _write_heading(figure: Figure, result: VolumeTrace) -> None:
     height = float(figure.get_size_inches()[1])
     lengths = result.displacement_lengths()
     folds = int(folding.folds.sum())
-    shape = "" if arguments.get("deform", True) else "shape kept (φ = id),  "
     marked = ", marked green" if folds else ""
     model = result.trace.model.get("name", "model")
     title = f"{result.volume.path.name}  →  {model}"
     facts = (
-        f"{shape}{folds} folds{marked} (J ≤ 0, {folding.scheme} differences, {folding.region} "
-        f"region) of {result.jacobian.numel():,} voxels,  J {float(folding.minimum.min()):.3f} to "
+        f"{deformation_in_words(result)},  {folds} folds{marked} (J ≤ 0, "
+        f"{folding.scheme} differences, {folding.region} region) of "
+        f"{result.jacobian.numel():,} voxels,  J {float(folding.minimum.min()):.3f} to "
         f"{float(folding.maximum.max()):.3f},  displacement mean {float(lengths.mean()):.2f} mm, "
         f"largest {float(lengths.max()):.2f} mm,  seed {arguments.get('seed')}"
     )

@@ -40,6 +40,7 @@ def describe(result: VolumeTrace) -> dict[str, Any]:
         "input": _describe_input(result),
         "grid": _describe_grid(result),
         "normalisation": dataclasses.asdict(result.normalisation),
+        "one_deformation": result.one_deformation,
         "folding": describe_folding(result.folding, result.jacobian),
         "metrics": _metrics(result),
         "device": result.device,
@@ -48,6 +49,23 @@ def describe(result: VolumeTrace) -> dict[str, Any]:
     plain = as_plain(record)
     assert isinstance(plain, dict)
     return plain
+
+
+def deformation_in_words(result: VolumeTrace) -> str:
+    """Says how many φ moved the images.
+
+    Args:
+        result: The translation.
+
+    Returns:
+        A few words.
+    """
+    if not result.trace.arguments.get("deform", True):
+        return "φ = id, shape kept"
+    if not result.one_deformation:
+        return f"{len(result.source)} φ, one for each picture"
+    slices = result.grid.ndim == 2 and len(result.source) > 1
+    return "one φ, smooth across the slices" if slices else "one φ"
 
 
 def describe_file(path: Path) -> dict[str, str]:

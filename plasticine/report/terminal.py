@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from plasticine.io.translate import VolumeTrace
+from plasticine.report.record import deformation_in_words
 
 
 def print_results(result: VolumeTrace, folder: Path, seconds: float, files: dict[str, str]) -> None:
@@ -33,6 +34,7 @@ def print_results(result: VolumeTrace, folder: Path, seconds: float, files: dict
         model_shape = " x ".join(str(n) for n in result.grid.model_shape)
         table.add_row("model's grid", f"{model_shape}; results interpolated back")
     table.add_row("time", f"{seconds:.1f} s, of which {result.trace.seconds:.1f} s translating")
+    table.add_row("deformation", deformation_in_words(result))
     table.add_row(
         "folds",
         f"{int(folding.folds.sum())} of {result.jacobian.numel():,} voxels "

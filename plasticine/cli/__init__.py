@@ -5,16 +5,17 @@ Nothing heavy is imported before a command needs it.
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from plasticine.cli.errors import check_device, clear_errors
+from plasticine.cli.progress import progress, training_progress
 
 app = typer.Typer(
     help="Traceable medical image translation: what moved, and what was recoloured.",
@@ -58,7 +59,7 @@ def _root(
 @app.command()
 def info(debug: Debug = False) -> None:
     """Say what is installed, and which backends work here and why others do not."""
-    with _clear_errors(debug):
+    with clear_errors(debug):
         import plasticine
 
         facts = plasticine.info()
@@ -127,6 +128,20 @@ def translate(
     refine: Annotated[
         int, typer.Option(help="How often the deformation is refined while sampling.", min=0)
     ] = 0,
+    slab: Annotated[
+        int | None,
+        typer.Option(
+            help="Voxels of the slabs that take turns in memory, 0 for the whole at once; the "
+            "model's own if not given.",
+            min=0,
+        ),
+    ] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            help="Voxels that neighbouring slabs share; the model's own if not given.", min=0
+        ),
+    ] = None,
     precision: Annotated[
         str, typer.Option(help="Of the denoiser's runs: float32, bfloat16 or float16.")
     ] = "float32",
@@ -134,7 +149,7 @@ def translate(
     debug: Debug = False,
 ) -> None:
     """Translate an image, and write where every voxel of the result came from."""
-    with _clear_errors(debug):
+    with clear_errors(debug):
         from plasticine.io import OutputFolder, read_volume, translate_volume
         from plasticine.registration import InstanceOptimisation
         from plasticine.report import RESULT_FILES, print_results, write_results
@@ -143,9 +158,9 @@ def translate(
         started = time.perf_counter()
         volume = read_volume(source)
         with OutputFolder(output, RESULT_FILES) as folder:
-            _check_device(device)
+            check_device(device)
             translator = Translator.load(model, device=device)
-            with _progress("translating") as advance:
+            with progress("translating") as advance:
                 result = translate_volume(
                     translator,
                     volume,
@@ -160,6 +175,8 @@ def translate(
                     reference=reference,
                     optimise=InstanceOptimisation() if optimise else None,
                     refine=refine,
+                    slab=slab,
+                    overlap=overlap,
                     precision=precision,
                     progress=advance,
                 )
@@ -176,12 +193,12 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Translate real T1 brain slices to T2 with the shipped weights; needs no network."""
-    with _clear_errors(debug):
+    with clear_errors(debug):
         from plasticine.demo import SOURCE_FILE, run_demo
         from plasticine.report import RESULT_FILES, print_results
 
         started = time.perf_counter()
-        with _progress("translating") as advance:
+        with progress("translating") as advance:
             result, _ = run_demo(output, seed=seed, steps=steps, progress=advance)
         files = {SOURCE_FILE: "the T1 slices that were translated"} | RESULT_FILES
         print_results(result, output, time.perf_counter() - started, files)
@@ -227,13 +244,13 @@ def train(
     A run that was cut off goes on with --resume. Losses are logged to OUTPUT/STAGE.csv. Several
     processes train together with: torchrun --nproc-per-node 2 -m plasticine train ...
     """
-    with _clear_errors(debug):
+    with clear_errors(debug):
         from plasticine import training
         from plasticine.training.processes import is_first
 
         started = time.perf_counter()
-        _check_device(device)
-        with _training_progress() as (advance, reading):
+        check_device(device)
+        with training_progress() as (advance, reading):
             path = training.train(
                 recipe,
                 data,
@@ -286,12 +303,12 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure a translation: folds and, where they are given, truth, labels and target images."""
-    with _clear_errors(debug):
+    with clear_errors(debug):
         from plasticine import report
         from plasticine.io import OutputFolder
 
         output = folder if output is None else output
-        with _progress("measuring") as advance:
+        with progress("measuring") as advance:
             record = report.evaluate(
                 folder,
                 truth=truth,
@@ -307,93 +324,6 @@ def evaluate(
         console = Console(highlight=False)
         console.print(report.table_of(record))
         console.print(f"Figures: {output / 'evaluation.json'}", soft_wrap=True, markup=False)
-
-
-@contextlib.contextmanager
-def _clear_errors(debug: bool) -> Iterator[None]:
-    """Turns what bad input raises into one line on stderr and exit code 1."""
-    try:
-        yield
-    except Exception as error:
-        if debug or not isinstance(error, _expected_errors()):
-            raise
-        message = " ".join(str(error).split()) or type(error).__name__
-        console = Console(stderr=True, soft_wrap=True, highlight=False)
-        console.print("error:", style="bold red", end=" ")
-        console.print(message, markup=False)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted")
-        raise typer.Exit(130) from None
-
-
-def _expected_errors() -> tuple[type[Exception], ...]:
-    """What bad input raises; anything else is a defect and keeps its traceback."""
-    from plasticine.translation import ModelError
-
-    return (ValueError, TypeError, OSError, RuntimeError, ModelError)
-
-
-def _check_device(device: str) -> None:
-    """Refuses a device that torch does not know or this machine does not have."""
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} cannot be used here: {error}") from error
-
-
-@contextlib.contextmanager
-def _progress(description: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, where that is a terminal."""
-    with _bar() as bar:
-        task = bar.add_task(description, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-@contextlib.contextmanager
-def _training_progress() -> Iterator[
-    tuple[
-        Callable[[str, int, int, dict[str, float]], None],
-        Callable[[str, int, int], None],
-    ]
-]:
-    """A bar for each stage, and for reading files, on a terminal.
-
-    Elsewhere a line on stderr every hundred steps.
-    """
-    with _bar() as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def reading(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what)
-            bar.update(tasks[what], completed=done, total=total)
-
-        def advance(stage: str, step: int, steps: int, values: dict[str, float]) -> None:
-            terms = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-            if not bar.disable:
-                if stage not in tasks:
-                    tasks[stage] = bar.add_task(stage)
-                bar.update(
-                    tasks[stage], completed=step, total=steps, description=f"{stage}  {terms}"
-                )
-            elif step % 100 == 0 or step == steps:
-                typer.echo(f"{stage} {step}/{steps}  {terms}", err=True)
-
-        yield advance, reading
-
-
-def _bar() -> Progress:
-    columns = (
-        TextColumn("[progress.description]{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-    )
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _print_facts(facts: dict[str, Any]) -> None:

@@ -1,0 +1,62 @@
+"""Progress bars of the commands."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+
+@contextlib.contextmanager
+def progress(description: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, where that is a terminal."""
+    with _bar() as bar:
+        task = bar.add_task(description, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextlib.contextmanager
+def training_progress() -> Iterator[
+    tuple[
+        Callable[[str, int, int, dict[str, float]], None],
+        Callable[[str, int, int], None],
+    ]
+]:
+    """A bar for each stage, and for reading files, on a terminal.
+
+    Elsewhere a line on stderr every hundred steps.
+    """
+    with _bar() as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def reading(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what)
+            bar.update(tasks[what], completed=done, total=total)
+
+        def advance(stage: str, step: int, steps: int, values: dict[str, float]) -> None:
+            terms = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+            if not bar.disable:
+                if stage not in tasks:
+                    tasks[stage] = bar.add_task(stage)
+                bar.update(
+                    tasks[stage], completed=step, total=steps, description=f"{stage}  {terms}"
+                )
+            elif step % 100 == 0 or step == steps:
+                typer.echo(f"{stage} {step}/{steps}  {terms}", err=True)
+
+        yield advance, reading
+
+
+def _bar() -> Progress:
+    columns = (
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+    )
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
