@@ -21,8 +21,12 @@ from torch import Tensor
 from benchmarks.translation.record import add_data_argument
 from plasticine import structure
 from plasticine.io import model_images, read_volume
+from plasticine.structure import BackTranslation
+from plasticine.translation import Translator
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "structure_maps.png"
+MODEL = "brain-t1-t2"
+"""The shipped model whose back-translation is shown."""
 CLUSTERS = 6
 SLICE_OF_HEART = 60
 
@@ -35,11 +39,14 @@ class Example:
         name: its title.
         image: (1, 1, rows, columns) within [-1, 1].
         labels: (1, 1, rows, columns) int64, its label map; None without one.
+        domain: "source" or "target" of the shipped model whose back-translation is shown; None
+            where no shipped model knows such images.
     """
 
     name: str
     image: Tensor
     labels: Tensor | None = None
+    domain: str | None = None
 
 
 def examples(data: Path) -> list[Example]:
@@ -66,8 +73,8 @@ def examples(data: Path) -> list[Example]:
     )
     layers = eye.labels(data / "oct_layers" / "im0100_mask.png")
     return [
-        Example("T1-weighted MR", brain["T1"]),
-        Example("T2-weighted MR", brain["T2"]),
+        Example("T1-weighted MR", brain["T1"], domain="source"),
+        Example("T2-weighted MR", brain["T2"], domain="target"),
         Example("CT", 2 * body.images[56:57] - 1, organs[56:57]),
         Example("OCT", 2 * eye.images[:, :, 280:520] - 1, layers[:, :, 280:520]),
         heart,
@@ -92,6 +99,17 @@ def descriptor_colours(descriptors: list[Tensor]) -> list[NDArray[np.float32]]:
     return [(0.5 + part / (4 * spread)).clamp(0, 1).numpy() for part in parts]
 
 
+def back_translations(shown: list[Example]) -> list[NDArray[np.float32] | None]:
+    """The back-translation of the examples that the shipped model knows the domain of."""
+    learned = Translator.load(MODEL).model.structure
+    if not isinstance(learned, BackTranslation):
+        raise TypeError(f"expected a model of back-translation; {MODEL} has {type(learned)}")
+    return [
+        None if one.domain is None else learned(one.image, one.domain)[0, 0].numpy()
+        for one in shown
+    ]
+
+
 def label_picture(labels: Tensor) -> NDArray[np.float32]:
     """A label map (rows, columns), its values evenly spaced within [0, 1]."""
     values, index = labels.unique(return_inverse=True)
@@ -114,6 +132,7 @@ def draw(shown: list[Example], path: Path) -> None:
         "contour: edge strength": [part[0].numpy() for part in channels["contour"]],
         "contour: distance": [part[-1].numpy() for part in channels["contour"]],
         "mind, main components": list(descriptor_colours(channels["mind"])),
+        "back-translation": back_translations(shown),
         "labels": [
             None if one.labels is None else label_picture(one.labels[0, 0]) for one in shown
         ],

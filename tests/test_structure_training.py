@@ -16,6 +16,7 @@ from plasticine.training import load_recipe, train
 from plasticine.training.draws import Draws
 from plasticine.training.intensity import RandomIntensity, increasing_curves, through
 from plasticine.training.recipe import Recipe
+from plasticine.training.train import model_card
 from plasticine.translation import Translator, load_model
 
 NETWORKS = ["base", "1-target", "1-source", "2-target", "2-source"]
@@ -164,3 +165,14 @@ def test_the_curve_is_kept_with_the_model(recipe: Recipe, tmp_path: Path) -> Non
     assert curve.shape == (2, 67)
     assert (curve.diff(dim=1) >= 0).all()
     assert not torch.equal(curve[0], curve[1])
+
+
+def test_the_card_counts_the_steps_of_every_network(recipe: Recipe) -> None:
+    assert recipe.structure is not None
+    recipe.structure.update(base_steps=7, steps=5, rounds=3)
+    steps = model_card(recipe, 0)["training_steps"]
+    assert steps == {
+        "structure": 7 + 6 * 5,
+        "diffusion": recipe.diffusion["steps"],
+        "registration": recipe.registration["steps"],
+    }

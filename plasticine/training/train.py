@@ -167,14 +167,17 @@ def model_card(recipe: Recipe, seed: int, *, own_images: bool = False) -> dict[s
         card["title"] = f"{recipe.name}, trained on a user's own images"
     else:
         data = {key: recipe.data[key] for key in ("file", "source", "target") if key in recipe.data}
+    steps = {}
+    if recipe.structure is not None:
+        networks = 2 * recipe.structure["rounds"]
+        steps["structure"] = recipe.structure["base_steps"] + networks * recipe.structure["steps"]
+    for name, settings in (("diffusion", recipe.diffusion), ("registration", recipe.registration)):
+        steps[name] = settings["steps"]
     return {
         "name": recipe.name,
         **card,
         "ndim": int(recipe.model["ndim"]),  # by which a translation lays out its input
         "data": data,
         "seed": seed,
-        "training_steps": {
-            "diffusion": recipe.diffusion["steps"],
-            "registration": recipe.registration["steps"],
-        },
+        "training_steps": steps,
     }
