@@ -21,14 +21,17 @@ from .interpolation import corner_weight
 from .launch import accumulator, accumulator_type, element_strides, index_type, spatial_size
 from .location import block_of, corner, locate_displaced, voxel_position
 from .scatter import scatter
+from .tuning import configuration, size_class, tuned
 
 # The voxels of a program and its warps; the backward kernel takes one voxel per thread.
-_FORWARD_BLOCK = 256
+_FORWARD = (configuration(4, BLOCK=256), configuration(4, BLOCK=128), configuration(8, BLOCK=512))
+_LARGEST_FORWARD_BLOCK = 512
 _BACKWARD_BLOCK = 128
 _WARPS = 4
 
 
-@triton.jit
+@tuned(*_FORWARD)
+@triton.jit(do_not_specialize=["size_class"])
 def compose_forward_kernel(
     u,
     v,
@@ -37,6 +40,7 @@ def compose_forward_kernel(
     v_strides,
     size,
     out_size,
+    size_class,
     NDIM: tl.constexpr,
     PADDING: tl.constexpr,
     INDEX: tl.constexpr,
@@ -162,9 +166,9 @@ def compose_forward(u: Tensor, v: Tensor, padding: str) -> Tensor:
     out = torch.empty(v.shape, dtype=v.dtype, device=v.device)
     if out.numel() == 0:
         return out
-    blocks = triton.cdiv(v.shape[2:].numel(), _FORWARD_BLOCK)
+    batch, voxels = v.shape[0], v.shape[2:].numel()
     with torch.cuda.device_of(v):
-        compose_forward_kernel[(v.shape[0] * blocks,)](
+        compose_forward_kernel[lambda chosen: (batch * triton.cdiv(voxels, chosen["BLOCK"]),)](
             u,
             v,
             out,
@@ -174,10 +178,9 @@ def compose_forward(u: Tensor, v: Tensor, padding: str) -> Tensor:
             spatial_size(v),
             NDIM=v.shape[1],
             PADDING=padding,
-            INDEX=index_type(_FORWARD_BLOCK, u, v, out),
+            INDEX=index_type(_LARGEST_FORWARD_BLOCK, u, v, out),
             ACC=accumulator_type(v),
-            BLOCK=_FORWARD_BLOCK,
-            num_warps=_WARPS,
+            size_class=size_class(batch * voxels),
         )
     return out
 

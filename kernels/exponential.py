@@ -22,8 +22,11 @@ from .flow import first_stage, next_displacement, slopes, step_of
 from .gather import load_vector, store_vector
 from .launch import accumulator_type, element_strides, index_type, spatial_size
 from .location import block_of, voxel_position
+from .tuning import configuration, size_class, tuned
 
-# The voxels of a program and its warps.
+# The voxels of a program and its warps: of a step, and of the slopes.
+_STEP = (configuration(4, BLOCK=256), configuration(4, BLOCK=128), configuration(8, BLOCK=512))
+_LARGEST_STEP_BLOCK = 512
 _BLOCK = 256
 _WARPS = 4
 
@@ -35,7 +38,8 @@ _WORKING_WITH_KEPT = 3
 _WORKING_RK4 = 5
 
 
-@triton.jit
+@tuned(*_STEP)
+@triton.jit(do_not_specialize=["size_class"])
 def step_kernel(
     field,
     out,
@@ -45,6 +49,7 @@ def step_kernel(
     size,
     scale,
     inverse_scale,
+    size_class,
     STEP: tl.constexpr,
     NDIM: tl.constexpr,
     PADDING: tl.constexpr,
@@ -241,10 +246,10 @@ def advance(
         return
     starts = not fields
     sources = list(fields) or [velocity] * len(outs)
-    blocks = triton.cdiv(velocity.shape[2:].numel(), _BLOCK)
+    samples, voxels = len(outs) * velocity.shape[0], velocity.shape[2:].numel()
     pair = len(outs) == 2
     with torch.cuda.device_of(velocity):
-        step_kernel[(len(outs) * velocity.shape[0] * blocks,)](
+        step_kernel[lambda chosen: (samples * triton.cdiv(voxels, chosen["BLOCK"]),)](
             sources[0],
             outs[0],
             sources[1] if pair else None,
@@ -254,19 +259,18 @@ def advance(
             scale if starts else 1.0,
             -scale if starts else 1.0,
             STEP=step_of(steps, method) if starts else "square",
-            **_launch_options(velocity, padding),
+            size_class=size_class(samples * voxels),
+            **_launch_options(velocity, padding, _LARGEST_STEP_BLOCK),
         )
 
 
-def _launch_options(velocity: Tensor, padding: str) -> dict[str, object]:
-    """What all kernels that step through a flow are launched with."""
+def _launch_options(velocity: Tensor, padding: str, largest_block: int) -> dict[str, object]:
+    """What all kernels that step through a flow are launched with, but for the block itself."""
     return {
         "NDIM": velocity.shape[1],
         "PADDING": padding,
-        "INDEX": index_type(_BLOCK, velocity),
+        "INDEX": index_type(largest_block, velocity),
         "ACC": accumulator_type(velocity),
-        "BLOCK": _BLOCK,
-        "num_warps": _WARPS,
     }
 
 
@@ -347,7 +351,9 @@ def _adjoint_of_rk4(grad: Tensor, velocity: Tensor, scale: float, padding: str) 
             element_strides(velocity),
             spatial_size(velocity),
             scale,
-            **_launch_options(velocity, padding),
+            **_launch_options(velocity, padding, _BLOCK),
+            BLOCK=_BLOCK,
+            num_warps=_WARPS,
         )
     twice = {"passed": grad, "passed_scale": 2.0}
     grad_third = field_like(velocity)

@@ -27,7 +27,7 @@ from .tuning import configuration, size_class, tuned
 
 # The voxels of a program and its warps; the grid is one program per block of every sample. The
 # backward kernel takes one voxel per thread: with two, its registers leave few warps resident.
-_FORWARD = (configuration(256, 4), configuration(128, 4), configuration(512, 8))
+_FORWARD = (configuration(4, BLOCK=256), configuration(4, BLOCK=128), configuration(8, BLOCK=512))
 _LARGEST_FORWARD_BLOCK = 512
 _BACKWARD_BLOCK = 128
 _WARPS = 4
@@ -247,7 +247,7 @@ def warp_forward(
             spatial_size(image),
             spatial_size(displacement),
             channels,
-            size_class(batch * voxels),
+            size_class=size_class(batch * voxels),
             **options,
         )
     return out

@@ -20,9 +20,12 @@ from .interpolation import cubic_slopes, cubic_weights, is_inside, tap_index
 from .launch import element_strides, spatial_size
 from .location import block_of, locate, voxel_position
 from .scatter import scatter
+from .tuning import configuration, size_class, tuned
 from .warp import launch_backward, launch_options
 
 # The voxels of a program, and its warps: one voxel per thread.
+_FORWARD = (configuration(4, BLOCK=128), configuration(2, BLOCK=64), configuration(8, BLOCK=256))
+_LARGEST_FORWARD_BLOCK = 256
 _BLOCK = 128
 _WARPS = 4
 
@@ -68,7 +71,8 @@ def taps_along_z(lower, t, size, k, NDIM: tl.constexpr, MODE: tl.constexpr, PADD
     return voxel, inside, weight, slope
 
 
-@triton.jit
+@tuned(*_FORWARD)
+@triton.jit(do_not_specialize=["size_class"])
 def warp_cubic_forward_kernel(
     image,
     displacement,
@@ -80,6 +84,7 @@ def warp_cubic_forward_kernel(
     size,
     out_size,
     channels,
+    size_class,
     NDIM: tl.constexpr,
     MODE: tl.constexpr,
     PADDING: tl.constexpr,
@@ -295,10 +300,10 @@ def warp_cubic_forward(
     out = image.new_empty(batch, channels, *displacement.shape[2:])
     if out.numel() == 0:
         return out
-    options = launch_options(image, displacement, out, mode, padding, _BLOCK)
-    blocks = triton.cdiv(displacement.shape[2:].numel(), _BLOCK)
+    options = launch_options(image, displacement, out, mode, padding, _LARGEST_FORWARD_BLOCK)
+    voxels = displacement.shape[2:].numel()
     with torch.cuda.device_of(image):
-        warp_cubic_forward_kernel[(batch * blocks,)](
+        warp_cubic_forward_kernel[lambda chosen: (batch * triton.cdiv(voxels, chosen["BLOCK"]),)](
             image,
             displacement,
             affine,
@@ -309,9 +314,8 @@ def warp_cubic_forward(
             spatial_size(image),
             spatial_size(displacement),
             channels,
+            size_class=size_class(batch * voxels),
             **options,
-            BLOCK=_BLOCK,
-            num_warps=_WARPS,
         )
     return out
 

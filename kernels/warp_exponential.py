@@ -20,13 +20,19 @@ from .flow import first_stage, next_displacement, step_of
 from .gather import gather
 from .launch import accumulator_type, element_strides, index_type, spatial_size
 from .location import block_of, locate_displaced, voxel_position
+from .tuning import configuration, size_class, tuned
 
 # The voxels of a program and its warps.
-_BLOCK = 256
-_WARPS = 4
+_CONFIGURATIONS = (
+    configuration(4, BLOCK=256),
+    configuration(4, BLOCK=128),
+    configuration(8, BLOCK=512),
+)
+_LARGEST_BLOCK = 512
 
 
-@triton.jit
+@tuned(*_CONFIGURATIONS)
+@triton.jit(do_not_specialize=["size_class"])
 def warp_exponential_kernel(
     image,
     field,
@@ -37,6 +43,7 @@ def warp_exponential_kernel(
     out_size,
     scale,
     channels,
+    size_class,
     STEP: tl.constexpr,
     NDIM: tl.constexpr,
     MODE: tl.constexpr,
@@ -120,9 +127,9 @@ def warp_exponential_forward(
     if out.numel() == 0:
         return out, stages
     source = velocity if field is None else field
-    blocks = triton.cdiv(velocity.shape[2:].numel(), _BLOCK)
+    voxels = velocity.shape[2:].numel()
     with torch.cuda.device_of(image):
-        warp_exponential_kernel[(batch * blocks,)](
+        warp_exponential_kernel[lambda chosen: (batch * triton.cdiv(voxels, chosen["BLOCK"]),)](
             image,
             source,
             out,
@@ -137,9 +144,8 @@ def warp_exponential_forward(
             MODE=mode,
             PADDING=padding,
             FIELD_PADDING=field_padding,
-            INDEX=index_type(_BLOCK, image, source, out),
+            INDEX=index_type(_LARGEST_BLOCK, image, source, out),
             ACC=accumulator_type(velocity),
-            BLOCK=_BLOCK,
-            num_warps=_WARPS,
+            size_class=size_class(batch * voxels),
         )
     return out, stages

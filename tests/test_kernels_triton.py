@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -93,6 +94,21 @@ def test_configurations_are_tried_where_there_are_voxels_enough():
         tuning.size_class(voxels) for voxels in (1, 1 << 16, 1 << 20, 192 * 160 * 224, 1 << 40)
     ]
     assert classes == [tuning.NOT_TRIED, 1, 2, 2, 3]
-    every = [tuning.configuration(128, 4), tuning.configuration(256, 8)]
-    assert tuning.tried(every, {"size_class": 1}) == every
-    assert tuning.tried(every, {"size_class": tuning.NOT_TRIED}) == every[:1]
+
+    class Kernel:
+        arg_names = ("size_class", "BLOCK")
+
+        def __getitem__(self, grid):
+            return lambda *arguments, **options: (grid(options), arguments, options)
+
+    with mock.patch.object(tuning.triton, "autotune"):
+        tuned = tuning.Tuned(
+            Kernel(), (tuning.configuration(4, BLOCK=128), tuning.configuration(8, BLOCK=256))
+        )
+    grid, arguments, options = tuned[lambda chosen: (chosen["BLOCK"],)](7, size_class=0, MODE="x")
+    assert (grid, arguments) == ((128,), (7,))
+    assert options["num_warps"] == 4
+    assert options["MODE"] == "x"
+    assert not tuned.trials.__getitem__.called
+    tuned[lambda chosen: (chosen["BLOCK"],)](7, size_class=1)
+    assert tuned.trials.__getitem__.called

@@ -31,10 +31,10 @@ from unittest import mock
 
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.runtime.autotuner import Autotuner
 from triton.runtime.jit import JITFunction
 
 import plasticine.kernels
+from plasticine.kernels.tuning import Tuned
 
 HERE = Path(__file__).resolve().parent
 ARCHITECTURES = (80, 90, 100)
@@ -77,18 +77,20 @@ class Compiler:
         def run(kernel: JITFunction, *arguments: Any, **options: Any) -> Any:
             return self.compile(kernel, *arguments, **options)
 
-        def run_each(kernel: Autotuner, *arguments: Any, **options: Any) -> Any:
+        def launch_each(
+            tuned: Tuned, grid: Any, arguments: tuple[Any, ...], options: dict[str, Any]
+        ) -> None:
             # In all its configurations once, and then in the first.
-            known = kernel.fn in self.compiled
-            for configuration in kernel.configs[: 1 if known else None]:
-                kernel.fn.run(*arguments, **options, **configuration.all_kwargs())
+            known = tuned.kernel in self.compiled
+            for configuration in tuned.configurations[: 1 if known else None]:
+                tuned.kernel[grid](*arguments, **options, **configuration.all_kwargs())
 
         with (
             tempfile.TemporaryDirectory() as cache,
             triton.knobs.cache.scope(),
             triton.knobs.nvidia.scope(),
             mock.patch.object(JITFunction, "run", run),
-            mock.patch.object(Autotuner, "run", run_each),
+            mock.patch.object(Tuned, "launch", launch_each),
         ):
             triton.knobs.cache.dir = cache  # an empty one: what is found there, ptxas does not see
             triton.knobs.nvidia.dump_ptxas_log = True
@@ -145,8 +147,8 @@ def kernels_of(package: ModuleType) -> dict[str, JITFunction]:
     functions: dict[str, JITFunction] = {}
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         for name, value in vars(importlib.import_module(module.name)).items():
-            while isinstance(value, Autotuner):
-                value = value.fn
+            if isinstance(value, Tuned):
+                value = value.kernel
             if isinstance(value, JITFunction) and value.__module__ == module.name:
                 functions[f"{module.name}.{name}"] = value
     called = {
