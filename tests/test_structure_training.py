@@ -100,6 +100,20 @@ def test_the_table_belongs_to_a_learned_map_and_to_no_other(recipe: Recipe, tmp_
         train(recipe, tmp_path, tmp_path / "run")
 
 
+def test_a_map_that_does_not_agree_with_its_beginning_is_not_used(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    assert recipe.structure is not None
+    recipe.structure["accept"] = 1.0
+    with pytest.warns(RuntimeWarning, match=r"rejected.*1 is asked for.*'mind' instead"):
+        path = train(recipe, tmp_path, tmp_path / "run")
+    model, card = load_model(path)
+    assert type(model.structure).__name__ == "MIND"
+    assert card["structure"].startswith("back-translation is rejected")
+    image = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.isfinite(Translator(model, card).translate(image, steps=1).translated).all()
+
+
 def _draws(batch: int, samples: slice | None = None) -> Draws:
     return Draws(torch.Generator().manual_seed(3), batch, samples)
 

@@ -14,6 +14,19 @@ LEVELS = 67
 """Grey levels that a curve is known at: quantiles, and the ends of [0, 1]."""
 
 
+def depth_in_body(images: Tensor, reach: int) -> Tensor:
+    """How far each voxel lies from the outside of the body, in voxels, at most ``reach``.
+
+    Args:
+        images: (N, 1, *spatial) within [0, 1].
+        reach: voxels, at least 1.
+
+    Returns:
+        (N, 1, *spatial), float32.
+    """
+    return clipped_distance(exterior(images, BACKGROUND), reach)
+
+
 def interior_curve(made: Tensor, body: Tensor, real: Tensor, depth: int) -> Tensor:
     """How the grey levels of pictures become those of real images, deep inside the body.
 
@@ -53,17 +66,12 @@ def match_interior(made: Tensor, body: Tensor, curve: Tensor, depth: int) -> Ten
     low, high = found[place - 1], found[place]
     share = ((made - low) / (high - low).clamp_min(torch.finfo(made.dtype).tiny)).clamp(0, 1)
     matched = torch.lerp(wanted[place - 1], wanted[place], share)
-    within = (2 * _depths(body, depth) / depth - 1).clamp(0, 1).to(made.dtype)
+    within = (2 * depth_in_body(body, depth) / depth - 1).clamp(0, 1).to(made.dtype)
     return torch.lerp(made, matched, within)
 
 
-def _depths(images: Tensor, reach: int) -> Tensor:
-    """How far each voxel lies from the outside of the body, in voxels, at most ``reach``."""
-    return clipped_distance(exterior(images, BACKGROUND), reach)
-
-
 def _levels(images: Tensor, body: Tensor, depth: int) -> Tensor:
-    depths = _depths(body, depth)
+    depths = depth_in_body(body, depth)
     inside = images[depths >= depth]
     if not inside.numel():
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,10 @@ def train(
     Each stage keeps a checkpoint and a log, ``<stage>.csv``, in ``output``; a run that was
     stopped goes on from the checkpoint with ``resume=True`` and gives the same weights as one
     that was not.
+
+    A structure map learned by back-translation is kept only where it agrees with what it began
+    from, by the recipe's ``accept``; else the model has the base map, with a RuntimeWarning and a
+    line in its card.
 
     Under ``torchrun`` each process takes its share of every batch; the losses are those of one
     process, up to rounding. The first alone writes and reports; every process must see the same
@@ -104,11 +109,20 @@ def train(
                 stage.load()
             network.load_state_dict(stage.run(progress).state_dict())
 
-        jitter = None
+        jitter, rejected = None, None
         if isinstance(model.structure, BackTranslation):
             assert recipe.structure is not None  # as checked
-            train_back_translation(model.structure, domains, deformation, recipe.structure, run)
-            jitter = RandomIntensity(**recipe.structure["jitter"])
+            agreement = train_back_translation(
+                model.structure, domains, deformation, recipe.structure, run
+            )
+            rejected = _rejection(agreement, recipe.structure)
+            if rejected is None:
+                jitter = RandomIntensity(**recipe.structure["jitter"])
+            else:
+                warnings.warn(rejected, RuntimeWarning, stacklevel=2)
+                torch.manual_seed(seed)
+                base = {"structure": dict(recipe.structure["base"])}
+                model = TranslationModel(recipe.model | base).to(processes.device)
         labels = domains.target_labels
         run(
             "diffusion",
@@ -127,6 +141,8 @@ def train(
         path = output / f"{recipe.name}.safetensors"
         if first:
             card = model_card(recipe, seed, own_images=source is not None)
+            if rejected is not None:
+                card["structure"] = rejected
             save_model(path, model.eval(), card)
         processes.wait()
     return path
@@ -147,6 +163,17 @@ def _check_structure(recipe: Recipe, model: TranslationModel, domains: Domains) 
             model.structure.check(images, labels=labels)
         except ValueError as error:
             raise ValueError(f"the {name} does not suit the recipe: {error}") from error
+
+
+def _rejection(agreement: float, settings: dict[str, Any]) -> str | None:
+    """Why a structure map learned by back-translation is not to be used; None if it may be."""
+    if "accept" not in settings or agreement >= settings["accept"]:  # NaN is not
+        return None
+    return (
+        f"back-translation is rejected: h agrees with the network it began from by {agreement:.2f} "
+        f"where {settings['accept']:g} is asked for; the model has the structure map "
+        f"{settings['base']['name']!r} instead"
+    )
 
 
 _OF_THE_DATA = ("title", "licence", "citation", "limitations")
