@@ -1,4 +1,4 @@
-"""What becomes of lesions: kept where they were, and none invented elsewhere.
+"""What becomes of lesions: whether they are kept, and whether any is invented elsewhere.
 
     PLASTICINE_DATA=... python -m benchmarks.translation.lesions
 
