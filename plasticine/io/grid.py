@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from plasticine.io.orientation import axes_towards
 from plasticine.nn.gaussian import gaussian_smooth
-from plasticine.ops.warp import warp
+from plasticine.nn.resampling import resample
 
 # Headers hold spacings as float32: a hair's difference is not worth an interpolation.
 _SAME_SPACING = 1e-4
@@ -180,7 +180,7 @@ class ModelGrid:
             images = gaussian_smooth(
                 images, axis + 2, 0.5 * math.sqrt(max(0, (0.5 / factor) ** 2 - 1))
             )
-        return _sample(images, [1 / factor for factor in self.scale], self.model_shape)
+        return resample(images, self.model_shape, [1 / factor for factor in self.scale])
 
     def labels_to_model(self, labels: torch.Tensor) -> torch.Tensor:
         """Takes the label nearest to each of the model's voxels.
@@ -195,7 +195,7 @@ class ModelGrid:
             return labels
         step = [1 / factor for factor in self.scale]
         # float64 holds every label up to 2^53 exactly.
-        return _sample(labels.double(), step, self.model_shape, mode="nearest").to(labels.dtype)
+        return resample(labels.double(), self.model_shape, step, mode="nearest").to(labels.dtype)
 
     def from_model(self, images: torch.Tensor) -> torch.Tensor:
         """Interpolates images on the model's grid at the input's voxels, linearly.
@@ -206,7 +206,7 @@ class ModelGrid:
         Returns:
             ``(N, C, *input_shape)``; ``images`` itself without resampling.
         """
-        return _sample(images, self.scale, self.input_shape) if self.resampled else images
+        return resample(images, self.input_shape, self.scale) if self.resampled else images
 
     def displacement_from_model(self, displacement: torch.Tensor) -> torch.Tensor:
         """Brings a displacement to the input's grid, in the input's voxels.
@@ -224,18 +224,3 @@ class ModelGrid:
 
     def _flipped_axes(self) -> tuple[int, ...]:
         return tuple(axis for axis, flip in enumerate(self.flips) if flip)
-
-
-def _sample(
-    images: torch.Tensor,
-    step: list[float] | tuple[float, ...],
-    shape: tuple[int, ...],
-    mode: str = "linear",
-) -> torch.Tensor:
-    """Samples at ``step · index``: a warp whose affine part does all of the work."""
-    ndim = len(shape)
-    affine = torch.zeros(1, ndim, ndim + 1, dtype=images.dtype, device=images.device)
-    affine[0, :, :ndim] = torch.diag(torch.tensor(step, dtype=images.dtype))
-    nowhere = torch.zeros(1, dtype=images.dtype, device=images.device)
-    where = nowhere.expand(1, ndim, *shape)
-    return warp(images, where, affine=affine, mode=mode, padding="border")

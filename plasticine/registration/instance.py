@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from plasticine.nn.losses import jacobian_hinge, smoothness
+from plasticine.nn.resampling import resample
 from plasticine.nn.validity import landing_mask
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.warp import warp
@@ -210,7 +211,7 @@ def resized(deformation: Deformation, size: Sequence[int]) -> Deformation:
     ratio = velocity.new_tensor(
         [max(n - 1, 1) / max(m - 1, 1) for n, m in zip(size, before, strict=True)]
     )
-    fine = _sampled(velocity, size, [1 / float(r) for r in ratio], 0.0, "linear")
+    fine = resample(velocity, size, [1 / float(r) for r in ratio])
     affines: list[Tensor | None] = []
     for affine in (deformation.affine, deformation.inverse_affine):
         if affine is None:
@@ -233,24 +234,13 @@ def _shrink(image: Tensor, factor: int, size: Sequence[int]) -> Tensor:
         return image
     smooth = gaussian_blur(image, 0.5 * factor)
     step = [max(n - 1, 1) / max(m - 1, 1) for n, m in zip(image.shape[2:], size, strict=True)]
-    return _sampled(smooth, size, step, 0.0, "linear").clamp(-1, 1)
+    return resample(smooth, size, step).clamp(-1, 1)
 
 
 def _spline(control: Tensor, size: Sequence[int]) -> Tensor:
     """Cubic B-splines of control points, the outermost of which lie beyond the image's edge."""
     step = [(n - 3) / max(m - 1, 1) for n, m in zip(control.shape[2:], size, strict=True)]
-    return _sampled(control, size, step, 1.0, "bspline")
-
-
-def _sampled(
-    image: Tensor, size: Sequence[int], step: Sequence[float], offset: float, mode: str
-) -> Tensor:
-    """``image`` at offset + step · index: a warp whose affine part does all of the work."""
-    ndim = len(size)
-    affine = torch.diag(image.new_tensor(list(step)))
-    affine = torch.cat([affine, image.new_full((ndim, 1), offset)], 1)[None]
-    still = image.new_zeros(1).expand(1, ndim, *size)
-    return warp(image, still, affine=affine, mode=mode, padding="border", prefilter=False)
+    return resample(control, size, step, offset=1.0, mode="bspline")
 
 
 def _check(moving: Tensor, fixed: Tensor, initial: Deformation | None) -> None:

@@ -26,6 +26,7 @@ from plasticine.ops.folding import folding
 from plasticine.ops.invert import invert
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.warp import warp
+from plasticine.registration.stack import stack_folding
 from plasticine.report.record import as_plain, describe_folding
 from plasticine.report.result_folder import ResultFolder, read_results
 from plasticine.report.results import as_text
@@ -175,10 +176,12 @@ def table_of(record: dict[str, Any]) -> Table:
 def _deformation(results: ResultFolder) -> dict[str, Any]:
     u, spacing = results.displacement, results.grid.input_spacing
     lengths = metrics.end_point_error_map(u, torch.zeros_like(u), spacing=spacing)
+    one = results.record.get("one_deformation")
+    found = (stack_folding if one and u.shape[1] == 2 else folding)(u)
     of_trace = ("structure_agreement_mean", "inverse_consistency_mean_model_voxels")
     return (
-        {"one_deformation": results.record.get("one_deformation")}
-        | describe_folding(folding(u), jacobian_determinant(u))
+        {"one_deformation": one}
+        | describe_folding(found, jacobian_determinant(u))
         | {"displacement_mean_mm": lengths.mean(), "displacement_max_mm": lengths.max()}
         | {name: results.record["metrics"].get(name) for name in of_trace}
         | {"seconds": results.record["seconds"]}
