@@ -47,7 +47,8 @@ class TestCompilation:
     def test_compiles_without_spilling(self, architecture):
         """Every kernel in kernel_cases/instances_*.py, for a GPU that is not there.
 
-        For sm_90 the first instance of each kernel in 2D and in 3D, for the others of each kernel;
+        For sm_90 the first instance of each kernel in 2D and in 3D, for the others of each kernel,
+        in each of its configurations;
         register_report.py compiles all of them for all.
         """
         environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}

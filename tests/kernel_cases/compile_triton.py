@@ -100,7 +100,7 @@ class Compiler:
         if self.first_of is not None:
             architecture = triton.runtime.driver.active.get_current_device()
             axes = options.get("NDIM") if self.first_of == "axes" else None
-            kind = (architecture, kernel, axes)
+            kind = (architecture, kernel, axes, options.get("BLOCK"))
             if kind in self.seen:
                 return None
             self.seen.add(kind)
