@@ -21,16 +21,14 @@ from .interpolation import corner_weight
 from .launch import accumulator, accumulator_type, element_strides, index_type, spatial_size
 from .location import block_of, corner, locate_displaced, voxel_position
 from .scatter import scatter
-from .tuning import configuration, size_class, tuned
+from .tuning import SAMPLING, size_class, tuned
 
-# The voxels of a program and its warps; the backward kernel takes one voxel per thread.
-_FORWARD = (configuration(4, BLOCK=256), configuration(4, BLOCK=128), configuration(8, BLOCK=512))
-_LARGEST_FORWARD_BLOCK = 512
+# The voxels of a program and its warps, backward: one voxel per thread.
 _BACKWARD_BLOCK = 128
 _WARPS = 4
 
 
-@tuned(*_FORWARD)
+@tuned(*SAMPLING)
 @triton.jit(do_not_specialize=["size_class"])
 def compose_forward_kernel(
     u,
@@ -178,7 +176,7 @@ def compose_forward(u: Tensor, v: Tensor, padding: str) -> Tensor:
             spatial_size(v),
             NDIM=v.shape[1],
             PADDING=padding,
-            INDEX=index_type(_LARGEST_FORWARD_BLOCK, u, v, out),
+            INDEX=index_type(compose_forward_kernel.largest_block, u, v, out),
             ACC=accumulator_type(v),
             size_class=size_class(batch * voxels),
         )

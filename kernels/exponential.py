@@ -22,11 +22,9 @@ from .flow import first_stage, next_displacement, slopes, step_of
 from .gather import load_vector, store_vector
 from .launch import accumulator_type, element_strides, index_type, spatial_size
 from .location import block_of, voxel_position
-from .tuning import configuration, size_class, tuned
+from .tuning import SAMPLING, size_class, tuned
 
-# The voxels of a program and its warps: of a step, and of the slopes.
-_STEP = (configuration(4, BLOCK=256), configuration(4, BLOCK=128), configuration(8, BLOCK=512))
-_LARGEST_STEP_BLOCK = 512
+# The voxels of a program of the slopes, and its warps.
 _BLOCK = 256
 _WARPS = 4
 
@@ -38,7 +36,7 @@ _WORKING_WITH_KEPT = 3
 _WORKING_RK4 = 5
 
 
-@tuned(*_STEP)
+@tuned(*SAMPLING)
 @triton.jit(do_not_specialize=["size_class"])
 def step_kernel(
     field,
@@ -260,7 +258,7 @@ def advance(
             -scale if starts else 1.0,
             STEP=step_of(steps, method) if starts else "square",
             size_class=size_class(samples * voxels),
-            **_launch_options(velocity, padding, _LARGEST_STEP_BLOCK),
+            **_launch_options(velocity, padding, step_kernel.largest_block),
         )
 
 

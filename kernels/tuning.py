@@ -43,6 +43,14 @@ def configuration(warps: int, **constants: int) -> triton.Config:
     return triton.Config(constants, num_warps=warps)
 
 
+#: For kernels that sample linearly: two voxels a thread, one, and more warps.
+SAMPLING = (
+    configuration(4, BLOCK=256),
+    configuration(4, BLOCK=128),
+    configuration(8, BLOCK=512),
+)
+
+
 class Tuned:
     """A kernel with its configurations, launched as any: ``kernel[grid](...)``.
 
@@ -55,6 +63,11 @@ class Tuned:
         self.kernel, self.configurations = kernel, configurations
         key = [name for name in _KEY if name in kernel.arg_names]
         self.trials = triton.autotune(list(configurations), key=key)(kernel)
+
+    @property
+    def largest_block(self) -> int:
+        """The most voxels that a program of any configuration takes."""
+        return max(configuration.kwargs["BLOCK"] for configuration in self.configurations)
 
     def __getitem__(self, grid: Any) -> Callable[..., Any]:
         """A launch; ``grid`` is a function of the constants, those of the configuration too."""

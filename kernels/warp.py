@@ -23,17 +23,15 @@ from .interpolation import corner_weight
 from .launch import accumulator, accumulator_type, element_strides, index_type, spatial_size
 from .location import block_of, corner, locate, voxel_position
 from .scatter import scatter
-from .tuning import configuration, size_class, tuned
+from .tuning import SAMPLING, size_class, tuned
 
-# The voxels of a program and its warps; the grid is one program per block of every sample. The
-# backward kernel takes one voxel per thread: with two, its registers leave few warps resident.
-_FORWARD = (configuration(4, BLOCK=256), configuration(4, BLOCK=128), configuration(8, BLOCK=512))
-_LARGEST_FORWARD_BLOCK = 512
+# The voxels of a program and its warps, backward; the grid is one program per block of every
+# sample. A thread takes one voxel: with two, its registers leave few warps resident.
 _BACKWARD_BLOCK = 128
 _WARPS = 4
 
 
-@tuned(*_FORWARD)
+@tuned(*SAMPLING)
 @triton.jit(do_not_specialize=["size_class"])
 def warp_forward_kernel(
     image,
@@ -234,7 +232,9 @@ def warp_forward(
     if out.numel() == 0:
         return out
     voxels = displacement.shape[2:].numel()
-    options = launch_options(image, displacement, out, mode, padding, _LARGEST_FORWARD_BLOCK)
+    options = launch_options(
+        image, displacement, out, mode, padding, warp_forward_kernel.largest_block
+    )
     with torch.cuda.device_of(image):
         warp_forward_kernel[lambda chosen: (batch * triton.cdiv(voxels, chosen["BLOCK"]),)](
             image,

@@ -25,7 +25,6 @@ from .warp import launch_backward, launch_options
 
 # The voxels of a program, and its warps: one voxel per thread.
 _FORWARD = (configuration(4, BLOCK=128), configuration(2, BLOCK=64), configuration(8, BLOCK=256))
-_LARGEST_FORWARD_BLOCK = 256
 _BLOCK = 128
 _WARPS = 4
 
@@ -300,7 +299,9 @@ def warp_cubic_forward(
     out = image.new_empty(batch, channels, *displacement.shape[2:])
     if out.numel() == 0:
         return out
-    options = launch_options(image, displacement, out, mode, padding, _LARGEST_FORWARD_BLOCK)
+    options = launch_options(
+        image, displacement, out, mode, padding, warp_cubic_forward_kernel.largest_block
+    )
     voxels = displacement.shape[2:].numel()
     with torch.cuda.device_of(image):
         warp_cubic_forward_kernel[lambda chosen: (batch * triton.cdiv(voxels, chosen["BLOCK"]),)](

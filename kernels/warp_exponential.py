@@ -20,18 +20,10 @@ from .flow import first_stage, next_displacement, step_of
 from .gather import gather
 from .launch import accumulator_type, element_strides, index_type, spatial_size
 from .location import block_of, locate_displaced, voxel_position
-from .tuning import configuration, size_class, tuned
-
-# The voxels of a program and its warps.
-_CONFIGURATIONS = (
-    configuration(4, BLOCK=256),
-    configuration(4, BLOCK=128),
-    configuration(8, BLOCK=512),
-)
-_LARGEST_BLOCK = 512
+from .tuning import SAMPLING, size_class, tuned
 
 
-@tuned(*_CONFIGURATIONS)
+@tuned(*SAMPLING)
 @triton.jit(do_not_specialize=["size_class"])
 def warp_exponential_kernel(
     image,
@@ -144,7 +136,7 @@ def warp_exponential_forward(
             MODE=mode,
             PADDING=padding,
             FIELD_PADDING=field_padding,
-            INDEX=index_type(_LARGEST_BLOCK, image, source, out),
+            INDEX=index_type(warp_exponential_kernel.largest_block, image, source, out),
             ACC=accumulator_type(velocity),
             size_class=size_class(batch * voxels),
         )

@@ -93,9 +93,8 @@ def train_back_translation(
     Returns:
         How far h(y) agrees with what the first network made of S(y): the correlation of the two
         over all targets, 4 voxels or more inside of the body; from -1 to 1, and NaN where no
-        body is that deep. The rounds refine a right beginning and change a wrong one at random:
-        0.6 after a round from T1 to T2, 0.14 from FLAIR to T2, where h is wrong. No pair is
-        needed for it.
+        body is that deep. Small networks reached 0.6 after a round from T1 to T2, and 0.14 from
+        FLAIR to T2, where h is wrong (docs/structure.md). No pair is needed for it.
     """
     stage = {key: value for key, value in settings.items() if key not in _OWN}
     jitter = RandomIntensity(**settings["jitter"])
