@@ -296,3 +296,43 @@ def test_the_command_line_trains_and_translates_on_labels(recipe: Recipe, tmp_pa
     assert record["input"]["labels"].endswith("x_labels.nii.gz")
     assert record["metrics"]["structure_agreement_mean"] is None
     assert record["metrics"]["structure_agreement_per_image"] is None
+
+
+def test_labels_teach_the_registration_of_a_model_that_needs_none(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe.model["structure"] = {"name": "kmeans", "clusters": 3}
+    with pytest.raises(ValueError, match="the source has label maps, but neither"):
+        train(recipe, tmp_path, tmp_path / "unused")
+    del recipe.registration["nearest"]
+    recipe.registration.update(transport=0.1)
+    recipe.registration["labels"] = [2]
+    model = train(recipe, tmp_path, tmp_path / "run")
+    translator = Translator.load(str(model))
+    trace = translator.translate(load_domains(recipe, tmp_path, 0).source / 2 + 0.5, steps=1)
+    assert trace.displacement.abs().max() > 0
+    recipe.registration["labels"] = [7]
+    with pytest.raises(ValueError, match="nothing is labelled in 6 of 6"):
+        train(recipe, tmp_path, tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("registration", "message"),
+    [
+        ({"transport": 0.1, "labels": [1]}, "takes one of nearest and transport"),
+        ({"transport": 0.1, "nearest": None}, "transport pairs labelled shapes"),
+        ({"nearest": None}, "takes one of nearest and transport"),
+    ],
+)
+def test_pairs_that_make_no_sense_are_refused(
+    recipe: Recipe, tmp_path: Path, registration: dict[str, Any], message: str
+) -> None:
+    recipe.model["structure"] = {"name": "kmeans", "clusters": 3}
+    if "labels" not in registration:
+        del recipe.data["source_labels"], recipe.data["target_labels"]
+    for name, value in registration.items():
+        recipe.registration[name] = value
+        if value is None:
+            del recipe.registration[name]
+    with pytest.raises(ValueError, match=message):
+        train(recipe, tmp_path, tmp_path / "run")

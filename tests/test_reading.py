@@ -137,3 +137,47 @@ def test_a_domain_of_nearly_empty_images_is_told(recipe: Recipe, tmp_path: Path)
     data = {"file": "dark.npz", "source": ["a"], "target": ["a"], "maximum": 255, "foreground": 0.1}
     with pytest.raises(ValueError, match="the source holds no image"):
         load_domains(dataclasses.replace(recipe, data=data), tmp_path, 0)
+
+
+def test_patients_are_told_by_an_array_and_held_out(tmp_path: Path) -> None:
+    shipped = load_recipe("cardiac-population")
+    images = np.zeros((4, 8, 9), np.uint8)
+    images[:, 2:6, 2:6] = np.array([10, 20, 30, 40])[:, None, None]
+    names = np.array(["anna", "bert", "anna", "cora"])
+    np.savez(tmp_path / "hearts.npz", a=images, b=images, masks=images > 0, who=names)
+    data: dict[str, Any] = {
+        "file": "hearts.npz",
+        "source": ["a"],
+        "target": ["b"],
+        "source_labels": ["masks"],
+        "target_labels": ["masks"],
+        "source_patients": ["who"],
+        "target_patients": ["who"],
+        "source_slices": [1, 4],
+        "maximum": 255,
+        "held_out": ["anna"],
+    }
+    recipe = dataclasses.replace(shipped, data=data)
+    domains = load_domains(recipe, tmp_path, 0)
+    assert sorted((domains.source.amax((1, 2, 3)) + 1).tolist()) == pytest.approx(
+        [40 / 255, 80 / 255]
+    )
+    assert domains.source_labels is not None
+    assert domains.source_labels.shape == (2, 1, 8, 9)
+    assert domains.pairable is not None
+    assert domains.pairable.sum(1).tolist() == [1, 1]  # bert does not meet bert
+    data["held_out"] = ["dora"]
+    with pytest.raises(ValueError, match="no image is of dora"):
+        load_domains(recipe, tmp_path, 0)
+    data["source_patients"] = ["masks"]
+    with pytest.raises(ValueError, match=r"must name the subject of each of 4 images"):
+        load_domains(recipe, tmp_path, 0)
+    data["source_patients"] = ["nobody"]
+    with pytest.raises(ValueError, match="holds no array 'nobody'"):
+        load_domains(recipe, tmp_path, 0)
+    data.update(source_patients=["who"], source_subjects=["anna"])
+    with pytest.raises(ValueError, match="in place of source_subjects"):
+        load_domains(recipe, tmp_path, 0)
+    del data["source_patients"], data["source_subjects"]
+    with pytest.raises(ValueError, match="whose the images of the source are"):
+        load_domains(recipe, tmp_path, 0)

@@ -222,8 +222,8 @@ def train(
     source_labels: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the source's label maps, where they are the structure map: each named "
-            "as its image, or so with _labels at the end."
+            help="Folder of the source's label maps, where the recipe uses them: each named as "
+            "its image, or so with _labels at the end."
         ),
     ] = None,
     target_labels: Annotated[

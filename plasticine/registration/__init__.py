@@ -7,6 +7,7 @@ from plasticine.registration.matching import nearest_targets, structure_descript
 from plasticine.registration.network import VelocityNetwork
 from plasticine.registration.objective import RegistrationObjective
 from plasticine.registration.stack import stack_deformation, stack_folding
+from plasticine.registration.transport import shape_distance, transport_plan
 
 __all__ = [
     "AffineHead",
@@ -17,7 +18,9 @@ __all__ = [
     "VelocityNetwork",
     "affine_from_generator",
     "nearest_targets",
+    "shape_distance",
     "stack_deformation",
     "stack_folding",
     "structure_descriptor",
+    "transport_plan",
 ]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from plasticine.nn.precision import autocast
-from plasticine.registration.matching import nearest_targets, structure_descriptor
 from plasticine.registration.objective import RegistrationObjective
+from plasticine.registration.transport import moved_by
+from plasticine.structure import Labels, StructureMap
 from plasticine.training.data import Domains, RandomDeformation, check_size, cut_patches
 from plasticine.training.draws import Draws
 from plasticine.training.intensity import RandomIntensity
+from plasticine.training.pairs import NearestPairs, Pairs, TransportedPairs
 from plasticine.translation.model import TranslationModel
 
 
@@ -83,18 +84,23 @@ class DenoisingLoss:
 
 
 class RegistrationLoss:
-    """The registration objective on source images and targets near to them in structure.
+    """The registration objective on pairs of a source and a target that suit one another.
 
     Args:
         model: whose velocity network is trained; its denoiser, trained already, gives ε̂.
         domains: the images, on the training device.
         deformation: the random deformation of a source and its target together.
-        settings: ``nearest`` (targets to draw from for each source, at most), ``noise_steps``
-            (largest diffusion step k of ε̂), ``precision`` (of the denoiser's ε̂; the
-            velocities are float32 always) and ``weights`` (of the objective's terms).
+        settings: ``nearest`` (targets to draw from for each source, at most) or, in its place,
+            ``transport`` (draw from the optimal transport of labelled shapes instead: the weight
+            of its entropy), ``noise_steps`` (largest diffusion step k of ε̂), ``precision`` (of
+            the denoiser's ε̂; the velocities are float32 always) and ``weights`` (of the
+            objective's terms). Optionally ``labels``, values of the label maps that come with
+            the images: their overlap is then the objective's structure term, in place of the
+            model's own map. They teach the velocities, and a translation needs none.
 
     Raises:
-        ValueError: a source may be shown no target, or the domains differ in size.
+        ValueError: an image may be shown none of the other domain, the domains differ in size,
+            or labels are asked for and missing.
     """
 
     def __init__(
@@ -111,33 +117,31 @@ class RegistrationLoss:
                 "registration needs images of one size; the source's are "
                 f"{tuple(domains.source.shape[2:])}, the target's {tuple(domains.target.shape[2:])}"
             )
-        available = len(domains.target)
-        if domains.pairable is not None:
-            available = int(domains.pairable.sum(1).min())
-        if available == 0:
-            raise ValueError("a source has no target but those of its own subject")
         self.objective = RegistrationObjective(**settings["weights"])
-        source, target = (
-            structure_descriptor(
-                images, functools.partial(model.structure, domain=domain), labels=labels
-            )
-            for domain, images, labels in (
-                ("source", domains.source, domains.source_labels),
-                ("target", domains.target, domains.target_labels),
-            )
-        )
-        self.nearest = nearest_targets(
-            source, target, min(settings["nearest"], available), allowed=domains.pairable
-        )
+        self.guide: StructureMap = model.structure
+        if "labels" in settings:
+            self.guide = Labels(domains.source.ndim - 2, settings["labels"])
+        self.pairs = self._pairs()
+
+    def _pairs(self) -> Pairs:
+        settings = self.settings
+        if ("nearest" in settings) == ("transport" in settings):
+            raise ValueError("registration takes one of nearest and transport")
+        if "nearest" in settings:
+            return NearestPairs(self.domains, self.model.structure, settings["nearest"])
+        if not self.guide.needs_labels:
+            raise ValueError("transport pairs labelled shapes: say by which labels")
+        return TransportedPairs(self.domains, self.guide, settings["transport"])
 
     def __call__(self, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the samples that ``draws`` gives, and the terms to show."""
-        device = self.domains.source.device
-        index = draws.integers(0, len(self.domains.source)).to(device)
-        choice = draws.integers(0, self.nearest.shape[1]).to(device)
-        x, y, structure_x, structure_y = self._deformed(index, self.nearest[index, choice], draws)
-        noise = self._noise_estimate(y, structure_y, draws)
-        jitter = draws.uniform(x.ndim - 2).to(device)
+        source, target = self.pairs(draws)
+        x, y, structure_x, structure_y = self._deformed(source, target, draws)
+        condition = structure_y
+        if self.guide is not self.model.structure:
+            condition = self.model.structure(y, "target")
+        noise = self._noise_estimate(y, condition, draws)
+        jitter = draws.uniform(x.ndim - 2).to(x.device)
         loss, terms = self.objective(
             self.model.velocity, x, y, noise, structure_x, structure_y, jitter
         )
@@ -145,19 +149,24 @@ class RegistrationLoss:
         return loss, {name: terms[name] for name in shown if name in terms}
 
     def _deformed(self, source: Tensor, target: Tensor, draws: Draws) -> list[Tensor]:
-        """x, y, S(x) and S(y) of the pairs of these indices, under one random deformation.
+        """x, y and their structure, of the pairs of these indices, under one random deformation.
 
         Two deformations of their own would leave y's place unknowable from x, and teach the
         single stem to move images at random.
         """
-        domains, structure = self.domains, self.model.structure
+        domains = self.domains
         x, y = domains.source[source], domains.target[target]
-        if domains.source_labels is None or domains.target_labels is None:
+        offset = self.pairs.offset(source, target)
+        if not self.guide.needs_labels:
             x, y = self.deformation([x, y], draws)
-            return [x, y, structure(x, "source"), structure(y, "target")]
+            return [x, y, self.guide(x, "source"), self.guide(y, "target")]
+        assert domains.source_labels is not None  # as the pairs and the training have checked
+        assert domains.target_labels is not None
         # Labels cannot be interpolated; their channels can.
-        structure_x = structure(x, "source", labels=domains.source_labels[source])
-        structure_y = structure(y, "target", labels=domains.target_labels[target])
+        structure_x = self.guide(x, "source", labels=domains.source_labels[source])
+        structure_y = self.guide(y, "target", labels=domains.target_labels[target])
+        if offset is not None:
+            y, structure_y = moved_by(y, offset), moved_by(structure_y, offset)
         return self.deformation([x, y, structure_x, structure_y], draws)
 
     @torch.no_grad()

@@ -23,8 +23,8 @@ from plasticine.nn.body import body_mask
 from plasticine.training.data import Domains, Images, crop_to, unpaired
 from plasticine.training.recipe import Recipe
 
-_OPTIONS = ("slices", "flip", "body", "subjects", "labels")
-_KEYS = {"file", "source", "target", "maximum", "crop", "size", "foreground"} | {
+_OPTIONS = ("slices", "flip", "body", "subjects", "patients", "labels")
+_KEYS = {"file", "source", "target", "maximum", "crop", "size", "foreground", "held_out"} | {
     f"{domain}_{option}" for domain in ("source", "target") for option in _OPTIONS
 }
 
@@ -62,10 +62,12 @@ def load_domains(
         ``source_body``: keep the body and drop thin things outside of it, such as a table:
             { threshold, opening, margin }, as ``body_mask`` documents them.
         ``source_subjects``: who is in each array. Images of one subject never meet.
+        ``source_patients``: in its place, arrays that name each image's subject.
         ``source_labels``: a list of arrays or files like ``source``, the label map of each,
             on its voxels.
 
-    and the same with ``target_``.
+    and the same with ``target_``; and ``held_out``: subjects of either whose images are left
+    out, to be tested on.
 
     Args:
         recipe: the recipe.
@@ -100,6 +102,8 @@ def load_domains(
             domains[domain] = _read_files(files, domain, recipe, size, LEAST_BODY, {}, progress)
         else:
             domains[domain] = _read_own(recipe, folder, domain, progress)
+    if source is None and "held_out" in data:
+        domains = _without(domains, data["held_out"])
     for domain, found in domains.items():
         if len(found.images) == 0:
             raise ValueError(f"the {domain} holds no image that is not nearly empty")
@@ -120,6 +124,22 @@ def _check_label_folders(source: Path | None, *labels: Path | None) -> None:
             "--source-labels and --target-labels belong to images in --source and --target; "
             "a recipe names the label maps of its own images in [data]"
         )
+
+
+def _without(domains: dict[str, Images], held_out: Sequence[str]) -> dict[str, Images]:
+    """The images whose subject is not held out."""
+    unknown = set(held_out)
+    left = {}
+    for domain, found in domains.items():
+        if found.subjects is None:
+            raise ValueError(f"held_out needs to know whose the images of the {domain} are")
+        unknown -= set(found.subjects)
+        kept = ~np.isin(found.subjects, held_out)
+        labels = None if found.labels is None else found.labels[kept]
+        left[domain] = Images(found.images[kept], found.subjects[kept], labels)
+    if unknown:
+        raise ValueError(f"held_out: no image is of {', '.join(sorted(unknown))}")
+    return left
 
 
 def _with_label_files(folder: Path, labels: Path | None) -> list[tuple[Path, Path | None]]:
@@ -161,7 +181,9 @@ def _read_own(
             "a recipe's own images need a data folder (--data or PLASTICINE_DATA); got none"
         )
     options = {key: data[f"{domain}_{key}"] for key in _OPTIONS if f"{domain}_{key}" in data}
-    for option in ("labels", "subjects"):
+    if "patients" in options and ("subjects" in options or "file" not in data):
+        raise ValueError(f"{domain}_patients names arrays of file, in place of {domain}_subjects")
+    for option in ("labels", "subjects", "patients"):
         names = options.get(option)
         if names and len(names) != len(data[domain]):
             raise ValueError(
@@ -180,19 +202,42 @@ def _read_arrays(
 ) -> Images:
     if not path.is_file():
         raise FileNotFoundError(f"no training data at {path}: set PLASTICINE_DATA to its folder")
-    keys = data[domain]
-    parts = []
+    keys, foreground = data[domain], data.get("foreground", 0.0)
+    none = [None] * len(keys)
+    parts, subjects = [], []
     with np.load(path) as archive:
-        for key, labels in zip(keys, options.get("labels", [None] * len(keys)), strict=True):
+        for position, (key, labels, patients) in enumerate(
+            zip(keys, options.get("labels", none), options.get("patients", none), strict=True)
+        ):
             volumes = [v / data["maximum"] for v in _stack(archive, key, path, ndim)]
+            names: Sequence[Any] = [""] * len(volumes)
+            if patients is not None:
+                names = _patients(archive, patients, archive[key].shape, path)
+            elif "subjects" in options:
+                names = [options["subjects"][position]] * len(volumes)
             if labels is not None:
                 maps = _stack(archive, labels, path, ndim)
                 volumes = [_joined(*pair, labels) for pair in zip(volumes, maps, strict=True)]
-            foreground = data.get("foreground", 0.0)
-            parts.append(torch.cat([_select(v, foreground, options) for v in volumes]))
-    names = options.get("subjects")
-    subjects = np.repeat(names, [len(part) for part in parts]) if names else None
-    return _parted(crop_to(torch.cat(parts), data.get("crop")), subjects)
+            for volume, name in zip(volumes, names, strict=True):
+                images, kept = _select(volume, foreground, options)
+                parts.append(images)
+                subjects.append(np.broadcast_to(name, len(volume))[kept])
+    known = "patients" in options or "subjects" in options
+    images = crop_to(torch.cat(parts), data.get("crop"))
+    return _parted(images, np.concatenate(subjects) if known else None)
+
+
+def _patients(archive: Any, key: str, shape: tuple[int, ...], path: Path) -> list[Any]:
+    """The subject of each volume of an array of this shape, or of each image of its one stack."""
+    if key not in archive:
+        raise ValueError(f"{path} holds no array {key!r}; it holds {', '.join(archive)}")
+    names = archive[key].astype(str)
+    if names.shape != shape[:1]:
+        raise ValueError(
+            f"{key!r} of {path} must name the subject of each of {shape[0]} images; "
+            f"its shape is {names.shape}"
+        )
+    return list(names) if len(shape) == 4 else [names]
 
 
 def _stack(archive: Any, key: str, path: Path, ndim: int) -> list[Tensor]:
@@ -228,11 +273,14 @@ def _parted(joined: Tensor, subjects: np.ndarray | None) -> Images:
     return Images(joined[:, :1] * 2 - 1, subjects, labels)
 
 
-def _select(images: Tensor, foreground: float, options: dict[str, Any]) -> Tensor:
-    """What a domain's options leave of one subject's images (n, 1, *spatial) within [0, 1].
+def _select(
+    images: Tensor, foreground: float, options: dict[str, Any]
+) -> tuple[Tensor, np.ndarray]:
+    """What a domain's options leave of some images (n, 1, *spatial) within [0, 1], and of which.
 
     A second channel, the label map, goes with them.
     """
+    kept = np.arange(len(images))
     if "slices" in options:
         first, stop = options["slices"]
         axis = 0 if images.ndim == 4 else 2
@@ -241,12 +289,14 @@ def _select(images: Tensor, foreground: float, options: dict[str, Any]) -> Tenso
                 f"slices [{first}, {stop}] are not within the {images.shape[axis]} there are"
             )
         images = images.narrow(axis, first, stop - first)
+        kept = kept[first:stop] if axis == 0 else kept
     if "flip" in options:
         images = images.flip([2 + axis for axis in options["flip"]])
     if "body" in options:
         body = body_mask(images[:, :1], **options["body"])
         images = torch.cat([images[:, :1] * body, images[:, 1:]], 1)
-    return images[body_share(images[:, :1]) >= foreground]
+    enough = body_share(images[:, :1]) >= foreground
+    return images[enough], kept[enough.numpy()]
 
 
 def _read_files(
@@ -265,7 +315,7 @@ def _read_files(
     for done, (path, labels) in enumerate(files, start=1):
         laid = model_images(read_volume(path), card)
         whole = laid.images if labels is None else _joined(laid.images, laid.labels(labels), labels)
-        images = _select(whole, foreground, options)
+        images, _ = _select(whole, foreground, options)
         parts.append(images if size is None else fit(images, size))
         if progress is not None:
             progress(f"reading {domain}", done, len(files))

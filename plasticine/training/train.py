@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from plasticine.structure import BackTranslation
+from plasticine.structure import BackTranslation, Labels
 from plasticine.training.data import Domains, RandomDeformation
 from plasticine.training.intensity import RandomIntensity
 from plasticine.training.losses import DenoisingLoss, RegistrationLoss
@@ -57,8 +57,8 @@ def train(
         output: the folder for checkpoints, logs and ``<name>.safetensors``.
         source: a folder of images that replace the recipe's source, with ``target``.
         target: a folder of images that replace the recipe's target.
-        source_labels: the folder of their label maps, where the structure map is made of them;
-            which file is whose, ``load_domains`` says.
+        source_labels: the folder of their label maps, where the structure map is made of them or
+            they teach the registration; which file is whose, ``load_domains`` says.
         target_labels: likewise.
         resume: go on from the checkpoints there are.
         device: of torch, as "cpu" or "cuda".
@@ -123,7 +123,7 @@ def train(
                 torch.manual_seed(seed)
                 base = {"structure": dict(recipe.structure["base"])}
                 model = TranslationModel(recipe.model | base).to(processes.device)
-        labels = domains.target_labels
+        labels = domains.target_labels if model.structure.needs_labels else None
         run(
             "diffusion",
             model.denoiser,
@@ -155,12 +155,20 @@ def _check_structure(recipe: Recipe, model: TranslationModel, domains: Domains) 
             f"recipe {recipe.name}: a table [structure] belongs to a structure map that is "
             f"learned, and to no other; the map is {recipe.model['structure']['name']!r}"
         )
+    guide = recipe.registration.get("labels")
     for name, images, labels in (
         ("source", domains.source, domains.source_labels),
         ("target", domains.target, domains.target_labels),
     ):
+        taught = Labels(int(recipe.model["ndim"]), guide) if guide else model.structure
+        if labels is not None and not taught.needs_labels:
+            raise ValueError(
+                f"the {name} has label maps, but neither the structure map nor the registration's "
+                "labels in the recipe make use of them"
+            )
         try:
-            model.structure.check(images, labels=labels)
+            model.structure.check(images, labels=labels if model.structure.needs_labels else None)
+            taught.check(images, labels=labels)
         except ValueError as error:
             raise ValueError(f"the {name} does not suit the recipe: {error}") from error
 
