@@ -249,7 +249,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, help="a trained model's file; default: train one")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=800, help="of the segmenter's training")
+    parser.add_argument("--steps", type=int, default=1600, help="of the segmenter's training")
     parser.add_argument("--samples", type=int, default=1, help="whose mean is ŷ")
     parser.add_argument("--seed", type=int, default=0)
     add_data_argument(parser)

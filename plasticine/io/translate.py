@@ -16,7 +16,7 @@ from plasticine.io.intensity import Normalisation
 from plasticine.io.model_images import ModelImages, model_images
 from plasticine.io.volume import Volume
 from plasticine.nn.validity import landing_mask
-from plasticine.ops.folding import Folding, folding
+from plasticine.ops.folding import Folding
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.warp import warp
 from plasticine.registration.stack import stack_folding
@@ -167,7 +167,7 @@ def translate_volume(
         jacobian=jacobian_determinant(displacement),
         valid=landing_mask(displacement),
         residual=grid.from_model(trace.residual),
-        folding=(folding if slice_smoothing is None else stack_folding)(displacement),
+        folding=stack_folding(displacement, one_field=slice_smoothing is not None),
         labels=labels,
         reference=reference,
     )

@@ -72,17 +72,20 @@ def stack_part(stack: Deformation, first: int, count: int) -> Deformation:
     )
 
 
-def stack_folding(displacement: Tensor) -> Folding:
-    """The folding statistics of a stack's displacement as the one field of a volume.
+def stack_folding(displacement: Tensor, *, one_field: bool = True) -> Folding:
+    """The folding statistics of a stack's displacement, as the one field of a volume or by image.
 
     Args:
-        displacement: (N, 2, rows, columns) voxels, of neighbouring slices.
+        displacement: (N, 2, rows, columns) voxels, of neighbouring slices; or any displacement
+            that is not one field.
+        one_field: whether it is the one field of a volume.
 
     Returns:
         The statistics of the field (1, 3, N, rows, columns) whose component across slices is 0;
-        those of the plane where there is but one slice, which has no cells of a volume.
+        those of each image where it is not one field, and of the plane where there is but one
+        slice, which has no cells of a volume.
     """
-    if len(displacement) == 1:
+    if not one_field or len(displacement) == 1:
         return folding(displacement)
     within = displacement.movedim(0, 1)
     return folding(torch.cat([torch.zeros_like(within[:1]), within])[None])

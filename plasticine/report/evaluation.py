@@ -22,7 +22,6 @@ from plasticine.io import (
     normalise,
     read_volume,
 )
-from plasticine.ops.folding import folding
 from plasticine.ops.invert import invert
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.warp import warp
@@ -177,7 +176,7 @@ def _deformation(results: ResultFolder) -> dict[str, Any]:
     u, spacing = results.displacement, results.grid.input_spacing
     lengths = metrics.end_point_error_map(u, torch.zeros_like(u), spacing=spacing)
     one = results.record.get("one_deformation")
-    found = (stack_folding if one and u.shape[1] == 2 else folding)(u)
+    found = stack_folding(u, one_field=bool(one) and u.shape[1] == 2)
     of_trace = ("structure_agreement_mean", "inverse_consistency_mean_model_voxels")
     return (
         {"one_deformation": one}

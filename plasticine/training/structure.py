@@ -37,7 +37,7 @@ class RecolouringLoss:
         inputs: (n, C, *spatial) within [0, 1], on the training device.
         outputs: (n, 1, *spatial) within [0, 1], what each input should become.
         deformation: the random deformation of both together.
-        settings: ``precision``.
+        precision: the network's, of ``nn.precision.PRECISIONS``.
         jitter: a random change of the inputs' intensity; None changes nothing.
     """
 
@@ -47,11 +47,11 @@ class RecolouringLoss:
         inputs: Tensor,
         outputs: Tensor,
         deformation: RandomDeformation,
-        settings: dict[str, Any],
+        precision: str,
         jitter: RandomIntensity | None = None,
     ) -> None:
         self.network, self.inputs, self.outputs = network, inputs, outputs
-        self.deformation, self.settings, self.jitter = deformation, settings, jitter
+        self.deformation, self.precision, self.jitter = deformation, precision, jitter
 
     def __call__(self, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the samples that ``draws`` gives; there are no terms to show."""
@@ -59,7 +59,7 @@ class RecolouringLoss:
         given, wanted = self.deformation([self.inputs[index], self.outputs[index]], draws)
         if self.jitter is not None:
             given = self.jitter(given, draws)
-        with autocast(given.device, self.settings["precision"]):
+        with autocast(given.device, self.precision):
             made = self.network(given)
         return functional.l1_loss(made, wanted), {}
 
@@ -97,7 +97,7 @@ def train_back_translation(
         FLAIR to T2, where h is wrong (docs/structure.md). No pair is needed for it.
     """
     stage = {key: value for key, value in settings.items() if key not in _OWN}
-    jitter = RandomIntensity(**settings["jitter"])
+    jitter, precision = RandomIntensity(**settings["jitter"]), settings["precision"]
     ndim, device = learned.ndim, domains.source.device
     x, y = (domains.source + 1) / 2, (domains.target + 1) / 2
 
@@ -109,7 +109,7 @@ def train_back_translation(
     to_target = ImageUNet(ndim, 1, 1, **shape).to(device)
 
     def learn(name: str, network: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
-        loss = RecolouringLoss(network, inputs, outputs, deformation, stage, jitter)
+        loss = RecolouringLoss(network, inputs, outputs, deformation, precision, jitter)
         run(f"structure-{name}", network, loss, stage)
 
     def matched(made: Tensor, body: Tensor, real: Tensor) -> Tensor:
@@ -120,7 +120,8 @@ def train_back_translation(
 
     descriptors = applied(shared, domains.source)
     base = stage | {"steps": settings["base_steps"]}
-    run("structure-base", first, RecolouringLoss(first, descriptors, x, deformation, base), base)
+    recovered = RecolouringLoss(first, descriptors, x, deformation, precision)
+    run("structure-base", first, recovered, base)
     begun = pseudo_source = applied(first, applied(shared, domains.target))
     for index in range(1, settings["rounds"] + 1):
         learn(f"{index}-target", to_target, matched(pseudo_source, y, x), y)

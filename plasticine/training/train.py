@@ -119,7 +119,8 @@ def train(
             if rejected is None:
                 jitter = RandomIntensity(**recipe.structure["jitter"])
             else:
-                warnings.warn(rejected, RuntimeWarning, stacklevel=2)
+                if first:
+                    warnings.warn(rejected, RuntimeWarning, stacklevel=2)
                 torch.manual_seed(seed)
                 base = {"structure": dict(recipe.structure["base"])}
                 model = TranslationModel(recipe.model | base).to(processes.device)

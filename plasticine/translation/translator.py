@@ -15,7 +15,6 @@ from plasticine.nn.body import exterior
 from plasticine.nn.losses import soft_dice
 from plasticine.nn.validity import landing_mask
 from plasticine.ops.compose import compose
-from plasticine.ops.folding import folding
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.registration.instance import InstanceOptimisation
 from plasticine.registration.stack import stack_folding
@@ -173,7 +172,7 @@ class Translator:
             **joined,
             residual=intensity_residual(joined["translated"], joined["warped"]),
             jacobian=jacobian_determinant(joined["displacement"]),
-            folding=(folding if slice_smoothing is None else stack_folding)(joined["displacement"]),
+            folding=stack_folding(joined["displacement"], one_field=slice_smoothing is not None),
             model={key: self.card[key] for key in ("name", "title") if key in self.card},
             arguments={
                 "reference": reference is not None,
