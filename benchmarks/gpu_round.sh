@@ -161,6 +161,7 @@ if [[ $dry_run -eq 1 ]]; then
     benchmark "$file" --device cpu --cases cuda --tiny --seconds 0 \
       -k "not (compiled or monai or voxelmorph or deepali or interpol)"
   done
+  absent translation "this is a dry run"
   absent ncu "this is a dry run"
   step report report
 else
@@ -200,6 +201,15 @@ else
   for file in "${benchmarks[@]}"; do
     benchmark "$file" --device cuda
   done
+  # A slice's translation: eager, compiled with CUDA graphs, in bfloat16.
+  data=${PLASTICINE_DATA:-$root/../shared/data}
+  if [[ -d $data ]]; then
+    step translation env PYTHONSAFEPATH=1 PYTHONPATH="$PYTHONPATH:$root" \
+      "$python" -m benchmarks.translation.timing --device cuda --compile --data "$data" \
+      --output "$output/translation_timing.json"
+  else
+    absent translation "no data at $data"
+  fi
   if command -v ncu >/dev/null; then
     # Of each operator one size; the range is around the call that would be timed.
     step ncu ncu --target-processes all --nvtx --nvtx-include "measured/" \

@@ -129,6 +129,28 @@ def test_an_image_does_not_depend_on_its_batch(solver: str) -> None:
         torch.testing.assert_close(getattr(together, name)[3:4], getattr(alone, name))
 
 
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
+        ),
+    ],
+)
+def test_a_compiled_denoiser_draws_the_same(device: str) -> None:
+    """Guided, so that the network runs twice before either result is used."""
+    image = _image(1, 1, 16, 16)
+    model = _translator().model
+    expected = Translator(model, CARD, device).translate(image, guidance=2.0)
+    compiled = Translator(copy.deepcopy(model), CARD, device, compile=True)
+    for _ in range(2):
+        found = compiled.translate(image, guidance=2.0)
+        torch.testing.assert_close(found.translated, expected.translated, rtol=0, atol=1e-4)
+    assert compiled.model.state_dict().keys() == model.state_dict().keys()
+
+
 def test_the_mean_of_samples() -> None:
     image = _image(1, 1, 16, 16)
     translator = _translator()

@@ -1,13 +1,15 @@
 """What a translation takes, and what of it goes to φ: one slice alone.
 
     PLASTICINE_DATA=... python -m benchmarks.translation.timing
+    PLASTICINE_DATA=... python -m benchmarks.translation.timing --device cuda --output FILE
 
 Translates a 112² T1 slice of patient 07 again and again with each solver. "Registration" is what φ
 costs beyond intensity translation: the registration network, exp(v) and exp(-v) with the affine
 map, and the warps of x and S(x). Medians of the wall clock and of processor time, all threads
 together: the wall clock is right on an idle machine only, and the load at the end is written
 beside it. (On a busy one ``OMP_WAIT_POLICY=passive`` keeps waiting threads from burning processor
-time.) Writes ``benchmarks/results/translation_timing.json``.
+time.) ``--compile`` adds the compiled denoiser, and both in bfloat16. On a GPU shares are of the
+wall clock. Writes ``benchmarks/results/translation_timing.json``.
 """
 
 from __future__ import annotations
@@ -49,26 +51,36 @@ def medians(work: Callable[[], object], rounds: int, name: str) -> dict[str, flo
     }
 
 
-def measure(translator: Translator, image: Tensor, steps: int, rounds: int) -> dict[str, Any]:
+def measure(
+    translator: Translator, image: Tensor, steps: int, rounds: int, compiled: Translator | None
+) -> dict[str, Any]:
     """The times of translation with each solver, and of registration alone."""
-    model, batch = translator.model, Batch(image)
+    model, device = translator.model, translator.device
+    batch = Batch(image.to(device))
+    clock = "processor_seconds" if device.type == "cpu" else "seconds"
 
     @torch.no_grad()
-    def register() -> MovedSource:
+    def register() -> None:
         found = predicted_deformation(model, model.denoiser, batch, seed=0)
-        return MovedSource(batch.x, structure, *found.displacements())
+        MovedSource(batch.x, structure, *found.displacements())
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def translated(by: Translator, **arguments: Any) -> Callable[[], object]:
+        return lambda: by.translate(image, steps=steps, **arguments)
 
     with torch.no_grad():
         structure = model.structure(batch.x, "source")
+    work = {solver: translated(translator, solver=solver) for solver in SOLVERS}
+    if compiled is not None:
+        work["compiled"] = translated(compiled)
+        for name, by in (("bfloat16", translator), ("compiled, bfloat16", compiled)):
+            work[name] = translated(by, precision="bfloat16")
     figures: dict[str, Any] = {"registration": medians(register, rounds, "registration")}
-    for solver in SOLVERS:
-        found = medians(
-            lambda solver=solver: translator.translate(image, solver=solver, steps=steps),
-            rounds,
-            solver,
-        )
-        share = figures["registration"]["processor_seconds"] / found["processor_seconds"]
-        figures[solver] = found | {"share_of_registration": share}
+    for name, call in work.items():
+        found = medians(call, rounds, name)
+        share = figures["registration"][clock] / found[clock]
+        figures[name] = found | {"share_of_registration": share}
     return figures
 
 
@@ -80,18 +92,24 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="the compiled denoiser, too")
     add_data_argument(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     image = load_task("T1-T2", arguments.data).test["source"][arguments.slice][None]
-    translator = Translator.load(arguments.model)
+    translator = Translator.load(arguments.model, arguments.device)
+    compiled = None
+    if arguments.compile:
+        compiled = Translator.load(arguments.model, arguments.device, compile=True)
     record = {
         "model": arguments.model,
         "slice": arguments.slice,
         "size": list(image.shape[2:]),
         "steps": arguments.steps,
         "rounds": arguments.rounds,
-        "figures": measure(translator, image, arguments.steps, arguments.rounds),
+        "device": arguments.device,
+        "figures": measure(translator, image, arguments.steps, arguments.rounds, compiled),
         "load": os.getloadavg()[0],
         "machine": machine(),
         "versions": versions(),

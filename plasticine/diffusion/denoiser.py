@@ -73,7 +73,9 @@ class Denoiser(nn.Module):
         """
         if guidance == 1:
             return self.predict(noisy, condition, k)
-        mix = torch.lerp(self._mix(noisy, None, k), self._mix(noisy, condition, k), guidance)
+        # A copy: in a CUDA graph the second run would write over the first one's result.
+        unconditional = self._mix(noisy, None, k).clone()
+        mix = torch.lerp(unconditional, self._mix(noisy, condition, k), guidance)
         return self._split(noisy, mix, k)
 
     def loss(
