@@ -73,6 +73,9 @@ def test_overlap_of_equal_shifted_and_missing_ventricles() -> None:
     assert figures["dice_of_all_pixels"] == pytest.approx(2 * (16 + 12) / (48 + 32))
     assert figures["hd95_pixels"] == pytest.approx(0.5)
     assert figures["images_without_a_ventricle"] == 1
+    nothing = cardiac.overlap(carried, torch.zeros_like(carried))
+    assert nothing["dice_mean"] == 0
+    assert nothing["hd95_pixels"] is None
 
 
 def test_only_the_largest_part_is_kept() -> None:

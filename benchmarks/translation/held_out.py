@@ -1,13 +1,14 @@
-"""The shipped model on a patient it has not seen, against that patient's true T2.
+"""A model on a patient it has not seen, against that patient's true images.
 
     PLASTICINE_DATA=... python -m benchmarks.translation.held_out --output FOLDER
 
 The checkout must be installed with ``pip install -e .``: otherwise it hides the installed package,
 and the operators run on their reference.
 
-Translates every T1 slice of patient 07 without deformation, and with it, pulling the result
-back by the inverse deformation, and compares both with the true T2 slices: one sample, and the
-mean of several. Writes ``held_out.json`` and ``held_out.png``.
+Translates every slice of patient 07 without deformation, and with it, pulling the result back by
+the inverse deformation, and compares both with the true slices of the target: one sample, and the
+mean of several. ``--task`` takes another pair of contrasts, with a model of one's own. Writes
+``held_out.json`` and ``held_out.png``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from rich.progress import Progress
 
 from benchmarks.translation.baselines import histogram_match, mask_alone
 from benchmarks.translation.record import add_data_argument, machine, versions, write
-from benchmarks.translation.task import load_task
+from benchmarks.translation.task import TASKS, load_task
 from plasticine.metrics import evaluate_translation
 from plasticine.translation import Trace, Translator
 
@@ -42,7 +43,7 @@ def score(translated: torch.Tensor, data: dict[str, torch.Tensor]) -> dict[str, 
 
 
 def measure(
-    translator: Translator, data: dict[str, torch.Tensor], samples: int, every: int
+    translator: Translator, data: dict[str, torch.Tensor], samples: int, every: int, precision: str
 ) -> tuple[dict[str, Any], dict[str, Trace]]:
     """All figures, and the traces of the single samples."""
     data = {name: images[::every] if name != "target" else images for name, images in data.items()}
@@ -64,6 +65,7 @@ def measure(
                 source,
                 deform=deform,
                 samples=count,
+                precision=precision,
                 progress=lambda done, total, task=task: bar.update(
                     task, completed=done, total=total
                 ),
@@ -82,17 +84,20 @@ def measure(
     return figures, traces
 
 
-def draw(traces: dict[str, Trace], data: dict[str, torch.Tensor], every: int, path: Path) -> None:
+def draw(
+    task: str, traces: dict[str, Trace], data: dict[str, torch.Tensor], every: int, path: Path
+) -> None:
     """Source, truth and translations of six slices."""
+    source, target = task.split("-")
     truth = data["truth"][::every]
     rows = np.linspace(0.1, 0.9, 6) * len(truth)
     still, moved = traces["still"], traces["deformed"]
     columns = {
-        "T1": still.source,
-        "true T2": truth,
+        source: still.source,
+        f"true {target}": truth,
         "translated, φ = id": still.translated,
         "error": (still.translated - truth).abs(),
-        "T1∘φ": moved.warped,
+        f"{source}∘φ": moved.warped,
         "translated with φ": moved.translated,
         "pulled back by φ⁻¹": moved.translated_in_source(),
     }
@@ -111,6 +116,8 @@ def draw(traces: dict[str, Trace], data: dict[str, torch.Tensor], every: int, pa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="brain-t1-t2", help="shipped name or file")
+    parser.add_argument("--task", choices=TASKS, default="T1-T2")
+    parser.add_argument("--precision", default="float32", help="of the denoiser")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--every", type=int, default=1, help="take every n-th slice")
@@ -118,12 +125,18 @@ def main() -> None:
     arguments = parser.parse_args()
     matplotlib.use("Agg")
     arguments.output.mkdir(parents=True, exist_ok=True)
-    data = load_task("T1-T2", arguments.data).test
+    data = load_task(arguments.task, arguments.data).test
     translator = Translator.load(arguments.model)
-    figures, traces = measure(translator, data, arguments.samples, arguments.every)
-    draw(traces, data, arguments.every, arguments.output / "held_out.png")
+    figures, traces = measure(
+        translator, data, arguments.samples, arguments.every, arguments.precision
+    )
+    draw(arguments.task, traces, data, arguments.every, arguments.output / "held_out.png")
     record = {
-        "model": arguments.model,
+        "task": arguments.task,
+        "model": Path(arguments.model).stem,
+        "trained": {key: translator.card[key] for key in ("seed", "data", "training_steps")},
+        "samples": arguments.samples,
+        "precision": arguments.precision,
         "patient": "07, every slice" if arguments.every == 1 else f"07, each {arguments.every}th",
         "machine": machine(),
         "versions": versions(),

@@ -11,10 +11,14 @@ from torch.nn import functional
 from benchmarks.translation.learning import Draw, autocast
 from plasticine.diffusion import ImageUNet
 from plasticine.nn.losses import soft_dice
+from plasticine.training.data import RandomDeformation
 from plasticine.training.draws import Draws
 from plasticine.training.intensity import RandomIntensity
 
-NETWORK = {"channels": (16, 32, 48, 64), "blocks": 1}
+NETWORK = {"channels": (32, 48, 64, 64), "blocks": 1, "patch_size": 2}
+DEFORMATION = RandomDeformation(
+    rotation=25.0, scaling=0.3, translation=4.0, displacement=2.0, smoothness=20
+)
 
 
 class Segmenter(nn.Module):
