@@ -10,6 +10,7 @@ from torch import Tensor
 
 from plasticine import exponential, folding, warp
 from plasticine.metrics import end_point_error
+from plasticine.nn.gaussian import gaussian_blur
 from plasticine.registration import (
     Deformation,
     InstanceOptimisation,
@@ -18,7 +19,6 @@ from plasticine.registration import (
     affine_from_generator,
 )
 from plasticine.registration.instance import resized
-from plasticine.structure.structure_map import gaussian_blur
 
 QUICK = InstanceOptimisation(levels=(Level(2, 8, 20), Level(1, 8, 10)))
 

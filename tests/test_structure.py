@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from plasticine import structure
+from plasticine.nn.gaussian import gaussian_blur
 from plasticine.structure.contour import clipped_distance
-from plasticine.structure.structure_map import gaussian_blur, shift
+from plasticine.structure.structure_map import shift
 
 IMAGE_MAPS = sorted(
     name for name, map_ in structure.STRUCTURE_MAPS.items() if not map_.needs_labels

@@ -13,9 +13,9 @@ import torch
 
 import plasticine
 from plasticine.diffusion import SOLVERS
+from plasticine.nn.gaussian import gaussian_blur
 from plasticine.nn.tensor_file import load_tensors, save_tensors
 from plasticine.registration import InstanceOptimisation, Level
-from plasticine.structure.structure_map import gaussian_blur
 from plasticine.training import load_recipe
 from plasticine.translation import (
     ModelError,

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from plasticine.structure.structure_map import gaussian_blur, shift
+from plasticine.nn.gaussian import gaussian_blur
+from plasticine.structure.structure_map import shift
 
 ROOT = Path(__file__).resolve().parents[1]
 if not (ROOT / "benchmarks").is_dir():

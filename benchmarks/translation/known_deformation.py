@@ -41,10 +41,10 @@ from benchmarks.translation.record import (
 from benchmarks.translation.task import load_task, some_slices
 from plasticine import exponential, folding, jacobian_determinant, warp
 from plasticine.metrics import dice, end_point_error_map
+from plasticine.nn.gaussian import gaussian_blur
 from plasticine.nn.validity import landing_mask
 from plasticine.registration import InstanceOptimisation
 from plasticine.structure import MultiOtsu
-from plasticine.structure.structure_map import gaussian_blur
 from plasticine.translation import Trace, Translator
 
 PICTURE = Path(__file__).parents[2] / "docs" / "known_deformation.png"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from plasticine.nn.gaussian import gaussian_blur
 from plasticine.nn.losses import jacobian_hinge, smoothness
 from plasticine.nn.resampling import resample
 from plasticine.nn.validity import landing_mask
@@ -16,7 +17,6 @@ from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.warp import warp
 from plasticine.registration.deformation import Deformation
 from plasticine.structure import MIND
-from plasticine.structure.structure_map import gaussian_blur
 
 _EPSILON = 1e-2
 """Where the descriptors' difference turns from squared to absolute."""

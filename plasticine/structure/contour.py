@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plasticine.structure.structure_map import StructureMap, gaussian_blur, shift
+from plasticine.nn.gaussian import gaussian_blur
+from plasticine.structure.structure_map import StructureMap, shift
 
 
 class Contour(StructureMap):

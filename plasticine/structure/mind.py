@@ -7,7 +7,8 @@ import itertools
 import torch
 from torch import Tensor
 
-from plasticine.structure.structure_map import StructureMap, gaussian_blur, shift
+from plasticine.nn.gaussian import gaussian_blur
+from plasticine.structure.structure_map import StructureMap, shift
 
 
 def _axis_neighbours(ndim: int) -> list[tuple[int, ...]]:

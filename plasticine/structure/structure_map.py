@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import torch
@@ -108,27 +107,4 @@ def shift(image: Tensor, offset: tuple[int, ...]) -> Tensor:
             size = image.shape[axis]
             index = torch.arange(step, size + step, device=image.device).clamp_(0, size - 1)
             image = image.index_select(axis, index)
-    return image
-
-
-def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
-    """Separable Gaussian smoothing, edge repeated, kernel cut at three sigma.
-
-    Args:
-        image: (N, C, *spatial).
-        sigma: standard deviation in voxels; 0 returns the image.
-    """
-    if sigma == 0:
-        return image
-    radius = max(1, round(3 * sigma))
-    weights = [math.exp(-0.5 * (step / sigma) ** 2) for step in range(-radius, radius + 1)]
-    total = sum(weights)
-    for axis in range(2, image.ndim):
-        size = image.shape[axis]
-        index = torch.arange(-radius, size + radius, device=image.device).clamp_(0, size - 1)
-        padded = image.index_select(axis, index)
-        # Sums of shifted views: thirty times a convolution with so small a kernel on a CPU.
-        image = torch.zeros_like(image)
-        for start, weight in enumerate(weights):
-            image.add_(padded.narrow(axis, start, size), alpha=weight / total)
     return image

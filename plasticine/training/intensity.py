@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from plasticine.structure.structure_map import gaussian_blur
+from plasticine.nn.gaussian import gaussian_blur
 from plasticine.training.draws import Draws
 
 KNOTS = 8
