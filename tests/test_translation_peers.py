@@ -23,14 +23,16 @@ sys.path.append(str(ROOT))
 from benchmarks.translation.baselines import look_up_table
 from benchmarks.translation.compare import Peers, Settings, methods, table
 from benchmarks.translation.cycle_gan import CycleGAN, ReplayBuffer
-from benchmarks.translation.held_out import score
+from benchmarks.translation.held_out import draw, measure, score
 from benchmarks.translation.learning import Budget, Draw, SingleLoss, train
 from benchmarks.translation.paired import PairedLoss
 from benchmarks.translation.registered_target import register
 from benchmarks.translation.task import CROP, Task, from_network, to_network
 from benchmarks.translation.unconditional import ddib, sdedit, unconditional_denoiser
 from plasticine.diffusion import ImageUNet
+from plasticine.training import load_recipe
 from plasticine.training.data import RandomDeformation
+from plasticine.translation import TranslationModel, Translator
 
 NETWORK = {"channels": [8, 8], "blocks": 1, "patch_size": 2}
 GAN = {"channels": 4, "blocks": 1}
@@ -86,6 +88,27 @@ def test_every_method_translates(task: Task, tmp_path: Path) -> None:
     assert figures["look-up table"]["psnr"] > max(
         figures["mask alone"]["psnr"], figures["identity"]["psnr"]
     )
+
+
+def test_held_out_measures_and_draws_every_way_to_translate(task: Task, tmp_path: Path) -> None:
+    model = load_recipe("brain-t1-t2").model | {
+        "structure": {"name": "kmeans", "clusters": 3},
+        "denoiser": NETWORK,
+        "velocity": {"channels": [4, 4]},
+        "sampling": {"steps": 1, "guidance": 1.0, "start": 1.0},
+    }
+    translator = Translator(TranslationModel(model), {"name": "untrained"})
+    figures, traces = measure(translator, task.test, samples=2, every=2, precision="bfloat16")
+    assert figures["identity"]["psnr"] == pytest.approx(
+        score(task.test["source"][::2], {k: v[::2] for k, v in task.test.items()})["psnr"]
+    )
+    ours = {name: values for name, values in figures.items() if "samples" in name}
+    assert len(ours) == 4
+    assert all(values["folds"] == 0 for values in ours.values())
+    assert traces["still"].arguments["precision"] == "bfloat16"
+    assert not traces["still"].displacement.any()
+    draw("T1-T2", traces, task.test, 2, tmp_path / "held_out.png")
+    assert (tmp_path / "held_out.png").stat().st_size > 0
 
 
 def test_look_up_table_is_the_mean_at_each_level() -> None:
