@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from plasticine.nn.tensor_file import load_tensors
-from plasticine.structure.interior import interior_curve, match_interior
+from plasticine.structure.interior import depth_in_body, interior_curve, match_interior
 from plasticine.training import load_recipe, train
 from plasticine.training.draws import Draws
 from plasticine.training.intensity import RandomIntensity, increasing_curves, through
@@ -154,8 +154,9 @@ def test_the_interior_takes_the_greys_of_real_images_and_the_surface_its_own(
     inner = (..., *(slice(2, n - 2) for n in shape[2:]))
     body[inner] = 0.2 + 0.6 * torch.rand(body[inner].shape, generator=generator)
     made, depth = (body * 0.7).clamp(0, 1), 4
-    curve = interior_curve(made, body, body, depth)
-    matched = match_interior(made, body, curve, depth)
+    within = depth_in_body(body, depth)
+    curve = interior_curve(made, within, body, within, depth)
+    matched = match_interior(made, within, curve, depth)
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape[2:]), indexing="ij"))
     sizes = np.array(shape[2:]).reshape(-1, *[1] * (len(shape) - 2))
     depths = torch.from_numpy(np.minimum(grid - 1, sizes - 2 - grid).min(0)).expand(shape)
@@ -169,7 +170,7 @@ def test_an_interior_deeper_than_any_body_is_refused() -> None:
     image = torch.full((1, 1, 8, 8), 0.5)
     image[..., 0, :] = 0
     with pytest.raises(ValueError, match=r"no voxel lies 9 voxels.*the deepest lies 7"):
-        interior_curve(image, image, image, 9)
+        interior_curve(image, depth_in_body(image, 9), image, depth_in_body(image, 9), 9)
 
 
 def test_the_curve_is_kept_with_the_model(recipe: Recipe, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from plasticine.diffusion.unet import ImageUNet
-from plasticine.structure.interior import LEVELS, match_interior
+from plasticine.structure.interior import LEVELS, depth_in_body, match_interior
 from plasticine.structure.structure_map import StructureMap
 
 
@@ -69,4 +69,5 @@ class BackTranslation(StructureMap):
         made = self.network(unit).to(image.dtype).clamp(0, 1)
         if not self.interior:
             return made
-        return match_interior(made, unit, self.curve, self.interior)
+        depths = depth_in_body(unit, self.interior)
+        return match_interior(made, depths, self.curve, self.interior)

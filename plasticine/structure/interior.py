@@ -27,13 +27,16 @@ def depth_in_body(images: Tensor, reach: int) -> Tensor:
     return clipped_distance(exterior(images, BACKGROUND), reach)
 
 
-def interior_curve(made: Tensor, body: Tensor, real: Tensor, depth: int) -> Tensor:
+def interior_curve(
+    made: Tensor, made_depth: Tensor, real: Tensor, real_depth: Tensor, depth: int
+) -> Tensor:
     """How the grey levels of pictures become those of real images, deep inside the body.
 
     Args:
         made: (N, 1, *spatial) within [0, 1], the pictures that a network made.
-        body: like made, the images that they were made of, which say where the body is.
+        made_depth: like made, ``depth_in_body`` of the images that they were made of.
         real: (M, 1, *spatial) within [0, 1], images of the domain that ``made`` shows.
+        real_depth: like real, ``depth_in_body`` of them.
         depth: voxels from the body's surface at which its interior begins, at least 1.
 
     Returns:
@@ -43,10 +46,10 @@ def interior_curve(made: Tensor, body: Tensor, real: Tensor, depth: int) -> Tens
     Raises:
         ValueError: no voxel lies that deep.
     """
-    return torch.stack([_levels(made, body, depth), _levels(real, real, depth)])
+    return torch.stack([_levels(made, made_depth, depth), _levels(real, real_depth, depth)])
 
 
-def match_interior(made: Tensor, body: Tensor, curve: Tensor, depth: int) -> Tensor:
+def match_interior(made: Tensor, made_depth: Tensor, curve: Tensor, depth: int) -> Tensor:
     """Sends the grey levels of the body's interior through a curve.
 
     It acts in full from ``depth`` on, and fades to nothing at half of that: near the surface,
@@ -54,7 +57,7 @@ def match_interior(made: Tensor, body: Tensor, curve: Tensor, depth: int) -> Ten
 
     Args:
         made: (N, 1, *spatial) within [0, 1].
-        body: like made, the images that say where the body is.
+        made_depth: like made, ``depth_in_body`` of the images that they were made of.
         curve: of ``interior_curve``; linear between its levels.
         depth: voxels, at least 1.
 
@@ -66,12 +69,11 @@ def match_interior(made: Tensor, body: Tensor, curve: Tensor, depth: int) -> Ten
     low, high = found[place - 1], found[place]
     share = ((made - low) / (high - low).clamp_min(torch.finfo(made.dtype).tiny)).clamp(0, 1)
     matched = torch.lerp(wanted[place - 1], wanted[place], share)
-    within = (2 * depth_in_body(body, depth) / depth - 1).clamp(0, 1).to(made.dtype)
+    within = (2 * made_depth / depth - 1).clamp(0, 1).to(made.dtype)
     return torch.lerp(made, matched, within)
 
 
-def _levels(images: Tensor, body: Tensor, depth: int) -> Tensor:
-    depths = depth_in_body(body, depth)
+def _levels(images: Tensor, depths: Tensor, depth: int) -> Tensor:
     inside = images[depths >= depth]
     if not inside.numel():
         raise ValueError(

@@ -112,11 +112,14 @@ def train_back_translation(
         loss = RecolouringLoss(network, inputs, outputs, deformation, precision, jitter)
         run(f"structure-{name}", network, loss, stage)
 
-    def matched(made: Tensor, body: Tensor, real: Tensor) -> Tensor:
-        if not learned.interior:
+    depth = learned.interior
+    depth_x, depth_y = (depth_in_body(images, max(depth, _DEPTH)) for images in (x, y))
+
+    def matched(made: Tensor, made_depth: Tensor, real: Tensor, real_depth: Tensor) -> Tensor:
+        if not depth:
             return made
-        curve = interior_curve(made, body, real, learned.interior)
-        return match_interior(made, body, curve, learned.interior)
+        curve = interior_curve(made, made_depth, real, real_depth, depth)
+        return match_interior(made, made_depth, curve, depth)
 
     descriptors = applied(shared, domains.source)
     base = stage | {"steps": settings["base_steps"]}
@@ -124,12 +127,14 @@ def train_back_translation(
     run("structure-base", first, recovered, base)
     begun = pseudo_source = applied(first, applied(shared, domains.target))
     for index in range(1, settings["rounds"] + 1):
-        learn(f"{index}-target", to_target, matched(pseudo_source, y, x), y)
-        learn(f"{index}-source", learned.network, matched(applied(to_target, x), x, y), x)
+        pseudo_source = matched(pseudo_source, depth_y, x, depth_x)
+        learn(f"{index}-target", to_target, pseudo_source, y)
+        pseudo_target = matched(applied(to_target, x), depth_x, y, depth_y)
+        learn(f"{index}-source", learned.network, pseudo_target, x)
         pseudo_source = applied(learned.network, y)
-    if learned.interior:
-        learned.curve.copy_(interior_curve(pseudo_source, y, x, learned.interior))
-    return correlation(pseudo_source, begun, mask=depth_in_body(y, _DEPTH) >= _DEPTH)
+    if depth:
+        learned.curve.copy_(interior_curve(pseudo_source, depth_y, x, depth_x, depth))
+    return correlation(pseudo_source, begun, mask=depth_y >= _DEPTH)
 
 
 @torch.no_grad()
