@@ -110,6 +110,7 @@ def test_a_map_that_does_not_agree_with_its_beginning_is_not_used(
     model, card = load_model(path)
     assert type(model.structure).__name__ == "MIND"
     assert card["structure"].startswith("back-translation is rejected")
+    assert not card["back_translation_agreement"] >= 1.0
     image = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     assert torch.isfinite(Translator(model, card).translate(image, steps=1).translated).all()
 

@@ -109,7 +109,7 @@ def train(
                 stage.load()
             network.load_state_dict(stage.run(progress).state_dict())
 
-        jitter, rejected = None, None
+        jitter, rejected, agreement = None, None, None
         if isinstance(model.structure, BackTranslation):
             assert recipe.structure is not None  # as checked
             agreement = train_back_translation(
@@ -142,6 +142,8 @@ def train(
         path = output / f"{recipe.name}.safetensors"
         if first:
             card = model_card(recipe, seed, own_images=source is not None)
+            if agreement is not None:
+                card["back_translation_agreement"] = agreement
             if rejected is not None:
                 card["structure"] = rejected
             save_model(path, model.eval(), card)
