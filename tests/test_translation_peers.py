@@ -21,7 +21,7 @@ if not (ROOT / "benchmarks").is_dir():
 sys.path.append(str(ROOT))
 
 from benchmarks.translation.baselines import look_up_table
-from benchmarks.translation.compare import Peers, Settings, methods, table
+from benchmarks.translation.compare import Peers, Settings, compare, methods, table
 from benchmarks.translation.cycle_gan import CycleGAN, ReplayBuffer
 from benchmarks.translation.held_out import draw, measure, score
 from benchmarks.translation.learning import Budget, Draw, SingleLoss, train
@@ -71,12 +71,12 @@ def task() -> Task:
 def test_every_method_translates(task: Task, tmp_path: Path) -> None:
     settings = Settings(Budget(steps=1), tmp_path, network=NETWORK, gan=GAN, steps=2, iterations=2)
     peers = Peers(task, settings)
-    figures = {}
-    for name, (translate, note) in methods(task, peers).items():
-        image = translate()
+    figures, images = compare(task, peers, [], samples=1)
+    assert set(figures) == set(images) == set(methods(task, peers))
+    for name, image in images.items():
         assert image.shape == task.test["source"].shape, name
         assert torch.isfinite(image).all(), name
-        figures[name] = score(image.clamp(0, 1), task.test) | {"note": note}
+        assert figures[name]["frechet_distance"] > 0, name
     assert set(peers.training) == {
         "paired U-Net",
         "CycleGAN",

@@ -41,6 +41,12 @@ from benchmarks.translation.unconditional import (
     unconditional_denoiser,
 )
 from plasticine.diffusion import Denoiser, ImageUNet
+from plasticine.metrics import (
+    FEATURE_EXTRACTOR,
+    RandomFeatures,
+    frechet_distance,
+    kernel_distance,
+)
 from plasticine.training import load_recipe
 from plasticine.training.data import RandomDeformation
 from plasticine.translation import Translator
@@ -223,7 +229,10 @@ def ours(name: str, source: Tensor, samples: int, seed: int) -> Tensor:
 def compare(
     task: Task, peers: Peers, models: list[str], samples: int
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Every method's figures by its name, and its images."""
+    """Every method's figures by its name, and its images.
+
+    Its images are compared with the true ones and, as a set, with the target's training images.
+    """
     listed = methods(task, peers)
     for model in models:
         for count in sorted({1, samples}):
@@ -238,22 +247,37 @@ def compare(
         began = time.perf_counter()
         images[name] = translate().clamp(0, 1)
         seconds = time.perf_counter() - began
-        figures[name] = score(images[name], task.test) | {"seconds": seconds, "note": note}
+        figures[name] = (
+            score(images[name], task.test)
+            | distances(images[name], task.test["target"])
+            | {"seconds": seconds, "note": note}
+        )
     return figures, images
+
+
+def distances(images: Tensor, target: Tensor) -> dict[str, float]:
+    """How far two sets of images (N, 1, height, width) within [0, 1] are apart, by features."""
+    extractor = RandomFeatures()
+    found, wanted = extractor(images), extractor(target)
+    return {
+        "frechet_distance": frechet_distance(found, wanted),
+        "kernel_distance": kernel_distance(found, wanted),
+    }
 
 
 def table(figures: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
     lines = [
-        "| method | PSNR | SSIM | SSIM inside | correlation inside | |",
-        "|---|---|---|---|---|---|",
+        "| method | PSNR | SSIM | SSIM inside | correlation inside | kernel distance | |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, values in figures.items():
         correlation = values["correlation_inside"]
         shown = "-" if correlation is None else f"{correlation:.2f}"
         lines.append(
             f"| {name} | {values['psnr']:.2f} | {values['ssim']:.3f} | "
-            f"{values['ssim_inside']:.2f} | {shown} | {values['note']} |"
+            f"{values['ssim_inside']:.2f} | {shown} | {values['kernel_distance']:.3f} | "
+            f"{values['note']} |"
         )
     return "\n".join(lines)
 
@@ -312,6 +336,8 @@ def main() -> None:
         "machine": machine(),
         "versions": versions(),
         "training": peers.training,
+        "features": FEATURE_EXTRACTOR,
+        "distances_of_the_truth": distances(task.test["truth"], task.test["target"]),
         "figures": figures,
     }
     write(arguments.output / "compare.json", record)

@@ -8,8 +8,9 @@ costs beyond intensity translation: the registration network, exp(v) and exp(-v)
 map, and the warps of x and S(x). Medians of the wall clock and of processor time, all threads
 together: the wall clock is right on an idle machine only, and the load at the end is written
 beside it. (On a busy one ``OMP_WAIT_POLICY=passive`` keeps waiting threads from burning processor
-time.) ``--compile`` adds the compiled denoiser, and both in bfloat16. On a GPU shares are of the
-wall clock. Writes ``benchmarks/results/translation_timing.json``.
+time.) Beside these, the memory that a call takes at most. ``--compile`` adds the compiled denoiser,
+and both in bfloat16. On a GPU shares are of the wall clock. Writes
+``benchmarks/results/translation_timing.json``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
+from benchmarks.memory import HOW, peak_bytes
 from benchmarks.translation.record import RESULTS, add_data_argument, machine, versions, write
 from benchmarks.translation.task import load_task
 from plasticine.translation import Translator
@@ -80,7 +82,8 @@ def measure(
     for name, call in work.items():
         found = medians(call, rounds, name)
         share = figures["registration"][clock] / found[clock]
-        figures[name] = found | {"share_of_registration": share}
+        peak = peak_bytes(call, device)
+        figures[name] = found | {"share_of_registration": share, "peak_bytes": peak}
     return figures
 
 
@@ -110,13 +113,15 @@ def main() -> None:
         "rounds": arguments.rounds,
         "device": arguments.device,
         "figures": measure(translator, image, arguments.steps, arguments.rounds, compiled),
+        "memory": HOW[torch.device(arguments.device).type],
         "load": os.getloadavg()[0],
         "machine": machine(),
         "versions": versions(),
     }
     write(arguments.output, record)
     for name, values in record["figures"].items():
-        print(name, "  ".join(f"{key} {value:.3g}" for key, value in values.items()))
+        shown = {key: value for key, value in values.items() if value is not None}
+        print(name, "  ".join(f"{key} {value:.3g}" for key, value in shown.items()))
 
 
 if __name__ == "__main__":
