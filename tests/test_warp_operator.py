@@ -18,25 +18,13 @@ SIZES = {"2d": ((7, 5), (6, 9)), "3d": ((5, 4, 7), (3, 6, 5))}
 """Of the image and of the result."""
 
 
-def make_inputs(
-    generator: torch.Generator, sizes: tuple[tuple[int, ...], tuple[int, ...]], *, batch: int = 2
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Float64 image, displacement and affine, none of them near the identity."""
-    image_size, size = sizes
-    shapes = (batch, 3, *image_size), (batch, len(size), *size), (batch, len(size), len(size) + 1)
-    image, displacement, affine = (
-        torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes
-    )
-    return image, displacement, affine
-
-
 def leaf(x: Tensor, **options: Any) -> Tensor:
     """A copy that autograd collects a gradient for."""
     return x.detach().to(copy=True, **options).requires_grad_()
 
 
-def test_the_module(served, generator):
-    image, displacement, affine = (x.to(served.device) for x in make_inputs(generator, SIZES["2d"]))
+def test_the_module(served, warp_inputs):
+    image, displacement, affine = (x.to(served.device) for x in warp_inputs(SIZES["2d"]))
     module = Warp("nearest", "zeros", backend=served.backend)
     expected = plasticine.warp(
         image, displacement, affine=affine, mode="nearest", padding="zeros", backend=served.backend
@@ -47,8 +35,8 @@ def test_the_module(served, generator):
         Warp("quintic")
 
 
-def test_export(served, generator):
-    image, displacement, _ = (x.to(served.device) for x in make_inputs(generator, SIZES["2d"]))
+def test_export(served, warp_inputs):
+    image, displacement, _ = (x.to(served.device) for x in warp_inputs(SIZES["2d"]))
     module = Warp(backend=served.backend)
     exported = torch.export.export(module, (image, displacement)).module()
     assert torch.equal(exported(image, displacement), module(image, displacement))
@@ -57,8 +45,8 @@ def test_export(served, generator):
 # The registered operator
 
 
-def test_opcheck(served, generator):
-    inputs = [x.to(served.device) for x in make_inputs(generator, SIZES["2d"], batch=1)]
+def test_opcheck(served, warp_inputs):
+    inputs = [x.to(served.device) for x in warp_inputs(SIZES["2d"], batch=1)]
     grad = torch.ones(1, 3, 6, 9, dtype=torch.float64, device=served.device)
     for affine in (inputs[2], None):
         arguments = [*inputs[:2], affine, "linear", "border", served.backend]
@@ -68,8 +56,8 @@ def test_opcheck(served, generator):
         torch.library.opcheck(WARP.overload, arguments)
 
 
-def test_the_dispatcher_and_the_direct_call_agree(served, generator):
-    inputs = [x.to(served.device) for x in make_inputs(generator, SIZES["3d"])]
+def test_the_dispatcher_and_the_direct_call_agree(served, warp_inputs):
+    inputs = [x.to(served.device) for x in warp_inputs(SIZES["3d"])]
     image, displacement, affine = (x.requires_grad_() for x in inputs)
     direct = plasticine.warp(image, displacement, affine=affine, backend=served.backend)
     dispatched = torch.ops.plasticine.warp(
@@ -85,10 +73,10 @@ def test_the_dispatcher_and_the_direct_call_agree(served, generator):
 
 
 @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
-def test_compiles_into_one_graph(served, generator, compiler):
+def test_compiles_into_one_graph(served, warp_inputs, compiler):
     if compiler == "inductor" and served.backend == "reference":
         pytest.skip("the graph is the same for every backend, and this compiler is slow")
-    inputs = make_inputs(generator, SIZES["2d"])
+    inputs = warp_inputs(SIZES["2d"])
     inputs = [leaf(x, dtype=torch.float32, device=served.device) for x in inputs]
 
     def function(image: Tensor, displacement: Tensor, affine: Tensor) -> Tensor:
@@ -107,7 +95,7 @@ def test_compiles_into_one_graph(served, generator, compiler):
         torch.testing.assert_close(x, y)
 
 
-def test_dynamic_shapes_compile_once(served, generator):
+def test_dynamic_shapes_compile_once(served, warp_inputs):
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     function = torch.compile(
         lambda image, displacement: plasticine.warp(image, displacement, backend=served.backend),
@@ -116,15 +104,15 @@ def test_dynamic_shapes_compile_once(served, generator):
         backend=counter,
     )
     for size in (5, 8, 11):
-        image, displacement, _ = make_inputs(generator, ((size, 7), (6, size)))
+        image, displacement, _ = warp_inputs(((size, 7), (6, size)))
         image, displacement = image.to(served.device), displacement.to(served.device)
         expected = plasticine.warp(image, displacement, backend=served.backend)
         assert torch.equal(function(image, displacement), expected)
     assert counter.frame_count == 1
 
 
-def test_function_transforms(served, generator):
-    image, displacement, _ = (x.to(served.device) for x in make_inputs(generator, SIZES["2d"]))
+def test_function_transforms(served, warp_inputs):
+    image, displacement, _ = (x.to(served.device) for x in warp_inputs(SIZES["2d"]))
 
     def loss(displacement: Tensor, image: Tensor) -> Tensor:
         return plasticine.warp(image, displacement, backend=served.backend).square().sum()
@@ -140,8 +128,8 @@ def test_function_transforms(served, generator):
     torch.testing.assert_close(shared[0], loss(displacement[:1], image[:1]))
 
 
-def test_autocast_leaves_it_alone(served, generator):
-    image, displacement, _ = make_inputs(generator, SIZES["2d"])
+def test_autocast_leaves_it_alone(served, warp_inputs):
+    image, displacement, _ = warp_inputs(SIZES["2d"])
     image, displacement = image.bfloat16().to(served.device), displacement.float().to(served.device)
     expected = plasticine.warp(image, displacement, backend=served.backend)
     with torch.autocast(served.device, dtype=torch.bfloat16):

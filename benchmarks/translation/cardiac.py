@@ -40,6 +40,7 @@ from benchmarks.translation.segmenter import (
     Segmenter,
     segment,
 )
+from plasticine.cli.progress import training_progress
 from plasticine.metrics import dice, surface_distance
 from plasticine.training import load_recipe
 from plasticine.training import train as train_model
@@ -229,21 +230,14 @@ def model_file(given: Path | None, recipe: Recipe, arguments: argparse.Namespace
     """The model given, the one trained earlier, or one trained now."""
     path = given or arguments.output / f"{recipe.name}.safetensors"
     if given is None and not path.is_file():
-        with Progress() as bar:
-            tasks: dict[str, Any] = {}
-
-            def progress(stage: str, step: int, steps: int, values: dict[str, float]) -> None:
-                if stage not in tasks:
-                    tasks[stage] = bar.add_task(stage, total=steps)
-                bar.update(tasks[stage], completed=step)
-
+        with training_progress() as (advance, _):
             train_model(
                 recipe,
                 arguments.data,
                 arguments.output,
                 resume=True,
                 seed=arguments.seed,
-                progress=progress,
+                progress=advance,
             )
     return path
 

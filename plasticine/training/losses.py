@@ -83,6 +83,13 @@ class DenoisingLoss:
         return self.structure(self.target[index], "target", labels=self.labels[index])
 
 
+def registration_guide(structure: StructureMap, settings: dict[str, Any]) -> StructureMap:
+    """The map whose overlap guides the registration: of ``labels`` or, without, the model's own."""
+    if "labels" not in settings:
+        return structure
+    return Labels(structure.ndim, settings["labels"])
+
+
 class RegistrationLoss:
     """The registration objective on pairs of a source and a target that suit one another.
 
@@ -118,9 +125,7 @@ class RegistrationLoss:
                 f"{tuple(domains.source.shape[2:])}, the target's {tuple(domains.target.shape[2:])}"
             )
         self.objective = RegistrationObjective(**settings["weights"])
-        self.guide: StructureMap = model.structure
-        if "labels" in settings:
-            self.guide = Labels(domains.source.ndim - 2, settings["labels"])
+        self.guide = registration_guide(model.structure, settings)
         self.pairs = self._pairs()
 
     def _pairs(self) -> Pairs:

@@ -227,11 +227,15 @@ def _read_arrays(
     return _parted(images, np.concatenate(subjects) if known else None)
 
 
-def _patients(archive: Any, key: str, shape: tuple[int, ...], path: Path) -> list[Any]:
-    """The subject of each volume of an array of this shape, or of each image of its one stack."""
+def _array(archive: Any, key: str, path: Path) -> np.ndarray:
     if key not in archive:
         raise ValueError(f"{path} holds no array {key!r}; it holds {', '.join(archive)}")
-    names = archive[key].astype(str)
+    return archive[key]
+
+
+def _patients(archive: Any, key: str, shape: tuple[int, ...], path: Path) -> list[Any]:
+    """The subject of each volume of an array of this shape, or of each image of its one stack."""
+    names = _array(archive, key, path).astype(str)
     if names.shape != shape[:1]:
         raise ValueError(
             f"{key!r} of {path} must name the subject of each of {shape[0]} images; "
@@ -242,9 +246,7 @@ def _patients(archive: Any, key: str, shape: tuple[int, ...], path: Path) -> lis
 
 def _stack(archive: Any, key: str, path: Path, ndim: int) -> list[Tensor]:
     """An array's volumes: (slices, 1, *spatial) of a 2D model, (1, 1, *spatial) of a 3D one."""
-    if key not in archive:
-        raise ValueError(f"{path} holds no array {key!r}; it holds {', '.join(archive)}")
-    stack = archive[key]
+    stack = _array(archive, key, path)
     if stack.ndim not in (ndim + 1, 4):
         raise ValueError(
             f"{key!r} of {path} is not a stack of {ndim}D images: its shape is {stack.shape}"

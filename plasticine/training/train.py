@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from plasticine.structure import BackTranslation, Labels
+from plasticine.structure import BackTranslation
 from plasticine.training.data import Domains, RandomDeformation
 from plasticine.training.intensity import RandomIntensity
-from plasticine.training.losses import DenoisingLoss, RegistrationLoss
+from plasticine.training.losses import DenoisingLoss, RegistrationLoss, registration_guide
 from plasticine.training.processes import Processes
 from plasticine.training.reading import Progress as ReadingProgress
 from plasticine.training.reading import load_domains
@@ -158,20 +158,19 @@ def _check_structure(recipe: Recipe, model: TranslationModel, domains: Domains) 
             f"recipe {recipe.name}: a table [structure] belongs to a structure map that is "
             f"learned, and to no other; the map is {recipe.model['structure']['name']!r}"
         )
-    guide = recipe.registration.get("labels")
+    guide = registration_guide(model.structure, recipe.registration)
     for name, images, labels in (
         ("source", domains.source, domains.source_labels),
         ("target", domains.target, domains.target_labels),
     ):
-        taught = Labels(int(recipe.model["ndim"]), guide) if guide else model.structure
-        if labels is not None and not taught.needs_labels:
+        if labels is not None and not guide.needs_labels:
             raise ValueError(
                 f"the {name} has label maps, but neither the structure map nor the registration's "
                 "labels in the recipe make use of them"
             )
         try:
             model.structure.check(images, labels=labels if model.structure.needs_labels else None)
-            taught.check(images, labels=labels)
+            guide.check(images, labels=labels)
         except ValueError as error:
             raise ValueError(f"the {name} does not suit the recipe: {error}") from error
 
