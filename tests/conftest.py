@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import nibabel
 import numpy as np
@@ -18,6 +19,9 @@ from torch import Tensor
 import plasticine.backends
 from plasticine import cli
 from plasticine.backends import OPERATORS
+
+if TYPE_CHECKING:
+    from plasticine.translation import Translator
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,53 @@ def warp_inputs(generator: torch.Generator) -> Callable[..., tuple[Tensor, Tenso
         return image, displacement, affine
 
     return make
+
+
+@pytest.fixture
+def images() -> Callable[..., Tensor]:
+    """Builds images of the given shape within [0, 1], the same every time."""
+
+    def build(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=torch.Generator().manual_seed(3))
+
+    return build
+
+
+@pytest.fixture
+def untrained() -> Callable[..., Translator]:
+    """Builds small translators with random weights, whose deformation is not the identity."""
+    from plasticine.translation import TranslationModel, Translator
+
+    def build(
+        ndim: int = 2,
+        *,
+        structure: dict[str, Any] | None = None,
+        schedule: str = "cosine",
+        schedule_steps: int = 1000,
+        deviation: float = 0.05,
+        still: bool = False,
+        **sampling: Any,
+    ) -> Translator:
+        """``deviation`` is that of the weights; ``still`` keeps the velocity zero."""
+        flow = {"solver": "euler"} if schedule == "flow" else {}
+        configuration = {
+            "ndim": ndim,
+            "structure": structure or {"name": "mind", "dilations": [1, 2]},
+            "schedule": {"kind": schedule, "steps": schedule_steps},
+            "denoiser": {"channels": [8, 8], "blocks": 1},
+            "velocity": {"channels": [4, 4]},
+            "sampling": {"steps": 3, "guidance": 1.0, "start": 1.0, **flow, **sampling},
+        }
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = TranslationModel(configuration)
+            for name, parameter in model.named_parameters():
+                if not (still and name.startswith("velocity")):
+                    torch.nn.init.normal_(parameter, std=deviation)
+        card = {"name": "untrained", "ndim": ndim, "spacing_mm": 2.0, "orientation": "SPR"}
+        return Translator(model, card)
+
+    return build
 
 
 @pytest.fixture(scope="session")

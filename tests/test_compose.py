@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from comparison import ROUNDING, assert_close
 from torch import Tensor
 
 import plasticine
@@ -15,12 +16,6 @@ from plasticine.ops.compose import COMPOSE, COMPOSE_BACKWARD
 OPERATOR = "compose"
 
 PADDINGS = ("zeros", "border", "reflection")
-ROUNDING = {
-    torch.float64: 1e-12,
-    torch.float32: 2e-5,
-    torch.float16: 1e-3,
-    torch.bfloat16: 8e-3,
-}
 # Sizes of u and of v.
 SIZES = {
     "2d": ((7, 5), (6, 9)),
@@ -40,16 +35,6 @@ def make_inputs(
         torch.randn(batch, ndim, *size, generator=generator, dtype=torch.float64) * 2
         for size in sizes
     ]
-
-
-def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
-    scale = max(1.0, expected.detach().abs().max().item())
-    torch.testing.assert_close(
-        actual.detach().double().cpu(),
-        expected.detach().double().cpu(),
-        rtol=0,
-        atol=ROUNDING[dtype] * scale,
-    )
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
+import comparison
 import pytest
 import torch
 from torch import Tensor
@@ -24,6 +26,7 @@ ROUNDING = {
     torch.float16: 2e-3,
     torch.bfloat16: 1.6e-2,
 }
+assert_close = functools.partial(comparison.assert_close, rounding=ROUNDING)
 # What two runs may differ by where a GPU's atomics add in any order, in float64.
 ATOMICS = 1e-10
 # Sizes of the image and of the result.
@@ -63,17 +66,6 @@ def make_inputs(
     inputs = fields()
     inputs[2] += torch.eye(ndim, ndim + 1, dtype=torch.float64, device=device)
     return [randn(batch, channels, *size), *inputs], fields()
-
-
-def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
-    scale = max(1.0, expected.detach().nan_to_num().abs().max().item()) if expected.numel() else 1
-    torch.testing.assert_close(
-        actual.detach().double().cpu(),
-        expected.detach().double().cpu(),
-        rtol=0,
-        atol=ROUNDING[dtype] * scale,
-        equal_nan=True,
-    )
 
 
 def second(

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from comparison import ROUNDING, assert_close
 from torch import Tensor
 
 import plasticine
@@ -17,12 +18,6 @@ from plasticine.ops.exponential import EXPONENTIAL, EXPONENTIAL_BACKWARD
 OPERATOR = "exponential"
 
 PADDINGS = ("zeros", "border", "reflection")
-ROUNDING = {
-    torch.float64: 1e-12,
-    torch.float32: 2e-5,
-    torch.float16: 1e-3,
-    torch.bfloat16: 8e-3,
-}
 SIZES = {
     "2d": (7, 5),
     "2d-long": (5, 67),
@@ -56,16 +51,6 @@ def by_definition(velocity: Tensor, scale: float, steps: int, padding: str) -> T
     for _ in range(steps):
         u = u + reference.warp(u, u, None, "linear", padding)
     return u
-
-
-def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
-    scale = max(1.0, expected.detach().abs().max().item())
-    torch.testing.assert_close(
-        actual.detach().double().cpu(),
-        expected.detach().double().cpu(),
-        rtol=0,
-        atol=ROUNDING[dtype] * scale,
-    )
 
 
 def assert_same_gradient(actual: Tensor, expected: Tensor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from comparison import ROUNDING, assert_close
 from torch import Tensor
 
 import plasticine
@@ -15,12 +16,6 @@ from plasticine.ops.jacobian import JACOBIAN, JACOBIAN_BACKWARD, JACOBIAN_DOUBLE
 OPERATOR = "jacobian"
 
 SCHEMES = ("central", "forward", "backward")
-ROUNDING = {
-    torch.float64: 1e-12,
-    torch.float32: 2e-5,
-    torch.float16: 1e-3,
-    torch.bfloat16: 8e-3,
-}
 SIZES = {
     "2d": (7, 5),
     "2d-long": (5, 67),
@@ -63,16 +58,6 @@ def by_loops(field: Tensor, scheme: str, spacing: tuple[float, ...]) -> Tensor:
                     matrix[:, axis] += difference / distance
             result[(n, 0, *voxel)] = np.linalg.det(matrix)
     return torch.from_numpy(result)
-
-
-def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
-    scale = max(1.0, expected.detach().abs().max().item())
-    torch.testing.assert_close(
-        actual.detach().double().cpu(),
-        expected.detach().double().cpu(),
-        rtol=0,
-        atol=ROUNDING[dtype] * scale,
-    )
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -21,7 +21,7 @@ from plasticine import cli, structure
 from plasticine.io import model_images, read_volume
 from plasticine.training import load_domains, load_recipe, train
 from plasticine.training.recipe import Recipe
-from plasticine.translation import TranslationModel, Translator
+from plasticine.translation import Translator
 
 BRIGHTNESS = {"source": np.array([10, 80, 200]), "target": np.array([20, 220, 90])}
 """Grey level of each label in either domain."""
@@ -206,24 +206,12 @@ def test_the_labels_decide_what_the_translation_shows(recipe: Recipe, tmp_path: 
     assert trace.arguments["labels"] is True
 
 
-def _translator(ndim: int = 2) -> Translator:
-    """An untrained model of three labels whose deformation is not the identity."""
-    torch.manual_seed(0)
-    configuration = copy.deepcopy(load_recipe("brain-t1-t2").model)
-    configuration.update(
-        ndim=ndim,
-        structure={"name": "labels", "labels": 3},
-        denoiser={"channels": [8, 8], "blocks": 1},
-        velocity={"channels": [4, 4]},
-        sampling={"steps": 2, "guidance": 1.0, "start": 1.0},
-    )
-    model = TranslationModel(configuration)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    return Translator(model, {"name": "labels", "ndim": ndim, "spacing_mm": 2.0})
+OF_LABELS = {"name": "labels", "labels": 3}
 
 
-def test_the_channels_are_carried_linearly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_channels_are_carried_linearly(
+    monkeypatch: pytest.MonkeyPatch, untrained: Callable[..., Translator]
+) -> None:
     seen = []
 
     def keep(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -236,7 +224,7 @@ def test_the_channels_are_carried_linearly(monkeypatch: pytest.MonkeyPatch) -> N
     module = plasticine.translation.sampling
     monkeypatch.setattr(module, "sample", keep(module.sample))
     labels = torch.from_numpy(_labels(1, 2)).long()[:, None]
-    translator = _translator()
+    translator = untrained(structure=OF_LABELS)
     trace = translator.translate(torch.rand(1, 1, 16, 20), labels=labels)
     assert trace.displacement.abs().max() > 1e-3
     channels = (labels == torch.arange(3).view(1, 3, 1, 1)).float()
@@ -244,8 +232,8 @@ def test_the_channels_are_carried_linearly(monkeypatch: pytest.MonkeyPatch) -> N
     assert trace.structure_agreement is None
 
 
-def test_an_image_and_its_reference_need_their_labels() -> None:
-    translator = _translator(3)
+def test_an_image_and_its_reference_need_their_labels(untrained: Callable[..., Translator]) -> None:
+    translator = untrained(3, structure=OF_LABELS)
     image, labels = torch.rand(1, 1, 8, 9, 10), torch.zeros(1, 1, 8, 9, 10, dtype=torch.uint8)
     with pytest.raises(ValueError, match="got none"):
         translator.translate(image)

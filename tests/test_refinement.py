@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 import plasticine
 from plasticine.demo import MODEL, load_template_slices
 from plasticine.io.model_images import model_images
-from plasticine.translation import TranslationModel, Translator
+from plasticine.translation import Translator
 
 STEPS, REFINE = 4, 2
-
-
-def _translator(ndim: int) -> Translator:
-    """An untrained translator whose velocity is not zero."""
-    configuration = {
-        "ndim": ndim,
-        "structure": {"name": "mind", "dilations": [1]},
-        "schedule": {"kind": "cosine", "steps": 100},
-        "denoiser": {"channels": [8, 8], "blocks": 1},
-        "velocity": {"channels": [4, 4]},
-        "sampling": {"steps": STEPS, "guidance": 1.0, "start": 1.0},
-    }
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = TranslationModel(configuration)
-        for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.1)
-    return Translator(model, {"name": "test"})
-
-
-def _images(*shape: int) -> torch.Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(3))
+SMALL = {
+    "structure": {"name": "mind", "dilations": [1]},
+    "schedule_steps": 100,
+    "deviation": 0.1,
+    "steps": STEPS,
+}
 
 
 @pytest.mark.parametrize("size", [(16, 20), (8, 10, 12)])
 @torch.no_grad()
-def test_the_refined_deformation_is_what_a_loop_by_hand_gives(size: tuple[int, ...]) -> None:
-    translator = _translator(len(size))
-    trace = translator.translate(_images(1, 1, *size), refine=REFINE)
+def test_the_refined_deformation_is_what_a_loop_by_hand_gives(
+    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator], size: tuple[int, ...]
+) -> None:
+    translator = untrained(len(size), **SMALL)
+    trace = translator.translate(images(1, 1, *size), refine=REFINE)
 
     model = translator.model
     schedule = model.denoiser.schedule
@@ -69,9 +57,11 @@ def test_the_refined_deformation_is_what_a_loop_by_hand_gives(size: tuple[int, .
     assert trace.arguments["refine"] == REFINE
 
 
-def test_without_refinement_the_deformation_is_the_first_one() -> None:
-    translator = _translator(2)
-    trace = translator.translate(_images(1, 1, 16, 16))
+def test_without_refinement_the_deformation_is_the_first_one(
+    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator]
+) -> None:
+    translator = untrained(2, **SMALL)
+    trace = translator.translate(images(1, 1, 16, 16))
     with torch.no_grad():
         u, inverse = translator.model.velocity(2 * trace.source - 1).displacements()
     assert torch.equal(trace.displacement, u)
@@ -79,16 +69,20 @@ def test_without_refinement_the_deformation_is_the_first_one() -> None:
     assert trace.arguments["refine"] == 0
 
 
-def test_a_refined_image_does_not_depend_on_its_batch() -> None:
-    translator, images = _translator(2), _images(3, 1, 16, 16)
-    together = translator.translate(images, refine=REFINE)
-    apart = translator.translate(images, refine=REFINE, batch=1)
+def test_a_refined_image_does_not_depend_on_its_batch(
+    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator]
+) -> None:
+    translator, several = untrained(2, **SMALL), images(3, 1, 16, 16)
+    together = translator.translate(several, refine=REFINE)
+    apart = translator.translate(several, refine=REFINE, batch=1)
     for name in ("translated", "displacement", "inverse_displacement"):
         torch.testing.assert_close(getattr(together, name), getattr(apart, name))
 
 
-def test_all_samples_share_one_deformation() -> None:
-    translator, image = _translator(2), _images(1, 1, 16, 16)
+def test_all_samples_share_one_deformation(
+    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator]
+) -> None:
+    translator, image = untrained(2, **SMALL), images(1, 1, 16, 16)
     one = translator.translate(image, refine=REFINE)
     two = translator.translate(image, refine=REFINE, samples=2)
     assert torch.equal(one.displacement, two.displacement)
@@ -106,8 +100,10 @@ def test_the_shipped_model_refines_without_folds() -> None:
     assert refined.inverse_consistency.max() < 0.1  # of a voxel, at the border
 
 
-def test_refinements_without_room_are_refused() -> None:
-    translator, image = _translator(2), _images(1, 1, 16, 16)
+def test_refinements_without_room_are_refused(
+    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator]
+) -> None:
+    translator, image = untrained(2, **SMALL), images(1, 1, 16, 16)
     with pytest.raises(ValueError, match=f"at most {STEPS - 1}; got {STEPS}"):
         translator.translate(image, refine=STEPS)
     with pytest.raises(ValueError, match="refine must be at least 0; got -1"):

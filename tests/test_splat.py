@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from comparison import ROUNDING, assert_close
 from torch import Tensor
 
 import plasticine
@@ -17,12 +18,6 @@ from plasticine.ops.splat import SPLAT
 
 OPERATOR = "splat"
 
-ROUNDING = {
-    torch.float64: 1e-12,
-    torch.float32: 2e-5,
-    torch.float16: 1e-3,
-    torch.bfloat16: 8e-3,
-}
 # Sizes of the image and of the result.
 SIZES = {
     "2d": ((7, 5), (6, 9)),
@@ -45,17 +40,6 @@ def make_inputs(
 
     affine = torch.eye(ndim, ndim + 1, dtype=torch.float64) + randn(batch, ndim, ndim + 1) * 0.2
     return randn(batch, channels, *size), randn(batch, ndim, *size) * 2.5, affine
-
-
-def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
-    scale = max(1.0, expected.detach().nan_to_num().abs().max().item())
-    torch.testing.assert_close(
-        actual.detach().double().cpu(),
-        expected.detach().double().cpu(),
-        rtol=0,
-        atol=ROUNDING[dtype] * scale,
-        equal_nan=True,
-    )
 
 
 @pytest.mark.parametrize("size", SIZES)

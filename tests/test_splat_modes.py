@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
+import comparison
 import pytest
 import torch
 from torch import Tensor
@@ -25,6 +27,7 @@ ROUNDING = {
     torch.float16: 1e-3,
     torch.bfloat16: 8e-3,
 }
+assert_close = functools.partial(comparison.assert_close, rounding=ROUNDING)
 # Sizes of the image and of the result.
 SIZES = {
     "2d": ((7, 5), (6, 9)),
@@ -47,17 +50,6 @@ def make_inputs(
 
     affine = torch.eye(ndim, ndim + 1, dtype=torch.float64) + randn(batch, ndim, ndim + 1) * 0.2
     return randn(batch, channels, *size), randn(batch, ndim, *size) * 2.5, affine
-
-
-def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
-    scale = max(1.0, expected.detach().nan_to_num().abs().max().item())
-    torch.testing.assert_close(
-        actual.detach().double().cpu(),
-        expected.detach().double().cpu(),
-        rtol=0,
-        atol=ROUNDING[dtype] * scale,
-        equal_nan=True,
-    )
 
 
 @pytest.mark.parametrize("size", SIZES)

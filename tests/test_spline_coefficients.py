@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
+import comparison
 import pytest
 import torch
 from torch import Tensor
@@ -23,22 +25,13 @@ ROUNDING = {
     torch.float16: 1e-3,
     torch.bfloat16: 8e-3,
 }
+assert_close = functools.partial(comparison.assert_close, rounding=ROUNDING)
 # Odd sizes, axes of one and two voxels, more lines than are solved at once.
 SIZES = ((7, 5), (1, 9), (2, 1), (37, 70), (4, 3, 35), (1, 2, 3), (5, 67, 1), (3, 18, 6))
 
 
 def make_image(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-
-def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
-    scale = max(1.0, expected.detach().abs().max().item())
-    torch.testing.assert_close(
-        actual.detach().double().cpu(),
-        expected.detach().double(),
-        rtol=0,
-        atol=ROUNDING[dtype] * scale,
-    )
 
 
 @pytest.mark.parametrize("padding", PADDINGS)

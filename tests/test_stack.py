@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -11,13 +12,14 @@ import torch
 from torch import Tensor
 
 import plasticine
-from plasticine.io import VolumeTrace, read_volume, translate_volume
+from plasticine.io import read_volume, translate_volume
 from plasticine.io.translate import SLICE_SMOOTHING
+from plasticine.io.volume import Volume
 from plasticine.nn.gaussian import gaussian_smooth
 from plasticine.ops.folding import folding
 from plasticine.registration import Deformation, VelocityNetwork, affine_from_generator
 from plasticine.registration.stack import stack_deformation, stack_folding
-from plasticine.translation import TranslationModel, Translator
+from plasticine.translation import Translator
 
 SIZE = (12, 14)
 
@@ -94,32 +96,15 @@ def test_folding_of_a_stack_is_that_of_its_volume() -> None:
     assert stack_folding(displacement[:1]).folds.item() == planes.folds[0].item()
 
 
-def _translator(ndim: int = 2, **sampling: int) -> Translator:
-    """Random weights: a denoiser that paints, a velocity that moves each slice its own way."""
-    torch.manual_seed(0)
-    model = TranslationModel(
-        {
-            "ndim": ndim,
-            "structure": {"name": "mind", "dilations": [1]},
-            "schedule": {"kind": "cosine", "steps": 50},
-            "denoiser": {"channels": [8, 8], "blocks": 1},
-            "velocity": {"channels": [4, 4]},
-            "sampling": {"steps": 2, "guidance": 1.0, "start": 1.0, **sampling},
-        }
-    )
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.08)
-    card = {"name": "random", "ndim": ndim, "spacing_mm": 2.0, "orientation": "SPR"}
-    return Translator(model, card)
-
-
-def _images(*shape: int) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(3))
+OWN_WAYS = {"deviation": 0.08, "schedule_steps": 50, "steps": 2}
+"""A velocity that moves each slice its own way."""
 
 
 class TestTranslation:
-    def test_a_volume_has_one_deformation(self) -> None:
-        translator, slices = _translator(), _images(5, 1, 16, 18)
+    def test_a_volume_has_one_deformation(
+        self, images: Callable[..., Tensor], untrained: Callable[..., Translator]
+    ) -> None:
+        translator, slices = untrained(**OWN_WAYS), images(5, 1, 16, 18)
         apart = translator.translate(slices)
         volume = translator.translate(slices, slice_smoothing=2.0, batch=2)
         assert volume.arguments["slice_smoothing"] == 2.0
@@ -137,23 +122,27 @@ class TestTranslation:
         still = translator.translate(slices, slice_smoothing=2.0, deform=False)
         assert not still.displacement.any()
 
-    def test_a_reference_steers_a_volume_too(self) -> None:
-        translator, slices = _translator(), _images(3, 1, 16, 18)
+    def test_a_reference_steers_a_volume_too(
+        self, images: Callable[..., Tensor], untrained: Callable[..., Translator]
+    ) -> None:
+        translator, slices = untrained(**OWN_WAYS), images(3, 1, 16, 18)
         steered = translator.translate(slices, reference=slices.flip(3), slice_smoothing=1.0)
         alone = translator.translate(slices, slice_smoothing=1.0)
         assert not torch.allclose(steered.displacement, alone.displacement)
 
-    def test_slabs(self) -> None:
+    def test_slabs(
+        self, images: Callable[..., Tensor], untrained: Callable[..., Translator]
+    ) -> None:
         """They are the model's default or asked for; the noise is that of the whole."""
-        volume = _images(1, 1, 6, 40, 8)
-        translator = _translator(3)
+        volume = images(1, 1, 6, 40, 8)
+        translator = untrained(3, **OWN_WAYS)
         whole = translator.translate(volume)
         in_slabs = translator.translate(volume, slab=24, overlap=16)
         assert (in_slabs.arguments["slab"], in_slabs.arguments["overlap"]) == (24, 16)
         assert torch.equal(whole.displacement, in_slabs.displacement)
         difference = (whole.translated - in_slabs.translated).abs()
         assert 0 < difference.mean() < 0.05 * whole.translated.std()
-        default = _translator(3, slab=24, overlap=16)
+        default = untrained(3, **OWN_WAYS, slab=24, overlap=16)
         assert torch.equal(default.translate(volume).translated, in_slabs.translated)
         assert torch.equal(default.translate(volume, slab=0).translated, whole.translated)
         reference = volume.flip(3)
@@ -163,39 +152,50 @@ class TestTranslation:
         ]
         assert 0 < (steered[0] - steered[1]).abs().mean() < 0.1 * steered[0].std()
 
-    def test_arguments_that_do_not_suit_the_model_are_refused(self) -> None:
+    def test_arguments_that_do_not_suit_the_model_are_refused(
+        self, images: Callable[..., Tensor], untrained: Callable[..., Translator]
+    ) -> None:
         with pytest.raises(ValueError, match=r"slices are for a 2D model.*3D"):
-            _translator(3).translate(_images(1, 1, 8, 8, 8), slice_smoothing=1.0)
+            untrained(3, **OWN_WAYS).translate(images(1, 1, 8, 8, 8), slice_smoothing=1.0)
         with pytest.raises(ValueError, match="a slab's size must be a multiple of 2"):
-            _translator(3).translate(_images(1, 1, 8, 8, 8), slab=5)
+            untrained(3, **OWN_WAYS).translate(images(1, 1, 8, 8, 8), slab=5)
 
 
 class TestFiles:
-    def _translate(self, folder: Path, spacing: float, ndim: int = 2) -> VolumeTrace:
-        affine = np.diag([2.0, 2.0, spacing, 1.0])
-        path = folder / "head.nii.gz"
-        data = _images(14, 16, 5).numpy()
-        nibabel.save(nibabel.Nifti1Image(data, affine), path)
-        return translate_volume(_translator(ndim), read_volume(path))
+    @pytest.fixture
+    def volume(self, images: Callable[..., Tensor], tmp_path: Path) -> Callable[[float], Volume]:
+        """Builds a volume of five slices, read from its file."""
+
+        def build(spacing: float) -> Volume:
+            path = tmp_path / "head.nii.gz"
+            affine = np.diag([2.0, 2.0, spacing, 1.0])
+            nibabel.save(nibabel.Nifti1Image(images(14, 16, 5).numpy(), affine), path)
+            return read_volume(path)
+
+        return build
 
     def test_a_volume_of_slices_has_one_deformation_smooth_in_millimetres(
-        self, tmp_path: Path
+        self, volume: Callable[[float], Volume], untrained: Callable[..., Translator]
     ) -> None:
-        result = self._translate(tmp_path, 5.0)
+        result = translate_volume(untrained(**OWN_WAYS), volume(5.0))
         assert result.one_deformation
         assert result.trace.arguments["slice_smoothing"] == pytest.approx(SLICE_SMOOTHING / 5)
         assert result.displacement.shape == (5, 2, 16, 14)
         assert result.folding.folds.shape == (1,)
         assert result.folding.folds.sum() == (result.jacobian <= 0).sum()
 
-    def test_a_3d_model_sees_the_volume_whole(self, tmp_path: Path) -> None:
-        result = self._translate(tmp_path, 2.0, ndim=3)
+    def test_a_3d_model_sees_the_volume_whole(
+        self, volume: Callable[[float], Volume], untrained: Callable[..., Translator]
+    ) -> None:
+        result = translate_volume(untrained(3, **OWN_WAYS), volume(2.0))
         assert result.one_deformation
         assert result.displacement.shape == (1, 3, 5, 16, 14)
 
-    def test_pictures_without_spacing_have_a_deformation_each(self, tmp_path: Path) -> None:
-        np.save(tmp_path / "stack.npy", _images(3, 16, 14).numpy())
-        result = translate_volume(_translator(), read_volume(tmp_path / "stack.npy"))
+    def test_pictures_without_spacing_have_a_deformation_each(
+        self, images: Callable[..., Tensor], untrained: Callable[..., Translator], tmp_path: Path
+    ) -> None:
+        np.save(tmp_path / "stack.npy", images(3, 16, 14).numpy())
+        result = translate_volume(untrained(**OWN_WAYS), read_volume(tmp_path / "stack.npy"))
         assert not result.one_deformation
         assert result.trace.arguments["slice_smoothing"] is None
         assert result.folding.folds.shape == (3,)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 import plasticine
-from plasticine.diffusion import SOLVERS
 from plasticine.nn.gaussian import gaussian_blur
 from plasticine.nn.tensor_file import load_tensors, save_tensors
 from plasticine.registration import InstanceOptimisation, Level
-from plasticine.training import load_recipe
 from plasticine.translation import (
     ModelError,
-    TranslationModel,
     Translator,
     load_model,
     save_model,
@@ -30,43 +26,12 @@ from plasticine.translation.translator import intensity_residual
 CARD = {"name": "test", "title": "a test"}
 
 
-def _configuration(ndim: int = 2, schedule: str = "cosine") -> dict[str, Any]:
-    configuration = copy.deepcopy(load_recipe("brain-t1-t2").model)
-    configuration.update(
-        ndim=ndim,
-        structure={"name": "mind", "dilations": [1, 2]},
-        denoiser={"channels": [8, 8], "blocks": 1},
-        velocity={"channels": [4, 4]},
-        schedule={"kind": schedule, "steps": 1000},
-        sampling={"steps": 3, "guidance": 1.0, "start": 1.0},
-    )
-    if schedule == "flow":
-        configuration["sampling"]["solver"] = "euler"
-    return configuration
-
-
-def _translator(ndim: int = 2, still: bool = False, schedule: str = "cosine") -> Translator:
-    """An untrained translator with random weights; ``still`` keeps its zero velocity."""
-    torch.manual_seed(0)
-    model = TranslationModel(_configuration(ndim, schedule))
-    for name, parameter in model.named_parameters():
-        if not (still and name.startswith("velocity")):
-            torch.nn.init.normal_(parameter, std=0.05)
-    return Translator(model, CARD)
-
-
-def _generator() -> torch.Generator:
-    return torch.Generator().manual_seed(3)
-
-
-def _image(*shape: int) -> torch.Tensor:
-    return torch.rand(shape, generator=_generator())
-
-
 @pytest.mark.parametrize("size", [(20, 24), (15, 18), (9, 12, 10)])
-def test_a_trace_is_consistent_with_itself(size: tuple[int, ...]) -> None:
-    image = _image(2, 1, *size)
-    trace = _translator(len(size)).translate(image)
+def test_a_trace_is_consistent_with_itself(
+    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator], size: tuple[int, ...]
+) -> None:
+    image = images(2, 1, *size)
+    trace = untrained(len(size)).translate(image)
     ndim = len(size)
     for name in ("warped", "translated", "jacobian", "residual", "inverse_consistency"):
         field = getattr(trace, name)
@@ -88,9 +53,11 @@ def test_a_trace_is_consistent_with_itself(size: tuple[int, ...]) -> None:
     assert trace.arguments["steps"] == 3
 
 
-def test_without_deformation_the_shape_stays() -> None:
-    image = _image(1, 1, 20, 24)
-    trace = _translator().translate(image, deform=False)
+def test_without_deformation_the_shape_stays(
+    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator]
+) -> None:
+    image = images(1, 1, 20, 24)
+    trace = untrained().translate(image, deform=False)
     assert torch.equal(trace.warped, image)
     assert not trace.displacement.any()
     assert (trace.jacobian == 1).all()
@@ -98,123 +65,21 @@ def test_without_deformation_the_shape_stays() -> None:
     assert trace.valid.all()
 
 
-def test_an_untrained_velocity_network_is_the_identity() -> None:
-    image = _image(1, 1, 20, 24)
-    translator = _translator(still=True)
+def test_an_untrained_velocity_network_is_the_identity(
+    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator]
+) -> None:
+    image = images(1, 1, 20, 24)
+    translator = untrained(still=True)
     moved = translator.translate(image)
     assert not moved.displacement.any()
     assert torch.equal(moved.translated, translator.translate(image, deform=False).translated)
 
 
-def test_seeds_repeat_and_differ() -> None:
-    image = _image(1, 1, 16, 16)
-    translator = _translator()
-    first = translator.translate(image, seed=5).translated
-    assert torch.equal(first, translator.translate(image, seed=5).translated)
-    assert not torch.equal(first, translator.translate(image, seed=6).translated)
-
-
-SCHEDULE = {name: solver.schedules[0] for name, solver in SOLVERS.items()}
-
-
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_an_image_does_not_depend_on_its_batch(solver: str) -> None:
-    images = _image(5, 1, 16, 16)
-    translator = _translator(schedule=SCHEDULE[solver])
-    together = translator.translate(images, batch=5, solver=solver)
-    apart = translator.translate(images, batch=2, solver=solver)
-    alone = translator.translate(images[3:4], solver=solver)
-    for name in ("translated", "displacement", "structure_agreement"):
-        torch.testing.assert_close(getattr(together, name), getattr(apart, name))
-        torch.testing.assert_close(getattr(together, name)[3:4], getattr(alone, name))
-
-
-@pytest.mark.parametrize(
-    "device",
-    [
-        "cpu",
-        pytest.param(
-            "cuda",
-            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
-        ),
-    ],
-)
-def test_a_compiled_denoiser_draws_the_same(device: str) -> None:
-    """Guided, so that the network runs twice before either result is used."""
-    image = _image(1, 1, 16, 16)
-    model = _translator().model
-    expected = Translator(model, CARD, device).translate(image, guidance=2.0)
-    compiled = Translator(copy.deepcopy(model), CARD, device, compile=True)
-    for _ in range(2):
-        found = compiled.translate(image, guidance=2.0)
-        torch.testing.assert_close(found.translated, expected.translated, rtol=0, atol=1e-4)
-    assert compiled.model.state_dict().keys() == model.state_dict().keys()
-
-
-def test_the_mean_of_samples() -> None:
-    image = _image(1, 1, 16, 16)
-    translator = _translator()
-    calls: list[tuple[int, int]] = []
-    both = translator.translate(
-        image, samples=2, progress=lambda done, total: calls.append((done, total))
-    )
-    assert calls == [(i, 6) for i in range(1, 7)]
-    one = translator.translate(image)
-    assert not torch.equal(one.translated, both.translated)
-    assert both.arguments["samples"] == 2
-
-
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_every_solver_repeats_its_bits_and_is_in_the_trace(solver: str) -> None:
-    image = _image(1, 1, 16, 16)
-    translator = _translator(schedule=SCHEDULE[solver])
-    calls: list[tuple[int, int]] = []
-    arguments = {"solver": solver, "steps": 5, "guidance": 2.0, "start": 0.7}
-    first = translator.translate(
-        image, **arguments, progress=lambda done, total: calls.append((done, total))
-    )
-    assert calls == [(i, 5) for i in range(1, 6)]
-    assert arguments.items() <= first.arguments.items()
-    assert torch.equal(first.translated, translator.translate(image, **arguments).translated)
-    other = translator.translate(image, **arguments, seed=1)
-    assert not torch.equal(first.translated, other.translated)
-
-
-def test_the_model_chooses_the_solver() -> None:
-    """A file without a name in it, of before there was one, means DDIM."""
-    image = _image(1, 1, 16, 16)
-    assert _translator().translate(image).arguments["solver"] == "ddim"
-    assert _translator(schedule="flow").translate(image).arguments["solver"] == "euler"
-    assert Translator.load("brain-t1-t2").model.solver == "ddim"
-    configuration = _configuration()
-    configuration["sampling"]["solver"] = "dpm-solver++"
-    chosen = Translator(TranslationModel(configuration), CARD).translate(image)
-    assert chosen.arguments["solver"] == "dpm-solver++"
-
-
-def test_solvers_that_do_not_suit_the_model_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"ddpm, ddim, dpm-solver\+\+ .*got 'heun'"):
-        _translator().translate(_image(1, 1, 8, 8), solver="heun")
-    configuration = _configuration(schedule="flow")
-    configuration["sampling"]["solver"] = "ddim"
-    with pytest.raises(ValueError, match=r"euler, heun .*got 'ddim'"):
-        TranslationModel(configuration)
-
-
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_a_later_start_stays_nearer_to_the_source(solver: str) -> None:
-    image = _image(1, 1, 16, 16)
-    translator = _translator(still=True, schedule=SCHEDULE[solver])
-    distance = [
-        (translator.translate(image, start=start, solver=solver).translated - image).abs().mean()
-        for start in (0.05, 1.0)
-    ]
-    assert distance[0] < distance[1]
-
-
-def test_a_reference_steers_the_deformation() -> None:
-    image, reference = _image(1, 1, 16, 16), _image(1, 1, 16, 16).flip(3)
-    translator = _translator()
+def test_a_reference_steers_the_deformation(
+    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator]
+) -> None:
+    image, reference = images(1, 1, 16, 16), images(1, 1, 16, 16).flip(3)
+    translator = untrained()
     alone = translator.translate(image).displacement
     steered = translator.translate(image, reference=reference)
     assert steered.arguments["reference"] is True
@@ -228,13 +93,17 @@ class TestInstanceOptimisation:
 
     def _pair(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Smooth images, and the same three voxels further, in another contrast."""
-        images = gaussian_blur(torch.randn(3, 1, 24, 28, generator=_generator()), 2.0)
+        images = gaussian_blur(
+            torch.randn(3, 1, 24, 28, generator=torch.Generator().manual_seed(3)), 2.0
+        )
         images = (images - images.amin()) / (images.amax() - images.amin())
         return images, 1 - images.roll(2, 3)
 
-    def test_starts_from_the_networks_answer_and_ends_nearer_to_the_reference(self) -> None:
+    def test_starts_from_the_networks_answer_and_ends_nearer_to_the_reference(
+        self, untrained: Callable[..., Translator]
+    ) -> None:
         image, reference = self._pair()
-        translator = _translator()
+        translator = untrained()
         predicted = translator.translate(image, reference=reference)
         optimised = translator.translate(image, reference=reference, optimise=self.QUICK)
         inside = (..., slice(4, -4), slice(4, -4))
@@ -250,11 +119,13 @@ class TestInstanceOptimisation:
         still = translator.translate(image, reference=reference, optimise=nearly)
         torch.testing.assert_close(still.displacement, predicted.displacement, atol=1e-4, rtol=0)
 
-    def test_an_image_does_not_depend_on_its_batch_and_progress_counts_everything(self) -> None:
+    def test_an_image_does_not_depend_on_its_batch_and_progress_counts_everything(
+        self, untrained: Callable[..., Translator]
+    ) -> None:
         image, reference = self._pair()
         calls: list[tuple[int, int]] = []
         together, apart = (
-            _translator().translate(
+            untrained().translate(
                 image,
                 reference=reference,
                 optimise=self.QUICK,
@@ -268,10 +139,12 @@ class TestInstanceOptimisation:
         expected = [(done, once) for done in range(1, once + 1)]
         assert calls == expected + [(done, twice) for done in range(1, twice + 1)]
 
-    def test_the_slices_of_a_volume_keep_one_deformation(self) -> None:
+    def test_the_slices_of_a_volume_keep_one_deformation(
+        self, untrained: Callable[..., Translator]
+    ) -> None:
         image, reference = self._pair()
         common = {"reference": reference, "slice_smoothing": 1.5}
-        translator = _translator()
+        translator = untrained()
         predicted = translator.translate(image, **common)
         whole, halves = (
             translator.translate(image, **common, optimise=self.QUICK, batch=size)
@@ -284,16 +157,20 @@ class TestInstanceOptimisation:
         rough = [t.displacement.diff(dim=0).abs().mean() for t in (whole, alone)]
         assert rough[0] < 0.7 * rough[1]
 
-    def test_is_refused_without_anything_to_register_to(self) -> None:
+    def test_is_refused_without_anything_to_register_to(
+        self, untrained: Callable[..., Translator]
+    ) -> None:
         image, _ = self._pair()
         with pytest.raises(ValueError, match="instance optimisation needs a reference"):
-            _translator().translate(image, optimise=self.QUICK)
+            untrained().translate(image, optimise=self.QUICK)
         with pytest.raises(ValueError, match="instance optimisation moves the source"):
-            _translator().translate(image, optimise=self.QUICK, deform=False)
+            untrained().translate(image, optimise=self.QUICK, deform=False)
 
 
-def test_points_and_labels_follow_the_deformation() -> None:
-    trace = _translator().translate(_image(1, 1, 20, 24))
+def test_points_and_labels_follow_the_deformation(
+    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator]
+) -> None:
+    trace = untrained().translate(images(1, 1, 20, 24))
     points = torch.tensor([[[3.0, 4.0], [10.0, 12.0], [7.5, 8.25]]])
     moved = trace.to_source(points)
     assert torch.equal(moved[0, 0], points[0, 0] + trace.displacement[0, :, 3, 4])
@@ -342,36 +219,42 @@ def test_residual_of_pure_recolouring_is_zero() -> None:
     ],
 )
 def test_wrong_images_are_refused(
-    image: torch.Tensor, error: type[Exception], message: str
+    untrained: Callable[..., Translator], image: torch.Tensor, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        _translator().translate(image)
+        untrained().translate(image)
 
 
-def test_wrong_arguments_are_refused() -> None:
-    translator, image = _translator(), _image(1, 1, 8, 8)
+def test_wrong_arguments_are_refused(
+    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator]
+) -> None:
+    translator, image = untrained(), images(1, 1, 8, 8)
     with pytest.raises(ValueError, match="steps and samples"):
         translator.translate(image, steps=0)
     with pytest.raises(ValueError, match="start"):
         translator.translate(image, start=1.5)
     with pytest.raises(ValueError, match="reference must have"):
-        translator.translate(image, reference=_image(1, 1, 8, 9))
+        translator.translate(image, reference=images(1, 1, 8, 9))
     with pytest.raises(ValueError, match="deform=False"):
         translator.translate(image, reference=image, deform=False)
 
 
-def test_a_model_file_holds_the_model(tmp_path: Path) -> None:
+def test_a_model_file_holds_the_model(
+    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator], tmp_path: Path
+) -> None:
     path = tmp_path / "model.safetensors"
-    translator = _translator()
+    translator = untrained()
     save_model(path, translator.model, CARD)
     loaded = Translator.load(path)
     assert loaded.card == CARD
     for name, tensor in translator.model.state_dict().items():
         assert torch.equal(loaded.model.state_dict()[name], tensor.half().float()), name
-    assert loaded.translate(_image(1, 1, 8, 8)).model == CARD
+    assert loaded.translate(images(1, 1, 8, 8)).model == CARD
 
 
-def test_files_that_are_no_model_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_no_model_are_refused(
+    untrained: Callable[..., Translator], tmp_path: Path
+) -> None:
     with pytest.raises(ModelError, match="'nothing': neither a file nor a shipped name"):
         Translator.load("nothing")
     path = tmp_path / "model.safetensors"
@@ -381,7 +264,7 @@ def test_files_that_are_no_model_are_refused(tmp_path: Path) -> None:
     save_tensors(path, {"t": torch.zeros(1)}, {})
     with pytest.raises(ModelError, match=r"not a Plasticine model: expected.*got None"):
         load_model(path)
-    save_model(path, _translator().model, CARD)
+    save_model(path, untrained().model, CARD)
     tensors, metadata = load_tensors(path)
     save_tensors(path, tensors, metadata | {"format_version": 99})
     with pytest.raises(ModelError, match="format version 99; this Plasticine reads version 1"):
@@ -390,21 +273,3 @@ def test_files_that_are_no_model_are_refused(tmp_path: Path) -> None:
     save_tensors(path, tensors, metadata)
     with pytest.raises(ModelError, match="is a damaged model"):
         load_model(path)
-
-
-def test_nothing_is_drawn_around_the_body() -> None:
-    configuration = _configuration()
-    configuration["sampling"]["background"] = 0.1
-    image = torch.full((2, 1, 16, 20), 0.05)
-    image[:, :, 4:12, 5:15] = 0.8
-    image[:, :, 7:9, 8:12] = 0.0  # a dark place inside is not background
-    trace = Translator(TranslationModel(configuration), CARD).translate(image, deform=False)
-    around = torch.ones_like(image, dtype=torch.bool)
-    around[:, :, 4:12, 5:15] = False
-    assert (trace.translated[around] == 0).all()
-    assert (trace.translated[~around] > 0).any()
-    assert (trace.translated[:, :, 7:9, 8:12] > 0).any()
-    del configuration["sampling"]["background"]
-    whole = Translator(TranslationModel(configuration), CARD).translate(image, deform=False)
-    assert (whole.translated[around] > 0).any()
-    assert torch.equal(whole.translated[~around], trace.translated[~around])

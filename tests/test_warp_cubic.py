@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from typing import Any
 
+import comparison
 import pytest
 import torch
 import torch.nn.functional as F
+from comparison import leaf
 from torch import Tensor
 
 import plasticine
@@ -25,6 +28,7 @@ ROUNDING = {
     torch.float16: 1e-3,
     torch.bfloat16: 8e-3,
 }
+assert_close = functools.partial(comparison.assert_close, rounding=ROUNDING)
 # Image and output sizes: odd, unequal, rows longer than a SIMD register, axes shorter than a cell.
 SIZES = {
     "2d": ((7, 5), (6, 9)),
@@ -42,22 +46,6 @@ def positions(displacement: Tensor) -> Tensor:
     """The absolute voxel coordinates, ``(N, d, *spatial)``."""
     axes = [torch.arange(n, dtype=displacement.dtype) for n in displacement.shape[2:]]
     return torch.stack(torch.meshgrid(*axes, indexing="ij")) + displacement
-
-
-def leaf(x: Tensor, **options: Any) -> Tensor:
-    """A copy that autograd collects a gradient for."""
-    return x.detach().to(copy=True, **options).requires_grad_()
-
-
-def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
-    scale = max(1.0, expected.detach().nan_to_num().abs().max().item())
-    torch.testing.assert_close(
-        actual.detach().double().cpu(),
-        expected.detach().double(),
-        rtol=0,
-        atol=ROUNDING[dtype] * scale,
-        equal_nan=True,
-    )
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
+from comparison import assert_same_when_compiled, leaf
 from torch import Tensor
 
 import plasticine
@@ -18,11 +17,6 @@ OPERATOR = "warp_cubic"
 
 # Sizes of the image and of the result.
 SIZES = {"2d": ((7, 5), (6, 9)), "3d-small": ((2, 2, 2), (3, 4, 5))}
-
-
-def leaf(x: Tensor, **options: Any) -> Tensor:
-    """A copy that autograd collects a gradient for."""
-    return x.detach().to(copy=True, **options).requires_grad_()
 
 
 @pytest.mark.parametrize("mode", CUBIC_MODES)
@@ -119,15 +113,7 @@ def test_compiles_into_one_graph(served, warp_inputs, mode):
         )
         return moved.sum((2, 3))
 
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-    result, expected = compiled(*inputs), function(*inputs)
-    torch.testing.assert_close(result, expected)
-    for x, y in zip(
-        torch.autograd.grad(result.sum(), inputs),
-        torch.autograd.grad(expected.sum(), inputs),
-        strict=True,
-    ):
-        torch.testing.assert_close(x, y)
+    assert_same_when_compiled(function, inputs, "aot_eager")
 
 
 @pytest.mark.parametrize("mode", CUBIC_MODES)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
+from comparison import assert_same_when_compiled, leaf
 from torch import Tensor
 
 import plasticine
@@ -16,11 +15,6 @@ OPERATOR = "warp"
 
 SIZES = {"2d": ((7, 5), (6, 9)), "3d": ((5, 4, 7), (3, 6, 5))}
 """Of the image and of the result."""
-
-
-def leaf(x: Tensor, **options: Any) -> Tensor:
-    """A copy that autograd collects a gradient for."""
-    return x.detach().to(copy=True, **options).requires_grad_()
 
 
 def test_the_module(served, warp_inputs):
@@ -84,15 +78,7 @@ def test_compiles_into_one_graph(served, warp_inputs, compiler):
         moved = plasticine.warp(image, displacement * 2, affine=affine, backend=served.backend)
         return moved.sum((2, 3))
 
-    compiled = torch.compile(function, fullgraph=True, backend=compiler)
-    result, expected = compiled(*inputs), function(*inputs)
-    torch.testing.assert_close(result, expected)
-    for x, y in zip(
-        torch.autograd.grad(result.sum(), inputs),
-        torch.autograd.grad(expected.sum(), inputs),
-        strict=True,
-    ):
-        torch.testing.assert_close(x, y)
+    assert_same_when_compiled(function, inputs, compiler)
 
 
 def test_dynamic_shapes_compile_once(served, warp_inputs):
