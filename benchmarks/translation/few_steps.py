@@ -21,7 +21,7 @@ from plasticine.translation import Translator
 
 LONG = ("ddim", 250)
 FEW = (
-    *[("ddpm", 10), ("ddim", 10), ("ddim", 20)],
+    *[("ddpm", 10), ("ddim", 4), ("ddim", 10), ("ddim", 20)],
     *[("dpm-solver++", steps) for steps in (5, 10, 20)],
 )
 SHOWN = ("psnr", "ssim", "psnr_inside", "ssim_inside", "correlation_inside")

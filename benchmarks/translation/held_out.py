@@ -43,9 +43,21 @@ def score(translated: torch.Tensor, data: dict[str, torch.Tensor]) -> dict[str, 
 
 
 def measure(
-    translator: Translator, data: dict[str, torch.Tensor], samples: int, every: int, precision: str
+    translator: Translator,
+    data: dict[str, torch.Tensor],
+    samples: int,
+    every: int,
+    **sampling: Any,
 ) -> tuple[dict[str, Any], dict[str, Trace]]:
-    """All figures, and the traces of the single samples."""
+    """All figures, and the traces of the single samples.
+
+    Args:
+        translator: of the model.
+        data: ``Task.test``.
+        samples: of the mean.
+        every: take every n-th slice.
+        sampling: what ``Translator.translate`` takes besides, such as ``steps``.
+    """
     data = {name: images[::every] if name != "target" else images for name, images in data.items()}
     source, mask, target = data["source"], data["mask"], data["target"]
     figures: dict[str, Any] = {
@@ -65,7 +77,7 @@ def measure(
                 source,
                 deform=deform,
                 samples=count,
-                precision=precision,
+                **sampling,
                 progress=lambda done, total, task=task: bar.update(
                     task, completed=done, total=total
                 ),
@@ -120,6 +132,8 @@ def main() -> None:
     parser.add_argument("--precision", default="float32", help="of the denoiser")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--steps", type=int, help="of a sample; the model's own if not given")
+    parser.add_argument("--mirror", action="store_true", help="every second pair of samples")
     parser.add_argument("--every", type=int, default=1, help="take every n-th slice")
     add_data_argument(parser)
     arguments = parser.parse_args()
@@ -127,16 +141,16 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     data = load_task(arguments.task, arguments.data).test
     translator = Translator.load(arguments.model)
-    figures, traces = measure(
-        translator, data, arguments.samples, arguments.every, arguments.precision
-    )
+    sampling = {name: getattr(arguments, name) for name in ("steps", "mirror", "precision")}
+    figures, traces = measure(translator, data, arguments.samples, arguments.every, **sampling)
     draw(arguments.task, traces, data, arguments.every, arguments.output / "held_out.png")
     record = {
         "task": arguments.task,
         "model": Path(arguments.model).stem,
         "trained": {key: translator.card[key] for key in ("seed", "data", "training_steps")},
         "samples": arguments.samples,
-        "precision": arguments.precision,
+        "sampling": {"steps": traces["still"].arguments["steps"]}
+        | {name: sampling[name] for name in ("mirror", "precision")},
         "patient": "07, every slice" if arguments.every == 1 else f"07, each {arguments.every}th",
         "machine": machine(),
         "versions": versions(),

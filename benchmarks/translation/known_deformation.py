@@ -4,9 +4,10 @@
 
 T1 slices of patient 07, which the shipped model has not seen, are warped by ψ⁻¹ and translated. The
 true T2 slice, unwarped, is the reference, so φ should be ψ: end-point errors are φ's from ψ in the
-brain of the reference. Tissue labels of the T1 slice (multi-Otsu in the brain) are warped with it
-and carried back by φ; their Dice against the labels before the warp is given beside that of labels
-carried by ψ itself, which two nearest-neighbour samplings leave below 1.
+brain of the reference. Tissue labels of the T1 slice (multi-Otsu in the brain) are carried by φ and
+compared, by Dice, with those before the warp. As a user carries them, warped with the slice and
+then carried back, they are sampled twice by nearest neighbour, which leaves those carried by ψ
+itself below 1. Carried by ψ⁻¹∘φ they are sampled once, and what is missing is the error of φ.
 
 ψ = exp(s v): v is white noise smoothed by a Gaussian of σ voxels, each of ``--sigmas`` in turn; s
 is set so that ψ moves the brain by ``--mean`` voxels on average. Of ``--candidates`` such fields,
@@ -39,7 +40,7 @@ from benchmarks.translation.record import (
     write,
 )
 from benchmarks.translation.task import load_task, some_slices
-from plasticine import exponential, folding, jacobian_determinant, warp
+from plasticine import compose, exponential, folding, jacobian_determinant, warp
 from plasticine.metrics import dice, end_point_error_map
 from plasticine.nn.gaussian import gaussian_blur
 from plasticine.nn.validity import landing_mask
@@ -126,12 +127,14 @@ class Warped:
     Attributes:
         moving: (N, 1, height, width), x∘ψ⁻¹.
         displacement: (N, 2, height, width) voxels, that of ψ.
+        inverse_displacement: likewise, that of ψ⁻¹.
         labels: (N, 1, height, width), the tissue of x.
         moving_labels: (N, 1, height, width), labels∘ψ⁻¹.
     """
 
     moving: Tensor
     displacement: Tensor
+    inverse_displacement: Tensor
     labels: Tensor
     moving_labels: Tensor
 
@@ -145,7 +148,13 @@ def warped_slices(data: dict[str, Tensor], sigma: float, arguments: argparse.Nam
             velocities.append(known_velocity(brain[None], sigma, generator, arguments))
     u, inverse = exponential(torch.cat(velocities), inverse=True)
     labels = tissue_labels(data["source"], data["mask"])
-    return Warped(warp(data["source"], inverse), u, labels, moved_labels(labels, inverse))
+    return Warped(
+        moving=warp(data["source"], inverse),
+        displacement=u,
+        inverse_displacement=inverse,
+        labels=labels,
+        moving_labels=moved_labels(labels, inverse),
+    )
 
 
 def describe(warped: Warped, brain: Tensor) -> dict[str, Any]:
@@ -174,6 +183,7 @@ def figures(trace: Trace, warped: Warped, data: dict[str, Tensor]) -> dict[str, 
     against = score(trace.translated, data)
     carried = trace.labels_to_target(warped.moving_labels)
     of_psi = moved_labels(warped.moving_labels, truth)
+    once = moved_labels(warped.labels, compose(warped.inverse_displacement, trace.displacement))
     return {
         "end_point_error_voxels": errors[brain].mean().item(),
         "end_point_error_95th_percentile": float(np.percentile(errors[brain], 95)),
@@ -181,6 +191,7 @@ def figures(trace: Trace, warped: Warped, data: dict[str, Tensor]) -> dict[str, 
             each[inside].mean().item() for each, inside in zip(errors, brain, strict=True)
         ],
         "dice": mean_dice(carried, warped.labels),
+        "dice_sampled_once": mean_dice(once, warped.labels),
         "dice_of_the_brain": dice(carried > 0, warped.labels > 0)[1],
         "dice_with_labels_carried_by_the_known": mean_dice(carried, of_psi),
         "folds": int(trace.folding.folds.sum()),

@@ -100,6 +100,13 @@ def translate(
     ] = None,
     steps: Steps = None,
     samples: Annotated[int, typer.Option(help="How many samples are drawn.", min=1)] = 1,
+    mirror: Annotated[
+        bool | None,
+        typer.Option(
+            help="Draw every second pair of samples of the mirrored image; the model's own if not "
+            "given.",
+        ),
+    ] = None,
     guidance: Annotated[
         float | None,
         typer.Option(
@@ -169,6 +176,7 @@ def translate(
                     solver=solver,
                     steps=steps,
                     samples=samples,
+                    mirror=mirror,
                     seed=seed,
                     guidance=guidance,
                     start=start,

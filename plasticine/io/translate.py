@@ -130,7 +130,7 @@ def translate_volume(
         deform: False keeps the source's shape: φ = id, intensities alone are translated.
         progress: Called with (done, total).
         sampling: What `Translator.translate` takes besides, by name: solver, steps, samples,
-            seed, guidance, start, refine, slab, overlap, precision.
+            seed, guidance, start, refine, slab, overlap, mirror, precision.
 
     Returns:
         The trace on the volume's grid.

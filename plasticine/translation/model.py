@@ -32,9 +32,9 @@ class TranslationModel(nn.Module):
             ``steps``); ``denoiser`` and ``velocity`` (arguments of ``Denoiser`` and
             ``VelocityNetwork``); ``sampling`` (defaults of a translation: ``solver``,
             "ddim" where it is not given, ``steps``, ``guidance``, ``start`` as a fraction of
-            the schedule, and, where they are wanted, ``slab``, ``overlap`` and ``background`` as
-            ``translation.sampling.Sampling`` has them). The schedule's kind "flow" makes the
-            model a rectified flow.
+            the schedule, and, where they are wanted, ``slab``, ``overlap``, ``background`` and
+            ``mirror`` as ``translation.sampling.Sampling`` has them). The schedule's kind "flow"
+            makes the model a rectified flow.
 
     Attributes:
         solver: name of the default solver.

@@ -106,6 +106,7 @@ class Translator:
         refine: int = 0,
         slab: int | None = None,
         overlap: int | None = None,
+        mirror: bool | None = None,
         slice_smoothing: float | None = None,
         precision: str = "float32",
         batch: int = 8,
@@ -132,7 +133,8 @@ class Translator:
             solver: as ``diffusion.sample`` names them: "ddpm", "ddim" or "dpm-solver++" of a
                 diffusion, "euler" or "heun" of a rectified flow; None is the model's default.
             steps: network runs of a sample; None is the model's default.
-            samples: samples whose mean is ŷ.
+            samples: samples whose mean is ŷ, an even number best: their noises are pairs of
+                opposite sign.
             seed: of the noise; the same seed gives the same bits on the same machine.
             guidance: strength of classifier-free guidance; None is the model's default.
             start: K as a fraction of the schedule; None is the model's default.
@@ -141,6 +143,8 @@ class Translator:
             slab: voxels of the slabs that take turns in memory; None is the model's default,
                 0 denoises the whole at once.
             overlap: voxels that neighbouring slabs share; None is the model's default.
+            mirror: draw every second pair of samples of the mirrored image and mirror them back,
+                for models that were trained on mirrored images; None is the model's default.
             slice_smoothing: the images are neighbouring slices of one volume, which gets one φ:
                 the standard deviation, in slices, of the Gaussian that smooths the velocity
                 across them, as ``stack_deformation`` has it. None: each has a φ of its own.
@@ -169,6 +173,7 @@ class Translator:
             seed=seed,
             slab=slab,
             overlap=overlap,
+            mirror=mirror,
             precision=precision,
         )
         moving = Moving(deform, optimise, slice_smoothing)
