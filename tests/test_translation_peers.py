@@ -83,6 +83,10 @@ def test_every_method_translates(task: Task, tmp_path: Path) -> None:
         "source diffusion",
         "target diffusion",
     }
+    kept, few = Peers(task, settings), ("SDEdit", "DDIB")
+    figures_without, _ = compare(task, kept, [], samples=1, without=few)
+    assert set(figures) - set(figures_without) == {n for n in figures if n.startswith(few)}
+    assert set(kept.training) == {"paired U-Net", "CycleGAN"}
     assert len(table(figures).splitlines()) == 2 + len(figures)
     # Pairs that a grey level alone decides are the look-up table's best case.
     assert figures["look-up table"]["psnr"] > max(

@@ -14,7 +14,7 @@ import argparse
 import functools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,13 @@ from plasticine.translation import Translator
 
 PAIRED = "has seen true pairs: a bound, not a competitor"
 SDEDIT_STARTS = (0.4, 0.7)
+NETWORKS = {
+    "SDEdit": ("target_diffusion",),
+    "DDIB": ("source_diffusion", "target_diffusion"),
+    "CycleGAN": ("generator",),
+    "paired U-Net": ("paired_network",),
+}
+"""What of ``Peers`` the methods need whose names begin so."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +98,13 @@ class Peers:
         self.deformation = RandomDeformation(**load_recipe("brain-t1-t2").augmentation)
         self.training: dict[str, Any] = {}
 
-    def train(self) -> None:
-        """Train all of them now."""
-        _ = self.source_diffusion, self.target_diffusion, self.generator, self.paired_network
+    def train(self, methods: Iterable[str]) -> None:
+        """Train now whatever these methods need."""
+        methods = tuple(methods)
+        for beginning, networks in NETWORKS.items():
+            if any(name.startswith(beginning) for name in methods):
+                for network in networks:
+                    getattr(self, network)
 
     @functools.cached_property
     def source_diffusion(self) -> Denoiser:
@@ -227,13 +238,17 @@ def ours(name: str, source: Tensor, samples: int, seed: int) -> Tensor:
 
 
 def compare(
-    task: Task, peers: Peers, models: list[str], samples: int
+    task: Task, peers: Peers, models: list[str], samples: int, without: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Every method's figures by its name, and its images.
+    """Every method's figures by its name, and its images, but those whose names begin as said.
 
     Its images are compared with the true ones and, as a set, with the target's training images.
     """
-    listed = methods(task, peers)
+    listed = {
+        name: method
+        for name, method in methods(task, peers).items()
+        if not name.startswith(without)
+    }
     for model in models:
         for count in sorted({1, samples}):
             # The names are bound now: the loop goes on before they are used.
@@ -241,7 +256,7 @@ def compare(
                 m, task.test["source"], n, peers.settings.seed
             )
             listed[f"Plasticine {Path(model).stem}, mean of {count}"] = (translate, "")
-    peers.train()  # before any clock runs: "seconds" are those of translating
+    peers.train(listed)  # before any clock runs: "seconds" are those of translating
     figures, images = {}, {}
     for name, (translate, note) in listed.items():
         began = time.perf_counter()
@@ -306,6 +321,9 @@ def main() -> None:
     budget.add_argument("--steps", type=int, help="of optimisation, each training")
     parser.add_argument("--strict", action="store_true", help="nobody is seen in both domains")
     parser.add_argument("--model", action="append", default=[], help="a model of ours; repeatable")
+    parser.add_argument(
+        "--without", choices=NETWORKS, action="append", default=[], help="a peer; repeatable"
+    )
     parser.add_argument("--samples", type=int, default=8, help="of our models' mean")
     parser.add_argument("--every", type=int, default=1, help="take every n-th slice")
     parser.add_argument("--seed", type=int, default=0)
@@ -324,7 +342,9 @@ def main() -> None:
         network=load_recipe("brain-t1-t2").model["denoiser"],
     )
     peers = Peers(task, settings)
-    figures, images = compare(task, peers, arguments.model, arguments.samples)
+    figures, images = compare(
+        task, peers, arguments.model, arguments.samples, tuple(arguments.without)
+    )
     draw(images, task.test, arguments.output / "compare.png")
     record = {
         "command": " ".join(["python", "-m", "benchmarks.translation.compare", *sys.argv[1:]]),
