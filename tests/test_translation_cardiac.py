@@ -55,6 +55,7 @@ def test_hearts_are_read_as_the_recipe_cuts_them(recipe: Recipe, tmp_path: Path)
     failing = cardiac.load_hearts(recipe, tmp_path, "failing")
     assert failing.images.shape == failing.ventricle.shape == (6, 1, 20, 24)
     assert failing.held_out.tolist() == [True, False, False] * 2
+    assert failing.patient.tolist() == [0, 1, 2] * 2
     assert failing.images.max().item() == pytest.approx(200 / 255)
     assert torch.equal(failing.ventricle, failing.images > 0.5)
     assert len(failing.of(failing.held_out).images) == 2
@@ -66,14 +67,17 @@ def test_overlap_of_equal_shifted_and_missing_ventricles() -> None:
     found = carried.clone()
     found[1] = carried[1].roll(1, -1)
     found[2] = False
-    figures = cardiac.overlap(carried, found)
+    patient = torch.tensor([4, 4, 7])
+    figures = cardiac.overlap(carried, found, patient)
     assert figures["dice_mean"] == pytest.approx((1 + 0.75 + 0) / 3)
     assert figures["dice_median"] == 0.75
     assert figures["dice_least"] == 0
+    assert figures["dice_patient_mean"] == pytest.approx((2 * (16 + 12) / 64 + 0) / 2)
+    assert figures["dice_patient_least"] == 0
     assert figures["dice_of_all_pixels"] == pytest.approx(2 * (16 + 12) / (48 + 32))
     assert figures["hd95_pixels"] == pytest.approx(0.5)
     assert figures["images_without_a_ventricle"] == 1
-    nothing = cardiac.overlap(carried, torch.zeros_like(carried))
+    nothing = cardiac.overlap(carried, torch.zeros_like(carried), patient)
     assert nothing["dice_mean"] == 0
     assert nothing["hd95_pixels"] is None
 
@@ -107,3 +111,10 @@ def test_the_script_trains_judges_and_draws(
     cardiac.main()  # from the weights kept
     again = json.loads((output / "cardiac.json").read_text())["figures"]
     assert again == json.loads(first)["figures"]
+    model = str(output / "cardiac-population.safetensors")
+    other = ["--output", str(tmp_path / "other"), "--model", model, "--patients", "2"]
+    monkeypatch.setattr(sys, "argv", [*command, *other])
+    cardiac.main()
+    record = json.loads((tmp_path / "other" / "cardiac.json").read_text())
+    assert record["segmenter_taught_by"] == {"patients": 2, "images": 4}
+    assert not list((tmp_path / "other").glob("cardiac-population*"))

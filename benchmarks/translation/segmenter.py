@@ -17,7 +17,7 @@ from plasticine.training.intensity import RandomIntensity
 
 NETWORK = {"channels": (32, 48, 64, 64), "blocks": 1, "patch_size": 2}
 DEFORMATION = RandomDeformation(
-    rotation=25.0, scaling=0.3, translation=4.0, displacement=2.0, smoothness=20
+    rotation=25.0, scaling=0.4, translation=6.0, displacement=2.5, smoothness=20
 )
 
 
