@@ -2,6 +2,7 @@
 // functions may be included here.
 #include "invert_rows.h"
 
+#include "../common/rows_table.h"
 #include "../warp/warp_gather_rows.h"
 #include "invert_math.h"
 
@@ -220,20 +221,11 @@ void solve_adjoint(const void* const* field, const ImageShape& shape, Padding pa
   run(field, shape, padding, coordinates, n, grad, out);
 }
 
-template <typename Stored, typename Index>
-constexpr InvertRows<accumulator_t<Stored>> kTable = {
-    advance<Stored, Index>, evaluate<Stored, Index>, solve_adjoint<Stored, Index>};
-
-template <typename Stored>
-const InvertRows<accumulator_t<Stored>>& table(bool wide) {
-#if defined(PLASTICINE_SIMD_BASELINE)
-  if (wide) {
-    return kTable<Stored, std::int64_t>;
-  }
-#endif
-  (void)wide;
-  return kTable<Stored, std::int32_t>;
-}
+struct Tables {
+  template <typename Stored, typename Index>
+  static constexpr InvertRows<accumulator_t<Stored>> value = {
+      advance<Stored, Index>, evaluate<Stored, Index>, solve_adjoint<Stored, Index>};
+};
 
 }  // namespace
 
@@ -242,19 +234,12 @@ const InvertRows<T>& invert_rows(DType field, bool wide);
 
 template <>
 const InvertRows<float>& invert_rows<float>(DType field, bool wide) {
-  switch (field) {
-    case DType::float16:
-      return table<Half>(wide);
-    case DType::bfloat16:
-      return table<BFloat16>(wide);
-    default:
-      return table<float>(wide);
-  }
+  return table_of<Tables, float>(field, wide);
 }
 
 template <>
-const InvertRows<double>& invert_rows<double>(DType, bool wide) {
-  return table<double>(wide);
+const InvertRows<double>& invert_rows<double>(DType field, bool wide) {
+  return table_of<Tables, double>(field, wide);
 }
 
 }  // namespace PLASTICINE_SIMD

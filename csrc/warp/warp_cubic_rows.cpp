@@ -2,6 +2,7 @@
 // functions may be included here.
 #include "warp_cubic_rows.h"
 
+#include "../common/rows_table.h"
 #include "warp_cubic_gather_rows.h"
 #include "warp_cubic_scatter_rows.h"
 
@@ -10,24 +11,15 @@ namespace PLASTICINE_SIMD {
 
 namespace {
 
-template <typename Stored, typename Index>
-constexpr WarpCubicRows<accumulator_t<Stored>> kTable = {
-    locate_cubic<accumulator_t<Stored>, Index>,
-    gather_cubic<Stored, Index>,
-    cubic_gradient<Stored, Index>,
-    scatter_cubic<accumulator_t<Stored>, Index>,
+struct Tables {
+  template <typename Stored, typename Index>
+  static constexpr WarpCubicRows<accumulator_t<Stored>> value = {
+      locate_cubic<accumulator_t<Stored>, Index>,
+      gather_cubic<Stored, Index>,
+      cubic_gradient<Stored, Index>,
+      scatter_cubic<accumulator_t<Stored>, Index>,
+  };
 };
-
-template <typename Stored>
-const WarpCubicRows<accumulator_t<Stored>>& table(bool wide) {
-#if defined(PLASTICINE_SIMD_BASELINE)
-  if (wide) {
-    return kTable<Stored, std::int64_t>;
-  }
-#endif
-  (void)wide;
-  return kTable<Stored, std::int32_t>;
-}
 
 }  // namespace
 
@@ -36,19 +28,12 @@ const WarpCubicRows<T>& warp_cubic_rows(DType image, bool wide);
 
 template <>
 const WarpCubicRows<float>& warp_cubic_rows<float>(DType image, bool wide) {
-  switch (image) {
-    case DType::float16:
-      return table<Half>(wide);
-    case DType::bfloat16:
-      return table<BFloat16>(wide);
-    default:
-      return table<float>(wide);
-  }
+  return table_of<Tables, float>(image, wide);
 }
 
 template <>
-const WarpCubicRows<double>& warp_cubic_rows<double>(DType, bool wide) {
-  return table<double>(wide);
+const WarpCubicRows<double>& warp_cubic_rows<double>(DType image, bool wide) {
+  return table_of<Tables, double>(image, wide);
 }
 
 }  // namespace PLASTICINE_SIMD

@@ -2,6 +2,7 @@
 // functions may be included here.
 #include "warp_rows.h"
 
+#include "../common/rows_table.h"
 #include "warp_fused_rows.h"
 #include "warp_gather_rows.h"
 #include "warp_nearest_rows.h"
@@ -26,32 +27,23 @@ constexpr WarpRows<accumulator_t<Stored>> with_fused_rows(WarpRows<accumulator_t
   return rows;
 }
 
-template <typename Stored, typename Index>
-constexpr WarpRows<accumulator_t<Stored>> kTable = with_fused_rows<Stored, Index>({
-    locate<accumulator_t<Stored>, Index>,
-    gather<Stored, Index>,
-    gradient<Stored, Index>,
-    scatter<accumulator_t<Stored>, Index>,
-    locate_nearest<accumulator_t<Stored>, Index>,
-    gather_nearest<Stored, Index>,
-    scatter_nearest<accumulator_t<Stored>, Index>,
-    nullptr,
-    nullptr,
-    nullptr,
-    nullptr,
-    nullptr,
-});
-
-template <typename Stored>
-const WarpRows<accumulator_t<Stored>>& table(bool wide) {
-#if defined(PLASTICINE_SIMD_BASELINE)
-  if (wide) {
-    return kTable<Stored, std::int64_t>;
-  }
-#endif
-  (void)wide;
-  return kTable<Stored, std::int32_t>;
-}
+struct Tables {
+  template <typename Stored, typename Index>
+  static constexpr WarpRows<accumulator_t<Stored>> value = with_fused_rows<Stored, Index>({
+      locate<accumulator_t<Stored>, Index>,
+      gather<Stored, Index>,
+      gradient<Stored, Index>,
+      scatter<accumulator_t<Stored>, Index>,
+      locate_nearest<accumulator_t<Stored>, Index>,
+      gather_nearest<Stored, Index>,
+      scatter_nearest<accumulator_t<Stored>, Index>,
+      nullptr,
+      nullptr,
+      nullptr,
+      nullptr,
+      nullptr,
+  });
+};
 
 }  // namespace
 
@@ -60,19 +52,12 @@ const WarpRows<T>& warp_rows(DType image, bool wide);
 
 template <>
 const WarpRows<float>& warp_rows<float>(DType image, bool wide) {
-  switch (image) {
-    case DType::float16:
-      return table<Half>(wide);
-    case DType::bfloat16:
-      return table<BFloat16>(wide);
-    default:
-      return table<float>(wide);
-  }
+  return table_of<Tables, float>(image, wide);
 }
 
 template <>
-const WarpRows<double>& warp_rows<double>(DType, bool wide) {
-  return table<double>(wide);
+const WarpRows<double>& warp_rows<double>(DType image, bool wide) {
+  return table_of<Tables, double>(image, wide);
 }
 
 }  // namespace PLASTICINE_SIMD
