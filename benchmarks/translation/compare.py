@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -347,7 +348,7 @@ def main() -> None:
     )
     draw(images, task.test, arguments.output / "compare.png")
     record = {
-        "command": " ".join(["python", "-m", "benchmarks.translation.compare", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "benchmarks.translation.compare", *sys.argv[1:]]),
         "task": task.name,
         "data": task.data,
         "slices": f"patient 07, {len(task.test['source'])} slices",
