@@ -103,8 +103,8 @@ def translate(
     mirror: Annotated[
         bool | None,
         typer.Option(
-            help="Draw every second pair of samples of the mirrored image; the model's own if not "
-            "given.",
+            help="Draw every second pair of samples, the third and fourth first, of the mirrored "
+            "image; the model's own if not given.",
         ),
     ] = None,
     guidance: Annotated[

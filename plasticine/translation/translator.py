@@ -144,7 +144,8 @@ class Translator:
                 0 denoises the whole at once.
             overlap: voxels that neighbouring slabs share; None is the model's default.
             mirror: draw every second pair of samples of the mirrored image and mirror them back,
-                for models that were trained on mirrored images; None is the model's default.
+                for models that were trained on mirrored images; it changes nothing where there
+                are fewer than three samples. None is the model's default.
             slice_smoothing: the images are neighbouring slices of one volume, which gets one φ:
                 the standard deviation, in slices, of the Gaussian that smooths the velocity
                 across them, as ``stack_deformation`` has it. None: each has a φ of its own.
