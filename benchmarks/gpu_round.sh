@@ -119,7 +119,8 @@ run_pytest() {
 
 install=("$python" -m pip install --no-build-isolation --no-deps --no-index
   --target "$site/packages" "$root")
-operators=("$root"/tests/test_{warp,warp_operator,warp_cubic,double_backward,compose,exponential}.py
+operators=("$root"/tests/test_{warp,warp_edges,warp_operator,warp_cubic,warp_cubic_operator}.py
+  "$root"/tests/test_{double_backward,double_backward_operator,compose,exponential}.py
   "$root"/tests/test_{exponential_methods,warp_exponential,jacobian,folding,invert,splat}.py
   "$root"/tests/test_{splat_modes,spline_coefficients,transforms,autocast,large_tensors}.py)
 sanitized=(-m pytest -c "$root/pyproject.toml" --rootdir "$root"
