@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+PADDINGS = ("zeros", "border", "reflection")
+# Of an image and a displacement, one of them or both without voxels, channels or samples.
+EMPTY_SHAPES = (
+    ((0, 2, 4, 5), (0, 2, 4, 5)),
+    ((2, 0, 4, 5), (2, 2, 4, 5)),
+    ((2, 3, 4, 5), (2, 2, 0, 5)),
+    ((2, 3, 0, 5), (2, 2, 4, 0)),
+    ((0, 1, 3, 4, 5), (0, 3, 3, 4, 5)),
+    ((1, 2, 3, 4, 5), (1, 3, 3, 0, 5)),
+)
 # A rounding of a result of magnitude 1.
 ROUNDING = {
     torch.float64: 1e-12,
@@ -22,8 +32,9 @@ def assert_close(
     expected: Tensor,
     dtype: torch.dtype,
     rounding: Mapping[torch.dtype, float] = ROUNDING,
+    equal_nan: bool = False,
 ) -> None:
-    """Equal but for the rounding of ``dtype`` at what is expected's magnitude; NaN equals NaN."""
+    """Equal but for the rounding of ``dtype`` at what is expected's magnitude."""
     expected = expected.detach().double().cpu()
     finite = expected[expected.isfinite()].abs()
     scale = max(1.0, finite.max().item()) if finite.numel() else 1.0
@@ -32,8 +43,16 @@ def assert_close(
         expected,
         rtol=0,
         atol=rounding[dtype] * scale,
-        equal_nan=True,
+        equal_nan=equal_nan,
     )
+
+
+def away_from(result: Tensor, places: Iterable[tuple[Any, ...]]) -> Tensor:
+    """Which voxels of ``result`` are none of the places (sample, channels, *voxel): bool (N, *)."""
+    away = torch.ones_like(result[:, 0], dtype=torch.bool)
+    for sample, _, *voxel in places:
+        away[(sample, *voxel)] = False
+    return away
 
 
 def leaf(x: Tensor, **options: Any) -> Tensor:

@@ -10,8 +10,7 @@ from torch import Tensor
 
 import plasticine
 
-ROUNDING = {
-    torch.float64: 1e-12,
+ROUNDING = comparison.ROUNDING | {
     torch.float32: 5e-5,
     torch.float16: 2e-3,
     torch.bfloat16: 1.6e-2,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from comparison import ROUNDING, assert_close
+from comparison import PADDINGS, ROUNDING, assert_close
 from torch import Tensor
 
 import plasticine
@@ -15,7 +15,6 @@ from plasticine.ops.compose import COMPOSE, COMPOSE_BACKWARD
 
 OPERATOR = "compose"
 
-PADDINGS = ("zeros", "border", "reflection")
 # Sizes of u and of v.
 SIZES = {
     "2d": ((7, 5), (6, 9)),

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from comparison import ROUNDING, assert_close
+from comparison import PADDINGS, ROUNDING, assert_close
 from torch import Tensor
 
 import plasticine
@@ -17,7 +17,6 @@ from plasticine.ops.exponential import EXPONENTIAL, EXPONENTIAL_BACKWARD
 
 OPERATOR = "exponential"
 
-PADDINGS = ("zeros", "border", "reflection")
 SIZES = {
     "2d": (7, 5),
     "2d-long": (5, 67),

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from comparison import PADDINGS
 from torch import Tensor
 
 import plasticine
@@ -17,7 +18,6 @@ from plasticine.ops._native_interface import SHARED_SIZE
 OPERATOR = "exponential"
 
 METHODS = ("euler", "midpoint", "rk4")
-PADDINGS = ("zeros", "border", "reflection")
 ROUNDING = {
     torch.float64: 1e-12,
     torch.float32: 2e-5,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from comparison import PADDINGS
 from torch import Tensor
 
 import plasticine
@@ -19,7 +20,6 @@ from plasticine.ops.invert import INVERT, INVERT_BACKWARD
 
 OPERATOR = "invert"
 
-PADDINGS = ("zeros", "border", "reflection")
 ROUNDING = {
     torch.float64: 1e-12,
     torch.float32: 2e-5,

@@ -210,7 +210,9 @@ OF_LABELS = {"name": "labels", "labels": 3}
 
 
 def test_the_channels_are_carried_linearly(
-    monkeypatch: pytest.MonkeyPatch, untrained: Callable[..., Translator]
+    monkeypatch: pytest.MonkeyPatch,
+    images: Callable[..., torch.Tensor],
+    untrained: Callable[..., Translator],
 ) -> None:
     seen = []
 
@@ -225,16 +227,18 @@ def test_the_channels_are_carried_linearly(
     monkeypatch.setattr(module, "sample", keep(module.sample))
     labels = torch.from_numpy(_labels(1, 2)).long()[:, None]
     translator = untrained(structure=OF_LABELS)
-    trace = translator.translate(torch.rand(1, 1, 16, 20), labels=labels)
+    trace = translator.translate(images(1, 1, 16, 20), labels=labels)
     assert trace.displacement.abs().max() > 1e-3
     channels = (labels == torch.arange(3).view(1, 3, 1, 1)).float()
     torch.testing.assert_close(seen[0], plasticine.warp(channels, trace.displacement))
     assert trace.structure_agreement is None
 
 
-def test_an_image_and_its_reference_need_their_labels(untrained: Callable[..., Translator]) -> None:
+def test_an_image_and_its_reference_need_their_labels(
+    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator]
+) -> None:
     translator = untrained(3, structure=OF_LABELS)
-    image, labels = torch.rand(1, 1, 8, 9, 10), torch.zeros(1, 1, 8, 9, 10, dtype=torch.uint8)
+    image, labels = images(1, 1, 8, 9, 10), torch.zeros(1, 1, 8, 9, 10, dtype=torch.uint8)
     with pytest.raises(ValueError, match="got none"):
         translator.translate(image)
     with pytest.raises(ValueError, match="got none"):

@@ -21,12 +21,7 @@ OPERATOR = "splat_cubic"
 
 # Every mode with every value of prefilter that means something there.
 MODES = (("cubic", True), ("bspline", False), ("bspline", True))
-ROUNDING = {
-    torch.float64: 1e-12,
-    torch.float32: 3e-5,
-    torch.float16: 1e-3,
-    torch.bfloat16: 8e-3,
-}
+ROUNDING = comparison.ROUNDING | {torch.float32: 3e-5}
 assert_close = functools.partial(comparison.assert_close, rounding=ROUNDING)
 # Sizes of the image and of the result.
 SIZES = {

@@ -8,6 +8,7 @@ import math
 import comparison
 import pytest
 import torch
+from comparison import PADDINGS
 from torch import Tensor
 
 import plasticine
@@ -17,14 +18,7 @@ from plasticine.ops.spline_coefficients import SPLINE_COEFFICIENTS
 
 OPERATOR = "spline_coefficients"
 
-PADDINGS = ("zeros", "border", "reflection")
-# A rounding of a result of magnitude 1.
-ROUNDING = {
-    torch.float64: 1e-12,
-    torch.float32: 2e-6,
-    torch.float16: 1e-3,
-    torch.bfloat16: 8e-3,
-}
+ROUNDING = comparison.ROUNDING | {torch.float32: 2e-6}
 assert_close = functools.partial(comparison.assert_close, rounding=ROUNDING)
 # Odd sizes, axes of one and two voxels, more lines than are solved at once.
 SIZES = ((7, 5), (1, 9), (2, 1), (37, 70), (4, 3, 35), (1, 2, 3), (5, 67, 1), (3, 18, 6))

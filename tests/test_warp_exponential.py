@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from comparison import PADDINGS
 from torch import Tensor
 
 import plasticine
@@ -18,7 +19,6 @@ from plasticine.ops.warp_exponential import WARP_EXPONENTIAL, WARP_EXPONENTIAL_B
 OPERATOR = "warp_exponential"
 
 METHODS = ("euler", "midpoint", "rk4")
-PADDINGS = ("zeros", "border", "reflection")
 ROUNDING = {
     torch.float64: 1e-12,
     torch.float32: 2e-5,

@@ -133,7 +133,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--steps", type=int, help="of a sample; the model's own if not given")
-    parser.add_argument("--mirror", action="store_true", help="every second pair of samples")
+    parser.add_argument(
+        "--mirror",
+        action=argparse.BooleanOptionalAction,
+        help="every second pair of samples; the model's own if not given",
+    )
     parser.add_argument("--every", type=int, default=1, help="take every n-th slice")
     add_data_argument(parser)
     arguments = parser.parse_args()
@@ -149,8 +153,7 @@ def main() -> None:
         "model": Path(arguments.model).stem,
         "trained": {key: translator.card[key] for key in ("seed", "data", "training_steps")},
         "samples": arguments.samples,
-        "sampling": {"steps": traces["still"].arguments["steps"]}
-        | {name: sampling[name] for name in ("mirror", "precision")},
+        "sampling": {name: traces["still"].arguments[name] for name in sampling},
         "patient": "07, every slice" if arguments.every == 1 else f"07, each {arguments.every}th",
         "machine": machine(),
         "versions": versions(),

@@ -9,8 +9,8 @@
 namespace plasticine {
 namespace PLASTICINE_SIMD {
 
-// The table of a stored type. `Tables::value<Stored, Index>` is the table itself; strides and sizes
-// beyond 32 bits are rare, so that wide ones are served by the baseline alone.
+// The table of a stored type; `Tables::value<Stored, Index>` is the table itself. wide: offsets
+// need 64 bits, which is rare and served by the baseline alone.
 template <typename Tables, typename Stored>
 const auto& table_of(bool wide) {
 #if defined(PLASTICINE_SIMD_BASELINE)

@@ -183,11 +183,11 @@ def mean_sample(
         noise, generator = antithetic_noise(moved.image, sampling.seed, index)
         k = torch.full((len(total),), start, device=total.device)
         noisy = denoiser.schedule.add_noise(moved.image, noise, k)
-        mirrored = sampling.mirror and index % 4 >= 2
+        mirrored = [-1] if sampling.mirror and index % 4 >= 2 else []
         drawn = sample(
             denoiser,
-            noisy.flip(-1) if mirrored else noisy,
-            moved.structure.flip(-1) if mirrored else moved.structure,
+            noisy.flip(mirrored),
+            moved.structure.flip(mirrored),
             solver=sampling.solver,
             start=start,
             steps=sampling.steps,
@@ -197,7 +197,7 @@ def mean_sample(
             revise=revise if index == 0 else None,
             progress=advance,
         )
-        total += drawn.flip(-1) if mirrored else drawn
+        total += drawn.flip(mirrored)
     return total / sampling.samples, moved
 
 
