@@ -5,9 +5,10 @@ from plasticine.io.grid import ModelGrid
 from plasticine.io.intensity import Normalisation, normalise
 from plasticine.io.model_images import LEAST_BODY, ModelImages, body_share, model_images
 from plasticine.io.nifti import read_displacement, write_displacement, write_image
+from plasticine.io.reading import READABLE_SUFFIXES, files_in, read_stored, read_volume
 from plasticine.io.same_grid import read_labels, read_same_grid
 from plasticine.io.translate import VolumeTrace, translate_volume
-from plasticine.io.volume import READABLE_SUFFIXES, Volume, files_in, read_volume
+from plasticine.io.volume import Volume
 
 __all__ = [
     "LEAST_BODY",
@@ -25,6 +26,7 @@ __all__ = [
     "read_displacement",
     "read_labels",
     "read_same_grid",
+    "read_stored",
     "read_volume",
     "translate_volume",
     "write_displacement",

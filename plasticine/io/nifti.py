@@ -1,20 +1,100 @@
-"""Writing images and displacement fields as NIfTI, and reading fields back."""
+"""NIfTI files: reading and writing images and displacement fields."""
 
 from __future__ import annotations
 
+import gzip
 import os
+import zlib
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from plasticine.io.volume import load_nifti
+from plasticine.io.volume import Volume
 
 # NIFTI_INTENT_VECTOR: what ITK, ANTs and Elastix write and read displacement fields with.
 INTENT_VECTOR = 1007
 # World axes of NIfTI (RAS+) to those of ITK and DICOM (LPS+).
 _RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
+
+
+def load_nifti(path: Path) -> tuple[nibabel.Nifti1Image, NDArray[Any]]:
+    """Loads a NIfTI file with its data, or says what is wrong with it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The image, and its elements with slope and intercept applied.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not NIfTI, or is cut short or damaged.
+        TypeError: Its elements are colours.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        image = nibabel.load(path)
+    except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:
+        raise ValueError(f"{path}: not a NIfTI file ({error})") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: not a NIfTI file, its compression is damaged") from error
+    if not isinstance(image, nibabel.Nifti1Image):
+        raise ValueError(f"{path}: expected NIfTI, got {type(image).__name__}")
+    if image.get_data_dtype().fields is not None:
+        raise TypeError(f"{path}: expected one number per voxel, got colours (RGB)")
+    try:
+        with np.errstate(invalid="ignore"):
+            data = np.asanyarray(image.dataobj)
+    except (EOFError, OSError, ValueError, zlib.error) as error:
+        raise ValueError(f"{path}: the NIfTI file is cut short or damaged ({error})") from error
+    return image, data
+
+
+def read_nifti(path: Path) -> Volume:
+    """Reads a NIfTI image of two or three axes, in its own element type.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not NIfTI, is damaged, or has another number of axes.
+        TypeError: Its elements are colours.
+    """
+    image, data = load_nifti(path)
+    stored_shape = tuple(int(n) for n in data.shape)
+    while data.ndim > 3 and data.shape[-1] == 1:
+        data = data[..., 0]
+    if data.ndim not in (2, 3):
+        raise ValueError(f"{path}: expected a 2D or 3D image, got shape {stored_shape}")
+    affine = np.asarray(image.affine, dtype=np.float64)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise ValueError(f"{path}: its affine cannot be inverted: {affine.tolist()}")
+    return Volume(
+        data=data.reshape(data.shape + (1,) * (3 - data.ndim)),
+        affine=affine,
+        path=path,
+        kind="nifti",
+        stored_dtype=str(image.get_data_dtype()),
+        stored_shape=stored_shape,
+        notes=tuple(_placement_notes(image, affine)),
+    )
+
+
+def _placement_notes(image: nibabel.Nifti1Image, affine: NDArray[np.float64]) -> list[str]:
+    """Where other software may place the file elsewhere than we do."""
+    notes = []
+    qform, sform = (image.header.get_qform(coded=True)[0], image.header.get_sform(coded=True)[0])
+    if qform is None and sform is None:
+        axes = "".join(nibabel.aff2axcodes(affine))
+        notes.append(f"the NIfTI header gives no orientation: axes assumed to run {axes}")
+    elif qform is not None and sform is not None and np.abs(qform - sform).max() > 0.01:
+        notes.append("the NIfTI header's qform and sform differ: the sform was followed")
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    if np.abs(directions.T @ directions - np.eye(3)).max() > 1e-3:
+        notes.append("the NIfTI affine is sheared, which ITK cannot represent")
+    return notes
 
 
 def write_image(

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from plasticine.io.grid import ModelGrid
-from plasticine.io.volume import Volume, read_volume
+from plasticine.io.reading import read_volume
+from plasticine.io.volume import Volume
 
 
 def read_same_grid(
