@@ -6,7 +6,7 @@
 #include <optional>
 #include <vector>
 
-#include "common/tensor_caster.h"
+#include "common/casters.h"
 #include "compose/compose_cuda.h"
 #include "exponential/exponential_cuda.h"
 #include "folding/folding_cuda.h"

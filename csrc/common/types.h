@@ -7,6 +7,7 @@ namespace plasticine {
 
 enum class DType : int { float32 = 0, float64 = 1, float16 = 2, bfloat16 = 3, int64 = 4 };
 enum class Mode : int { linear = 0, nearest = 1, cubic = 2, bspline = 3 };
+constexpr bool is_cubic(Mode mode) { return mode == Mode::cubic || mode == Mode::bspline; }
 // any: none of them, but what a kernel is compiled for that learns its padding at run time.
 enum class Padding : int { zeros = 0, border = 1, reflection = 2, any = 3 };
 enum class Method : int { euler = 0, midpoint = 1, rk4 = 2 };

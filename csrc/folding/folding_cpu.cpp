@@ -143,12 +143,12 @@ class Folding {
 }  // namespace
 
 void folding(const Tensor& displacement, const Tensor& statistics, Scheme scheme, bool interior,
-             const double* spacing, int threads) {
+             const std::vector<double>& spacing, int threads) {
   double* out = statistics.as<double>();
   if (displacement.dtype == DType::float64) {
-    Folding<double>(displacement, scheme, interior, spacing).run(out, threads);
+    Folding<double>(displacement, scheme, interior, spacing.data()).run(out, threads);
   } else {
-    Folding<float>(displacement, scheme, interior, spacing).run(out, threads);
+    Folding<float>(displacement, scheme, interior, spacing.data()).run(out, threads);
   }
 }
 

@@ -1,6 +1,8 @@
 // Statistics of where a displacement folds space.
 #pragma once
 
+#include <vector>
+
 #include "../common/tensor.h"
 
 namespace plasticine {
@@ -11,6 +13,6 @@ namespace plasticine {
 // deviation NaN. interior leaves out the outermost layer on axes longer than 2, but for the volume,
 // which is over all cells.
 void folding(const Tensor& displacement, const Tensor& statistics, Scheme scheme, bool interior,
-             const double* spacing, int threads);
+             const std::vector<double>& spacing, int threads);
 
 }  // namespace plasticine

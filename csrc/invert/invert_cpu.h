@@ -10,9 +10,9 @@ struct Invert {
   Tensor out;           // w, the same, contiguous
   Tensor residual;      // (N,), of the accumulator type: the largest |w(p) + u(p + w(p))|
   Tensor iterations;    // (N,) int64: the most steps that a voxel took
-  Padding padding = Padding::border;
   double tolerance = 0;  // of the residual, in voxels
   int limit = 0;         // the most steps
+  Padding padding = Padding::border;
   int threads = 1;
 };
 

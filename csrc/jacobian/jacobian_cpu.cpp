@@ -178,23 +178,23 @@ void backward(const Tensor& grad_out, const Tensor& displacement, const Tensor& 
 }  // namespace
 
 void jacobian_forward(const Tensor& displacement, const Tensor& out, Scheme scheme,
-                      const double* spacing, int threads) {
+                      const std::vector<double>& spacing, int threads) {
   prefer_huge_pages(out);
   if (displacement.dtype == DType::float64) {
-    forward<double>(displacement, out, scheme, spacing, threads);
+    forward<double>(displacement, out, scheme, spacing.data(), threads);
   } else {
-    forward<float>(displacement, out, scheme, spacing, threads);
+    forward<float>(displacement, out, scheme, spacing.data(), threads);
   }
 }
 
 void jacobian_backward(const Tensor& grad_out, const Tensor& displacement,
-                       const Tensor& grad_displacement, Scheme scheme, const double* spacing,
+                       const Tensor& grad_displacement, Scheme scheme, const std::vector<double>& spacing,
                        int threads) {
   prefer_huge_pages(grad_displacement);
   if (displacement.dtype == DType::float64) {
-    backward<double>(grad_out, displacement, grad_displacement, scheme, spacing, threads);
+    backward<double>(grad_out, displacement, grad_displacement, scheme, spacing.data(), threads);
   } else {
-    backward<float>(grad_out, displacement, grad_displacement, scheme, spacing, threads);
+    backward<float>(grad_out, displacement, grad_displacement, scheme, spacing.data(), threads);
   }
 }
 

@@ -8,6 +8,7 @@
 #include "warp_affine_sums.h"
 #include "warp_blocks.h"
 #include "warp_careful.h"
+#include "warp_cubic_cpu.h"
 #include "warp_scatter.h"
 
 namespace plasticine {
@@ -333,6 +334,10 @@ void backward(const WarpBackward& call) {
 }  // namespace
 
 void warp_forward(const WarpForward& call) {
+  if (is_cubic(call.mode)) {
+    warp_cubic_forward(call);
+    return;
+  }
   prefer_huge_pages(call.out);
   if (call.image.dtype == DType::float64) {
     Forward<double>(call).run();
@@ -342,6 +347,10 @@ void warp_forward(const WarpForward& call) {
 }
 
 void warp_backward(const WarpBackward& call) {
+  if (is_cubic(call.mode)) {
+    warp_cubic_backward(call);
+    return;
+  }
   if (call.image.dtype == DType::float64) {
     backward<double>(call);
   } else {

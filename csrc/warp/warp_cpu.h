@@ -14,8 +14,8 @@ struct WarpForward {
   Tensor out;           // (N, C, *out spatial), contiguous
   Mode mode = Mode::linear;
   Padding padding = Padding::border;
-  bool add = false;
   int threads = 1;
+  bool add = false;  // not in the cubic modes
 };
 
 void warp_forward(const WarpForward& call);
@@ -34,6 +34,8 @@ struct WarpBackward {
   Tensor grad_affine;        // contiguous
   Mode mode = Mode::linear;
   Padding padding = Padding::border;
+  int threads = 1;
+  // What follows is not for the cubic modes.
   // Of a composition: grad_displacement also receives grad_out, that of the term added.
   bool add = false;
   // The image's gradient is added to what grad_image holds. Both gradients may be the same memory,
@@ -41,9 +43,10 @@ struct WarpBackward {
   bool accumulate = false;
   double scale = 1.0;
   double displacement_scale = 1.0;
-  int threads = 1;
 };
 
+// Where only the image's gradient is asked for, of `image` only type and sizes are looked at: with
+// grad_image in its place this is the splat.
 void warp_backward(const WarpBackward& call);
 
 }  // namespace plasticine

@@ -5,8 +5,7 @@
 
 namespace plasticine {
 
-// As warp_forward and warp_backward, for Mode::cubic and Mode::bspline (of coefficients); without
-// their scale, add and accumulate.
+// What warp_forward and warp_backward do in Mode::cubic and Mode::bspline (of coefficients).
 void warp_cubic_forward(const WarpForward& call);
 void warp_cubic_backward(const WarpBackward& call);
 

@@ -152,7 +152,8 @@ class _Core(NamedTuple):
     """A compiled module, and how a velocity is given to it."""
 
     module: Any
-    where: tuple[int, ...]  # what its functions end with: threads, or device and stream
+    threads: int  # of a CPU
+    where: tuple[int, ...]  # what its functions end with: device and stream of a GPU
     slots: int  # how many samples are under way at a time, each in scratch of its own
 
 
@@ -166,12 +167,19 @@ def _cpu(velocity: Tensor) -> _Core:
     samples = max(velocity.shape[0], 1)
     small = velocity.numel() < 4 * SHARED_SIZE * samples
     apart = samples % threads == 0 or samples >= 4 * threads or small
-    return _Core(backends.NATIVE, (threads,), min(samples, threads) if apart else 1)
+    return _Core(backends.NATIVE, threads, (), min(samples, threads) if apart else 1)
 
 
 def _cuda(velocity: Tensor) -> _Core:
     """All samples go through a pass together: it is one launch."""
-    return _Core(backends.CUDA, cuda_launch(velocity), velocity.shape[0])
+    return _Core(backends.CUDA, 1, cuda_launch(velocity), velocity.shape[0])
+
+
+def native_flow(
+    velocity: Tensor, scale: float, steps: int, method: str, padding: str, threads: int
+) -> tuple[Any, ...]:
+    """A flow as the native functions take it."""
+    return native(velocity), scale, steps, METHOD_CODES[method], PADDING_CODES[padding], threads
 
 
 def _scratch(velocity: Tensor, core: _Core, fields: int) -> Tensor:
@@ -195,16 +203,11 @@ def _forward(
     between = steps - first_stage(steps, method) - len(kept)
     scratch = _scratch(velocity, core, directions if between else 0)
     core.module.exponential_forward(
-        native(velocity),
+        native_flow(velocity, 0.5**steps, steps, method, padding, core.threads),
         native(result),
         native_or_none(inverse_result),
-        native_or_none(stages),
-        kept,
+        (native_or_none(stages), kept),
         native(scratch),
-        0.5**steps,
-        steps,
-        METHOD_CODES[method],
-        PADDING_CODES[padding],
         *core.where,
     )
     return result, inverse_result, stages
@@ -222,14 +225,10 @@ def _resume(
     result = contiguous_like(velocity)
     scratch = _scratch(velocity, core, 1 if kept[-1] + 1 < steps else 0)
     core.module.exponential_resume(
-        native(velocity),
+        native_flow(velocity, 1.0, steps, method, padding, core.threads),
         native(result),
-        native(stages),
-        kept,
+        (native(stages), kept),
         native(scratch),
-        steps,
-        METHOD_CODES[method],
-        PADDING_CODES[padding],
         *core.where,
     )
     return result
@@ -249,16 +248,11 @@ def _backward(
     result = contiguous_like(velocity)
     scratch = _scratch(velocity, core, _scratch_fields(steps, method, len(kept)))
     core.module.exponential_backward(
+        native_flow(velocity, scale, steps, method, padding, core.threads),
         native(grad),
-        native(velocity),
-        native_or_none(stages),
-        kept,
+        (native_or_none(stages), kept),
         native(result),
         native(scratch),
-        scale,
-        steps,
-        METHOD_CODES[method],
-        PADDING_CODES[padding],
         *core.where,
     )
     return result

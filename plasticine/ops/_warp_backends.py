@@ -36,8 +36,7 @@ def _cpu_forward(
         result = contiguous_like(image)  # twice as fast as from a size
     else:
         result = image.new_empty(size[:2] + field_size[2:])
-    forward = "warp_cubic_forward" if mode in CUBIC_MODES else "warp_forward"
-    getattr(backends.NATIVE, forward)(
+    backends.NATIVE.warp_forward(
         native(image),
         native(displacement),
         native_or_none(affine),
@@ -59,8 +58,7 @@ def _cpu_backward(
     needs: Sequence[bool],
 ) -> Gradients:
     gradients = _empty_gradients((image, displacement, affine), needs)
-    backward = "warp_cubic_backward" if mode in CUBIC_MODES else "warp_backward"
-    getattr(backends.NATIVE, backward)(
+    backends.NATIVE.warp_backward(
         native(grad),
         native(image),
         native(displacement),

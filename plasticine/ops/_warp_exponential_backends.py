@@ -13,9 +13,8 @@ from torch import Tensor
 
 from plasticine import backends, reference
 from plasticine.ops import _exponential_backends, _warp_backends
-from plasticine.ops._exponential_backends import first_stage, stages_like
+from plasticine.ops._exponential_backends import first_stage, native_flow, stages_like
 from plasticine.ops._native_interface import (
-    METHOD_CODES,
     MODE_CODES,
     PADDING_CODES,
     contiguous_rows,
@@ -30,7 +29,7 @@ Result = tuple[Tensor, Tensor | None]
 
 
 def _cpu_forward(image: Tensor, velocity: Tensor, *options: Any) -> Result:
-    where = (threads_for(velocity),)
+    where = threads_for(velocity), ()
     return _compiled_forward(backends.NATIVE, where, image, velocity, *options)
 
 
@@ -49,7 +48,8 @@ def _cuda_forward(
     is_narrow = spans_32_bits(image) and spans_32_bits(velocity)
     if is_composed and is_narrow and velocity.dtype == torch.float32:
         options = steps, method, mode, padding, field_padding, kept
-        return _compiled_forward(backends.CUDA, cuda_launch(velocity), image, velocity, *options)
+        where = 1, cuda_launch(velocity)
+        return _compiled_forward(backends.CUDA, where, image, velocity, *options)
     # For what the fused kernel is not compiled.
     integrate = _exponential_backends.FORWARD["cuda"]
     displacement, _, stages = integrate(velocity, steps, method, field_padding, False, kept)
@@ -62,7 +62,7 @@ def _triton_forward(*arguments: Any) -> Result:
 
 def _compiled_forward(
     module: Any,
-    where: tuple[int, ...],
+    where: tuple[int, tuple[int, ...]],
     image: Tensor,
     velocity: Tensor,
     steps: int,
@@ -72,7 +72,8 @@ def _compiled_forward(
     field_padding: str,
     kept: list[int],
 ) -> Result:
-    """By a compiled module; ``where`` is what its function ends with: threads, or a stream."""
+    """By a compiled module; ``where``: a CPU's threads, and a GPU's device and stream."""
+    threads, stream = where
     result = image.new_empty(image.shape[:2] + velocity.shape[2:])
     stages = stages_like(velocity, len(kept)) if kept else None
     # All displacements but the last are in memory, two at a time, in turn.
@@ -80,18 +81,13 @@ def _compiled_forward(
     scratch = stages_like(velocity, min(between, 2)) if between else None
     module.warp_exponential_forward(
         native(image),
-        native(velocity),
+        native_flow(velocity, 0.5**steps, steps, method, field_padding, threads),
         native(result),
-        native_or_none(stages),
-        kept,
+        (native_or_none(stages), kept),
         native_or_none(scratch),
-        0.5**steps,
-        steps,
-        METHOD_CODES[method],
         MODE_CODES[mode],
         PADDING_CODES[padding],
-        PADDING_CODES[field_padding],
-        *where,
+        *stream,
     )
     return result, stages
 

@@ -225,12 +225,16 @@ def _cpu_forward(
         result = contiguous_like(image)
     else:
         result = image.new_empty((*image.shape[:2], *size))
-    forward = "splat_cubic_forward" if mode in _checks.CUBIC_MODES else "splat_forward"
-    getattr(backends.NATIVE, forward)(
+    # The gradient of warp to its image, of which it asks type and sizes alone.
+    out = native(result)
+    backends.NATIVE.warp_backward(
         native(image),
+        out,
         native(displacement),
         native_or_none(affine),
-        native(result),
+        out,
+        None,
+        None,
         MODE_CODES[mode],
         PADDING_CODES[padding],
         threads_for(displacement),
