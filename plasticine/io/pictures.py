@@ -94,6 +94,7 @@ def _sixteen_bit_png(picture: Any, path: Path) -> NDArray[Any]:
     The layout in which the decoder is told to find the samples decides which bytes it keeps:
     once the upper, once the lower ones.
     """
+    samples: NDArray[Any]
     if picture.mode == "RGBA" and picture.tile[0].args == "LA;16B":
         # Two samples of two bytes each are taken for four of one byte.
         samples = _decoded(picture, "RGBA").view(">u2").astype(np.uint16)

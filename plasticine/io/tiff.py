@@ -69,9 +69,9 @@ def read_tiff(path: Path) -> Volume:
     try:
         with _errors_raised(path), tifffile.TiffFile(path) as file:
             series = _only_series(file, path)
-            page = series.keyframe
+            page: Any = series.keyframe  # a TiffPage
             _check_kind(page, path)
-            pages = [one.aspage() for one in series.pages if one is not None]
+            pages: list[Any] = [one.aspage() for one in series.pages if one is not None]
             _check_complete(file, series, pages, path)
             orientations = [one.tags.valueof(_ORIENTATION, default=1) for one in pages]
             if _needs_pillow(page):
@@ -122,19 +122,19 @@ def _only_series(file: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries
     if len(file.series) != 1:
         found = [(one.keyframe.shape, str(one.dtype)) for one in file.series]
         raise ValueError(f"{path}: its pages differ in shape or type: {found}")
-    series = file.series[0]
+    series: tifffile.TiffPageSeries = file.series[0]
     others = [(axis, n) for axis, n in zip(series.axes, series.shape, strict=True) if n > 1]
     others = [(axis, n) for axis, n in others if axis not in "YXS"]
     if len(others) > 1 or any(axis not in _STACKED for axis, _ in others):
-        found = ", ".join(f"{n} along {axis}" for axis, n in others)
+        named = ", ".join(f"{n} along {axis}" for axis, n in others)
         raise ValueError(
-            f"{path}: expected slices (Z) or pages of rows and columns, got {found}, as the file "
+            f"{path}: expected slices (Z) or pages of rows and columns, got {named}, as the file "
             "names its axes (C: channels, T: frames)"
         )
     return series
 
 
-def _check_kind(page: tifffile.TiffPage, path: Path) -> None:
+def _check_kind(page: Any, path: Path) -> None:
     """Refuses what is not known to show grey: from the tags alone."""
     bits, photometric = page.bitspersample, page.photometric
     if photometric not in _COLOURS:
@@ -169,7 +169,7 @@ def _check_kind(page: tifffile.TiffPage, path: Path) -> None:
 def _check_complete(
     file: tifffile.TiffFile,
     series: tifffile.TiffPageSeries,
-    pages: list[tifffile.TiffPage],
+    pages: list[Any],
     path: Path,
 ) -> None:
     """Refuses a file that is too short for what its tags say, or whose palettes differ."""
@@ -199,7 +199,7 @@ def _read_pages(
     file: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path
 ) -> list[NDArray[Any]]:
     """The samples of each page, (rows, columns, samples), as stored."""
-    page = series.keyframe
+    page: Any = series.keyframe
     planes = series.size // page.size
     declared = (file.imagej_metadata or {}).get("images", planes)
     if isinstance(declared, int) and declared > planes:
@@ -220,11 +220,11 @@ def _read_pages(
     return list(data.reshape(-1, page.imagelength, page.imagewidth, data.shape[-1]))
 
 
-def _needs_pillow(page: tifffile.TiffPage) -> bool:
+def _needs_pillow(page: Any) -> bool:
     return page.compression in _BY_PILLOW or page.bitspersample in (2, 4, 12)
 
 
-def _read_by_pillow(path: Path, count: int, page: tifffile.TiffPage) -> list[NDArray[Any]]:
+def _read_by_pillow(path: Path, count: int, page: Any) -> list[NDArray[Any]]:
     """The same of what tifffile cannot decode; turned upright already, as Pillow does."""
     pages = []
     with Image.open(path, formats=("TIFF",)) as picture:
@@ -237,7 +237,7 @@ def _read_by_pillow(path: Path, count: int, page: tifffile.TiffPage) -> list[NDA
 
 
 def _as_stored(
-    values: NDArray[Any], mode: str, page: tifffile.TiffPage, path: Path
+    values: NDArray[Any], mode: str, page: Any, path: Path
 ) -> NDArray[Any]:
     """What Pillow made of a page, undone: (rows, columns, samples) of the page's own type."""
     bits, photometric = page.bitspersample, page.photometric
@@ -261,7 +261,7 @@ def _as_stored(
 
 
 def _grey_pages(
-    stored: list[NDArray[Any]], page: tifffile.TiffPage, path: Path
+    stored: list[NDArray[Any]], page: Any, path: Path
 ) -> tuple[list[NDArray[Any]], tuple[str, ...]]:
     """Pages of grey values, (rows, columns), and what is to be said of them."""
     bits, photometric = page.bitspersample, page.photometric
@@ -279,7 +279,7 @@ def _grey_pages(
     return pages, () if photometric == PHOTOMETRIC.PALETTE else narrow_note(bits)
 
 
-def _palette(page: tifffile.TiffPage) -> NDArray[Any]:
+def _palette(page: Any) -> NDArray[Any]:
     """The colours of a palette, (entries, 3): of 8 bits where 16 say no more."""
     colours = page.colormap.T
     for factor in (257, 256):
