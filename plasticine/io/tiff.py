@@ -236,9 +236,7 @@ def _read_by_pillow(path: Path, count: int, page: Any) -> list[NDArray[Any]]:
     return pages
 
 
-def _as_stored(
-    values: NDArray[Any], mode: str, page: Any, path: Path
-) -> NDArray[Any]:
+def _as_stored(values: NDArray[Any], mode: str, page: Any, path: Path) -> NDArray[Any]:
     """What Pillow made of a page, undone: (rows, columns, samples) of the page's own type."""
     bits, photometric = page.bitspersample, page.photometric
     samples = page.samplesperpixel
