@@ -103,7 +103,14 @@ class TestTiffKinds:
     ) -> None:
         data = _values(dtype, 3, ROWS, COLUMNS)
         path = tmp_path / "a.tif"
-        tifffile.imwrite(path, data, byteorder=byteorder, compression=compression, metadata=None)
+        tifffile.imwrite(
+            path,
+            data,
+            byteorder=byteorder,
+            compression=compression,
+            metadata=None,
+            photometric="minisblack",
+        )
         volume = read_stored(path)
         assert volume.data.dtype == data.dtype
         assert volume.stored_dtype == dtype
@@ -306,7 +313,7 @@ class TestStacks:
         if pages == 1:
             whole = path.read_bytes()
             path.write_bytes(whole.replace(b"images=6", b"images=9"))
-            with pytest.raises(ValueError, match="images=9|cut short"):
+            with pytest.raises(ValueError, match=r"images=9|cut short"):
                 read_volume(path)
 
     @pytest.mark.parametrize(
@@ -318,7 +325,7 @@ class TestStacks:
         path = tmp_path / "a.tif"
         options: dict[str, Any] = {kind: True}
         tifffile.imwrite(path, data, metadata={"axes": axes}, **options)
-        with pytest.raises(ValueError, match="expected slices .* 2 along"):
+        with pytest.raises(ValueError, match=r"expected slices .* 2 along"):
             read_volume(path)
 
     def test_slices_of_ome(self, tmp_path: Path) -> None:
@@ -340,16 +347,14 @@ class TestStacks:
     def test_every_cut_is_noticed(self, tmp_path: Path, compression: str | None) -> None:
         data = _values("uint16", 3, ROWS, COLUMNS)
         path = tmp_path / "a.tif"
-        tifffile.imwrite(path, data, compression=compression, metadata=None)
+        tifffile.imwrite(
+            path, data, compression=compression, metadata=None, photometric="minisblack"
+        )
         whole = path.read_bytes()
         for length in range(4, len(whole), 7):
             path.write_bytes(whole[:length])
-            try:
-                found = read_stored(path).data
-            except (ValueError, TypeError) as error:
-                assert str(path) in str(error)
-            else:  # without its last bytes a file may be whole
-                np.testing.assert_array_equal(found, data)
+            with pytest.raises(ValueError, match=r"a\.tif: "):
+                read_stored(path)
 
 
 class TestPng:

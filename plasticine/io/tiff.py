@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,8 @@ _BY_PILLOW = (
 # The bits of one grey sample in Pillow's modes, and by what Pillow multiplies it.
 _MODES = {"1": (1,), "L": (2, 4, 8), "I;16": (12, 16), "I;16B": (16,), "I": (16, 32), "F": (32,)}
 _STRETCH = {2: 85, 4: 17}
+# What tifffile and Pillow raise of a damaged file.
+_DAMAGE = (ValueError, OSError, SyntaxError, LookupError, RuntimeError, struct.error, zlib.error)
 # Axes that a stack may run along: depth, pages, or not named.
 _STACKED = "ZIQ"
 # No compression that is read makes less of more: a bound to what a small file may claim.
@@ -80,7 +84,9 @@ def read_tiff(path: Path) -> Volume:
                 stored = _read_pages(file, series, path)
     except tifffile.TiffFileError as error:
         raise ValueError(f"{path}: not a TIFF file ({error})") from error
-    except (OSError, SyntaxError, KeyError, RuntimeError) as error:
+    except _DAMAGE as error:
+        if str(error).startswith(str(path)):
+            raise
         raise ValueError(f"{path}: the picture is cut short or damaged ({error})") from error
     greys, notes = _grey_pages(stored, page, path)
     if not _needs_pillow(page):  # Pillow turns a TIFF itself
@@ -252,7 +258,8 @@ def _as_stored(values: NDArray[Any], mode: str, page: Any, path: Path) -> NDArra
             f"{page.compression.name}: save it without compression"
         )
     if photometric != PHOTOMETRIC.PALETTE and samples == 1:
-        values = values // _STRETCH.get(bits, 1)
+        if bits in _STRETCH:
+            values = values // _STRETCH[bits]
         if photometric == PHOTOMETRIC.MINISWHITE and bits <= 8:  # Pillow inverts these alone
             values = _inverted(values, bits)
     return values.reshape(*values.shape[:2], -1).astype(page.dtype)
