@@ -114,9 +114,8 @@ def test_labels_off_by_rounding_are_rounded_with_a_note(tmp_path: Path) -> None:
     found, notes = _read(tmp_path / "labels.npy")
     np.testing.assert_array_equal(found, _map(1, 2, "int64"))
     count = int((labels != np.rint(labels)).sum())
-    assert notes == (
-        f"{tmp_path / 'labels.npy'}: {count} labels were rounded to whole numbers, by 3e-05 at most",
-    )
+    rounded = f"{count} labels were rounded to whole numbers, by 3e-05 at most"
+    assert notes == (f"{tmp_path / 'labels.npy'}: {rounded}",)
 
 
 class TestEvaluate:

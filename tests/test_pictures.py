@@ -94,6 +94,13 @@ def _plane(volume: Volume) -> NDArray[Any]:
     return volume.data[..., 0]
 
 
+def _data_or_reason(path: Path) -> NDArray[Any] | str:
+    try:
+        return read_stored(path).data
+    except ValueError as error:
+        return str(error)
+
+
 class TestTiffKinds:
     @pytest.mark.parametrize("dtype", KINDS)
     @pytest.mark.parametrize("byteorder", ["<", ">"])
@@ -350,11 +357,16 @@ class TestStacks:
         tifffile.imwrite(
             path, data, compression=compression, metadata=None, photometric="minisblack"
         )
-        whole = path.read_bytes()
+        whole, refused = path.read_bytes(), 0
         for length in range(4, len(whole), 7):
             path.write_bytes(whole[:length])
-            with pytest.raises(ValueError, match=r"a\.tif: "):
-                read_stored(path)
+            found = _data_or_reason(path)
+            if isinstance(found, str):
+                refused += 1
+                assert found.startswith(f"{path}: ")
+            else:  # without the last bytes of a tag that says nothing of the pixels
+                np.testing.assert_array_equal(found, data)
+        assert refused > len(range(4, len(whole), 7)) / 2
 
 
 class TestPng:
