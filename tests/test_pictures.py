@@ -340,6 +340,25 @@ class TestStacks:
         tifffile.imwrite(tmp_path / "a.tif", data, ome=True, metadata={"axes": "ZYX"})
         np.testing.assert_array_equal(read_stored(tmp_path / "a.tif").data, data)
 
+    def test_no_other_file_that_ome_names_is_opened(self, tmp_path: Path) -> None:
+        own, other = (f"urn:uuid:aaaaaaaa-0000-0000-0000-00000000000{n}" for n in (1, 2))
+        parts = "".join(
+            f'<TiffData IFD="0" FirstZ="{z}" PlaneCount="1"><UUID FileName="{name}.tif">{uuid}'
+            "</UUID></TiffData>"
+            for z, (name, uuid) in enumerate((("first", own), ("other", other)))
+        )
+        description = (
+            '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+            f'UUID="{own}"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" '
+            f'Type="uint8" SizeX="{COLUMNS}" SizeY="{ROWS}" SizeZ="2" SizeC="1" SizeT="1">'
+            f'<Channel ID="Channel:0:0" SamplesPerPixel="1"/>{parts}</Pixels></Image></OME>'
+        )
+        for name in ("first", "other"):
+            data = _values("uint8", ROWS, COLUMNS)
+            tifffile.imwrite(tmp_path / f"{name}.tif", data, description=description, metadata=None)
+        with pytest.raises(ValueError, match="OME description is not of this file alone"):
+            read_volume(tmp_path / "first.tif")
+
     @pytest.mark.parametrize("what", ["shape", "type"])
     def test_pages_that_differ_are_refused(self, tmp_path: Path, what: str) -> None:
         with tifffile.TiffWriter(tmp_path / "a.tif") as file:

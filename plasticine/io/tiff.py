@@ -71,7 +71,8 @@ def read_tiff(path: Path) -> Volume:
         TypeError: It is coloured.
     """
     try:
-        with _errors_raised(path), tifffile.TiffFile(path) as file:
+        # Other files that a description names are not opened.
+        with _errors_raised(path), tifffile.TiffFile(path, _multifile=False) as file:
             series = _only_series(file, path)
             page: Any = series.keyframe  # a TiffPage
             _check_kind(page, path)
@@ -129,6 +130,11 @@ def _only_series(file: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries
         found = [(one.keyframe.shape, str(one.dtype)) for one in file.series]
         raise ValueError(f"{path}: its pages differ in shape or type: {found}")
     series: tifffile.TiffPageSeries = file.series[0]
+    if file.is_ome and series.kind != "ome":
+        raise ValueError(
+            f"{path}: its OME description is not of this file alone: expected one file that holds "
+            "all of its planes"
+        )
     others = [(axis, n) for axis, n in zip(series.axes, series.shape, strict=True) if n > 1]
     others = [(axis, n) for axis, n in others if axis not in "YXS"]
     if len(others) > 1 or any(axis not in _STACKED for axis, _ in others):
