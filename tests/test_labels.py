@@ -259,7 +259,8 @@ def test_labels_are_taken_to_the_models_voxels(tmp_path: Path) -> None:
     _save(tmp_path / "labels.nii.gz", 100 * fine, spacing=1.0)
     card = {"ndim": 2, "spacing_mm": 2.0, "normalisation": {"percentile": 99.9, "of": "positive"}}
     laid = model_images(read_volume(tmp_path / "image.nii.gz"), card)
-    labels = laid.labels(tmp_path / "labels.nii.gz")
+    labels, notes = laid.labels(tmp_path / "labels.nii.gz")
+    assert notes == ()
     assert labels.shape == laid.images.shape
     assert sorted(labels.unique().tolist()) == [0, 100, 200]
     # Model voxel k lies on voxel 2k of the file, and the last one reaches beyond it.

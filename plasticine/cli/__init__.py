@@ -331,6 +331,8 @@ def evaluate(
             report.write_evaluation(record, temporary)
         console = Console(highlight=False)
         console.print(report.table_of(record))
+        for note in record["notes"]:
+            console.print(f"Note: {note}", soft_wrap=True, markup=False)
         console.print(f"Figures: {output / 'evaluation.json'}", soft_wrap=True, markup=False)
 
 

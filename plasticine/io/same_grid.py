@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +11,17 @@ import torch
 from numpy.typing import NDArray
 
 from plasticine.io.grid import ModelGrid
-from plasticine.io.reading import read_volume
+from plasticine.io.labels import whole_numbers
+from plasticine.io.reading import read_stored, read_volume
 from plasticine.io.volume import Volume
 
 
 def read_same_grid(
-    path: Path, grid: ModelGrid, affine: NDArray[np.float64], orientation: str
+    path: Path,
+    grid: ModelGrid,
+    affine: NDArray[np.float64],
+    orientation: str,
+    read: Callable[[Path], Volume] = read_volume,
 ) -> Volume:
     """Reads an image of the same voxels as another.
 
@@ -23,6 +30,7 @@ def read_same_grid(
         grid: How the other lies on the model's grid.
         affine: ``(4, 4)``, voxel index to millimetres (RAS+) of the other.
         orientation: Where slices, rows and columns of a file without spacing run.
+        read: What reads it: `read_volume`, or `read_stored` for its own element type.
 
     Returns:
         The volume, placed in space.
@@ -31,7 +39,9 @@ def read_same_grid(
         FileNotFoundError: There is no such file.
         ValueError: It is no image, or on another grid.
     """
-    volume = read_volume(path).placed(orientation)
+    stored = read(path)
+    # Where voxels without spacing are put is noted with the other image already.
+    volume = dataclasses.replace(stored.placed(orientation), notes=stored.notes)
     assert volume.affine is not None
     if volume.data.shape != grid.file_shape:
         raise ValueError(
@@ -47,7 +57,7 @@ def read_same_grid(
 
 def read_labels(
     path: Path, grid: ModelGrid, affine: NDArray[np.float64], orientation: str
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, tuple[str, ...]]:
     """Reads a label map of the same voxels as an image.
 
     Args:
@@ -57,13 +67,15 @@ def read_labels(
         orientation: Where slices, rows and columns of a file without spacing run.
 
     Returns:
-        ``(N, 1, *input_shape)``, int64, in the model's layout.
+        ``(N, 1, *input_shape)``, int64, in the model's layout: the file's own whole numbers,
+        exactly. And notes on how they were read, the file named in each.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no image, on another grid, or holds other than whole numbers.
+        ValueError: It is no image, on another grid, or `whole_numbers` refuses its values.
+        TypeError: Its elements are no real numbers.
     """
-    images = grid.to_images(read_same_grid(path, grid, affine, orientation).data)
-    if (images != images.round()).any():
-        raise ValueError(f"{path}: expected labels, whole numbers, got fractions")
-    return images.long()
+    volume = read_same_grid(path, grid, affine, orientation, read_stored)
+    labels, rounded = whole_numbers(volume.data, str(path))
+    notes = (*(f"{path}: {note}" for note in volume.notes), *rounded)
+    return grid.to_images(labels), notes

@@ -24,9 +24,9 @@ def dice(
 
     Raises:
         TypeError: A map holds floating-point or complex numbers.
-        ValueError: Shapes or devices differ.
+        ValueError: Shapes or devices differ, or a label is beyond int64.
     """
-    check_labels(first, second)
+    first, second = comparable_labels(first, second)
     if labels is None:
         labels = occurring_labels(first, second)
     scores = {}
@@ -37,16 +37,23 @@ def dice(
     return scores
 
 
-def check_labels(first: torch.Tensor, second: torch.Tensor) -> None:
-    """Refuses two label maps that cannot be compared voxel by voxel.
+def comparable_labels(
+    first: torch.Tensor, second: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two label maps of one type, as they are compared voxel by voxel.
+
+    A narrow type would wrap a label that it cannot hold: ``uint8 == 300`` is true of 44.
 
     Args:
         first: Any tensor.
         second: What it is to be compared with.
 
+    Returns:
+        Both in int64.
+
     Raises:
         TypeError: A map holds floating-point or complex numbers.
-        ValueError: Shapes or devices differ.
+        ValueError: Shapes or devices differ, or a label is beyond int64.
     """
     for labelled, name in ((first, "first"), (second, "second")):
         if labelled.is_floating_point() or labelled.is_complex():
@@ -56,11 +63,16 @@ def check_labels(first: torch.Tensor, second: torch.Tensor) -> None:
             f"first and second must agree, got {tuple(first.shape)} on {first.device} "
             f"and {tuple(second.shape)} on {second.device}"
         )
+    wide = first.long(), second.long()
+    for labelled, held, name in zip((first, second), wide, ("first", "second"), strict=True):
+        if labelled.dtype == torch.uint64 and (held < 0).any():
+            raise ValueError(f"{name}: expected labels of at most 2^63 - 1, got larger ones")
+    return wide
 
 
 def occurring_labels(first: torch.Tensor, second: torch.Tensor) -> list[int]:
-    """The labels that occur in either map, ascending, without 0."""
-    found = torch.cat((first.unique().long(), second.unique().long())).unique()
+    """The labels that occur in either int64 map, ascending, without 0."""
+    found = torch.cat((first.unique(), second.unique())).unique()
     return [int(label) for label in found if label != 0]
 
 

@@ -22,6 +22,7 @@ from plasticine.io import (
     normalise,
     read_volume,
 )
+from plasticine.nn.labels import move_labels
 from plasticine.ops.invert import invert
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.warp import warp
@@ -77,11 +78,12 @@ def evaluate(
         raise ValueError("a mask is for the comparison with a truth: give both, got a mask alone")
     if target_labels is not None and labels is None:
         raise ValueError("target labels are compared with the source's labels: give both")
+    notes: list[str] = []
     tasks: dict[str, Callable[[ResultFolder], dict[str, Any]]] = {"deformation": _deformation}
     if truth is not None:
-        tasks["truth"] = lambda results: _truth(results, truth, mask, erosion)
+        tasks["truth"] = lambda results: _truth(results, truth, mask, erosion, notes)
     if labels is not None:
-        tasks["labels"] = lambda results: _labels(results, labels, target_labels)
+        tasks["labels"] = lambda results: _labels(results, labels, target_labels, notes)
     if target_folder is not None:
         tasks["distribution"] = lambda results: _distribution(results, target_folder)
     report = progress or (lambda done, total: None)
@@ -101,6 +103,7 @@ def evaluate(
             "target_folder": target_folder,
         },
         "spacing_mm": results.spacing,
+        "notes": notes,
     }
     for done, (name, task) in enumerate(tasks.items(), start=1):
         report(done, 1 + len(tasks))
@@ -188,13 +191,15 @@ def _deformation(results: ResultFolder) -> dict[str, Any]:
 
 
 def _truth(
-    results: ResultFolder, path: Path, mask_path: Path | None, erosion: int
+    results: ResultFolder, path: Path, mask_path: Path | None, erosion: int, notes: list[str]
 ) -> dict[str, Any]:
     """ŷ and, as what recolouring starts from, x∘φ, both pulled back, against the true image."""
     rule = results.card.get("target_normalisation", results.card.get("normalisation"))
-    data, _ = normalise(results.read(path).data, rule, str(path))
+    volume = results.read(path)
+    notes += [f"{path}: {note}" for note in volume.notes]
+    data, _ = normalise(volume.data, rule, str(path))
     truth = results.grid.to_images(data)
-    mask = None if mask_path is None else results.read_labels(mask_path) != 0
+    mask = None if mask_path is None else _read_labels(results, mask_path, notes) != 0
     inverse = invert(results.displacement)
     scores: dict[str, Any] = {"inverse_residual_voxels": inverse.residual.max()}
     for name, image in (("translated", results.translated), ("source", results.warped)):
@@ -205,12 +210,20 @@ def _truth(
     return scores
 
 
-def _labels(results: ResultFolder, path: Path, target_path: Path | None) -> dict[str, Any]:
+def _read_labels(results: ResultFolder, path: Path, notes: list[str]) -> torch.Tensor:
+    labels, found = results.read_labels(path)
+    notes += found
+    return labels
+
+
+def _labels(
+    results: ResultFolder, path: Path, target_path: Path | None, notes: list[str]
+) -> dict[str, Any]:
     """By label: volumes before and after φ and, with labels of ŷ, overlap and distances."""
-    labels = results.read_labels(path)
-    # float64 holds every label that float32 files can hold.
-    carried = warp(labels.double(), results.displacement.double(), mode="nearest").long()
-    target = None if target_path is None else results.read_labels(target_path)
+    labels = _read_labels(results, path, notes)
+    displacement = results.displacement.double()
+    carried = move_labels(labels, lambda ranks: warp(ranks, displacement, mode="nearest"))
+    target = None if target_path is None else _read_labels(results, target_path, notes)
     millilitres = math.prod(results.spacing) / 1000
     dice = {} if target is None else metrics.dice(carried, target)
     found = sorted(dice) if dice else [int(label) for label in labels.unique() if label != 0]

@@ -78,12 +78,13 @@ class ResultFolder:
         """
         return read_same_grid(path, self.grid, self.affine, self.orientation)
 
-    def read_labels(self, path: Path) -> torch.Tensor:
-        """Reads a label map of the same voxels: ``(N, 1, *s)`` int64.
+    def read_labels(self, path: Path) -> tuple[torch.Tensor, tuple[str, ...]]:
+        """Reads a label map of the same voxels: ``(N, 1, *s)`` int64, and notes on the reading.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is no image, on another grid, or holds other than whole numbers.
+            ValueError: It is no image, on another grid, or holds other than whole numbers that
+                int64 holds.
         """
         return read_labels(path, self.grid, self.affine, self.orientation)
 

@@ -50,7 +50,8 @@ class StructureMap(nn.Module):
             ValueError: the image has another number of axes or channels, the labels another
                 shape than the image, or they are missing or not wanted; the domain is not one
                 of them, or the map needs it and got None.
-            TypeError: the image is not floating point, or the labels are.
+            TypeError: the image is not floating point, or the labels are, or are of uint16,
+                uint32 or uint64.
         """
         self.check(image, labels=labels)
         if domain is not None and domain not in DOMAINS:
@@ -81,6 +82,9 @@ class StructureMap(nn.Module):
             )
         if labels.is_floating_point() or labels.is_complex():
             raise TypeError(f"labels must be integers or bool; got {labels.dtype}")
+        if labels.dtype in (torch.uint16, torch.uint32, torch.uint64):
+            # torch neither compares nor bounds them.
+            raise TypeError(f"labels must be bool, uint8 or signed integers; got {labels.dtype}")
 
     def of_domain(self, image: Tensor, domain: str | None) -> Tensor:
         """The map of an image of a domain; the same for both, where a map does not say more."""

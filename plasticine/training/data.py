@@ -25,7 +25,7 @@ class Domains:
         target: (m, 1, *spatial), likewise.
         pairable: (n, m) bool, false where source and target are of one subject and must not
             meet; None where no subjects are known.
-        source_labels: (n, 1, *spatial) int32, the source's label maps; None without them.
+        source_labels: (n, 1, *spatial) int64, the source's label maps; None without them.
         target_labels: (m, 1, *spatial), likewise.
     """
 
@@ -50,7 +50,7 @@ class Images:
     Attributes:
         images: (n, 1, *spatial) float32 within [-1, 1].
         subjects: (n,) str, whose each image is; None where that is not known.
-        labels: (n, 1, *spatial) int32, the images' label maps; None without them.
+        labels: (n, 1, *spatial) int64, the images' label maps; None without them.
     """
 
     images: Tensor

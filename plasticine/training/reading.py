@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from plasticine.io import (
     model_images,
     read_volume,
 )
+from plasticine.io.labels import whole_numbers
 from plasticine.nn.body import body_mask
 from plasticine.training.data import Domains, Images, crop_to, unpaired
 from plasticine.training.recipe import Recipe
@@ -29,7 +31,6 @@ _KEYS = {"file", "source", "target", "maximum", "crop", "size", "foreground", "h
 }
 
 _LABELS = "_labels"
-_LARGEST_LABEL = 2**24  # up to which float32 holds every whole number
 
 Progress = Callable[[str, int, int], None]
 """Called as (what is read, files done, files in all)."""
@@ -204,27 +205,35 @@ def _read_arrays(
         raise FileNotFoundError(f"no training data at {path}: set PLASTICINE_DATA to its folder")
     keys, foreground = data[domain], data.get("foreground", 0.0)
     none = [None] * len(keys)
-    parts, subjects = [], []
+    parts, maps, subjects = [], [], []
     with np.load(path) as archive:
         for position, (key, labels, patients) in enumerate(
             zip(keys, options.get("labels", none), options.get("patients", none), strict=True)
         ):
-            volumes = [v / data["maximum"] for v in _stack(archive, key, path, ndim)]
+            volumes = [
+                volume.float() / data["maximum"] for volume in _stack(archive, key, path, ndim)
+            ]
             names: Sequence[Any] = [""] * len(volumes)
             if patients is not None:
                 names = _patients(archive, patients, archive[key].shape, path)
             elif "subjects" in options:
                 names = [options["subjects"][position]] * len(volumes)
+            label_maps: Sequence[Tensor | None] = [None] * len(volumes)
             if labels is not None:
-                maps = _stack(archive, labels, path, ndim)
-                volumes = [_joined(*pair, labels) for pair in zip(volumes, maps, strict=True)]
-            for volume, name in zip(volumes, names, strict=True):
-                images, kept = _select(volume, foreground, options)
+                label_maps = _stack(archive, labels, path, ndim, labels=True)
+                _check_alike(volumes, label_maps, labels)
+            for volume, name, label_map in zip(volumes, names, label_maps, strict=True):
+                images, chosen, kept = _select(volume, label_map, foreground, options)
                 parts.append(images)
+                maps.append(chosen)
                 subjects.append(np.broadcast_to(name, len(volume))[kept])
     known = "patients" in options or "subjects" in options
-    images = crop_to(torch.cat(parts), data.get("crop"))
-    return _parted(images, np.concatenate(subjects) if known else None)
+    crop = data.get("crop")
+    return Images(
+        crop_to(torch.cat(parts), crop) * 2 - 1,
+        np.concatenate(subjects) if known else None,
+        _cat(None if chosen is None else crop_to(chosen, crop) for chosen in maps),
+    )
 
 
 def _array(archive: Any, key: str, path: Path) -> np.ndarray:
@@ -244,43 +253,54 @@ def _patients(archive: Any, key: str, shape: tuple[int, ...], path: Path) -> lis
     return list(names) if len(shape) == 4 else [names]
 
 
-def _stack(archive: Any, key: str, path: Path, ndim: int) -> list[Tensor]:
-    """An array's volumes: (slices, 1, *spatial) of a 2D model, (1, 1, *spatial) of a 3D one."""
+def _stack(archive: Any, key: str, path: Path, ndim: int, *, labels: bool = False) -> list[Tensor]:
+    """An array's volumes: (slices, 1, *spatial) of a 2D model, (1, 1, *spatial) of a 3D one.
+
+    Of the array's own type, or label maps in int64.
+    """
     stack = _array(archive, key, path)
     if stack.ndim not in (ndim + 1, 4):
         raise ValueError(
             f"{key!r} of {path} is not a stack of {ndim}D images: its shape is {stack.shape}"
         )
-    volumes = torch.from_numpy(stack).float()
+    if labels:
+        stack, notes = whole_numbers(stack, f"{path}: {key}")
+        _warn(notes)
+    volumes = torch.from_numpy(stack)
     if ndim == 3:
         return list(volumes[:, None, None])
     return list(volumes[:, :, None]) if stack.ndim == 4 else [volumes[:, None]]
 
 
-def _joined(images: Tensor, labels: Tensor, name: object) -> Tensor:
-    """Images and label map as two channels, so that both are cut and turned together."""
-    if labels.shape != images.shape:
+def _check_alike(volumes: Sequence[Tensor], maps: Sequence[Tensor], name: object) -> None:
+    """Refuses label maps of another shape than their images."""
+    shapes = [[tuple(one.shape) for one in each] for each in (volumes, maps)]
+    if shapes[0] != shapes[1]:
         raise ValueError(
-            f"{name}: expected a label map of the images' shape {tuple(images.shape)}, "
-            f"got {tuple(labels.shape)}"
+            f"{name}: expected label maps of the images' shape {shapes[0][0]} "
+            f"({len(volumes)} of them), got {len(maps)} of {shapes[1][0]}"
         )
-    if (labels != labels.round()).any() or labels.abs().max() > _LARGEST_LABEL:
-        raise ValueError(f"{name}: expected labels, whole numbers of at most {_LARGEST_LABEL}")
-    return torch.cat([images, labels.to(images.dtype)], 1)
 
 
-def _parted(joined: Tensor, subjects: np.ndarray | None) -> Images:
-    """What ``_joined`` joined, or images alone, within [-1, 1]."""
-    labels = joined[:, 1:].int() if joined.shape[1] == 2 else None
-    return Images(joined[:, :1] * 2 - 1, subjects, labels)
+def _warn(notes: Sequence[str]) -> None:
+    """Says what is to be known of the reading of label maps, in one warning for all."""
+    if notes:
+        more = f" (and {len(notes) - 1} notes of other kinds or files)" if notes[1:] else ""
+        warnings.warn(notes[0] + more, RuntimeWarning, stacklevel=2)
+
+
+def _cat(maps: Iterable[Tensor | None]) -> Tensor | None:
+    """Label maps in one tensor; None where the images have none."""
+    there = [one for one in maps if one is not None]
+    return torch.cat(there) if there else None
 
 
 def _select(
-    images: Tensor, foreground: float, options: dict[str, Any]
-) -> tuple[Tensor, np.ndarray]:
+    images: Tensor, labels: Tensor | None, foreground: float, options: dict[str, Any]
+) -> tuple[Tensor, Tensor | None, np.ndarray]:
     """What a domain's options leave of some images (n, 1, *spatial) within [0, 1], and of which.
 
-    A second channel, the label map, goes with them.
+    Their label maps, (n, 1, *spatial) int64, are cut and turned with them.
     """
     kept = np.arange(len(images))
     if "slices" in options:
@@ -291,14 +311,17 @@ def _select(
                 f"slices [{first}, {stop}] are not within the {images.shape[axis]} there are"
             )
         images = images.narrow(axis, first, stop - first)
+        labels = None if labels is None else labels.narrow(axis, first, stop - first)
         kept = kept[first:stop] if axis == 0 else kept
     if "flip" in options:
-        images = images.flip([2 + axis for axis in options["flip"]])
+        axes = [2 + axis for axis in options["flip"]]
+        images = images.flip(axes)
+        labels = None if labels is None else labels.flip(axes)
     if "body" in options:
-        body = body_mask(images[:, :1], **options["body"])
-        images = torch.cat([images[:, :1] * body, images[:, 1:]], 1)
-    enough = body_share(images[:, :1]) >= foreground
-    return images[enough], kept[enough.numpy()]
+        images = images * body_mask(images, **options["body"])
+    enough = body_share(images) >= foreground
+    labels = None if labels is None else labels[enough]
+    return images[enough], labels, kept[enough.numpy()]
 
 
 def _read_files(
@@ -313,12 +336,17 @@ def _read_files(
     card = dict(recipe.card) | {"ndim": recipe.model["ndim"]}
     if domain == "target" and "target_normalisation" in card:
         card["normalisation"] = card["target_normalisation"]
-    parts = []
-    for done, (path, labels) in enumerate(files, start=1):
+    parts, maps = [], []
+    notes: list[str] = []
+    for done, (path, label_path) in enumerate(files, start=1):
         laid = model_images(read_volume(path), card)
-        whole = laid.images if labels is None else _joined(laid.images, laid.labels(labels), labels)
-        images, _ = _select(whole, foreground, options)
+        labels = None
+        if label_path is not None:
+            labels, found = laid.labels(label_path)
+            notes += found
+        images, labels, _ = _select(laid.images, labels, foreground, options)
         parts.append(images if size is None else fit(images, size))
+        maps.append(labels if labels is None or size is None else fit(labels, size))
         if progress is not None:
             progress(f"reading {domain}", done, len(files))
     shapes = {tuple(part.shape[2:]) for part in parts}
@@ -328,7 +356,9 @@ def _read_files(
             "give the recipe a size in [data]"
         )
     names = [subject_of(path) for path, _ in files]
-    return _parted(torch.cat(parts), np.repeat(names, [len(part) for part in parts]))
+    _warn(notes)
+    subjects = np.repeat(names, [len(part) for part in parts])
+    return Images(torch.cat(parts) * 2 - 1, subjects, _cat(maps))
 
 
 def fit(images: Tensor, size: Sequence[int]) -> Tensor:
