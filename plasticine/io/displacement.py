@@ -107,10 +107,11 @@ def _read(path: Path, vectors: Vectors | None) -> tuple[NDArray[np.float32], NDA
             )
         vectors = _BY_INTENT[intent]
     affine, notes = placement(path, header)
-    if vectors != "voxels" and any("were converted" in note for note in notes):
+    converted = [note for note in notes if "were converted" in note]
+    if vectors != "voxels" and converted:
         warnings.warn(
-            f"{path}: {notes[0]}; its vectors were taken to be millimetres, as ITK takes them",
-            stacklevel=4,
+            f"{path}: {converted[0]}; its vectors were taken to be millimetres, as ITK takes them",
+            stacklevel=3,
         )
     data = read_data(path, header, data_path)
     if data.dtype.kind not in "biuf":
@@ -158,5 +159,5 @@ def _to_voxels(
     if vectors == "voxels":
         return np.eye(components)
     signs = _RAS_TO_LPS[:, None] if vectors == "lps" else 1.0
-    to_voxels: NDArray[np.float64] = np.linalg.inv(signs * axes)
+    to_voxels = np.asarray(np.linalg.inv(signs * axes), dtype=np.float64)
     return to_voxels[:components, :components]

@@ -57,7 +57,7 @@ def read_itk(path: Path) -> Volume:
         RuntimeError: SimpleITK is not installed.
     """
     sitk = _simpleitk(path)
-    fields = _header_fields(path)
+    fields, header_size = _text_header(path)
     reader = sitk.ImageFileReader()
     is_nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
     reader.SetImageIO("NrrdImageIO" if is_nrrd else "MetaImageIO")
@@ -78,8 +78,7 @@ def read_itk(path: Path) -> Volume:
     affine[:3] *= factor
     check_affine(path, affine)
     dtype = _dtype(sitk, reader)
-    held, compressed = _held(path, fields)
-    check_claim(path, math.prod(shape) * dtype.itemsize, held, compressed=compressed)
+    _check_size(path, fields, header_size, math.prod(shape) * dtype.itemsize)
     data = sitk.GetArrayFromImage(reader.Execute()).T
     if is_nrrd and fields.get("space", "").lower() not in _ANATOMICAL:
         notes.append("the NRRD header gives no orientation: its axes were taken to be LPS")
@@ -115,24 +114,28 @@ def _affine(image: Any) -> NDArray[np.float64]:
     return affine
 
 
-def _header_fields(path: Path) -> dict[str, str]:
-    """A text header's fields, by name in lower case.
+def _text_header(path: Path) -> tuple[dict[str, str], int]:
+    """A text header's fields, by name in lower case, and how many bytes it takes.
 
     What SimpleITK does not tell: the unit of length, the file of the data, its encoding.
     """
     with path.open("rb") as file:
-        text = file.read(_LONGEST_HEADER).decode("utf-8", "replace")
-    is_nrrd = text.startswith("NRRD")
-    fields = {}
-    for line in text.splitlines():
+        start = file.read(_LONGEST_HEADER)
+    is_nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
+    fields: dict[str, str] = {}
+    size = 0
+    for line in start.splitlines(keepends=True):
+        size += len(line)
         if is_nrrd and not line.strip():  # the data follow
             break
-        name, separator, value = line.partition(":" if is_nrrd else "=")
+        name, separator, value = line.decode("utf-8", "replace").partition(":" if is_nrrd else "=")
         if separator and not value.startswith("="):  # := is a note of the user's own
             fields[name.strip().lower()] = value.strip()
         if name.strip() == "ElementDataFile":  # likewise
             break
-    return fields
+    if not (start.startswith(b"NRRD0") if is_nrrd else "ndims" in fields):
+        raise ValueError(f"{path}: not a {'NRRD' if is_nrrd else 'MetaImage'} file")
+    return fields, size
 
 
 def _unit(path: Path, fields: dict[str, str]) -> tuple[float, list[str]]:
@@ -150,23 +153,24 @@ def _unit(path: Path, fields: dict[str, str]) -> tuple[float, list[str]]:
     return factor, [] if factor == 1 else [f"lengths were converted from {name} to millimetres"]
 
 
-def _held(path: Path, fields: dict[str, str]) -> tuple[int, bool]:
-    """The size of the file or files that hold the data, and whether they are compressed."""
-    name = (
-        fields.get("elementdatafile")
-        or fields.get("data file")
-        or fields.get("datafile")
-        or "LOCAL"
-    )
-    data = path if name.upper() == "LOCAL" else path.parent / name
-    files = [data] if data.is_file() else [p for p in path.parent.iterdir() if p.is_file()]
+def _check_size(path: Path, fields: dict[str, str], header_size: int, claimed: int) -> None:
+    """Compares the bytes of the elements with the file or the files that hold them."""
+    keys = ("elementdatafile", "data file", "datafile")
+    name = next((fields[key] for key in keys if key in fields), "LOCAL")
     raw = (
         fields.get("encoding", "raw").lower() == "raw"
         and fields.get("compresseddata", "False").lower() != "true"
         and fields.get("binarydata", "True").lower() != "false"
     )
+    if name.upper() == "LOCAL":
+        files, claimed = [path], claimed + header_size
+    elif (path.parent / name).is_file():
+        files = [path.parent / name]
+    else:  # a list or a pattern of files beside it
+        files = [file for file in path.parent.iterdir() if file.is_file()]
+    held = sum(file.stat().st_size for file in files)
     # Text takes at least two bytes a number, well within what a gzip may hold.
-    return sum(file.stat().st_size for file in files), not raw
+    check_claim(path, claimed, held, compressed=not raw)
 
 
 def is_dicom(path: Path) -> bool:

@@ -139,7 +139,7 @@ def read_data(path: Path, header: Any, data_path: Path) -> NDArray[Any]:
         data_path: Likewise.
 
     Returns:
-        The elements, in the file's type where they are not scaled.
+        The elements, in the file's type where they are not scaled, in this machine's byte order.
 
     Raises:
         ValueError: The file is cut short or damaged.
@@ -156,9 +156,10 @@ def read_data(path: Path, header: Any, data_path: Path) -> NDArray[Any]:
     check_claim(path, claimed, data_path.stat().st_size, compressed=compressed)
     try:
         with _open(data_path) as file, np.errstate(invalid="ignore"):
-            return np.asanyarray(nibabel.arrayproxy.ArrayProxy(file, header))
+            data = np.asanyarray(nibabel.arrayproxy.ArrayProxy(file, header))
     except (EOFError, OSError, ValueError, zlib.error) as error:
         raise ValueError(f"{path}: the file is cut short or damaged ({error})") from error
+    return data.astype(data.dtype.newbyteorder("="), copy=False)
 
 
 def _kind(header: Any) -> Kind:
