@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 SAME_PLACE = 0.1
 """Voxels: how far apart the corners of one volume may land and still be called the same place.
 
-Headers round to float32 and quaternions, which moves the corner of 1000 voxels by less than 1e-3;
-a shift that matters to a label or to a measure, half a voxel, is well beyond.
+Headers round to float32 and quaternions, which moves the corner of 1000 voxels by less than
+0.01; a shift that matters to a label or to a measure, half a voxel, is well beyond.
 """
 
 # What deflate can make of one byte at most (zlib's technical notes: 1032), and headers beside it.

@@ -151,6 +151,9 @@ def read_data(path: Path, header: Any, data_path: Path) -> NDArray[Any]:
     shape, offset = [int(n) for n in header.get_data_shape()], int(header.get_data_offset())
     if min(shape, default=0) < 0 or offset < 0:
         raise ValueError(f"{path}: cut short or damaged, shape {shape} from byte {offset}")
+    if getattr(header, "is_single", False) and offset < header.single_vox_offset:
+        # nibabel would take the header for voxels.
+        raise ValueError(f"{path}: damaged, its data would begin in its header, at byte {offset}")
     claimed = offset + math.prod(shape) * dtype.itemsize
     compressed = data_path.name.lower().endswith((".gz", ".mgz"))
     check_claim(path, claimed, data_path.stat().st_size, compressed=compressed)
