@@ -244,9 +244,7 @@ def read_dicom(folder: Path) -> Volume:
         pixels = [_pixels(sitk, folder, one) for one in slices]
     # (rows, columns) each; the file's axes are (columns, rows, slices).
     data = np.stack([values.T for values in pixels], axis=-1)
-    notes = [f"{len(slices)} slices of {_name(slices[0])}", *shear_notes(affine)]
-    if slices[0].tag("0028|0004").upper() == "MONOCHROME1":
-        notes.append("the DICOM slices are MONOCHROME1, low values bright: values were kept")
+    notes = (f"{len(slices)} slices of {_name(slices[0])}", *shear_notes(affine))
     return Volume(
         data=data,
         affine=affine,
@@ -254,7 +252,7 @@ def read_dicom(folder: Path) -> Volume:
         kind="dicom",
         stored_dtype=str(data.dtype),
         stored_shape=tuple(data.shape),
-        notes=tuple(notes),
+        notes=notes,
     )
 
 
@@ -357,6 +355,10 @@ def _pixels(sitk: Any, folder: Path, one: _Slice) -> NDArray[Any]:
     """A slice's values, (rows, columns), rescaled."""
     if one.reader.GetNumberOfComponents() != 1:
         raise TypeError(f"{folder}: expected grey slices, got colours in {one.file.name}")
+    photometric = one.tag("0028|0004").upper()
+    if photometric != "MONOCHROME2":
+        # Low values are bright: SimpleITK would give other numbers than the file's.
+        raise ValueError(f"{folder}: expected MONOCHROME2 slices, got {photometric}")
     claimed = math.prod(one.reader.GetSize()) * _dtype(sitk, one.reader).itemsize
     # Its own size does not tell: slices may be compressed, and stored narrower than rescaled.
     check_claim(folder, claimed, one.file.stat().st_size, compressed=True)

@@ -75,7 +75,8 @@ def read_header(path: Path) -> tuple[Any, Path]:
     format_name = "FreeSurfer" if name.endswith((".mgh", ".mgz")) else "NIfTI"
     try:
         with _open(header_path) as file:
-            kind = _header_class(file.read(348), name)
+            start = file.read(348)
+            kind = _header_class(start, name)
             if kind is None:
                 raise ValueError(f"{path}: not a {format_name} file")
             file.seek(0)
@@ -86,6 +87,9 @@ def read_header(path: Path) -> tuple[Any, Path]:
         raise ValueError(f"{path}: not a {format_name} file, its compression is damaged") from error
     if isinstance(header, nibabel.Nifti1Header):
         _normalise_quaternion(header)
+    if isinstance(header, MGHHeader):
+        # nibabel sets it where it is not set, and assumes another orientation than FreeSurfer.
+        header["goodRASFlag"] = int.from_bytes(start[28:30], "big", signed=True)
     return header, data_path
 
 
