@@ -17,7 +17,8 @@ def read_array(path: Path) -> Volume:
     """
     try:
         # Mapped first: a header that claims more than the file holds is refused, not allocated.
-        data = np.load(path, mmap_mode="r", allow_pickle=False)
+        with np.errstate(over="raise"):
+            data = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(f"{path}: not a .npy file of numbers ({error})") from error
     if not isinstance(data, np.ndarray):
