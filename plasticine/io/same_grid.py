@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from plasticine.io.checks import SAME_PLACE, corner_distance
 from plasticine.io.grid import ModelGrid
 from plasticine.io.labels import whole_numbers
 from plasticine.io.reading import read_stored, read_volume
@@ -47,10 +48,11 @@ def read_same_grid(
         raise ValueError(
             f"{path}: expected the input's shape {grid.file_shape}, got {volume.data.shape}"
         )
-    if not np.allclose(volume.affine, affine, atol=1e-2):
+    voxels, millimetres = corner_distance(affine, volume.affine, grid.file_shape)
+    if voxels > SAME_PLACE:
         raise ValueError(
-            f"{path}: expected the input's position in space, affine "
-            f"{affine.round(3).tolist()}, got {volume.affine.round(3).tolist()}"
+            f"{path}: expected the input's position in space, got one whose corners are up to "
+            f"{voxels:.3g} voxels ({millimetres:.3g} mm) off; at most {SAME_PLACE} voxels are taken"
         )
     return volume
 

@@ -19,7 +19,9 @@ from plasticine.io import (
     read_same_grid,
     read_volume,
 )
+from plasticine.io.checks import SAME_PLACE, corner_distance, named_errors
 from plasticine.io.orientation import DEFAULT_ORIENTATION
+from plasticine.io.volume import KINDS_WITHOUT_SPACING
 from plasticine.report.results import RESULT_FILES
 
 
@@ -61,7 +63,7 @@ class ResultFolder:
     @property
     def is_one_body(self) -> bool:
         """Whether the images are slices of one body, and not a stack of pictures."""
-        return self.grid.ndim == 3 or self.record["input"]["kind"] == "nifti"
+        return self.grid.ndim == 3 or self.record["input"]["kind"] not in KINDS_WITHOUT_SPACING
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -108,18 +110,19 @@ def read_results(folder: Path) -> ResultFolder:
             f"{folder}: expected the folder of a translation, without {', '.join(missing)}"
         )
     try:
-        record = json.loads((folder / "trace.json").read_text(encoding="utf-8"))
-        card, rule = record["model"]["card"], record["normalisation"]
-        field, affine = read_displacement(folder / "displacement.nii.gz")
-        grid = ModelGrid.of(
-            (field.shape[1], field.shape[2], field.shape[3]),
-            affine,
-            orientation=card.get("orientation") or DEFAULT_ORIENTATION,
-            ndim=int(card["ndim"]),
-            spacing=card.get("spacing_mm") if record["grid"]["resampled"] else None,
-        )
-        low, divisor = float(rule["low"]), float(rule["divisor"])
-    except (ValueError, KeyError, TypeError) as error:
+        with named_errors(folder / "trace.json"):
+            record = json.loads((folder / "trace.json").read_text(encoding="utf-8"))
+            card, rule = record["model"]["card"], record["normalisation"]
+            low, divisor = float(rule["low"]), float(rule["divisor"])
+            field, affine = read_displacement(folder / "displacement.nii.gz")
+            grid = ModelGrid.of(
+                (field.shape[1], field.shape[2], field.shape[3]),
+                affine,
+                orientation=card.get("orientation") or DEFAULT_ORIENTATION,
+                ndim=int(card["ndim"]),
+                spacing=card.get("spacing_mm") if record["grid"]["resampled"] else None,
+            )
+    except ValueError as error:
         raise ValueError(f"{folder}: not the folder of a translation ({error})") from error
     images = {name: read_volume(folder / f"{name}.nii.gz") for name in ("translated", "warped")}
     for name, volume in images.items():
@@ -127,6 +130,13 @@ def read_results(folder: Path) -> ResultFolder:
             raise ValueError(
                 f"{folder}: {name}.nii.gz is of {volume.data.shape} voxels and the displacement "
                 f"of {grid.file_shape}"
+            )
+        assert volume.affine is not None
+        voxels, millimetres = corner_distance(affine, volume.affine, grid.file_shape)
+        if voxels > SAME_PLACE:
+            raise ValueError(
+                f"{folder}: {name}.nii.gz lies up to {voxels:.3g} voxels ({millimetres:.3g} mm) "
+                "off the displacement"
             )
     return ResultFolder(
         folder=folder,

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from plasticine.io.nifti import write_displacement, write_image
+from plasticine.io.displacement import write_displacement
+from plasticine.io.nifti import write_image
 from plasticine.io.translate import VolumeTrace
 from plasticine.report.page import draw_page
 from plasticine.report.record import describe, describe_file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from plasticine.io import (
     model_images,
     read_volume,
 )
+from plasticine.io.checks import named_errors
 from plasticine.io.labels import whole_numbers
 from plasticine.nn.body import body_mask
 from plasticine.training.data import Domains, Images, crop_to, unpaired
@@ -147,7 +149,9 @@ def _with_label_files(folder: Path, labels: Path | None) -> list[tuple[Path, Pat
     """The image files of a folder, each with its label map in the folder ``labels``."""
     if labels is None:
         return [(path, None) for path in files_in(folder)]
-    there = {subject_of(path): path for path in files_in(labels)}
+    there = defaultdict(list)
+    for path in files_in(labels):
+        there[subject_of(path)].append(path)
     same = folder.resolve() == labels.resolve()
     found: list[tuple[Path, Path | None]] = []
     for path in files_in(folder):
@@ -155,7 +159,7 @@ def _with_label_files(folder: Path, labels: Path | None) -> list[tuple[Path, Pat
         if same and subject.endswith(_LABELS):
             continue
         names = [f"{subject}{_LABELS}"] if same else [subject, f"{subject}{_LABELS}"]
-        files = [there[name] for name in names if name in there]
+        files = [file for name in names for file in there.get(name, [])]
         if len(files) != 1:
             raise ValueError(
                 f"{path} needs one label map in {labels}: expected a file named "
@@ -206,7 +210,11 @@ def _read_arrays(
     keys, foreground = data[domain], data.get("foreground", 0.0)
     none = [None] * len(keys)
     parts, maps, subjects = [], [], []
-    with np.load(path) as archive:
+    with named_errors(path):
+        archive = np.load(path)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError(f"{path}: expected an .npz archive of arrays, got one array")
+    with archive:
         for position, (key, labels, patients) in enumerate(
             zip(keys, options.get("labels", none), options.get("patients", none), strict=True)
         ):
@@ -239,7 +247,8 @@ def _read_arrays(
 def _array(archive: Any, key: str, path: Path) -> np.ndarray:
     if key not in archive:
         raise ValueError(f"{path} holds no array {key!r}; it holds {', '.join(archive)}")
-    return archive[key]
+    with named_errors(path):
+        return np.asarray(archive[key])
 
 
 def _patients(archive: Any, key: str, shape: tuple[int, ...], path: Path) -> list[Any]:
