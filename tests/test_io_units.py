@@ -113,7 +113,9 @@ class TestUnits:
         stored = affine * [[1e3], [1e3], [1e3], [1]] if unit == "micron" else affine
         path = _save(tmp_path / "a.nii", stored, unit=unit)
         assert read_same_grid(path, grid, affine, "SPR").data.shape == (4, 5, 6)
-        assert int(read_labels(path, grid, affine, "SPR").sum()) == 120
+        labels, notes = read_labels(path, grid, affine, "SPR")
+        assert int(labels.sum()) == 120
+        assert notes == ()  # the input's own notes say where all of them lie
         wrong = _save(tmp_path / "b.nii", stored, unit="mm" if unit == "micron" else "micron")
         with pytest.raises(ValueError, match="position in space"):
             read_labels(wrong, grid, affine, "SPR")

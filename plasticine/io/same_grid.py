@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,36 +12,40 @@ from numpy.typing import NDArray
 from plasticine.io.checks import SAME_PLACE, corner_distance
 from plasticine.io.grid import ModelGrid
 from plasticine.io.labels import whole_numbers
-from plasticine.io.reading import read_stored, read_volume
+from plasticine.io.reading import read_stored
 from plasticine.io.volume import Volume
 
 
 def read_same_grid(
-    path: Path,
-    grid: ModelGrid,
-    affine: NDArray[np.float64],
-    orientation: str,
-    read: Callable[[Path], Volume] = read_volume,
+    path: Path, grid: ModelGrid, affine: NDArray[np.float64], orientation: str
 ) -> Volume:
-    """Reads an image of the same voxels as another.
+    """Reads an image of the same voxels as another, as float32.
 
     Args:
         path: The file.
         grid: How the other lies on the model's grid.
         affine: ``(4, 4)``, voxel index to millimetres (RAS+) of the other.
         orientation: Where slices, rows and columns of a file without spacing run.
-        read: What reads it: `read_volume`, or `read_stored` for its own element type.
 
     Returns:
-        The volume, placed in space.
+        The volume, placed in space. Its notes are of its values: where it lies is checked.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is no image, or on another grid.
+        TypeError: Its elements are no real numbers.
     """
-    stored = read(path)
-    # Where voxels without spacing are put is noted with the other image already.
-    volume = dataclasses.replace(stored.placed(orientation), notes=stored.notes)
+    return _read_stored_on(path, grid, affine, orientation).as_float32()
+
+
+def _read_stored_on(
+    path: Path, grid: ModelGrid, affine: NDArray[np.float64], orientation: str
+) -> Volume:
+    """The same, of the file's own element type."""
+    stored = read_stored(path)
+    # Files that know where they lie have no notes but on that.
+    notes = stored.notes if stored.affine is None else ()
+    volume = dataclasses.replace(stored.placed(orientation), notes=notes)
     assert volume.affine is not None
     if volume.data.shape != grid.file_shape:
         raise ValueError(
@@ -77,7 +80,7 @@ def read_labels(
         ValueError: It is no image, on another grid, or `whole_numbers` refuses its values.
         TypeError: Its elements are no real numbers.
     """
-    volume = read_same_grid(path, grid, affine, orientation, read_stored)
+    volume = _read_stored_on(path, grid, affine, orientation)
     labels, rounded = whole_numbers(volume.data, str(path))
     notes = (*(f"{path}: {note}" for note in volume.notes), *rounded)
     return grid.to_images(labels), notes
