@@ -128,7 +128,7 @@ def test_a_crop_is_cut_from_the_middle(recipe: Recipe, tmp_path: Path) -> None:
     assert torch.equal(cut, whole[:, :, 3:13])
     with pytest.raises(ValueError, match=r"does not fit images of \(16, 20\)"):
         load_domains(recipe.changed(data={"crop": [17, 20]}), tmp_path, seed=0)
-    for crop, message in (([10], "at least 2 items"), ([0, 5], "greater than or equal to 1")):
+    for crop, message in (([10], "at least 2 values"), ([0, 5], "greater than or equal to 1")):
         with pytest.raises(ValueError, match=rf"\[data\] crop.*{message}"):
             recipe.changed(data={"crop": crop})
 

@@ -223,7 +223,8 @@ class Stage:
         stored = type(self.settings).read(
             metadata.get("settings"), f"{self.checkpoint} cannot be resumed: its settings"
         )
-        self._expect("settings", stored, self._resumable(self.settings))
+        for key, value in self._resumable(self.settings):
+            self._expect(f"settings' {key}", getattr(stored, key), value)
         try:
             self._restore(tensors, metadata)
         except (RuntimeError, KeyError, TypeError, AttributeError) as error:

@@ -204,11 +204,11 @@ def _rule(value: Any) -> str:
     of_window = isinstance(value, Window) or (
         isinstance(value, dict) and {"low", "high"} & {*value}
     )
-    return "window" if of_window else "percentile"
+    return "a window" if of_window else "a percentile"
 
 
 Normalisation = Annotated[
-    Annotated[Percentile, Tag("percentile")] | Annotated[Window, Tag("window")],
+    Annotated[Percentile, Tag("a percentile")] | Annotated[Window, Tag("a window")],
     Discriminator(_rule),
 ]
 

@@ -48,24 +48,42 @@ class Table(BaseModel):
 def _faults(kind: type[Table], content: Any, error: ValidationError) -> Iterator[str]:
     """Each fault in words: where it is, what was expected, and what was got."""
     for fault in error.errors():
-        message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-        unknown = fault["type"] in ("extra_forbidden", "unexpected_keyword_argument")
-        path = _path(content, fault["loc"], missing=fault["type"].startswith("missing"))
-        if unknown:
+        code, value, context = fault["type"], fault["input"], fault.get("ctx", {})
+        path = _path(content, fault["loc"], missing=code.startswith("missing"))
+        if code in ("extra_forbidden", "unexpected_keyword_argument"):
             message = "unknown key" + _nearest(kind, path)
-        elif fault["type"].startswith("missing"):
+        elif code.startswith("missing"):
             message = "missing"
-        elif fault["type"] != "value_error":
-            message = f"{message}; got {_shortened(fault['input'])}"
+        elif code == "union_tag_not_found":
+            path, message = [*path, "name"], "missing"
+        elif code == "union_tag_invalid":
+            path = [*path, "name"]
+            message = f"expected {context['expected_tags']}; got {value['name']!r}"
+        elif code == "too_short" and len(value) >= context["min_length"]:
+            continue  # too few are right, and of the others each has been told
+        elif code in ("too_short", "too_long"):
+            bound = context.get("min_length", context.get("max_length"))
+            least = "least" if code == "too_short" else "most"
+            message = f"expected at {least} {bound} values; got {_shortened(value)}"
+        elif code == "value_error":
+            message = fault["msg"].removeprefix("Value error, ")
+        else:
+            expected = fault["msg"].replace("Input should be", "expected")
+            message = f"{expected}; got {_shortened(value)}"
         yield f"{_place(content, path)}{message}"
 
 
 def _path(content: Any, location: Sequence[int | str], *, missing: bool) -> list[int | str]:
     """The keys of a fault's location that are the file's, and none of the definition's own."""
     path: list[int | str] = []
+    tagged = False
     for part in location:
+        # The name that tells which of several tables a table is; the file's own has none.
+        if path and not tagged and isinstance(content, Mapping) and content.get("name") == part:
+            tagged = True
+            continue
         try:
-            content = content[part]
+            content, tagged = content[part], False
         except (KeyError, IndexError, TypeError):
             continue
         path.append(part)
