@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from recipe_file import as_toml
 
 from plasticine.nn.losses import inverse_consistency
 from plasticine.nn.tensor_file import load_tensors
@@ -68,19 +67,6 @@ def _assert_same_curve(folder: Path, other: Path) -> None:
                 assert yours[name] == pytest.approx(mine[name], rel=2e-4, abs=2e-5), name
 
 
-def _toml(recipe: Recipe) -> str:
-    def value(item: Any) -> str:
-        if isinstance(item, dict):
-            return "{ " + ", ".join(f"{k} = {value(v)}" for k, v in item.items()) + " }"
-        return json.dumps(item)
-
-    tables = recipe.model_dump(mode="json", exclude_none=True)
-    lines = [f"name = {value(tables.pop('name'))}"]
-    for name, table in tables.items():
-        lines += [f"[{name}]", *(f"{key} = {value(item)}" for key, item in table.items())]
-    return "\n".join(lines)
-
-
 def test_two_processes_and_two_parts_give_one_process_loss_curve(
     recipe: Recipe, tmp_path: Path
 ) -> None:
@@ -88,7 +74,7 @@ def test_two_processes_and_two_parts_give_one_process_loss_curve(
     train(recipe, tmp_path, tmp_path / "one")
     parts = {"accumulation": 2}
     recipe = recipe.changed(diffusion=parts, registration=parts)
-    (tmp_path / "tiny.toml").write_text(_toml(recipe), encoding="utf-8")
+    (tmp_path / "tiny.toml").write_text(as_toml(recipe), encoding="utf-8")
     done = subprocess.run(
         [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from plasticine import structure
 from plasticine.diffusion.denoiser import Denoiser
@@ -126,32 +128,56 @@ def load_model(path: Path) -> tuple[TranslationModel, dict[str, Any]]:
             raise ValueError(
                 f"card: ndim: expected {configuration.ndim}, as the networks'; got {card.ndim}"
             )
-        _check_tensors(configuration, tensors)
-        model = TranslationModel(configuration)
+        check_finite(tensors, "the file")
+        with _AtMost(sum(tensor.numel() for tensor in tensors.values())):
+            model = TranslationModel(configuration)
+        _check_tensors(model, tensors)
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except (ValueError, RuntimeError) as error:
         raise ModelError(f"{path} is a damaged model: {error}") from error
     return model.eval(), dict(metadata["card"])
 
 
-def _check_tensors(configuration: ModelConfiguration, tensors: dict[str, Tensor]) -> None:
-    """Refuses tensors that are not the configuration's, before memory is taken for its networks.
+class _AtMost(TorchFunctionMode):
+    """Refuses networks of more weights than a file holds, before memory is taken for them."""
+
+    def __init__(self, weights: int) -> None:
+        super().__init__()
+        self.weights = self.left = weights
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.empty:  # by which modules make their weights
+            size = args[0] if isinstance(args[0], Sequence) else args
+            self.left -= math.prod(size)
+            if self.left < 0:
+                raise ValueError(
+                    f"the configuration's networks have more weights than the file's {self.weights}"
+                )
+        return func(*args, **kwargs or {})
+
+
+def _check_tensors(model: TranslationModel, tensors: dict[str, Tensor]) -> None:
+    """Refuses tensors that are not the model's.
 
     Raises:
-        ValueError: a tensor is missing, not known, or of another shape or kind, or not finite.
+        ValueError: a tensor is missing, not known, or of another shape or kind.
     """
-    with torch.device("meta"):
-        networks = TranslationModel(configuration).state_dict()
-    for name in sorted(networks.keys() | tensors.keys()):
-        if name not in tensors or name not in networks:
-            raise ValueError(f"tensor {name} is {'missing' if name in networks else 'not known'}")
-        wanted, found = tuple(networks[name].shape), tuple(tensors[name].shape)
+    state = model.state_dict()
+    for name in sorted(state.keys() | tensors.keys()):
+        if name not in tensors or name not in state:
+            raise ValueError(f"tensor {name} is {'missing' if name in state else 'not known'}")
+        wanted, found = tuple(state[name].shape), tuple(tensors[name].shape)
         if wanted != found or not tensors[name].is_floating_point():
             raise ValueError(
                 f"tensor {name}: expected floating-point numbers of shape {wanted}, as the "
                 f"configuration has it; got {tensors[name].dtype} of {found}"
             )
-    check_finite(tensors, "the file")
 
 
 def shipped_models() -> dict[str, Path]:
