@@ -138,6 +138,42 @@ def test_a_domain_of_nearly_empty_images_is_told(recipe: Recipe, tmp_path: Path)
         load_domains(recipe, tmp_path, 0)
 
 
+def _damaged(archive: bytes, kind: str) -> bytes:
+    position = archive.index(b"NUMPY") + 40
+    return {
+        "empty": b"",
+        "text": b"no arrays",
+        "pickle": b"\x80\x04N.",
+        "array": archive[archive.index(b"\x93NUMPY") :],
+        "cut": archive[:200],
+        "bit": archive[:position] + bytes([archive[position] ^ 1]) + archive[position + 1 :],
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "pickle", "array", "cut", "bit"])
+def test_a_damaged_archive_is_told(recipe: Recipe, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "images.npz"
+    np.savez(path, a=np.zeros((3, 16, 12), np.uint8))
+    path.write_bytes(_damaged(path.read_bytes(), kind))
+    named = {"file": path.name, "source": ["a"], "target": ["a"], "crop": None}
+    recipe = recipe.changed(data=named | {"source_subjects": None, "target_subjects": None})
+    with pytest.raises(ValueError, match=r"images\.npz: expected an \.npz file of arrays"):
+        load_domains(recipe, tmp_path, 0)
+
+
+@pytest.mark.parametrize("value", [-1, 256, np.nan, np.inf])
+def test_values_outside_of_the_range_are_refused(
+    recipe: Recipe, tmp_path: Path, value: float
+) -> None:
+    images = np.full((3, 16, 12), 100.0, np.float32)
+    images[1, 2, 3] = value
+    np.savez(tmp_path / "images.npz", a=images)
+    named = {"file": "images.npz", "source": ["a"], "target": ["a"], "crop": None}
+    recipe = recipe.changed(data=named | {"source_subjects": None, "target_subjects": None})
+    with pytest.raises(ValueError, match=r"'a' of .*images\.npz: expected values of 0 to 255"):
+        load_domains(recipe, tmp_path, 0)
+
+
 def test_patients_are_told_by_an_array_and_held_out(tmp_path: Path) -> None:
     images = np.zeros((4, 8, 9), np.uint8)
     images[:, 2:6, 2:6] = np.array([10, 20, 30, 40])[:, None, None]

@@ -130,7 +130,7 @@ def recipe(tmp_path: Path) -> Recipe:
             "velocity": {"channels": [4, 4]},
         },
         structure=None,
-        diffusion={**stage, "steps": 80, "checkpoint_every": 2},
+        diffusion={**stage, "steps": 40, "checkpoint_every": 4},
         registration={**stage, "steps": 1, "checkpoint_every": 1, "nearest": 3},
     )
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +175,7 @@ def _read_arrays(path: Path, named: DomainImages, data: Data, ndim: int) -> Imag
         raise FileNotFoundError(f"no training data at {path}: set PLASTICINE_DATA to its folder")
     assert data.maximum is not None  # as the recipe has checked
     parts, subjects = [], []
-    with np.load(path) as archive:
+    with _archive(path) as archive:
         for key, labels, patients, subject in zip(
             named.names,
             _or_none(named, named.labels),
@@ -180,6 +184,11 @@ def _read_arrays(path: Path, named: DomainImages, data: Data, ndim: int) -> Imag
             strict=True,
         ):
             volumes = [v / data.maximum for v in _stack(archive, key, path, ndim)]
+            if any(not ((v >= 0) & (v <= 1)).all() for v in volumes):
+                raise ValueError(
+                    f"{key!r} of {path}: expected values of 0 to {data.maximum:g}, the recipe's "
+                    "maximum"
+                )
             names: Sequence[Any] = [subject or ""] * len(volumes)
             if patients is not None:
                 names = _patients(archive, patients, archive[key].shape, path)
@@ -193,6 +202,25 @@ def _read_arrays(path: Path, named: DomainImages, data: Data, ndim: int) -> Imag
     known = named.patients is not None or named.subjects is not None
     images = crop_to(torch.cat(parts), data.crop)
     return _parted(images, np.concatenate(subjects) if known else None)
+
+
+@contextlib.contextmanager
+def _archive(path: Path) -> Iterator[Any]:
+    """The arrays of an .npz file by their names.
+
+    Raises:
+        ValueError: it is none, or it is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path):  # else NumPy takes the file for an array, or for a pickle
+            pass
+        archive = np.load(path)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise zipfile.BadZipFile("it begins as a single array")
+        with archive:
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, EOFError, tokenize.TokenError) as error:
+        raise ValueError(f"{path}: expected an .npz file of arrays: {error}") from error
 
 
 def _array(archive: Any, key: str, path: Path) -> np.ndarray:
