@@ -6,14 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from plasticine.io import OutputFolder
 from plasticine.nn import output_folder
-from plasticine.report import RESULT_FILES, read_results
+from plasticine.report import RESULT_FILES, read_results, result_folder
 
 NAMES = ("a", "b", "c")
 
@@ -99,6 +99,30 @@ def test_half_a_result_is_no_result(tmp_path: Path) -> None:
         assert _killed(tmp_path, step, tuple(RESULT_FILES)) == -signal.SIGKILL
         with pytest.raises(FileNotFoundError, match="expected the folder of a translation, with"):
             read_results(tmp_path)
+
+
+def test_a_result_that_is_replaced_while_it_is_read_is_refused(
+    run: Callable[..., tuple[int, str, str]],
+    head: Path,
+    model_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    assert run("translate", head, "--model", model_file, "--output", out, "--steps", "1")[0] == 0
+    read = result_folder.read_displacement
+
+    def replaced(path: Path) -> object:
+        content = {name: (out / name).read_bytes() for name in RESULT_FILES}
+        with OutputFolder(out, RESULT_FILES) as temporary:
+            for name in RESULT_FILES:
+                (temporary / name).write_bytes(content[name])
+        return read(path)
+
+    assert read_results(out).translated.shape == (3, 1, 28, 24)
+    monkeypatch.setattr(result_folder, "read_displacement", replaced)
+    with pytest.raises(ValueError, match="another translation was written there while it was read"):
+        read_results(out)
 
 
 @pytest.mark.parametrize("step", range(2 * len(NAMES)))
