@@ -74,6 +74,8 @@ class RegistrationObjective:
         ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0; got {getattr(self, name)}")
+        if self.bins < 5:
+            raise ValueError(f"bins must be at least 5; got {self.bins}")
 
     def __call__(
         self,

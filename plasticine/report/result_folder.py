@@ -102,13 +102,15 @@ def read_results(folder: Path) -> ResultFolder:
 
     Raises:
         FileNotFoundError: A file is not there.
-        ValueError: The folder is not that of a translation, or its files do not fit together.
+        ValueError: The folder is not that of a translation, its files do not fit together, or
+            they were replaced meanwhile.
     """
     missing = [name for name in RESULT_FILES if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(
             f"{folder}: expected the folder of a translation, without {', '.join(missing)}"
         )
+    before = _states(folder)
     try:
         with named_errors(folder / "trace.json"):
             record = json.loads((folder / "trace.json").read_text(encoding="utf-8"))
@@ -138,6 +140,8 @@ def read_results(folder: Path) -> ResultFolder:
                 f"{folder}: {name}.nii.gz lies up to {voxels:.3g} voxels ({millimetres:.3g} mm) "
                 "off the displacement"
             )
+    if _states(folder) != before:
+        raise ValueError(f"{folder}: another translation was written there while it was read")
     return ResultFolder(
         folder=folder,
         record=record,
@@ -147,3 +151,10 @@ def read_results(folder: Path) -> ResultFolder:
         warped=((grid.to_images(images["warped"].data) - low) / divisor).clamp(0, 1),
         displacement=grid.displacement_to_images(field),
     )
+
+
+def _states(folder: Path) -> list[tuple[int, int] | None]:
+    """What tells each of the files from another in its place; None where it is gone."""
+    files = [folder / name for name in RESULT_FILES]
+    states = [file.stat() if file.is_file() else None for file in files]
+    return [state and (state.st_ino, state.st_mtime_ns) for state in states]

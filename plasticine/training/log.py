@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 from typing import Any, TextIO
+
+from plasticine.nn.output_folder import OutputFolder
 
 
 class StageLog:
@@ -85,10 +86,11 @@ class StageLog:
         kept = [row for row in rows if len(row) == len(header) and int(row[0]) <= step]
         if header[:1] != ["step"] or header[-1:] != ["seconds"]:
             raise ValueError(f"{self.path} is not a training log: its columns are {header}")
-        temporary = self.path.with_name(f".{self.path.name}.new")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with (
+            OutputFolder(self.path.parent, [self.path.name]) as temporary,
+            (temporary / self.path.name).open("w", newline="", encoding="utf-8") as file,
+        ):
             csv.writer(file).writerows([header, *kept])
-        os.replace(temporary, self.path)
         self.columns = header
         self.seconds = float(kept[-1][-1]) if kept else 0.0
 

@@ -74,12 +74,9 @@ class Sampling:
     @classmethod
     def of(cls, model: TranslationModel, **chosen: Any) -> Sampling:
         """What was chosen, and the model's own default for what is None."""
-        defaults = model.configuration["sampling"]
-        own = {name: defaults[name] for name in ("steps", "guidance", "start")}
-        optional = ("slab", "overlap", "background", "mirror")
-        own |= {name: defaults[name] for name in optional if name in defaults}
+        own = model.configuration.sampling.model_dump()
         given = {name: value for name, value in chosen.items() if value is not None}
-        return cls(**{"solver": model.solver, **own, **given})
+        return cls(**{**own, **given})
 
     def denoiser(self, model: TranslationModel) -> Denoiser | SlabDenoiser:
         """The model's denoiser, in slabs where they are asked for.
