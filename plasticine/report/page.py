@@ -36,7 +36,7 @@ def draw_page(result: VolumeTrace, path: Path, *, rows: int = 4) -> None:
 
     Slices are spread evenly over those that hold at least a quarter of the foreground of the
     fullest one. All rows share one scale per column: intensities in [0, 1], the Jacobian about
-    1, the residual about 0. Folds (J <= 0) are marked.
+    1, the residual about 0. Folds (J <= 0 or NaN) are marked.
 
     Args:
         result: The translation.
@@ -185,7 +185,7 @@ def _outline(axis: Any, warped: NDArray[Any]) -> None:
 
 
 def _mark_folds(axis: Any, jacobian: NDArray[Any]) -> None:
-    at = np.argwhere(jacobian <= 0)
+    at = np.argwhere(~(jacobian > 0))
     if at.size:
         axis.scatter(at[:, 1], at[:, 0], marker="s", s=2.5, color=_FOLD, linewidths=0)
 
