@@ -31,7 +31,9 @@ class RandomFeatures:
         self.weights = []
         incoming = 1
         for _ in range(LEVELS):
-            drawn = torch.randn(CHANNELS, incoming, 3, 3, generator=generator, dtype=torch.float64)
+            drawn = torch.randn(
+                *(CHANNELS, incoming, 3, 3), generator=generator, dtype=torch.float64, device="cpu"
+            )
             self.weights.append(drawn * (2 / (9 * incoming)) ** 0.5)
             incoming = CHANNELS
 

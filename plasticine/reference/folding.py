@@ -26,8 +26,8 @@ def folding(
         spacing: the voxel size along each axis; None for 1.
 
     Returns:
-        ``(N, 6)`` float64: voxels whose ``J`` is not positive, voxels looked at, minimum and maximum of ``J``,
-        standard deviation of ``log(max(J, 1e-9))``, non-diffeomorphic volume in voxels.
+        ``(N, 6)`` float64: voxels whose ``J`` is not positive, voxels looked at, minimum and maximum
+        of ``J``, standard deviation of ``log(max(J, 1e-9))``, non-diffeomorphic volume in voxels.
     """
     precision = torch.promote_types(displacement.dtype, torch.float32)
     field = displacement.detach().to(precision)
@@ -99,9 +99,11 @@ def _overturned_volume(
     ndim = len(simplex[0])
     origin, *others = simplex
     at_rest = torch.tensor(
-        [[v - o for v, o in zip(other, origin, strict=True)] for other in others]
+        [[v - o for v, o in zip(other, origin, strict=True)] for other in others],
+        dtype=torch.float64,
+        device="cpu",
     )
-    orientation = torch.linalg.det(at_rest.double()).sign().item()
+    orientation = torch.linalg.det(at_rest).sign().item()
     edges = [
         [vertices[other][axis] - vertices[origin][axis] for axis in range(ndim)] for other in others
     ]

@@ -75,7 +75,9 @@ def shape_distance(source: Tensor, target: Tensor) -> Tensor:
             "expected labels of the same channels and size; "
             f"got {tuple(source.shape)} and {tuple(target.shape)}"
         )
-    middle = torch.tensor([(n - 1) / 2 for n in source.shape[2:]], device=source.device)
+    middle = torch.tensor(
+        [(n - 1) / 2 for n in source.shape[2:]], dtype=torch.float32, device=source.device
+    )
     a, b = (
         moved_by(labels.float(), whole(centroid(labels) - middle)).flatten(1)
         for labels in (source, target)

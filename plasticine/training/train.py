@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from plasticine.nn.modes import plain_modes
+from plasticine.nn.seed import TRAINING_BITS, check_seed
 from plasticine.structure import BackTranslation
 from plasticine.training.data import Domains, RandomDeformation
 from plasticine.training.intensity import RandomIntensity
@@ -21,6 +23,7 @@ from plasticine.training.structure import train_back_translation
 from plasticine.translation.model import TranslationModel, save_model
 
 
+@plain_modes()
 def train(
     recipe: str | Path | Recipe,
     data_folder: Path | None,
@@ -62,7 +65,7 @@ def train(
         target_labels: likewise.
         resume: go on from the checkpoints there are.
         device: of torch, as "cpu" or "cuda".
-        seed: of the initial weights and of every random draw.
+        seed: of the initial weights and of every random draw, 0 … 2^32 - 1.
         tensorboard: log to ``output/tensorboard``, too.
         progress: called as (stage, step, steps, values) after each optimisation step.
         reading: called as (what, files done, files in all) while files are read.
@@ -72,11 +75,13 @@ def train(
 
     Raises:
         FileNotFoundError: the recipe or the data is not there.
-        ValueError: the recipe, the data or a checkpoint is not right, or there are
+        TypeError: the seed is not a whole number.
+        ValueError: the recipe, the data, the seed or a checkpoint is not right, or there are
             checkpoints in ``output`` and ``resume`` is false.
         RuntimeError: a loss is not finite, or TensorBoard is asked for and not installed.
         OSError: ``output`` cannot be written to.
     """
+    check_seed(seed, TRAINING_BITS)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     output.mkdir(parents=True, exist_ok=True)
     kept = sorted(path.name for path in output.glob("*.checkpoint.safetensors"))

@@ -12,6 +12,7 @@ from plasticine import structure
 from plasticine.diffusion.denoiser import Denoiser
 from plasticine.diffusion.sampler import find_solver
 from plasticine.diffusion.schedule import NoiseSchedule
+from plasticine.nn.modes import plain_modes
 from plasticine.nn.tensor_file import load_tensors, save_tensors
 from plasticine.registration.network import VelocityNetwork
 
@@ -43,6 +44,7 @@ class TranslationModel(nn.Module):
         ValueError: an option is out of range, or the solver does not suit the schedule.
     """
 
+    @plain_modes()  # the networks are float32 and on the CPU, whatever torch's defaults are
     def __init__(self, configuration: dict[str, Any]) -> None:
         super().__init__()
         self.configuration = configuration
