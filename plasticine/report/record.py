@@ -212,14 +212,14 @@ def as_plain(value: Any) -> Any:
 
 
 def printable(text: Any) -> str:
-    """Text that can be encoded, such as the name of a file whose bytes are not UTF-8.
+    r"""Text that can be encoded, such as the name of a file whose bytes are not UTF-8.
 
     Args:
         text: A string, a path, or anything that has a text.
 
     Returns:
-        The same, with each byte that is not UTF-8 (a surrogate escape) as ``\\xe4``, and any
-        other lone surrogate as ``\\ud800``.
+        The same, with each byte that is not UTF-8 (a surrogate escape) as ``\xe4``, and any
+        other lone surrogate as ``\ud800``.
     """
 
     def escaped(found: re.Match[str]) -> str:
