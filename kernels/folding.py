@@ -217,8 +217,9 @@ def folding(displacement: Tensor, scheme: str, interior: bool, spacing: Sequence
         spacing: the voxel size along each axis.
 
     Returns:
-        ``(N, 6)`` float64: voxels whose ``J`` is not positive, voxels looked at, minimum and maximum of ``J``,
-        standard deviation of ``log(max(J, 1e-9))``, non-diffeomorphic volume in voxels.
+        ``(N, 6)`` float64: voxels whose ``J`` is not positive, voxels looked at, minimum and
+        maximum of ``J``, standard deviation of ``log(max(J, 1e-9))``, non-diffeomorphic volume in
+        voxels.
     """
     batch, ndim = displacement.shape[:2]
     tile = _FLOAT64_TILE if displacement.dtype == torch.float64 else _TILE

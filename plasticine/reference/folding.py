@@ -27,7 +27,8 @@ def folding(
 
     Returns:
         ``(N, 6)`` float64: voxels whose ``J`` is not positive, voxels looked at, minimum and
-        maximum of ``J``, standard deviation of ``log(max(J, 1e-9))``, non-diffeomorphic volume in voxels.
+        maximum of ``J``, standard deviation of ``log(max(J, 1e-9))``, non-diffeomorphic volume in
+        voxels.
     """
     precision = torch.promote_types(displacement.dtype, torch.float32)
     field = displacement.detach().to(precision)
