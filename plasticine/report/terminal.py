@@ -29,7 +29,8 @@ def print_results(result: VolumeTrace, folder: Path, seconds: float, files: dict
     table.add_column(overflow="fold")
     table.add_row("input", f"{printable(result.volume.path)}: {count} {images} of {shape} voxels")
     model = result.trace.model
-    table.add_row("model", ": ".join(model[k] for k in ("name", "title") if k in model))
+    named = ": ".join(model[k] for k in ("name", "title") if k in model)
+    table.add_row("model", printable(named))
     if result.grid.resampled:
         model_shape = " x ".join(str(n) for n in result.grid.model_shape)
         table.add_row("model's grid", f"{model_shape}; results interpolated back")

@@ -112,7 +112,8 @@ def load_model(path: Path) -> tuple[TranslationModel, dict[str, Any]]:
             f"Plasticine reads version {FORMAT_VERSION}"
         )
     try:
-        model = TranslationModel(metadata["configuration"])
+        with torch.random.fork_rng(devices=()):  # the caller's draws go on as if nothing was built
+            model = TranslationModel(metadata["configuration"])
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         card = dict(metadata["card"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -204,13 +204,16 @@ class Translator:
         moved = self._moved_sources(batches, sampling, moving, bar.advance)
         parts = [self._translate_batch(source, sampling, bar.advance) for source in moved]
         joined = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
-        joined["residual"] = intensity_residual(joined["translated"], joined["warped"])
-        joined["jacobian"] = jacobian_determinant(joined["displacement"])
-        self._check_results(joined, sampling.precision)
+        derived = {
+            "residual": intensity_residual(joined["translated"], joined["warped"]),
+            "jacobian": jacobian_determinant(joined["displacement"]),
+        }
+        self._check_results(derived, sampling.precision)
         one_field = moving.slice_smoothing is not None
         return Trace(
             source=whole.image.cpu(),
             **joined,
+            **derived,
             folding=stack_folding(joined["displacement"], one_field=one_field),
             model={key: self.card[key] for key in ("name", "title") if key in self.card},
             arguments={
@@ -308,6 +311,7 @@ class Translator:
             "valid": landing_mask(u),
             "inverse_consistency": torch.linalg.vector_norm(compose(u_inverse, u), dim=1)[:, None],
         }
+        self._check_results(result, sampling.precision)
         if not self.model.structure.needs_labels:  # nobody has labelled ŷ
             drawn = self.model.structure(y, "target")
             body = (warped > FOREGROUND).to(y.dtype)
