@@ -50,6 +50,8 @@ def test_a_translation_and_its_evaluation(
         folder=tmp_path,
         PYTHONIOENCODING=encoding,
         COLUMNS="300",
+        PYTHONWARNINGS="error",  # no mode of Python's changes what is done either
+        PYTHONOPTIMIZE="1",
     )
     assert (done.returncode, done.stderr) == (0, "")
     # Markup and codes of pictures are shown as they were typed.

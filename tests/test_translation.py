@@ -240,9 +240,9 @@ def test_wrong_arguments_are_refused(
     for seed in (1.0, "1", None):
         with pytest.raises(TypeError, match="seed must be a whole number; got"):
             Sampling(seed=seed)
-    with pytest.raises(TypeError, match="image must be a torch.Tensor, got ndarray"):
+    with pytest.raises(TypeError, match=r"image must be a torch\.Tensor, got ndarray"):
         translator.translate(image.numpy())
-    with pytest.raises(TypeError, match="reference must be a torch.Tensor, got ndarray"):
+    with pytest.raises(TypeError, match=r"reference must be a torch\.Tensor, got ndarray"):
         translator.translate(image, reference=image.numpy())
     with pytest.raises(ValueError, match="reference must have"):
         translator.translate(image, reference=images(1, 1, 8, 9))
