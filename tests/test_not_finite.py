@@ -15,7 +15,13 @@ from torch import Tensor
 from plasticine import metrics, structure
 from plasticine.io import read_volume, translate_volume
 from plasticine.nn.finite import check_finite, not_finite
-from plasticine.registration import Deformation, InstanceOptimisation, Level
+from plasticine.registration import (
+    Deformation,
+    InstanceOptimisation,
+    Level,
+    nearest_targets,
+    transport_plan,
+)
 from plasticine.report import write_results
 from plasticine.translation import Translator
 
@@ -120,6 +126,16 @@ def test_distances_refuse_features(distance: Callable[..., float], name: str) ->
 def test_figures_of_nan_are_nan(figure: Callable[..., Any]) -> None:
     assert np.isnan(figure(_image(torch.nan), _image()))
     assert np.isnan(figure(_image(), _image(torch.nan)))
+
+
+def test_pairing_refuses_what_it_cannot_compare() -> None:
+    broken = torch.tensor([[0.0, 1.0], [torch.nan, 2.0]])
+    with pytest.raises(ValueError, match=r"distance must be finite; 1 of 4 .*\(1, 0\)"):
+        transport_plan(broken, 0.1)
+    with pytest.raises(ValueError, match="source must be finite"):
+        nearest_targets(broken, torch.zeros(3, 2), 1)
+    with pytest.raises(ValueError, match="target must be finite"):
+        nearest_targets(torch.zeros(3, 2), broken, 1)
 
 
 def test_psnr_of_an_infinite_error() -> None:
