@@ -334,3 +334,22 @@ def test_tensor_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path.write_bytes(b"not tensors")
     with pytest.raises(ValueError, match=r"a\.safetensors is not a safetensors file"):
         load_tensors(path)
+
+
+def test_torchs_modes_do_not_change_a_training(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"seed must lie within 0 … {2**32 - 1}"):
+        train(recipe, tmp_path, tmp_path / "none", seed=2**32)
+    assert not (tmp_path / "none").exists()
+    expected = load_tensors(train(recipe, tmp_path, tmp_path / "plain"))[0]
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            path = train(recipe, tmp_path, tmp_path / "modes")
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    found = load_tensors(path)[0]
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name

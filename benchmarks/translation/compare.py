@@ -287,12 +287,10 @@ def table(figures: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for name, values in figures.items():
-        correlation = values["correlation_inside"]
-        shown = "-" if correlation is None else f"{correlation:.2f}"
         lines.append(
             f"| {name} | {values['psnr']:.2f} | {values['ssim']:.3f} | "
-            f"{values['ssim_inside']:.2f} | {shown} | {1000 * values['frechet_distance']:.1f} | "
-            f"{values['note']} |"
+            f"{values['ssim_inside']:.2f} | {values['correlation_inside']:.2f} | "
+            f"{1000 * values['frechet_distance']:.1f} | {values['note']} |"
         )
     return "\n".join(lines)
 

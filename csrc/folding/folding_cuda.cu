@@ -60,7 +60,7 @@ struct ThreadSums {
     shift = voxels == 0 && isfinite(logarithm) ? logarithm : shift;
     const T distance = logarithm - shift;
     ++voxels;
-    folds += jacobian <= T(0) ? 1 : 0;
+    folds += jacobian > T(0) ? 0 : 1;  // NaN is no sign of a map without folds
     nan += jacobian == jacobian ? 0 : 1;
     minimum = jacobian < minimum ? jacobian : minimum;
     maximum = jacobian > maximum ? jacobian : maximum;

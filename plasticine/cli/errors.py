@@ -31,9 +31,9 @@ def clear_errors(debug: bool) -> Iterator[None]:
         if debug or not isinstance(error, _expected_errors()):
             raise
         message = " ".join(str(error).split()) or type(error).__name__
-        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
         console.print("error:", style="bold red", end=" ")
-        console.print(message, markup=False)
+        console.print(message)
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted")

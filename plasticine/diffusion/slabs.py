@@ -132,14 +132,14 @@ def blending_weights(slabs: Sequence[tuple[int, int]]) -> list[Tensor]:
     """
     lines = []
     for index, (start, stop) in enumerate(slabs):
-        voxel = torch.arange(start, stop, dtype=torch.float64)
+        voxel = torch.arange(start, stop, dtype=torch.float64, device="cpu")
         line = torch.ones_like(voxel)
         if index > 0:
             line = torch.minimum(line, _rise(voxel - start, slabs[index - 1][1] - start))
         if index + 1 < len(slabs):
             line = torch.minimum(line, _rise(stop - 1 - voxel, stop - slabs[index + 1][0]))
         lines.append(line)
-    total = torch.zeros(slabs[-1][1], dtype=torch.float64)
+    total = torch.zeros(slabs[-1][1], dtype=torch.float64, device="cpu")
     for (start, stop), line in zip(slabs, lines, strict=True):
         total[start:stop] += line
     return [

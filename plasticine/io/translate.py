@@ -92,7 +92,7 @@ class VolumeTrace:
 
     def displacement_lengths(self) -> torch.Tensor:
         """How far each voxel's sample lies, in millimetres: ``(N, 1, *s)``."""
-        spacing = torch.tensor(self.grid.input_spacing, dtype=self.displacement.dtype)
+        spacing = self.displacement.new_tensor(self.grid.input_spacing)
         spacing = spacing.reshape(1, -1, *[1] * self.grid.ndim)
         return (self.displacement * spacing).square().sum(1, keepdim=True).sqrt()
 

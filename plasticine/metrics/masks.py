@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from plasticine.metrics.images import check_tensor
+
 
 def dice(
     first: torch.Tensor, second: torch.Tensor, *, labels: Sequence[int] | None = None
@@ -23,7 +25,7 @@ def dice(
         Label to coefficient, from 0 to 1; NaN for a label that occurs in neither map.
 
     Raises:
-        TypeError: A map holds floating-point or complex numbers.
+        TypeError: A map is no tensor, or holds floating-point or complex numbers.
         ValueError: Shapes or devices differ, or a label is beyond int64.
     """
     first, second = comparable_labels(first, second)
@@ -52,10 +54,11 @@ def comparable_labels(
         Both in int64.
 
     Raises:
-        TypeError: A map holds floating-point or complex numbers.
+        TypeError: A map is no tensor, or holds floating-point or complex numbers.
         ValueError: Shapes or devices differ, or a label is beyond int64.
     """
     for labelled, name in ((first, "first"), (second, "second")):
+        check_tensor(labelled, name)
         if labelled.is_floating_point() or labelled.is_complex():
             raise TypeError(f"{name}: expected an integer or boolean map, got {labelled.dtype}")
     if first.shape != second.shape or first.device != second.device:
@@ -90,7 +93,7 @@ def dilate(mask: torch.Tensor, distance: int) -> torch.Tensor:
         The dilated mask: boolean, the same shape.
 
     Raises:
-        TypeError: The mask is not boolean.
+        TypeError: The mask is not a boolean tensor.
         ValueError: Another number of axes, or a negative distance.
     """
     _check_morphology(mask, distance)
@@ -119,7 +122,7 @@ def erode(mask: torch.Tensor, distance: int) -> torch.Tensor:
         The eroded mask: boolean, the same shape.
 
     Raises:
-        TypeError: The mask is not boolean.
+        TypeError: The mask is not a boolean tensor.
         ValueError: Another number of axes, or a negative distance.
     """
     _check_morphology(mask, distance)
@@ -132,6 +135,7 @@ def erode(mask: torch.Tensor, distance: int) -> torch.Tensor:
 
 
 def _check_morphology(mask: torch.Tensor, distance: int) -> None:
+    check_tensor(mask, "mask")
     if mask.dtype != torch.bool:
         raise TypeError(f"mask: expected a boolean tensor, got {mask.dtype}")
     if mask.dim() not in (4, 5):

@@ -53,7 +53,7 @@ def surface_distance(
         Label to distances.
 
     Raises:
-        TypeError: A map holds floating-point or complex numbers.
+        TypeError: A map is no tensor, or holds floating-point or complex numbers.
         ValueError: Shapes or devices differ, a label is beyond int64, there are not two or three
             axes, or the spacing is not a positive number for each.
     """

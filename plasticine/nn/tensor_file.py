@@ -72,21 +72,3 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a safetensors file of ours: {error}") from error
     return tensors, metadata
-
-
-def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
-    """Refuses weights that are NaN or infinite.
-
-    Args:
-        tensors: floating point, by name.
-        where: what holds them, for the error.
-
-    Raises:
-        ValueError: some are.
-    """
-    for name, tensor in tensors.items():
-        broken = tensor.numel() - int(tensor.isfinite().sum())
-        if broken:
-            raise ValueError(
-                f"{where}: {broken} of the {tensor.numel()} weights of {name} are NaN or infinite"
-            )

@@ -132,7 +132,7 @@ class RegistrationObjective:
             return None
         count, ndim = len(image), image.ndim - 2
         if shift is None:
-            shift = torch.rand(count, ndim)
+            shift = torch.rand(count, ndim, dtype=torch.float32, device="cpu")
         drawn = self.jitter * (2 * shift - 1)
         drawn = drawn.to(image.device, image.dtype).view(count, ndim, *([1] * ndim))
         return drawn.expand(count, ndim, *image.shape[2:])

@@ -22,6 +22,7 @@ from plasticine.io import (
     normalise,
     read_volume,
 )
+from plasticine.metrics.images import SSIM_WINDOW
 from plasticine.nn.labels import move_labels
 from plasticine.ops.invert import invert
 from plasticine.ops.jacobian import jacobian_determinant
@@ -31,7 +32,8 @@ from plasticine.report.record import as_plain, describe_folding
 from plasticine.report.result_folder import ResultFolder, read_results
 from plasticine.report.results import as_text
 
-FORMAT_VERSION = 1
+# Version 1 had null for NaN and infinity.
+FORMAT_VERSION = 2
 
 # Every file of an evaluation, and what it holds.
 EVALUATION_FILES = {
@@ -66,8 +68,9 @@ def evaluate(
         progress: Called with (done, total).
 
     Returns:
-        A dictionary that is valid JSON (None is undefined or infinite): by group, ``deformation``
-        and those that were asked for, ``truth``, ``labels`` and ``distribution``.
+        A dictionary that is valid JSON, where "nan" is undefined, "inf" infinite, and None not
+        known: by group, ``deformation`` and those that were asked for, ``truth``, ``labels`` with
+        ``mean_of_labels``, and ``distribution``.
 
     Raises:
         FileNotFoundError: A file or folder is not there.
@@ -92,7 +95,7 @@ def evaluate(
     record: dict[str, Any] = {
         "format": "plasticine evaluation",
         "format_version": FORMAT_VERSION,
-        "translation": str(folder),
+        "translation": folder,
         "model": {key: results.record["model"].get(key) for key in ("name", "sha256")},
         "input": results.record["input"]["file"],
         "compared_with": {
@@ -108,6 +111,8 @@ def evaluate(
     for done, (name, task) in enumerate(tasks.items(), start=1):
         report(done, 1 + len(tasks))
         record[name] = task(results)
+        if name == "labels" and target_labels is not None:
+            record["mean_of_labels"] = _mean_of_labels(record["labels"])
     report(1 + len(tasks), 1 + len(tasks))
     plain = as_plain(record)
     assert isinstance(plain, dict)
@@ -141,7 +146,7 @@ def figures(record: dict[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
     Yields:
         Group, label (of what within the group; may be empty), measure, value.
     """
-    for group in ("deformation", "truth", "labels", "distribution"):
+    for group in ("deformation", "truth", "labels", "mean_of_labels", "distribution"):
         for name, value in record.get(group, {}).items():
             if isinstance(value, dict):
                 if name != "per_image":
@@ -207,6 +212,12 @@ def _truth(
             warp(image, inverse.displacement, padding="border"), truth, mask=mask, erosion=erosion
         )
         scores[name] = {k: v for k, v in dataclasses.asdict(score).items() if v is not None}
+    if scores["translated"].get("ssim") is None:
+        shape = " x ".join(str(n) for n in truth.shape[2:])
+        notes.append(
+            f"SSIM is left out: images of {shape} voxels are smaller than its window of "
+            f"{SSIM_WINDOW}"
+        )
     return scores
 
 
@@ -241,13 +252,32 @@ def _labels(
                 "hd95_mm": distance.hd95,
                 "assd_mm": distance.assd,
             }
+            if not results.is_one_body:
+                there = ((carried == label) | (target == label)).flatten(1).any(1)
+                scores[str(label)]["distances_mean_over"] = (
+                    f"{int(there.sum())} of {len(there)} pictures"
+                )
     return scores
+
+
+def _mean_of_labels(scores: dict[str, Any]) -> dict[str, Any]:
+    """Means over the labels, and of how many: a label that is in one map alone has no distance."""
+    means: dict[str, Any] = {}
+    for measure in ("dice", "hd95_mm", "assd_mm"):
+        values = [score[measure] for score in scores.values()]
+        finite = [value for value in values if math.isfinite(value)]
+        means[measure] = sum(finite) / len(finite) if finite else math.nan
+        means[f"{measure}_mean_over"] = f"{len(finite)} of {len(values)} labels"
+    return means
 
 
 def _surface_distances(
     results: ResultFolder, carried: torch.Tensor, target: torch.Tensor, labels: list[int]
 ) -> dict[int, metrics.SurfaceDistance]:
-    """In 3D of one body; of a stack of pictures the mean over those with the label in either."""
+    """In 3D of one body; of a stack of pictures the mean over those with the label in either.
+
+    Infinite where it is missing from one of a picture's two maps.
+    """
     if results.is_one_body:
         first, second = (
             images[:, 0] if results.grid.ndim == 2 else images[0, 0] for images in (carried, target)

@@ -7,6 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from plasticine.nn.finite import check_finite
+from plasticine.ops._checks import is_tensor
+
 DOMAINS = ("source", "target")
 
 
@@ -48,10 +51,10 @@ class StructureMap(nn.Module):
 
         Raises:
             ValueError: the image has another number of axes or channels, the labels another
-                shape than the image, or they are missing or not wanted; the domain is not one
-                of them, or the map needs it and got None.
-            TypeError: the image is not floating point, or the labels are, or are of uint16,
-                uint32 or uint64.
+                shape than the image, or they are missing or not wanted; the image holds NaN or
+                infinity; the domain is not one of them, or the map needs it and got None.
+            TypeError: the image is not a floating-point tensor, or the labels are one, or are of
+                uint16, uint32 or uint64.
         """
         self.check(image, labels=labels)
         if domain is not None and domain not in DOMAINS:
@@ -62,6 +65,9 @@ class StructureMap(nn.Module):
 
     def check(self, image: Tensor, *, labels: Tensor | None = None) -> None:
         """Raise what ``forward`` would raise for these arguments."""
+        is_tensor(image, "image")
+        if labels is not None:
+            is_tensor(labels, "labels")
         if image.ndim != self.ndim + 2 or image.shape[1] != 1:
             raise ValueError(
                 f"expected an image of shape (N, 1, *spatial) with {self.ndim} spatial axes; "
@@ -72,6 +78,7 @@ class StructureMap(nn.Module):
         if not self.needs_labels:
             if labels is not None:
                 raise ValueError(f"structure map {type(self).__name__} takes no labels; got some")
+            check_finite(image, "image")
             return
         if labels is None:
             raise ValueError("this structure map is made from a label map; got none")

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from plasticine.nn.tensor_file import check_finite, load_tensors, save_tensors
+from plasticine.nn.finite import check_all_finite
+from plasticine.nn.tensor_file import load_tensors, save_tensors
 from plasticine.training.draws import Draws
 from plasticine.training.log import StageLog
 from plasticine.training.processes import Processes
@@ -196,7 +197,7 @@ class Stage:
         average = self.average.module.state_dict()
         tensors |= {f"average.{name}": value.clone() for name, value in average.items()}
         try:
-            check_finite(tensors, f"{self.name}: at step {self.step}")
+            check_all_finite(tensors, f"{self.name}: at step {self.step}")
         except ValueError as error:
             raise RuntimeError(f"{error}; the last checkpoint is {self.checkpoint}") from error
         tensors |= dict(self._moments())
@@ -240,7 +241,7 @@ class Stage:
             )
 
     def _restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-        check_finite(tensors, str(self.checkpoint))
+        check_all_finite(tensors, str(self.checkpoint))
         step = metadata["step"]
         if type(step) is not int or not 0 <= step <= self.settings.steps:
             raise ValueError(

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from plasticine.nn.modes import plain_modes
+from plasticine.nn.seed import TRAINING_BITS, check_seed
 from plasticine.structure import BackTranslation
 from plasticine.training.data import Domains
 from plasticine.training.losses import DenoisingLoss, RegistrationLoss, registration_guide
@@ -20,6 +22,7 @@ from plasticine.training.structure import train_back_translation
 from plasticine.translation.model import TranslationModel, save_model
 
 
+@plain_modes()
 def train(
     recipe: str | Path | Recipe,
     data_folder: Path | None,
@@ -61,7 +64,7 @@ def train(
         target_labels: likewise.
         resume: go on from the checkpoints there are.
         device: of torch, as "cpu" or "cuda".
-        seed: of the initial weights and of every random draw.
+        seed: of the initial weights and of every random draw, 0 … 2^32 - 1.
         tensorboard: log to ``output/tensorboard``, too.
         progress: called as (stage, step, steps, values) after each optimisation step.
         reading: called as (what, files done, files in all) while files are read.
@@ -71,11 +74,13 @@ def train(
 
     Raises:
         FileNotFoundError: the recipe or the data is not there.
-        ValueError: the recipe, the data or a checkpoint is not right, or there are
+        TypeError: the seed is not a whole number.
+        ValueError: the recipe, the data, the seed or a checkpoint is not right, or there are
             checkpoints in ``output`` and ``resume`` is false.
         RuntimeError: a loss is not finite, or TensorBoard is asked for and not installed.
         OSError: ``output`` cannot be written to.
     """
+    check_seed(seed, TRAINING_BITS)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     has_labels = recipe.data.source_labels is not None if source is None else bool(source_labels)
     _check_labels(recipe, has_labels)

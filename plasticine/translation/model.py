@@ -14,7 +14,9 @@ from torch.overrides import TorchFunctionMode
 from plasticine import structure
 from plasticine.diffusion.denoiser import Denoiser
 from plasticine.diffusion.schedule import NoiseSchedule
-from plasticine.nn.tensor_file import check_finite, load_tensors, save_tensors
+from plasticine.nn.finite import check_all_finite
+from plasticine.nn.modes import plain_modes
+from plasticine.nn.tensor_file import load_tensors, save_tensors
 from plasticine.registration.network import VelocityNetwork
 from plasticine.translation.configuration import ModelCard, ModelConfiguration, StructureOptions
 
@@ -41,6 +43,7 @@ class TranslationModel(nn.Module):
             schedule.
     """
 
+    @plain_modes()  # the networks are float32 and on the CPU, whatever torch's defaults are
     def __init__(self, configuration: ModelConfiguration | Mapping[str, Any]) -> None:
         super().__init__()
         if not isinstance(configuration, ModelConfiguration):
@@ -79,7 +82,7 @@ def save_model(path: Path, model: TranslationModel, card: Mapping[str, Any]) -> 
         OSError: the folder cannot be written to.
         ValueError: a weight is NaN or infinite, or the card is not right.
     """
-    check_finite(model.state_dict(), "the model")
+    check_all_finite(model.state_dict(), "the model")
     ModelCard.read(card, "the model's card")
     tensors = {name: _stored(tensor) for name, tensor in model.state_dict().items()}
     metadata = {
@@ -128,8 +131,9 @@ def load_model(path: Path) -> tuple[TranslationModel, dict[str, Any]]:
             raise ValueError(
                 f"card: ndim: expected {configuration.ndim}, as the networks'; got {card.ndim}"
             )
-        check_finite(tensors, "the file")
-        with _AtMost(sum(tensor.numel() for tensor in tensors.values())):
+        check_all_finite(tensors, "the file")
+        # The caller's draws go on as if nothing was built.
+        with torch.random.fork_rng(devices=()), _AtMost(sum(x.numel() for x in tensors.values())):
             model = TranslationModel(configuration)
         _check_tensors(model, tensors)
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
