@@ -2,8 +2,9 @@
 
 The cases are not collected by themselves: test_kernels_triton.py runs them in Triton's interpreter,
 test_cuda_build.py on the CUDA kernels compiled for the CPU, in processes of their own, with
-PLASTICINE_KERNELS set to "triton" or to the path of the compiled module. The tensors are
-on the CPU.
+PLASTICINE_KERNELS set to "triton" or to the path of the compiled module; cases of what the other
+backends share run on "cpu" and "reference", too (test_large_tensors.py). The tensors are on the
+CPU.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ ROUNDING = {
 
 @pytest.fixture(scope="session")
 def kernel_backend() -> str:
-    """The backend under test, "cuda" or "triton"."""
+    """The backend under test: "cuda", "triton", "cpu" or "reference"."""
     which = os.environ["PLASTICINE_KERNELS"]
+    if which in ("cpu", "reference"):
+        return which
     if which == "triton":
         _quicken_interpreter()
         return "triton"
