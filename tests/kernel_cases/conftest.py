@@ -14,6 +14,7 @@ import importlib.machinery
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -37,14 +38,33 @@ def kernel_backend() -> str:
     if which in ("cpu", "reference"):
         return which
     if which == "triton":
+        _mend_interpreter()
         _quicken_interpreter()
         return "triton"
     loader = importlib.machinery.ExtensionFileLoader("_cuda", which)
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader("_cuda", loader))
     loader.exec_module(module)
+    assert module.device_error(0) == ""
     backends.CUDA = module
     torch._C._cuda_getCurrentRawStream = lambda device: 0  # absent without CUDA
     return "cuda"
+
+
+def _mend_interpreter() -> None:
+    """Lets a number that only the run knows bound a loop, in Triton 3.6 with NumPy 2.4 and later.
+
+    A number is an array of one element there, of which Triton makes an int by ``int(array)``. NumPy
+    refuses that since 2.4 ("only 0-dimensional arrays can be converted"). Later Tritons do as this.
+    """
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang_tensor
+
+    def patch_and_mend(tensor: type, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patch_and_mend
 
 
 def _quicken_interpreter() -> None:
