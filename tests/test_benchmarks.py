@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -252,7 +253,7 @@ def test_the_operators_tests_need_no_reader_of_files(without_extras):
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "1 passed" in run.stdout
+    assert re.search(r"[1-9] passed", run.stdout), run.stdout
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not on PATH")
