@@ -24,7 +24,7 @@ def thinned(items: list[pytest.Item], most: int) -> list[pytest.Item]:
         if served is not None and served.device == "cuda":
             name = item.nodeid.partition("[")[0]
             groups.setdefault((name, str(served)), []).append(item)
-    dropped: set[pytest.Item] = set()
+    dropped: set[int] = set()
     for (name, served), group in groups.items():
         random.Random(f"{name} {served}").shuffle(group)
         seen: set[tuple[str, str]] = set()
@@ -34,5 +34,5 @@ def thinned(items: list[pytest.Item], most: int) -> list[pytest.Item]:
             if values <= seen:
                 spare.append(item)
             seen |= values
-        dropped.update(spare[max(0, most - (len(group) - len(spare))) :])
-    return [item for item in items if item not in dropped]
+        dropped.update(map(id, spare[max(0, most - (len(group) - len(spare))) :]))
+    return [item for item in items if id(item) not in dropped]

@@ -215,6 +215,76 @@ def test_report_needs_its_markers(record):
     assert "<!-- benchmarks:begin -->" in text
 
 
+def gpu_row(operator: str, dtype: str, share: float) -> dict[str, Any]:
+    case = f"3d-256x256x256-batch-1-{dtype}"
+    found = row(operator, "plasticine_cuda", 1, case=case, dtype=dtype)
+    return found | {"share_of_floor": share}
+
+
+def test_half_types_are_not_asked_for_the_floor_of_what_is_integrated_in_float32(record):
+    rows = [
+        gpu_row(operator, dtype, 0.6)
+        for operator in ("exponential", "warp")
+        for dtype in ("float32", "bfloat16")
+    ]
+    record.write_text(json.dumps({"device": "a GPU", "rows": rows}))
+    lines = [line for line in report(record).splitlines() if "share of the floor" in line]
+    asked = [line for line in lines if "exponential" in line and "256³" in line]
+    assert len(asked) == 1
+    assert "float32" in asked[0]
+    assert sum("`warp` forward, 256³" in line for line in lines) == 2
+
+
+MEASURE = """
+import types
+import torch
+from benchmarks import device_time
+
+assert device_time.copies_beyond(60 << 20, [torch.empty(1 << 18), torch.empty(1 << 18), 3]) == 60
+assert device_time.copies_beyond(60 << 20, [torch.empty(1 << 25)]) == 1
+assert device_time.copies_beyond(60 << 20, [3]) == 1
+of = lambda **facts: types.SimpleNamespace(**facts)
+torch.cuda.get_device_properties = lambda device: of(L2_cache_size=50 << 20)
+assert device_time.cache_bytes(torch.device("cuda")) == 50 << 20
+torch.cuda.get_device_properties = lambda device: of()
+assert device_time.cache_bytes(torch.device("cuda")) == 60 << 20
+
+leaf = torch.rand(4, 3).T.requires_grad_()
+(other,) = device_time.copied([leaf])
+assert torch.equal(other, leaf) and other.requires_grad and other.is_leaf
+assert other.data_ptr() != leaf.data_ptr() and other.stride() == leaf.stride()
+
+# A device that takes 3 ms for a call, and a queue in which every call must wait for a start.
+clock, order = [0.0], []
+class Event:
+    def __init__(self, enable_timing):
+        assert enable_timing
+    def record(self):
+        self.time = clock[0]
+    def synchronize(self):
+        pass
+    def elapsed_time(self, end):
+        return 1e3 * (end.time - self.time)
+def sleep(cycles):
+    clock[0] += cycles
+def call(index):
+    order.append(index)
+    clock[0] += 3e-3
+torch.cuda.Event, torch.cuda._sleep = Event, sleep
+import functools
+found = device_time.event_seconds([functools.partial(call, index) for index in range(150)])
+assert abs(found - 3e-3) < 1e-9, found
+assert order[:151] == [*range(150), 0] and len(order) >= 150 + device_time.CALLS
+"""
+
+
+def test_device_time_rotates_what_a_cache_would_hold():
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+
+
 # What a machine that is lent for its GPU has not: all that no operator needs.
 ABSENT = ("nibabel", "typer", "rich", "matplotlib", "PIL", "safetensors", "scipy", "SimpleITK")
 BLOCK = f"""
