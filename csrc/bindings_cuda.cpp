@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "common/device_cuda.h"
 #include "common/tensor_caster.h"
 #include "compose/compose_cuda.h"
 #include "exponential/exponential_cuda.h"
@@ -327,4 +328,6 @@ PYBIND11_MODULE(_cuda, module) {
              py::arg("displacement"), py::arg("inverse"), py::arg("adjoint"), py::arg("padding"),
              py::arg("device"), py::arg("stream"));
   module.def("build_info", &plasticine::build_info);
+  module.def("device_error", &plasticine::cuda::device_error, py::arg("device"),
+             py::call_guard<py::gil_scoped_release>());
 }

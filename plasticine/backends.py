@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ OPERATORS = {
 #: the record of benchmarks/results that shows it. No GPU has been measured yet. Until then CUDA
 #: goes first, because it needs no compilation at a first call and less of the host at every launch.
 PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
+#: The oldest compute capability that Triton compiles for.
+OLDEST_FOR_TRITON = (7, 0)
 #: (operator, device type): the order. Empty: no measurement says otherwise.
 OVERRIDES: dict[tuple[str, str], tuple[str, ...]] = {}
 
@@ -136,16 +139,69 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
+@functools.cache
+def cuda_error(index: int) -> str | None:
+    """Why the CUDA backend cannot serve a GPU, which is asked once; None where it can.
+
+    The build holds code for some architectures, and its CUDA runtime needs a driver as new.
+
+    Args:
+        index: of the GPU.
+    """
+    if reason := CUDA_ERROR or _outdated(CUDA, "device_error"):
+        return reason
+    error = CUDA.device_error(index)
+    if not error:
+        return None
+    info = CUDA.build_info()
+    return (
+        f"plasticine._cuda, built for sm_{info['architectures'].replace(';', ', sm_')} by nvcc "
+        f"({info['nvcc']}), cannot run on cuda:{index} ({_describe_gpu(index)}): {error}"
+    )
+
+
+@functools.cache
+def triton_error(index: int) -> str | None:
+    """Why Triton cannot serve a GPU; None where it can.
+
+    Args:
+        index: of the GPU.
+    """
+    if torch.cuda.get_device_capability(index) >= OLDEST_FOR_TRITON:
+        return None
+    oldest = ".".join(map(str, OLDEST_FOR_TRITON))
+    return (
+        f"Triton compiles for compute capability {oldest} and later, which cuda:{index} "
+        f"({_describe_gpu(index)}) is not"
+    )
+
+
+def _describe_gpu(index: int) -> str:
+    major, minor = torch.cuda.get_device_capability(index)
+    return f"{torch.cuda.get_device_name(index)}, sm_{major}{minor}"
+
+
 def available() -> dict[str, str | None]:
-    """Every backend with None where it can be used here, or the reason why it cannot."""
-    no_gpu = None if torch.cuda.is_available() else "no CUDA device: " + _no_cuda_reason()
+    """Every backend with None where it can be used here, or the reason why it cannot.
+
+    A backend that serves one of several GPUs can be used; ``plasticine.info()`` says which it does
+    not serve.
+    """
     kernels_error = triton_kernels("warp")[1]
     return {
         "cpu": NATIVE_ERROR,
-        "cuda": CUDA_ERROR or no_gpu,
-        "triton": kernels_error or (None if interpreting() else no_gpu),
+        "cuda": CUDA_ERROR or _on_no_gpu(cuda_error),
+        "triton": kernels_error or (None if interpreting() else _on_no_gpu(triton_error)),
         "reference": None,
     }
+
+
+def _on_no_gpu(error: Callable[[int], str | None]) -> str | None:
+    """Why there is no GPU that a backend can serve; None where there is one."""
+    if not torch.cuda.is_available():
+        return "no CUDA device: " + _no_cuda_reason()
+    reasons = [error(index) for index in range(torch.cuda.device_count())]
+    return None if None in reasons else "; ".join(filter(None, reasons))
 
 
 def _no_cuda_reason() -> str:
@@ -161,7 +217,7 @@ def choose(requested: str, operator: str, device: str) -> str:
     Args:
         requested: "auto", or a backend by name.
         operator: one of OPERATORS: "warp", "compose", ...
-        device: the type of the tensors' device: "cpu", "cuda", ...
+        device: the tensors' device: "cpu", "cuda:0", "mps", ...; "cuda" is the current GPU.
 
     Returns:
         "cpu", "cuda", "triton" or "reference". "auto" takes the first of PREFERENCE, or
@@ -173,7 +229,8 @@ def choose(requested: str, operator: str, device: str) -> str:
             holds the reason.
     """
     if requested == "auto":
-        for candidate in OVERRIDES.get((operator, device), PREFERENCE.get(device, ())):
+        kind = device.partition(":")[0]
+        for candidate in OVERRIDES.get((operator, kind), PREFERENCE.get(kind, ())):
             if unsuited(candidate, operator, device) is None:
                 return candidate
         return "reference"
@@ -199,14 +256,21 @@ def unsuited(backend: str, operator: str, device: str) -> str | None:
         return f"it holds only {', '.join(sorted(OPERATORS[backend]))} in this version"
     if backend == "reference":
         return None
+    kind, _, index = device.partition(":")
     if backend == "cpu":
-        if device != "cpu":
+        if kind != "cpu":
             return "it takes CPU tensors"
         return NATIVE_ERROR or _outdated(NATIVE, operator)
     if backend == "cuda":
-        if device != "cuda":
+        if kind != "cuda":
             return "it takes CUDA tensors"
-        return CUDA_ERROR or _outdated(CUDA, operator)
-    if device == "cuda" or (device == "cpu" and interpreting()):
+        return CUDA_ERROR or _outdated(CUDA, operator) or cuda_error(_index(index))
+    if kind == "cpu" and interpreting():
         return triton_kernels(operator)[1]
+    if kind == "cuda":
+        return triton_kernels(operator)[1] or triton_error(_index(index))
     return "it takes CUDA tensors (CPU tensors only with TRITON_INTERPRET=1 set before the start)"
+
+
+def _index(index: str) -> int:
+    return int(index) if index else torch.cuda.current_device()

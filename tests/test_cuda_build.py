@@ -46,6 +46,7 @@ try:
     module.warp_forward(x, u, None, x, 0, 1, 1000, 0)
 except RuntimeError as error:
     print("RuntimeError:", error)
+print("device_error:", module.device_error(1000))
 """
 
 
@@ -94,6 +95,8 @@ def test_module_holds_the_kernels_and_loads_without_a_gpu(tmp_path):
     for operator in OPERATORS["cuda"]:
         assert re.search(rf"'{operator}(_forward)?'", listing), (operator, listing)
     assert re.search(r"RuntimeError: cuda\w+: cudaError\w+ \(.+\)", listing), listing
+
+    assert re.search(r"device_error: cuda\w+: cudaError\w+ \(.+\)", listing), listing
 
     # The CUDA runtime is inside: no particular toolkit, and no driver, is needed to load it.
     if shutil.which("ldd"):

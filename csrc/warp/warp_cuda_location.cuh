@@ -269,7 +269,7 @@ struct Cell {
     const T x = padded.value;
     constexpr T kFirst = padding == Padding::zeros ? T(-2) : T(0);
     const T bounded = x > kFirst ? x : kFirst;  // NaN, too, becomes a number
-    const Index found = static_cast<Index>(round_down(bounded));
+    const Index found = padded_index<padding>(static_cast<Index>(round_down(bounded)), size);
     index[axis] = found;
     upper[axis] = x - static_cast<T>(found);
     lower[axis] = T(1) - upper[axis];

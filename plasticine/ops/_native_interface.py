@@ -58,8 +58,8 @@ def contiguous_like(x: Tensor) -> Tensor:
 
 
 def device_type(x: Tensor) -> str:
-    """The type of a tensor's device."""
-    return "cpu" if x.is_cpu else "cuda" if x.is_cuda else x.device.type
+    """The type of a tensor's device, of a GPU with its index: "cpu", "cuda:0", "mps"."""
+    return "cpu" if x.is_cpu else f"cuda:{x.get_device()}" if x.is_cuda else x.device.type
 
 
 def contiguous_rows(x: Tensor) -> Tensor:
