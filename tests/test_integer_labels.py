@@ -250,8 +250,10 @@ def test_training_keeps_labels_apart(tmp_path: Path) -> None:
         "target_labels": ["b_labels"],
         "maximum": 255,
         "crop": [12, 12],
+        "source_subjects": None,
+        "target_subjects": None,
     }
-    recipe = dataclasses.replace(recipe, data=data)
+    recipe = recipe.changed(data=data)
     with pytest.warns(RuntimeWarning, match="b_labels: .* labels were rounded"):
         domains = load_domains(recipe, tmp_path, 0)
     for found in (domains.source_labels, domains.target_labels):
@@ -266,7 +268,7 @@ def test_training_keeps_labels_apart(tmp_path: Path) -> None:
         image = nibabel.Nifti1Image(labels.transpose(1, 2, 0), affine, dtype="int64")
         nibabel.save(image, tmp_path / part / "x_labels.nii")
     folders = {name: tmp_path / name.split("_")[0] for name in ("source", "target")}
-    recipe = dataclasses.replace(recipe, data={"size": [18, 20]})
+    recipe = recipe.changed(data=dict.fromkeys(data) | {"size": [18, 20]})
     domains = load_domains(
         recipe,
         None,

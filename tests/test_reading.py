@@ -157,7 +157,7 @@ def test_a_damaged_archive_is_told(recipe: Recipe, tmp_path: Path, kind: str) ->
     path.write_bytes(_damaged(path.read_bytes(), kind))
     named = {"file": path.name, "source": ["a"], "target": ["a"], "crop": None}
     recipe = recipe.changed(data=named | {"source_subjects": None, "target_subjects": None})
-    with pytest.raises(ValueError, match=r"images\.npz: expected an \.npz file of arrays"):
+    with pytest.raises(ValueError, match=r"images\.npz: (damaged|expected an \.npz archive)"):
         load_domains(recipe, tmp_path, 0)
 
 
