@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -22,6 +23,9 @@ from plasticine.backends import OPERATORS
 
 if TYPE_CHECKING:
     from plasticine.translation import Translator
+
+if importlib.util.find_spec("hypothesis") is not None:  # a GPU machine may do without
+    import search_profiles  # noqa: F401
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,30 @@
+"""How long Hypothesis looks for a counterexample: the suite's seconds, or as long as asked for.
+
+``pytest --hypothesis-profile thorough tests/test_property_*.py tests/test_mutation_*.py`` tries
+two thousand examples a test, other ones every time; ``--hypothesis-seed`` repeats a run.
+"""
+
+from __future__ import annotations
+
+import tempfile
+
+from hypothesis import HealthCheck, Phase, configuration, settings
+
+# Hypothesis keeps tables of its own beside the examples; none are to be left in the checkout.
+configuration.set_hypothesis_home_dir(tempfile.gettempdir())
+
+settings.register_profile(
+    "suite",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=40,
+    print_blob=False,
+    phases=(Phase.explicit, Phase.generate, Phase.shrink),
+    # A backend is the same for every example of a test.
+    suppress_health_check=(HealthCheck.function_scoped_fixture, HealthCheck.too_slow),
+)
+settings.register_profile(
+    "thorough", settings.get_profile("suite"), derandomize=False, max_examples=2000
+)
+settings.load_profile("suite")
