@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 
 # What a reader may take for a file of a few kilobytes, and a read that does not end.
@@ -26,7 +27,6 @@ MOST_SECONDS = 120
 _ADDRESSES = 4 * 2**30
 
 Result = TypeVar("Result")
-Draw = st.DrawFn
 Bytes = Callable[[bytes], bytes]
 
 
@@ -35,12 +35,20 @@ def same(data: bytes) -> bytes:
     return data
 
 
+# Reading a small file takes less than comparing a field with its definition.
+more_examples = settings(max_examples=4 * settings().max_examples)
+
+
 @dataclass(frozen=True)
 class Envelope:
     """How a format wraps its content: damage to the content leaves a whole wrapping around it."""
 
     open: Bytes = same
     close: Bytes = same
+
+    def spoil(self, data: bytes, damage: Bytes, inside: bool) -> bytes:
+        """Damages a file's bytes, or what is inside of the envelope."""
+        return self.close(damage(self.open(data))) if inside else damage(data)
 
 
 def compressed(data: bytes) -> bytes:
@@ -81,36 +89,62 @@ _PATTERNS = (
 )
 
 
-@st.composite
-def damages(draw: Draw) -> Callable[[bytes], bytes]:
-    """A function that damages bytes in one to four places, more often among the first ones."""
-    hits = draw(st.lists(_hits(), min_size=1, max_size=4))
+@dataclass(frozen=True)
+class Hit:
+    """One damage.
 
-    def damage(data: bytes) -> bytes:
-        for where, (kind, pattern, count) in hits:
-            at = min(int(where * len(data)), max(0, len(data) - 1))
-            if kind == "overwrite":
-                data = data[:at] + pattern + data[at + len(pattern) :]
-            elif kind == "insert":
-                data = data[:at] + pattern + data[at:]
-            elif kind == "delete":
-                data = data[:at] + data[at + count :]
-            elif kind == "flip" and data:
-                data = data[:at] + bytes([data[at] ^ 1 << count % 8]) + data[at + 1 :]
-            elif kind == "cut":
-                data = data[:at]
+    Attributes:
+        where: as a share of the bytes there are.
+        kind: "overwrite", "insert", "delete", "flip" or "cut".
+        pattern: what is written.
+        count: how many bytes are deleted, or which bit is flipped.
+    """
+
+    where: float
+    kind: str
+    pattern: bytes
+    count: int
+
+    def __call__(self, data: bytes) -> bytes:
+        """The damaged bytes."""
+        at = int(self.where * len(data))
+        if self.kind == "cut":
+            return data[:at]
+        if self.kind == "insert":
+            return data[:at] + self.pattern + data[at:]
+        if self.kind == "delete":
+            return data[:at] + data[at + self.count :]
+        if self.kind == "flip":
+            flipped = bytes([byte ^ 1 << self.count % 8 for byte in data[at : at + 1]])
+            return data[:at] + flipped + data[at + 1 :]
+        return data[:at] + self.pattern + data[at + len(self.pattern) :]
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Damage in one place or a few."""
+
+    hits: list[Hit]
+
+    def __call__(self, data: bytes) -> bytes:
+        """The damaged bytes."""
+        for hit in self.hits:
+            data = hit(data)
         return data
 
-    return damage
 
-
-@st.composite
-def _hits(draw: Draw) -> tuple[float, tuple[str, bytes, int]]:
-    reach = draw(st.sampled_from((0.05, 0.3, 1.0)))
-    where = reach * draw(st.integers(0, 2**16)) / 2**16
-    kind = draw(st.sampled_from(("overwrite", "overwrite", "flip", "insert", "delete", "cut")))
-    pattern = draw(st.sampled_from(_PATTERNS) | st.binary(min_size=1, max_size=8))
-    return where, (kind, pattern, draw(st.integers(1, 64)))
+# More often among the first bytes, where headers are.
+_places = st.builds(
+    lambda reach, at: reach * at / 2**14, st.sampled_from((0.05, 0.3, 1.0)), st.integers(0, 2**14)
+)
+_hits = st.builds(
+    Hit,
+    _places,
+    st.sampled_from(("overwrite", "overwrite", "flip", "insert", "delete", "cut")),
+    st.sampled_from(_PATTERNS) | st.binary(min_size=1, max_size=8),
+    st.integers(1, 64),
+)
+damages = st.builds(Damage, st.lists(_hits, min_size=1, max_size=3))
 
 
 WRONG_VALUES: tuple[Any, ...] = (
@@ -133,36 +167,49 @@ WRONG_VALUES: tuple[Any, ...] = (
 )
 
 
-@st.composite
-def misfits(draw: Draw) -> Callable[[Any], Any]:
-    """A function that gives a tree of mappings and lists with one value, or key, changed."""
-    steps = draw(st.lists(st.integers(0, 40), min_size=1, max_size=5))
-    how = draw(st.sampled_from(("replace", "replace", "remove", "rename", "add")))
-    value = draw(st.sampled_from(WRONG_VALUES))
+@dataclass(frozen=True)
+class Misfit:
+    """A change of one value, or key, in a tree of mappings and lists.
 
-    def change(tree: Any) -> Any:
-        return _changed(tree, steps, how, value)
+    Attributes:
+        way: which entry is taken at each level, counted round.
+        how: "replace", "remove", "rename" or "add".
+        value: what is put there.
+    """
 
-    return change
+    way: list[int]
+    how: str
+    value: Any
+
+    def __call__(self, tree: Any) -> Any:
+        """The tree with the change."""
+        return self._changed(tree, self.way)
+
+    def _changed(self, tree: Any, way: list[int]) -> Any:
+        if not isinstance(tree, dict | list) or not tree:
+            return self.value
+        entries = list(tree.items() if isinstance(tree, dict) else enumerate(tree))
+        at = way[0] % len(entries)
+        key, item = entries[at]
+        if len(way) > 1 and isinstance(item, dict | list) and item:
+            entries[at] = key, self._changed(item, way[1:])
+        elif self.how == "replace":
+            entries[at] = key, self.value
+        elif self.how == "remove":
+            del entries[at]
+        elif self.how == "rename":
+            entries[at] = f"{key}x", item
+        else:
+            entries.append((f"{key}_more", self.value))
+        return dict(entries) if isinstance(tree, dict) else [item for _, item in entries]
 
 
-def _changed(tree: Any, steps: list[int], how: str, value: Any) -> Any:
-    if not isinstance(tree, dict | list) or not tree:
-        return value
-    entries = list(tree.items()) if isinstance(tree, dict) else list(enumerate(tree))
-    at = steps[0] % len(entries)
-    key, item = entries[at]
-    if len(steps) > 1 and isinstance(item, dict | list) and item:
-        entries[at] = key, _changed(item, steps[1:], how, value)
-    elif how == "replace":
-        entries[at] = key, value
-    elif how == "remove":
-        del entries[at]
-    elif how == "rename":
-        entries[at] = f"{key}x", item
-    else:
-        entries.append((f"{key}_more", value))
-    return dict(entries) if isinstance(tree, dict) else [item for _, item in entries]
+misfits = st.builds(
+    Misfit,
+    st.lists(st.integers(0, 40), min_size=1, max_size=5),
+    st.sampled_from(("replace", "replace", "remove", "rename", "add")),
+    st.sampled_from(WRONG_VALUES),
+)
 
 
 def read_or_refuse(

@@ -5,6 +5,8 @@ A new format needs a line in FORMATS.
 
 from __future__ import annotations
 
+import functools
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 import SimpleITK
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import BARE, GZIP, PNG, Bytes, Envelope, damages, read_or_refuse
+from mutations import BARE, GZIP, PNG, Damage, Envelope, damages, more_examples, read_or_refuse
 from PIL import Image
 
 from plasticine.io import READABLE_SUFFIXES, read_displacement, read_volume, write_displacement
@@ -62,6 +64,11 @@ def array(path: Path) -> None:
 
 def itk(path: Path) -> None:
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(volume()), str(path), False)
+
+
+def displacement_field(path: Path) -> None:
+    field = np.stack([volume("float32") * scale for scale in (0.1, -0.2, 0.3)])
+    write_displacement(path, field, AFFINE)
 
 
 def picture(mode: str = "L", **options: object) -> Callable[[Path], None]:
@@ -113,15 +120,19 @@ def test_what_is_damaged_is_valid(suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", READABLE_SUFFIXES)
-@given(damage=damages(), inside=st.booleans(), second=st.booleans())
+@more_examples
+@given(damage=damages, inside=st.booleans(), second=st.booleans())
 def test_damaged_images(
-    tmp_path: Path, suffix: str, damage: Bytes, inside: bool, second: bool
+    tmp_path: Path, suffix: str, damage: Damage, inside: bool, second: bool
 ) -> None:
     path = tmp_path / f"damaged{suffix}"
-    FORMATS[suffix].write(path)
+    files = dict(whole_files(FORMATS[suffix].write, path.name))
     # A header of one file with its voxels in another: either may be what is damaged.
-    beside = [other for other in sorted(tmp_path.iterdir()) if other != path]
-    spoil(beside[0] if second and beside else path, FORMATS[suffix].envelope, damage, inside)
+    others = sorted(files.keys() - {path.name})
+    name = others[0] if second and others else path.name
+    files[name] = FORMATS[suffix].envelope.spoil(files[name], damage, inside)
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
     found = read_or_refuse(lambda: read_volume(path), path.with_suffix(""))
     if found is None:
         return
@@ -130,18 +141,16 @@ def test_damaged_images(
     assert found.data.size == np.prod(found.stored_shape) > 0
     assert np.isfinite(found.data).all()
     if found.affine is not None:
-        assert found.affine.shape == (4, 4)
-        assert np.isfinite(found.affine).all()
-        assert np.isfinite(np.linalg.inv(found.affine)).all()
+        assert_can_be_inverted(found.affine)
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-@given(damage=damages(), inside=st.booleans())
-def test_damaged_displacements(tmp_path: Path, suffix: str, damage: Bytes, inside: bool) -> None:
+@more_examples
+@given(damage=damages, inside=st.booleans())
+def test_damaged_displacements(tmp_path: Path, suffix: str, damage: Damage, inside: bool) -> None:
     path = tmp_path / f"damaged{suffix}"
-    field = np.stack([volume("float32") * scale for scale in (0.1, -0.2, 0.3)])
-    write_displacement(path, field, AFFINE)
-    spoil(path, FORMATS[suffix].envelope, damage, inside)
+    whole = whole_files(displacement_field, path.name)[path.name]
+    path.write_bytes(FORMATS[suffix].envelope.spoil(whole, damage, inside))
     found = read_or_refuse(lambda: read_displacement(path), path)
     if found is None:
         return
@@ -149,12 +158,18 @@ def test_damaged_displacements(tmp_path: Path, suffix: str, damage: Bytes, insid
     assert displacement.ndim == 4
     assert displacement.shape[0] == 3
     assert np.isfinite(displacement).all()
+    assert_can_be_inverted(affine)
+
+
+def assert_can_be_inverted(affine: np.ndarray) -> None:
     assert affine.shape == (4, 4)
     assert np.isfinite(affine).all()
     assert np.isfinite(np.linalg.inv(affine)).all()
 
 
-def spoil(path: Path, envelope: Envelope, damage: Bytes, inside: bool) -> None:
-    """Damages a file, or what its envelope holds."""
-    data = path.read_bytes()
-    path.write_bytes(envelope.close(damage(envelope.open(data))) if inside else damage(data))
+@functools.cache
+def whole_files(write: Callable[[Path], None], name: str) -> dict[str, bytes]:
+    """What a writer writes, by name: the file, and maybe others beside it."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder, name))
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
