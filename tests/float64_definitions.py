@@ -140,7 +140,7 @@ def spline_matrix(size: int, padding: str) -> Array:
 
 def spline_coefficients(image: Array, padding: str, adjoint: bool = False) -> Array:
     """The coefficients whose spline passes through the image; or the transposed solution."""
-    for axis in range(2, image.ndim):
+    for axis in range(2, image.ndim if image.size else 0):
         matrix = spline_matrix(image.shape[axis], padding)
         lines = np.moveaxis(image, axis, 0)
         solved = np.linalg.solve(matrix.T if adjoint else matrix, lines.reshape(len(matrix), -1))

@@ -152,7 +152,8 @@ def agrees(
     assert found.shape == expected.shape
     assert not np.isfinite(found[np.broadcast_to(certain, found.shape)]).any()
     rounding = max(ROUNDING[actual.dtype], least)
-    close = np.abs(found - expected) <= rounding * np.maximum(1.0, magnitude)
+    scale = np.maximum(np.maximum(1.0, magnitude), np.abs(expected))
+    close = np.abs(found - expected) <= rounding * scale
     close |= np.isnan(found) & np.isnan(expected)
     close |= possible & ~np.isfinite(found)
     close |= certain
