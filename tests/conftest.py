@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -24,9 +23,6 @@ from plasticine.backends import OPERATORS
 if TYPE_CHECKING:
     from plasticine.translation import Translator
 
-if importlib.util.find_spec("hypothesis") is not None:  # a GPU machine may do without
-    import search_profiles  # noqa: F401
-
 
 @dataclass(frozen=True)
 class Served:
@@ -37,6 +33,23 @@ class Served:
 
     def __str__(self) -> str:
         return f"{self.backend}_on_{self.device}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the search for counterexamples that takes minutes, not seconds."""
+    parser.addoption(
+        "--thorough",
+        action="store_true",
+        help="try 2000 examples, others every time, in each test of a property or a damaged file",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Chooses how long Hypothesis searches; without the option nothing imports it here."""
+    if config.getoption("--thorough"):
+        import search_profiles
+
+        search_profiles.search_thoroughly()
 
 
 def pytest_report_header() -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import search_profiles  # noqa: F401  loads how long is searched
 import torch
 from comparison import ROUNDING
 from hypothesis import strategies as st

@@ -1,7 +1,7 @@
 """How long Hypothesis looks for a counterexample: the suite's seconds, or as long as asked for.
 
-``pytest --hypothesis-profile thorough tests/test_property_*.py tests/test_mutation_*.py`` tries
-two thousand examples a test, other ones every time; ``--hypothesis-seed`` repeats a run.
+``pytest --thorough tests/test_property_*.py tests/test_mutation_*.py`` tries two thousand examples
+a test, other ones every time; with Hypothesis' own ``--hypothesis-seed`` the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ settings.register_profile(
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=40,
+    max_examples=25,
     print_blob=False,
     phases=(Phase.explicit, Phase.generate, Phase.shrink),
     # A backend is the same for every example of a test.
@@ -28,3 +28,8 @@ settings.register_profile(
     "thorough", settings.get_profile("suite"), derandomize=False, max_examples=2000
 )
 settings.load_profile("suite")
+
+
+def search_thoroughly() -> None:
+    """Loads the other profile, before any test is imported."""
+    settings.load_profile("thorough")
