@@ -18,7 +18,7 @@ settings.register_profile(
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=25,
+    max_examples=20,
     print_blob=False,
     phases=(Phase.explicit, Phase.generate, Phase.shrink),
     # A backend is the same for every example of a test.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import struct
 import sys
 from collections.abc import Callable
@@ -234,28 +235,26 @@ def test_a_damaged_archive(tmp_path: Path, archive: bytes, damage: Damage) -> No
 
 
 @pytest.fixture(scope="module")
-def translation(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> dict[str, bytes]:
-    """Every file of a small result, by name."""
+def translation(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Path:
+    """The folder of a small result."""
     folder = tmp_path_factory.mktemp("whole")
     source = folder / "slices.npy"
     np.save(source, np.random.default_rng(0).random((2, 16, 12), dtype=np.float32))
     write_results(translate_volume(Translator.load(model_file), read_volume(source)), folder)
     source.unlink()
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return folder
 
 
 @more_examples
 @given(damage=damages)
-def test_a_folder_with_a_damaged_record(
-    tmp_path: Path, translation: dict[str, bytes], damage: Damage
-) -> None:
+def test_a_folder_with_a_damaged_record(tmp_path: Path, translation: Path, damage: Damage) -> None:
     assert_folder_is_sound(tmp_path, translation, "trace.json", damage)
 
 
 @more_examples
 @given(misfit=misfits)
 def test_a_folder_whose_record_says_otherwise(
-    tmp_path: Path, translation: dict[str, bytes], misfit: Misfit
+    tmp_path: Path, translation: Path, misfit: Misfit
 ) -> None:
     def change(data: bytes) -> bytes:
         return json.dumps(misfit(json.loads(data))).encode()
@@ -266,19 +265,16 @@ def test_a_folder_whose_record_says_otherwise(
 @pytest.mark.parametrize("name", ["displacement.nii.gz", "translated.nii.gz", "warped.nii.gz"])
 @given(damage=damages)
 def test_a_folder_with_a_damaged_image(
-    tmp_path: Path, translation: dict[str, bytes], name: str, damage: Damage
+    tmp_path: Path, translation: Path, name: str, damage: Damage
 ) -> None:
     assert_folder_is_sound(tmp_path, translation, name, damage)
 
 
 def assert_folder_is_sound(
-    folder: Path, files: dict[str, bytes], name: str, change: Callable[[bytes], bytes]
+    folder: Path, whole: Path, name: str, change: Callable[[bytes], bytes]
 ) -> None:
-    folder = folder / "translation"
-    folder.mkdir(exist_ok=True)
-    for other, data in files.items():
-        (folder / other).write_bytes(data)
-    (folder / name).write_bytes(change(files[name]))
+    folder = shutil.copytree(whole, folder / "translation", dirs_exist_ok=True)
+    (folder / name).write_bytes(change((whole / name).read_bytes()))
     results = read_or_refuse(lambda: read_results(folder), folder, (ValueError, OSError, TypeError))
     if results is None:
         return
