@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -176,12 +176,16 @@ def exponential(velocity: Array, steps: int, method: str, padding: str) -> Array
 
 def jacobian_determinant(field: Array, scheme: str, spacing: Sequence[float]) -> Array:
     """``det(I + du/dx)``, ``(N, *spatial)``."""
+    return determinant(jacobian_matrix(field, scheme, spacing))
+
+
+def jacobian_matrix(field: Array, scheme: str, spacing: Sequence[float]) -> list[list[Array]]:
+    """``I + du_i/dx_j``, each ``(N, *spatial)``."""
     ndim = field.shape[1]
-    rows = [
+    return [
         [difference(field[:, i], j + 1, scheme) / spacing[j] + (i == j) for j in range(ndim)]
         for i in range(ndim)
     ]
-    return determinant(rows)
 
 
 def difference(values: Array, axis: int, scheme: str) -> Array:
@@ -198,11 +202,18 @@ def difference(values: Array, axis: int, scheme: str) -> Array:
 
 def determinant(rows: Sequence[Sequence[Array]]) -> Array:
     """By Leibniz' formula, of a matrix of arrays."""
-    total = np.zeros_like(rows[0][0])
+    return sum(sign * product for sign, product in _terms(rows))
+
+
+def permanent(rows: Sequence[Sequence[Array]]) -> Array:
+    """The same terms without their signs: what the determinant's rounding is in proportion to."""
+    return sum(np.abs(product) for _, product in _terms(rows))
+
+
+def _terms(rows: Sequence[Sequence[Array]]) -> Iterator[tuple[float, Array]]:
     for order in itertools.permutations(range(len(rows))):
         sign = np.linalg.det(np.eye(len(rows))[list(order)]).round()
-        total = total + sign * math.prod(rows[i][j] for i, j in enumerate(order))
-    return total
+        yield sign, math.prod(rows[i][j] for i, j in enumerate(order))
 
 
 def non_diffeomorphic_volume(field: Array, spacing: Sequence[float]) -> float:

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-import search_profiles  # noqa: F401  loads how long is searched
-from hypothesis import settings
 from hypothesis import strategies as st
 
 # What a reader may take for a file of a few kilobytes, and a read that does not end.
@@ -34,10 +32,6 @@ Bytes = Callable[[bytes], bytes]
 def same(data: bytes) -> bytes:
     """The bytes themselves."""
     return data
-
-
-# Most damage is refused at once, and takes less than comparing a field with its definition.
-more_examples = settings(max_examples=3 * settings().max_examples)
 
 
 @dataclass(frozen=True)

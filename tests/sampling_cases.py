@@ -38,19 +38,30 @@ scales = st.sampled_from((0.0, 0.3, 2.0, 12.0, 1000.0))
 paddings = st.sampled_from(PADDINGS)
 
 
+# Nothing at all is the simplest there is, and Hypothesis would try little else.
+counts = st.sampled_from((1, 2, 3, 1, 2, 3, 1, 2, 3, 0))
+_empty_axes = st.sampled_from((*[None] * 11, 0, 1))
+
+
 @st.composite
-def spatial_sizes(draw: st.DrawFn, ndim: int, least: int = 1, most: int = 9) -> tuple[int, ...]:
+def spatial_sizes(
+    draw: st.DrawFn, ndim: int, most: int = 9, *, maybe_empty: bool = False
+) -> tuple[int, ...]:
     """A spatial shape; in 2D the rows may be long enough for several vectors."""
-    rows = st.integers(least, most)
+    rows = st.integers(1, most)
     if ndim == 2:
         rows |= st.integers(15, 40)
-    return (*(draw(st.integers(least, most)) for _ in range(ndim - 1)), draw(rows))
+    sizes = [*(draw(st.integers(1, most)) for _ in range(ndim - 1)), draw(rows)]
+    empty = draw(_empty_axes) if maybe_empty else None
+    if empty is not None:
+        sizes[empty] = 0
+    return tuple(sizes)
 
 
 @st.composite
 def batches(draw: st.DrawFn, count: int) -> tuple[int, ...]:
     """Batch sizes of ``count`` tensors: N, or 1."""
-    batch = draw(st.sampled_from((1, 1, 2, 3, 0)))
+    batch = draw(counts)
     return tuple(draw(st.sampled_from((batch, batch, 1))) for _ in range(count))
 
 
@@ -101,9 +112,15 @@ class Source:
         others: tuple[float, ...] = (),
         *,
         between: bool = False,
+        halves: bool = False,
     ) -> Tensor:
-        """Multiples of 1/64 up to a scale; ``between`` voxels, never on one nor in the middle."""
+        """Multiples of 1/64 up to a scale.
+
+        Those ``between`` voxels are never on one nor in the middle of two; ``halves`` always are.
+        """
         steps = self._integers(shape, min(int(64 * scale), _LARGEST[dtype]))
+        if halves:
+            steps = 32 * (steps / 32).round()
         if between:
             steps = 2 * (steps / 2).floor() + 1
         found = self._sprinkled(steps / 64, others)

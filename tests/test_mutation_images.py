@@ -17,8 +17,9 @@ import pytest
 import SimpleITK
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import BARE, GZIP, PNG, Damage, Envelope, damages, more_examples, read_or_refuse
+from mutations import BARE, GZIP, PNG, Damage, Envelope, damages, read_or_refuse
 from PIL import Image
+from search_profiles import more_examples
 
 from plasticine.io import READABLE_SUFFIXES, read_displacement, read_volume, write_displacement
 

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from mutations import Damage, Misfit, damages, misfits, more_examples, read_or_refuse
+from mutations import Damage, Misfit, damages, misfits, read_or_refuse
+from search_profiles import more_examples
 
 from plasticine.io import read_volume, translate_volume
 from plasticine.report import evaluate, read_results, write_results

@@ -16,6 +16,7 @@ from sampling_cases import (
     Source,
     agrees,
     batches,
+    counts,
     float64,
     layouts,
     paddings,
@@ -23,6 +24,7 @@ from sampling_cases import (
     seeds,
     spatial_sizes,
 )
+from search_profiles import more_examples
 
 import plasticine
 from plasticine.ops._exponential_steps import LIMITS
@@ -35,12 +37,13 @@ methods = st.sampled_from(("euler", "midpoint", "rk4"))
 squarings = st.integers(0, 7)
 
 
+@more_examples
 @given(data=st.data(), dtype=dtypes, padding=paddings, layout=layouts, seed=seeds)
 def test_spline_coefficients(
     served: Any, data: st.DataObject, dtype: torch.dtype, padding: str, layout: str, seed: int
 ) -> None:
-    size = data.draw(spatial_sizes(data.draw(dimensions), least=0))
-    shape = (data.draw(st.integers(0, 3)), data.draw(st.integers(0, 3)), *size)
+    size = data.draw(spatial_sizes(data.draw(dimensions), maybe_empty=True))
+    shape = (data.draw(counts), data.draw(counts), *size)
     others = data.draw(st.sampled_from(((), NOT_FINITE)))
     source = Source(seed, served.device)
     image = source.values(shape, dtype, layout, others).requires_grad_()
@@ -60,6 +63,7 @@ def test_spline_coefficients(
     agrees(gradient, expected, bound * np.abs(float64(grad)).max(initial=0) + 0 * expected)
 
 
+@more_examples
 @given(
     data=st.data(),
     dtype=dtypes,
@@ -224,7 +228,7 @@ def test_warp_exponential(
     padding, field_padding = paddings_
     velocity = velocity_of(data, served, dtype, data.draw(layouts), seed)
     image_size = data.draw(spatial_sizes(velocity.shape[1]))
-    shape = (data.draw(st.sampled_from((1, len(velocity)))), data.draw(st.integers(0, 3)))
+    shape = (data.draw(st.sampled_from((1, len(velocity)))), data.draw(counts))
     image = Source(seed + 1, served.device).values((*shape, *image_size), dtype)
     options: dict[str, Any] = {"steps": steps, "method": method, "backend": served.backend}
     result = plasticine.warp_exponential(
@@ -253,7 +257,7 @@ def velocity_of(
 ) -> torch.Tensor:
     """In float64 of any size; otherwise gentle, for a rounding to stay one: see ``growth``."""
     ndim = data.draw(dimensions)
-    shape = (data.draw(st.integers(0, 2)), ndim, *data.draw(spatial_sizes(ndim)))
+    shape = (data.draw(counts), ndim, *data.draw(spatial_sizes(ndim)))
     scale = data.draw(
         st.sampled_from((0.01, 0.1, 0.5, 3.0) if dtype == torch.float64 else (0.1, 0.5))
     )

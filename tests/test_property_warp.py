@@ -18,6 +18,7 @@ from sampling_cases import (
     Source,
     agrees,
     batches,
+    counts,
     float64,
     layouts,
     paddings,
@@ -47,6 +48,7 @@ class Case:
     prefilter: bool
     affine: bool
     scale: float
+    halves: bool
     layouts: tuple[str, str]
     image_others: tuple[float, ...]
     field_others: tuple[float, ...]
@@ -74,6 +76,7 @@ class Case:
             self.layouts[1],
             self.field_others,
             between=between,
+            halves=self.halves and not between,
         )
         if not self.affine:
             return image, displacement, None
@@ -91,9 +94,9 @@ def cases(draw: st.DrawFn, *, finite: bool = False, modes: tuple[str, ...] = MOD
     some = st.just(()) if finite else st.sampled_from(((), (), NOT_FINITE))
     return Case(
         image_size=draw(spatial_sizes(ndim)),
-        size=draw(spatial_sizes(ndim, least=1 if finite else 0)),
+        size=draw(spatial_sizes(ndim, maybe_empty=not finite)),
         batches=draw(batches(3)),
-        channels=draw(st.sampled_from((1, 2, 3, 5, 0))),
+        channels=draw(counts),
         dtype=dtype,
         field_dtype=field_dtype,
         mode=draw(st.sampled_from(modes)),
@@ -101,6 +104,7 @@ def cases(draw: st.DrawFn, *, finite: bool = False, modes: tuple[str, ...] = MOD
         prefilter=draw(st.booleans()),
         affine=draw(st.booleans()),
         scale=draw(scales),
+        halves=draw(st.booleans()),
         layouts=(draw(layouts), draw(layouts)),
         image_others=draw(some),
         field_others=() if finite else draw(st.sampled_from(((), NOT_FINITE, far))),
