@@ -171,20 +171,20 @@ def test_the_gradient_of_exponential(
     direction = source.values(result.shape, torch.float64)
     (gradient,) = torch.autograd.grad((result, inverse), velocity, grads)
     v, d, h = float64(velocity), float64(direction), 1e-7
-    expected = sum(
-        (
-            float64(grad)
-            * (
-                definition.exponential(sign * (v + h * d), steps, method, padding)
-                - definition.exponential(sign * (v - h * d), steps, method, padding)
-            )
-        ).sum()
-        / (2 * h)
-        for sign, grad in zip((1, -1), grads, strict=True)
-    )
+
+    def weighed(step: float) -> float:
+        fields = (
+            definition.exponential(sign * (v + step * d), steps, method, padding)
+            for sign in (1, -1)
+        )
+        return sum((float64(g) * u).sum() for g, u in zip(grads, fields, strict=True))
+
     found = (gradient * direction).sum().item()
     magnitude = growth(velocity) * sum((g.abs() * direction.abs()).sum().item() for g in grads)
-    assert abs(found - expected) <= 1e-6 * max(1.0, magnitude)
+    low, here, high = (weighed(step) for step in (-h, 0.0, h))
+    # Where a voxel's way ends on another voxel there are two derivatives, and none is promised.
+    assume(abs(high + low - 2 * here) / h <= 1e-6 * max(1.0, magnitude))
+    assert abs(found - (high - low) / (2 * h)) <= 1e-6 * max(1.0, magnitude)
 
 
 @given(data=st.data(), method=methods, seed=seeds, scale=st.sampled_from((0.0, 0.5, 3.0, 9.0, 40)))
