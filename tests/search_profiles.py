@@ -40,6 +40,6 @@ def search_thoroughly() -> None:
 
 
 def more_examples(test: Test) -> Test:
-    """Three times as many, for a test whose examples take next to no time."""
-    decorated: Test = settings(max_examples=3 * settings().max_examples)(test)
+    """Twice as many, for a test whose examples take next to no time."""
+    decorated: Test = settings(max_examples=2 * settings().max_examples)(test)
     return decorated
