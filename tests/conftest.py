@@ -35,7 +35,7 @@ class Served:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How a machine that lends its GPU for minutes runs the operators' tests."""
+    """Searches for minutes, and how a machine that lends its GPU for minutes runs the tests."""
     group = parser.getgroup("plasticine's tests")
     group.addoption(
         "--most-on-gpu",
@@ -50,6 +50,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="K/N",
         help="the K-th of N shares of the tests, for N processes beside each other",
     )
+    group.addoption(
+        "--thorough",
+        action="store_true",
+        help="try 2000 examples, others every time, in each test of a property or a damaged file",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Chooses how long Hypothesis searches; without the option nothing imports it here."""
+    if config.getoption("--thorough"):
+        import search_profiles
+
+        search_profiles.search_thoroughly()
 
 
 @pytest.hookimpl(trylast=True)  # of what -k has left
