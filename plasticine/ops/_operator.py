@@ -83,13 +83,17 @@ class Operator:
             return self._function.apply(*arguments, self._below_transform)
         if forward_ad._current_level >= 0:
             # The formula says what the tangents are, or that it knows none.
-            return self._function.apply(*arguments, _without_tangents(kernel))
+            return self._function.apply(*arguments, self._without_tangents)
         inputs = arguments[: self._tensors]
         if not _is_plain(inputs):
             return self.overload(*arguments)
         if _is_recorded(inputs):
             return self._apply(*arguments, kernel)
         return kernel(*arguments)
+
+    def _without_tangents(self, *arguments: Any) -> Any:
+        """The operator where forward-mode differentiation is left to the formula around it."""
+        return self.overload(*(_primal_of(x) for x in arguments))
 
     def _below_transform(self, *arguments: Any) -> Any:
         """What a transform's rule calls: there may be another transform below it."""
@@ -119,15 +123,12 @@ class Operator:
         return below(*arguments)
 
 
-def _without_tangents(kernel: Kernel) -> Kernel:
-    """A kernel that leaves forward-mode differentiation to the formula around it."""
-
-    def execute(*arguments: Any) -> Any:
-        return kernel(
-            *(forward_ad.unpack_dual(x).primal if isinstance(x, Tensor) else x for x in arguments)
-        )
-
-    return execute
+def _primal_of(x: Any) -> Any:
+    """A tensor without its tangent; anything else as it is."""
+    # A tensor of autograd's own vmap is a tangent, and has none.
+    if isinstance(x, Tensor) and not torch._C._functorch.is_legacy_batchedtensor(x):
+        return forward_ad.unpack_dual(x).primal
+    return x
 
 
 def _is_recorded(tensors: Sequence[Tensor | None]) -> bool:
@@ -174,6 +175,8 @@ def _is_plain(tensors: Sequence[Tensor | None]) -> bool:
             or x.is_neg()
             # What a transform that has ended leaves behind, as when torch.func.vjp pulls back.
             or torch._C._functorch.is_functorch_wrapped_tensor(x)
+            # One of autograd's own vmap (is_grads_batched): the dispatcher goes through its batch.
+            or torch._C._functorch.is_legacy_batchedtensor(x)
         ):
             return False
     return True
