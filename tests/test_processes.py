@@ -54,15 +54,14 @@ def run():
     for call in {calls!r}:
         result = eval(call)
         found += [result, *gradients(result, (image, field, other))]
-    return [x for x in found if x is not None]
+    found.append(plasticine.folding(field).minimum)
+    # Compared as bytes: PyTorch's own operations would wait for their threads for ever.
+    return [x.detach().numpy().tobytes() for x in found if x is not None]
 
 expected = run()
-folded = plasticine.folding(field.detach()).minimum
 process = os.fork()
 if process == 0:
-    same = all(map(torch.equal, run(), expected))
-    same = same and torch.equal(plasticine.folding(field.detach()).minimum, folded)
-    os._exit(0 if same else 3)
+    os._exit(0 if run() == expected else 3)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
 """
 
