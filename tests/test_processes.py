@@ -151,3 +151,43 @@ def test_a_long_call_heeds_an_interruption(work, threads):
     time.sleep(0.5)  # in the middle of the call
     process.send_signal(signal.SIGINT)
     assert finish(process) == 42
+
+
+WAITING = "import os; print(os.environ.get('OMP_WAIT_POLICY'))"
+
+
+@pytest.mark.parametrize(
+    ("program", "given", "expected"),
+    [
+        ("/somewhere/bin/plasticine", None, "passive"),
+        ("/somewhere/bin/plasticine", "active", "active"),
+        ("/somewhere/train.py", None, "None"),
+    ],
+)
+def test_only_the_command_line_waits_passively(program, given, expected):
+    code = f"import sys; sys.argv = [{program!r}]; import plasticine; {WAITING}"
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    if given is not None:
+        environment["OMP_WAIT_POLICY"] = given
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert result.stdout == f"{expected}\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP says how it waits")
+@pytest.mark.parametrize(("module", "spins"), [("plasticine", False), ("plasticine.info", True)])
+def test_a_module_that_is_run_waits_as_it_should(module, spins):
+    """What the runtime itself took from the environment: it was set early enough."""
+    dropped = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {k: v for k, v in os.environ.items() if k not in dropped}
+    result = subprocess.run(
+        [sys.executable, "-m", module, "--version"],
+        env=environment | {"OMP_DISPLAY_ENV": "VERBOSE"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [line.strip() for line in result.stderr.splitlines() if "GOMP_SPINCOUNT" in line]
+    assert lines
+    assert all((line != "GOMP_SPINCOUNT = '0'") == spins for line in lines), lines

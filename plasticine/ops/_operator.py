@@ -19,6 +19,14 @@ LIBRARY = torch.library.Library("plasticine", "FRAGMENT")
 
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
+# What every call asks, by names of its own: to look them up would take as long as to ask.
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_function_modes = torch._C._len_torch_function_stack
+_tracing_state = torch._C._get_tracing_state
+_is_profiled = torch.autograd._profiler_enabled
+_is_functorch_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+_is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
+
 Kernel = Callable[..., Any]
 
 
@@ -126,7 +134,7 @@ class Operator:
 def _primal_of(x: Any) -> Any:
     """A tensor without its tangent; anything else as it is."""
     # A tensor of autograd's own vmap is a tangent, and has none.
-    if isinstance(x, Tensor) and not torch._C._functorch.is_legacy_batchedtensor(x):
+    if isinstance(x, Tensor) and not _is_legacy_batched(x):
         return forward_ad.unpack_dual(x).primal
     return x
 
@@ -161,12 +169,7 @@ def _apply_without_transforms(function: type[torch.autograd.Function]) -> Kernel
 
 def _is_plain(tensors: Sequence[Tensor | None]) -> bool:
     """Whether only a kernel and autograd would see a call with these tensors."""
-    if (
-        torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch._C._get_tracing_state() is not None
-        or torch.autograd._profiler_enabled()
-    ):
+    if _dispatch_modes() or _function_modes() or _tracing_state() is not None or _is_profiled():
         return False
     for x in tensors:
         if x is not None and (
@@ -174,9 +177,9 @@ def _is_plain(tensors: Sequence[Tensor | None]) -> bool:
             or not (x.is_cpu or x.is_cuda)
             or x.is_neg()
             # What a transform that has ended leaves behind, as when torch.func.vjp pulls back.
-            or torch._C._functorch.is_functorch_wrapped_tensor(x)
+            or _is_functorch_wrapped(x)
             # One of autograd's own vmap (is_grads_batched): the dispatcher goes through its batch.
-            or torch._C._functorch.is_legacy_batchedtensor(x)
+            or _is_legacy_batched(x)
         ):
             return False
     return True
