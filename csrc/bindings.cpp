@@ -2,10 +2,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <exception>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "common/interruption.h"
 #include "common/simd.h"
 #include "common/tensor.h"
 #include "common/tensor_caster.h"
@@ -205,6 +208,28 @@ void bind_spline_coefficients(const Tensor& image, const Tensor& out, const Mayb
                       threads);
 }
 
+// Whether a handler of Python's raised, as that of Ctrl-C does; its exception then waits to be
+// seen. Python runs handlers on its main thread alone: on any other the answer is no.
+bool has_raising_signal() {
+  const PyGILState_STATE state = PyGILState_Ensure();
+  const bool raised = PyErr_CheckSignals() != 0;
+  PyGILState_Release(state);
+  return raised;
+}
+
+class PythonCall : public InterruptibleCall {
+ public:
+  PythonCall() : InterruptibleCall(&has_raising_signal) {}
+};
+
+void pass_on_interruption(std::exception_ptr thrown) {
+  try {
+    std::rethrow_exception(std::move(thrown));
+  } catch (const Interrupted&) {
+    // has_raising_signal has left Python's exception in its place.
+  }
+}
+
 py::dict build_info() {
   py::dict info;
 #if defined(__VERSION__)
@@ -227,7 +252,8 @@ py::dict build_info() {
 
 PYBIND11_MODULE(_native, module) {
   using namespace plasticine;
-  using release = py::call_guard<py::gil_scoped_release>;
+  using release = py::call_guard<py::gil_scoped_release, PythonCall>;
+  py::register_local_exception_translator(&pass_on_interruption);
   module.doc() = "CPU operators of plasticine; called through plasticine.ops, which validates.";
   module.def("warp_forward", &bind_warp_forward<warp_forward>, release());
   module.def("warp_backward", &bind_warp_backward<warp_backward>, release());

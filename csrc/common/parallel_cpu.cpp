@@ -1,0 +1,42 @@
+#include "parallel.h"
+
+#include <pthread.h>
+
+namespace plasticine {
+
+namespace {
+
+// How long a call goes on before it asks again: to ask may mean to wait for another thread.
+constexpr std::chrono::milliseconds kBetweenQuestions(200);
+
+thread_local InterruptibleCall* current_call = nullptr;
+
+bool forked = false;
+
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+
+}  // namespace
+
+bool is_forked() { return forked; }
+
+InterruptibleCall::InterruptibleCall(bool (*ask)())
+    : ask_(ask),
+      owner_(std::this_thread::get_id()),
+      next_(std::chrono::steady_clock::now() + kBetweenQuestions),
+      scope_(this) {}
+
+InterruptibleCall* InterruptibleCall::current() { return current_call; }
+
+void InterruptibleCall::ask_in_time() {
+  const auto now = std::chrono::steady_clock::now();
+  if (now >= next_) {
+    over_.store(ask_(), std::memory_order_relaxed);
+    next_ = std::chrono::steady_clock::now() + kBetweenQuestions;
+  }
+}
+
+WorkingFor::WorkingFor(InterruptibleCall* call) : before_(current_call) { current_call = call; }
+
+WorkingFor::~WorkingFor() { current_call = before_; }
+
+}  // namespace plasticine
