@@ -166,7 +166,7 @@ def test_another_log_in_the_way_is_refused(recipe: Recipe, tmp_path: Path) -> No
     (tmp_path / "run" / "diffusion.checkpoint.safetensors").unlink()
     log = tmp_path / "run" / "registration.csv"
     log.write_text("patient,age\n1,60\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"registration\.csv is not a training log"):
+    with pytest.raises(ValueError, match=r"registration\.csv: not a training log"):
         train(recipe, tmp_path, tmp_path / "run", resume=True)
     assert log.read_text(encoding="utf-8").startswith("patient")
 

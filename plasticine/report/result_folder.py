@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ConfigDict
 
 from plasticine.io import (
     ModelGrid,
@@ -22,7 +23,43 @@ from plasticine.io import (
 from plasticine.io.checks import SAME_PLACE, corner_distance, named_errors
 from plasticine.io.orientation import DEFAULT_ORIENTATION
 from plasticine.io.volume import KINDS_WITHOUT_SPACING
+from plasticine.nn.table import Table
 from plasticine.report.results import RESULT_FILES
+
+
+class _Part(Table):
+    """A part of ``trace.json``, which holds more than is read back."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class _Model(_Part):
+    card: dict[str, Any]
+
+
+class _Input(_Part):
+    file: str
+    kind: str
+
+
+class _Normalisation(_Part):
+    low: float
+    divisor: float
+
+
+class _Grid(_Part):
+    resampled: bool
+
+
+class _Trace(_Part):
+    """What is read back of ``trace.json``."""
+
+    model: _Model
+    input: _Input
+    normalisation: _Normalisation
+    grid: _Grid
+    metrics: dict[str, Any]
+    seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,15 +151,16 @@ def read_results(folder: Path) -> ResultFolder:
     try:
         with named_errors(folder / "trace.json"):
             record = json.loads((folder / "trace.json").read_text(encoding="utf-8"))
-            card, rule = record["model"]["card"], record["normalisation"]
-            low, divisor = float(rule["low"]), float(rule["divisor"])
+            trace = _Trace.read(record, "trace.json")
+            rule = trace.normalisation
+            card = record["model"]["card"]
             field, affine = read_displacement(folder / "displacement.nii.gz")
             grid = ModelGrid.of(
                 (field.shape[1], field.shape[2], field.shape[3]),
                 affine,
                 orientation=card.get("orientation") or DEFAULT_ORIENTATION,
                 ndim=int(card["ndim"]),
-                spacing=card.get("spacing_mm") if record["grid"]["resampled"] else None,
+                spacing=card.get("spacing_mm") if trace.grid.resampled else None,
             )
     except ValueError as error:
         raise ValueError(f"{folder}: not the folder of a translation ({error})") from error
@@ -148,7 +186,7 @@ def read_results(folder: Path) -> ResultFolder:
         grid=grid,
         affine=affine,
         translated=grid.to_images(images["translated"].data).clamp(0, 1),
-        warped=((grid.to_images(images["warped"].data) - low) / divisor).clamp(0, 1),
+        warped=((grid.to_images(images["warped"].data) - rule.low) / rule.divisor).clamp(0, 1),
         displacement=grid.displacement_to_images(field),
     )
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from plasticine.nn.precision import Precision
+from plasticine.nn.table import Table
 from plasticine.registration.objective import RegistrationObjective
 from plasticine.structure import STRUCTURE_MAPS
 from plasticine.training.data import RandomDeformation
@@ -20,7 +21,6 @@ from plasticine.translation.configuration import (
     ModelConfiguration,
     StructureOptions,
 )
-from plasticine.translation.table import Table
 
 if sys.version_info >= (3, 11):
     import tomllib

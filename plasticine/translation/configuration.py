@@ -9,8 +9,8 @@ from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, mode
 from plasticine.diffusion.sampler import find_solver
 from plasticine.diffusion.schedule import NoiseSchedule
 from plasticine.diffusion.slabs import check_slabs
+from plasticine.nn.table import Table
 from plasticine.structure import STRUCTURE_MAPS
-from plasticine.translation.table import Table
 
 Width = Annotated[int, Field(ge=1, le=2**16)]
 Widths = Annotated[tuple[Width, ...], Field(min_length=1, max_length=16)]
