@@ -34,16 +34,9 @@ class InterruptibleCall {
   static InterruptibleCall* current();
 
   // Whether the call is to end; any of its threads may want to know.
-  bool is_over() {
-    if (std::this_thread::get_id() == owner_ && !over_.load(std::memory_order_relaxed)) {
-      ask_in_time();
-    }
-    return over_.load(std::memory_order_relaxed);
-  }
+  bool is_over();
 
  private:
-  void ask_in_time();
-
   bool (*const ask_)();
   const std::thread::id owner_;
   std::chrono::steady_clock::time_point next_;
@@ -52,11 +45,6 @@ class InterruptibleCall {
 };
 
 // Throws Interrupted where the call that this thread works for is to end.
-inline void leave_if_over() {
-  InterruptibleCall* const call = InterruptibleCall::current();
-  if (call != nullptr && call->is_over()) {
-    throw Interrupted();
-  }
-}
+void leave_if_over();
 
 }  // namespace plasticine

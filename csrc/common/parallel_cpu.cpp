@@ -27,11 +27,19 @@ InterruptibleCall::InterruptibleCall(bool (*ask)())
 
 InterruptibleCall* InterruptibleCall::current() { return current_call; }
 
-void InterruptibleCall::ask_in_time() {
-  const auto now = std::chrono::steady_clock::now();
-  if (now >= next_) {
-    over_.store(ask_(), std::memory_order_relaxed);
+bool InterruptibleCall::is_over() {
+  const bool asks = std::this_thread::get_id() == owner_;
+  if (asks && std::chrono::steady_clock::now() >= next_) {
+    over_.store(over_.load() || ask_());
     next_ = std::chrono::steady_clock::now() + kBetweenQuestions;
+  }
+  return over_.load(std::memory_order_relaxed);
+}
+
+void leave_if_over() {
+  InterruptibleCall* const call = InterruptibleCall::current();
+  if (call != nullptr && call->is_over()) {
+    throw Interrupted();
   }
 }
 
