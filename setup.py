@@ -390,7 +390,7 @@ setup(
     packages=packages(),
     package_dir={"plasticine": "plasticine", "plasticine.kernels": "kernels"},
     package_data={
-        "plasticine": ["py.typed", "weights/*.safetensors", "weights/*.md", "recipes/*"],
+        "plasticine": ["py.typed", "*.pyi", "weights/*.safetensors", "weights/*.md", "recipes/*"],
     },
     include_package_data=False,
     ext_modules=extensions(),

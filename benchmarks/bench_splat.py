@@ -65,7 +65,7 @@ CUBIC = Contest(
     cases=(SINGLE_2D, MEDIUM_3D),
     contenders=(
         *ours(
-            "splat_cubic",
+            "splat",
             lambda *inputs, backend: plasticine.splat(*inputs, mode="cubic", backend=backend),
         ),
     ),

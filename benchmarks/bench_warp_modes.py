@@ -84,7 +84,7 @@ CUBIC = Contest(
     cases=CASES,
     contenders=(
         Contender("grid_sample", peers.grid_sample("bicubic"), in_2d),
-        *ours("warp_cubic", warp("cubic")),
+        *ours("warp", warp("cubic")),
     ),
 )
 
@@ -106,7 +106,7 @@ BSPLINE = Contest(
             functools.partial(peers.scipy_map_coordinates, order=3, mode="mirror"),
             forward_of_one,
         ),
-        *ours("warp_cubic", warp("bspline", "reflection")),
+        *ours("warp", warp("bspline", "reflection")),
     ),
 )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
@@ -26,6 +27,7 @@ from benchmarks.contest import (
     check_result,
     cotangent,
 )
+from benchmarks.device_time import cache_bytes, copied, copies_beyond, event_seconds
 from benchmarks.memory import HOW, peak_bytes
 
 # Distribution names of the projects that are measured beside ours, where they are installed.
@@ -155,6 +157,9 @@ def copy_bandwidth(device: torch.device, request: pytest.FixtureRequest) -> floa
         count = 1 << 16
     source = torch.ones(count // 4, device=device)
     target = torch.empty_like(source)
+    if device.type == "cuda":
+        target.copy_(source)
+        return 2 * count / event_seconds([lambda: target.copy_(source)])
     seconds = []
     for _ in range(12):
         synchronise(device)
@@ -181,16 +186,20 @@ def measure(
 ) -> Callable[..., None]:
     """Times a function and records its bandwidth, its share of the floor and its ratios."""
 
-    def run(function: Callable[[], Any], key: tuple[str, ...], case: Case, floor: float) -> None:
+    def run(
+        calls: Sequence[Callable[[], Any]], key: tuple[str, ...], case: Case, floor: float
+    ) -> None:
         """Measures.
 
         Args:
-            function: the call, without arguments; it has run before.
+            calls: the call, without arguments, on one set of inputs or, on a GPU, on as many as its
+                cache does not hold; the first has run before.
             key: operator, case, direction and contender; the earlier entries of this run that
                 differ in the contender alone are what it is compared with.
             case: sizes and dtype.
             floor: bytes that must move.
         """
+        function = calls[0]
 
         def call() -> None:
             function()
@@ -213,6 +222,8 @@ def measure(
         )
         seconds = benchmark.stats.stats.median
         medians[key] = seconds
+        # The floor is the memory's: launches, and what a cache holds, have no part in it.
+        moving = event_seconds(calls) if device.type == "cuda" else seconds
         benchmark.extra_info.update(
             operator=key[0],
             case=key[1],
@@ -223,9 +234,9 @@ def measure(
             dtype=str(case.dtype).removeprefix("torch."),
             displacement=case.displacement,
             floor_bytes=floor,
-            gb_per_s=floor / seconds / 1e9,
+            gb_per_s=floor / moving / 1e9,
             copy_gb_per_s=copy_bandwidth / 1e9,
-            share_of_floor=floor / copy_bandwidth / seconds,
+            share_of_floor=floor / copy_bandwidth / moving,
             peak_bytes=peak_bytes(function, device),
             peak_bytes_from=HOW[device.type],
         )
@@ -234,7 +245,7 @@ def measure(
                 name = f"times_faster_than_{other[-1]}"
                 benchmark.extra_info[name] = their_seconds / seconds
         if device.type == "cuda":
-            benchmark.extra_info["event_seconds"] = event_seconds(function)
+            benchmark.extra_info.update(event_seconds=moving, input_sets=len(calls))
 
     return run
 
@@ -260,38 +271,34 @@ def run_contest(
         given = [cotangent(x) for x in as_tuple(result)] if backward else []
         del result
 
-        def forward() -> Any:
+        def forward(inputs: Sequence[Any], _given: Sequence[Tensor]) -> Any:
             return prepared.call(*inputs)
 
-        def forward_and_backward() -> tuple[Tensor, ...]:
+        def forward_and_backward(
+            inputs: Sequence[Any], given: Sequence[Tensor]
+        ) -> tuple[Tensor, ...]:
             return torch.autograd.grad(as_tuple(prepared.call(*inputs)), inputs, given)
 
         if backward:
             for x in inputs:
                 x.requires_grad_()
             if prepared.inputs is None:
-                check_gradients(contest, contender, case, forward_and_backward())
+                check_gradients(contest, contender, case, forward_and_backward(inputs, given))
+        sets: list[tuple[Sequence[Any], Sequence[Tensor]]] = [(inputs, given)]
+        if device.type == "cuda":
+            count = copies_beyond(cache_bytes(device), [*inputs, *given])
+            sets += [(copied(inputs), copied(given)) for _ in range(count - 1)]
+        timed = forward_and_backward if backward else forward
         if contender.floor is not None:
             floor = contender.floor(case, backward)
         else:
             floor = contest.floor(case.ndim, backward)
         benchmark.extra_info.update(facts)
         measure(
-            forward_and_backward if backward else forward,
+            [functools.partial(timed, *each) for each in sets],
             (contest.operator, str(case), direction, contender.name),
             case,
             floor * case.voxels * case.element_bytes,
         )
 
     return run
-
-
-def event_seconds(function: Callable[[], Any], launches: int = 20) -> float:
-    """Seconds per call on the device alone, by CUDA events around several calls in a row."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    for _ in range(launches):
-        function()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / launches / 1e3

@@ -66,12 +66,12 @@ def examples(data: Path) -> list[Example]:
         read_volume(data / "abdomen_mr_ct" / "example_ct.nii.gz"),
         {"ndim": 2, "normalisation": {"low": -160, "high": 240}},
     )
-    organs = body.labels(data / "abdomen_mr_ct" / "example_seg_fast_force_split.nii.gz")
+    organs = body.labels(data / "abdomen_mr_ct" / "example_seg_fast_force_split.nii.gz")[0]
     eye = model_images(
         read_volume(data / "oct_layers" / "im0100_img.png"),
         {"ndim": 2, "normalisation": {"percentile": 99.9, "of": "positive"}},
     )
-    layers = eye.labels(data / "oct_layers" / "im0100_mask.png")
+    layers = eye.labels(data / "oct_layers" / "im0100_mask.png")[0]
     return [
         Example("T1-weighted MR", brain["T1"], domain="source"),
         Example("T2-weighted MR", brain["T2"], domain="target"),

@@ -1,10 +1,13 @@
 // plasticine._native: the CPU operators. Every argument has been validated in Python (ops/).
 #include <pybind11/pybind11.h>
 
+#include <exception>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/casters.h"
+#include "common/interruption.h"
 #include "common/simd.h"
 #include "compose/compose_cpu.h"
 #include "exponential/exponential_cpu.h"
@@ -37,6 +40,28 @@ namespace plasticine {
 
 namespace {
 
+// Whether a handler of Python's raised, as that of Ctrl-C does; its exception then waits to be
+// seen. Python runs handlers on its main thread alone: on any other the answer is no.
+bool has_raising_signal() {
+  const PyGILState_STATE state = PyGILState_Ensure();
+  const bool raised = PyErr_CheckSignals() != 0;
+  PyGILState_Release(state);
+  return raised;
+}
+
+class PythonCall : public InterruptibleCall {
+ public:
+  PythonCall() : InterruptibleCall(&has_raising_signal) {}
+};
+
+void pass_on_interruption(std::exception_ptr thrown) {
+  try {
+    std::rethrow_exception(std::move(thrown));
+  } catch (const Interrupted&) {
+    // has_raising_signal has left Python's exception in its place.
+  }
+}
+
 py::dict build_info() {
   py::dict info;
 #if defined(__VERSION__)
@@ -59,16 +84,16 @@ py::dict build_info() {
 
 PYBIND11_MODULE(_native, module) {
   using namespace plasticine;
-  using release = py::call_guard<py::gil_scoped_release>;
+  using release = py::call_guard<py::gil_scoped_release, PythonCall>;
   using T = Tensor;
+  py::register_local_exception_translator(&pass_on_interruption);
   module.doc() = "CPU operators of plasticine; called through plasticine.ops, which validates.";
   module.def("warp_forward", of_fields<T, T, T, T, Mode, Padding, int>(warp_forward), release());
-  module.def("warp_backward",
-             of_fields<T, T, T, T, T, T, T, Mode, Padding, int>(warp_backward), release());
-  module.def(
-      "warp_double_backward",
-      of_fields<T, T, T, T, T, T, T, T, T, T, T, Padding, bool, int>(warp_double_backward),
-      release());
+  module.def("warp_backward", of_fields<T, T, T, T, T, T, T, Mode, Padding, int>(warp_backward),
+             release());
+  module.def("warp_double_backward",
+             of_fields<T, T, T, T, T, T, T, T, T, T, T, Padding, bool, int>(warp_double_backward),
+             release());
   module.def("spline_coefficients", &spline_coefficients, release());
   module.def("compose_forward", &compose_forward, release());
   module.def("compose_backward", &compose_backward, release());
@@ -82,8 +107,7 @@ PYBIND11_MODULE(_native, module) {
   module.def("folding", &folding, release());
   module.def("invert_forward", of_fields<T, T, T, T, double, int, Padding, int>(invert_forward),
              release());
-  module.def("invert_backward", of_fields<T, T, T, T, T, Padding, int>(invert_backward),
-             release());
+  module.def("invert_backward", of_fields<T, T, T, T, T, Padding, int>(invert_backward), release());
   module.def("simd_level", [] { return std::string(simd_name()); });
   module.def("build_info", &build_info);
 }

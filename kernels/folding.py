@@ -43,7 +43,7 @@ def vertex(here, strides, scale, active, DZ: tl.constexpr, DY: tl.constexpr, DX:
 
 @triton.jit
 def overturned_tetrahedron(a, b, c, d, SIGN: tl.constexpr):
-    """Six times the volume of a tetrahedron where it is turned over, else 0, as for NaN.
+    """Six times the volume of a tetrahedron where it is turned over, else 0; of NaN, NaN.
 
     SIGN is that of its triple product at rest.
     """
@@ -52,7 +52,7 @@ def overturned_tetrahedron(a, b, c, d, SIGN: tl.constexpr):
     dz, dy, dx = d[0] - a[0], d[1] - a[1], d[2] - a[2]
     volume = bz * (cy * dx - cx * dy) - by * (cz * dx - cx * dz) + bx * (cz * dy - cy * dz)
     volume *= SIGN
-    return tl.where(volume < 0, -volume, 0)
+    return tl.where(volume >= 0, 0, -volume)
 
 
 @triton.jit
@@ -98,7 +98,7 @@ def overturned_triangle(here, strides, scale, active, DY: tl.constexpr, DX: tl.c
     xx = scaled(along_xx, scale[2]) + (1 - 2 * DX)
     area = yy * xx - scaled(along_yx, scale[2]) * scaled(along_xy, scale[1])
     area *= (1 - 2 * DY) * (1 - 2 * DX)
-    return tl.where(area < 0, -area, 0)
+    return tl.where(area >= 0, 0, -area)
 
 
 @triton.jit
@@ -179,7 +179,8 @@ def folding_kernel(
         shift = tl.where(counted & finite & (voxels == 0), logarithm, shift)
         distance = tl.where(counted, logarithm - shift, 0)
         voxels += counted.to(ACC)
-        folds += (counted & (determinant <= 0)).to(ACC)
+        # NaN is no sign of a map without folds.
+        folds += tl.where(determinant > 0, 0, counted.to(ACC))
         undefined += (counted & (determinant != determinant)).to(ACC)
         minimum = tl.where(counted & (determinant < minimum), determinant, minimum)
         maximum = tl.where(counted & (determinant > maximum), determinant, maximum)
@@ -216,8 +217,9 @@ def folding(displacement: Tensor, scheme: str, interior: bool, spacing: Sequence
         spacing: the voxel size along each axis.
 
     Returns:
-        ``(N, 6)`` float64: voxels with ``J <= 0``, voxels looked at, minimum and maximum of ``J``,
-        standard deviation of ``log(max(J, 1e-9))``, non-diffeomorphic volume in voxels.
+        ``(N, 6)`` float64: voxels whose ``J`` is not positive, voxels looked at, minimum and
+        maximum of ``J``, standard deviation of ``log(max(J, 1e-9))``, non-diffeomorphic volume in
+        voxels.
     """
     batch, ndim = displacement.shape[:2]
     tile = _FLOAT64_TILE if displacement.dtype == torch.float64 else _TILE

@@ -82,7 +82,12 @@ def sample_axis(coordinate, size, MODE: tl.constexpr, PADDING: tl.constexpr, IND
     else:
         padded, derivative, undefined = pad_coordinate(coordinate, size, PADDING)
     lower = round_half_to_even(padded) if MODE == "nearest" else tl.floor(padded)
-    return lower.to(INDEX), padded - lower, derivative, undefined
+    index = lower.to(INDEX)
+    if PADDING != "zeros" and not (PADDING == "border" and MODE == "cubic"):
+        # No location is outside, but on an axis of 2^24 voxels and more the coordinate of the last
+        # one may round up, in float32, to beyond it.
+        index = tl.minimum(index, size - 1)
+    return index, padded - lower, derivative, undefined
 
 
 @triton.jit

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from .launch import accumulator_type
 
-# The lines of a program, the values of each in a tile, and its warps.
-_LINES = 32
+# The lines of a program, by whether they lie along x, the values of each in a tile, and its warps.
+# Along x, 32 lines would spill for sm_100 (Triton 3.6).
+_LINES = {True: 16, False: 32}
 _CHUNK = 64
 _WARPS = 8
 
@@ -199,8 +200,9 @@ def _solve_axis(
     def without_axis(values: tuple[int, ...], fill: int) -> tuple[int, ...]:
         return (fill,) * missing + tuple(values[other] for other in others)
 
+    along_x = axis == source.dim() - 1
     with torch.cuda.device_of(source):
-        spline_lines_kernel[(triton.cdiv(lines, _LINES),)](
+        spline_lines_kernel[(triton.cdiv(lines, _LINES[along_x]),)](
             source,
             between,
             target,
@@ -213,9 +215,9 @@ def _solve_axis(
             lines,
             PADDING=padding,
             ADJOINT=adjoint,
-            ALONG_X=axis == source.dim() - 1,
+            ALONG_X=along_x,
             ACC=accumulator_type(source),
-            LINES=_LINES,
+            LINES=_LINES[along_x],
             CHUNK=_CHUNK,
             num_warps=_WARPS,
         )

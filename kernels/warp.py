@@ -10,8 +10,6 @@ operator ``plasticine.warp``.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -24,6 +22,9 @@ from .launch import accumulator, accumulator_type, element_strides, index_type, 
 from .location import block_of, corner, locate, voxel_position
 from .scatter import scatter
 from .tuning import SAMPLING, size_class, tuned
+from .warp_cubic import warp_cubic_backward_kernel, warp_cubic_forward_kernel
+
+CUBIC_MODES = ("cubic", "bspline")
 
 # The voxels of a program and its warps, backward; the grid is one program per block of every
 # sample. A thread takes one voxel: with two, its registers leave few warps resident.
@@ -217,12 +218,11 @@ def warp_forward(
 
     Args:
         image: ``(N, C, *image_spatial)``, any strides; float32, float64, float16 or bfloat16.
-        displacement: ``(N, d, *spatial)`` in voxels, any strides; the dtype of the image, or
-            float32 with a half image.
+        displacement: ``(N, d, *spatial)`` in voxels, any strides; the dtype of the image, float32
+            with a half image, or a half type with float32 coefficients.
         affine: ``(N, d, d + 1)`` in voxels, of the displacement's dtype, or None for the identity.
-        mode: "linear" or "nearest" (ties to even).
-        padding: "zeros", "border" or "reflection", each as ``grid_sample`` with
-            ``align_corners=True`` defines it.
+        mode: "linear", "nearest" (ties to even), "cubic", or "bspline" of coefficients.
+        padding: "zeros", "border" or "reflection", as ``plasticine.warp`` defines them.
 
     Returns:
         ``(N, C, *spatial)``, contiguous, in the image's dtype.
@@ -231,12 +231,11 @@ def warp_forward(
     out = image.new_empty(batch, channels, *displacement.shape[2:])
     if out.numel() == 0:
         return out
+    kernel = warp_cubic_forward_kernel if mode in CUBIC_MODES else warp_forward_kernel
     voxels = displacement.shape[2:].numel()
-    options = launch_options(
-        image, displacement, out, mode, padding, warp_forward_kernel.largest_block
-    )
+    options = launch_options(image, displacement, out, mode, padding, kernel.largest_block)
     with torch.cuda.device_of(image):
-        warp_forward_kernel[lambda chosen: (batch * triton.cdiv(voxels, chosen["BLOCK"]),)](
+        kernel[lambda chosen: (batch * triton.cdiv(voxels, chosen["BLOCK"]),)](
             image,
             displacement,
             affine,
@@ -269,7 +268,8 @@ def warp_backward(
 
     Args:
         grad: the gradient of the result, any strides.
-        image: as given to :func:`warp_forward`.
+        image: as given to :func:`warp_forward`. Where only its gradient is asked for, only its
+            sizes and dtype are looked at.
         displacement: as given to :func:`warp_forward`.
         affine: as given to :func:`warp_forward`.
         mode: as given to :func:`warp_forward`.
@@ -280,34 +280,7 @@ def warp_backward(
         The gradients to image, displacement and affine, contiguous and in their dtypes; None where
         not asked for, or where there is no affine.
     """
-    return launch_backward(
-        warp_backward_kernel,
-        grad,
-        image,
-        displacement,
-        affine,
-        mode,
-        padding,
-        needs,
-        block=_BACKWARD_BLOCK,
-        warps=_WARPS,
-    )
-
-
-def launch_backward(
-    kernel: Any,
-    grad: Tensor,
-    image: Tensor,
-    displacement: Tensor,
-    affine: Tensor | None,
-    mode: str,
-    padding: str,
-    needs: tuple[bool, bool, bool],
-    *,
-    block: int,
-    warps: int,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """:func:`warp_backward` by a kernel with the arguments of warp_backward_kernel."""
+    kernel = warp_cubic_backward_kernel if mode in CUBIC_MODES else warp_backward_kernel
     batch, channels = image.shape[:2]
     spatial, ndim = displacement.shape[2:], displacement.shape[1]
     accumulated = accumulator(image)
@@ -321,8 +294,8 @@ def launch_backward(
         if grad.numel() and torch.are_deterministic_algorithms_enabled():
             fixed = torch.zeros(image.shape, dtype=torch.int64, device=image.device)
             scale = fixed_point_scale(grad, spatial.numel(), mode)
-    options = launch_options(image, displacement, grad, mode, padding, block)
-    blocks = triton.cdiv(spatial.numel(), block)
+    options = launch_options(image, displacement, grad, mode, padding, _BACKWARD_BLOCK)
+    blocks = triton.cdiv(spatial.numel(), _BACKWARD_BLOCK)
     if needs_displacement:
         allocate = torch.zeros if is_constant else torch.empty
         grad_displacement = allocate(
@@ -353,8 +326,8 @@ def launch_backward(
                 spatial_size(displacement),
                 channels,
                 **options,
-                BLOCK=block,
-                num_warps=warps,
+                BLOCK=_BACKWARD_BLOCK,
+                num_warps=_WARPS,
             )
     if fixed is not None:
         grad_image = from_fixed_point(fixed, scale, grad_image)

@@ -4,29 +4,22 @@ A program takes one block of consecutive output voxels of one sample and finds t
 weights once, for every channel. In 2D there is one tap along z, of weight 1. Loops over x and y are
 unrolled, that over z is not: 64 taps at once would need more registers than a thread has.
 
-:func:`warp_cubic_forward` and :func:`warp_cubic_backward` trust their input; the checks are those
-of the operator ``plasticine.warp``.
+They are launched as those of the other modes are, in ``warp.py``.
 """
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from .gather import store_location_gradient
 from .interpolation import cubic_slopes, cubic_weights, is_inside, tap_index
-from .launch import element_strides, spatial_size
 from .location import block_of, locate, voxel_position
 from .scatter import scatter
-from .tuning import configuration, size_class, tuned
-from .warp import launch_backward, launch_options
+from .tuning import configuration, tuned
 
 # The voxels of a program, and its warps: one voxel per thread.
 _FORWARD = (configuration(4, BLOCK=128), configuration(2, BLOCK=64), configuration(8, BLOCK=256))
-_BLOCK = 128
-_WARPS = 4
 
 
 @triton.jit
@@ -277,87 +270,3 @@ def warp_cubic_backward_kernel(
             NDIM,
             ACC,
         )
-
-
-def warp_cubic_forward(
-    image: Tensor, displacement: Tensor, affine: Tensor | None, mode: str, padding: str
-) -> Tensor:
-    """Samples ``image`` at ``p + displacement(p)``, or at ``affine(p) + displacement(p)``.
-
-    Args:
-        image: ``(N, C, *image_spatial)``, any strides; float32, float64, float16 or bfloat16.
-        displacement: ``(N, d, *spatial)`` in voxels, any strides; the dtype of the image, float32
-            with a half image, or a half type with float32 coefficients.
-        affine: ``(N, d, d + 1)`` in voxels, of the displacement's dtype, or None for the identity.
-        mode: "cubic", or "bspline" of coefficients.
-        padding: "zeros", "border" or "reflection", as ``plasticine.warp`` defines them.
-
-    Returns:
-        ``(N, C, *spatial)``, contiguous, in the image's dtype.
-    """
-    batch, channels = image.shape[:2]
-    out = image.new_empty(batch, channels, *displacement.shape[2:])
-    if out.numel() == 0:
-        return out
-    options = launch_options(
-        image, displacement, out, mode, padding, warp_cubic_forward_kernel.largest_block
-    )
-    voxels = displacement.shape[2:].numel()
-    with torch.cuda.device_of(image):
-        warp_cubic_forward_kernel[lambda chosen: (batch * triton.cdiv(voxels, chosen["BLOCK"]),)](
-            image,
-            displacement,
-            affine,
-            out,
-            element_strides(image),
-            element_strides(displacement),
-            None if affine is None else affine.stride(),
-            spatial_size(image),
-            spatial_size(displacement),
-            channels,
-            size_class=size_class(batch * voxels),
-            **options,
-        )
-    return out
-
-
-def warp_cubic_backward(
-    grad: Tensor,
-    image: Tensor,
-    displacement: Tensor,
-    affine: Tensor | None,
-    mode: str,
-    padding: str,
-    needs: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of :func:`warp_cubic_forward`.
-
-    The image's gradient is summed with atomics in float32 (float64 for float64), in fixed point
-    under ``torch.use_deterministic_algorithms``; the other gradients are always deterministic.
-
-    Args:
-        grad: the gradient of the result, any strides.
-        image: as given to :func:`warp_cubic_forward`. Where only its gradient is asked for, only
-            its sizes and dtype are looked at.
-        displacement: as given to :func:`warp_cubic_forward`.
-        affine: as given to :func:`warp_cubic_forward`.
-        mode: as given to :func:`warp_cubic_forward`.
-        padding: as given to :func:`warp_cubic_forward`.
-        needs: whether the gradients to image, displacement and affine are asked for.
-
-    Returns:
-        The gradients to image, displacement and affine, contiguous and in their dtypes; None where
-        not asked for, or where there is no affine.
-    """
-    return launch_backward(
-        warp_cubic_backward_kernel,
-        grad,
-        image,
-        displacement,
-        affine,
-        mode,
-        padding,
-        needs,
-        block=_BLOCK,
-        warps=_WARPS,
-    )

@@ -12,6 +12,11 @@ import importlib
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from plasticine import _command_line
+
+if _command_line.is_running():  # before PyTorch is loaded, which is below
+    _command_line.wait_passively()
+
 from plasticine import backends
 from plasticine.info import info
 from plasticine.ops import (

@@ -11,8 +11,9 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,7 +24,6 @@ BACKENDS = ("cpu", "cuda", "triton", "reference")
 _COMPILED = frozenset(
     {
         "warp",
-        "warp_cubic",
         "warp_double_backward",
         "compose",
         "exponential",
@@ -31,14 +31,12 @@ _COMPILED = frozenset(
         "jacobian",
         "folding",
         "splat",
-        "splat_cubic",
         "spline_coefficients",
         "invert",
     }
 )
 
-#: The operators that each backend holds; "warp_cubic" and "splat_cubic" are ``warp`` and ``splat``
-#: in their cubic modes.
+#: The operators that each backend holds.
 OPERATORS = {
     "cpu": _COMPILED,
     "cuda": _COMPILED,
@@ -46,12 +44,16 @@ OPERATORS = {
     "reference": _COMPILED | {"jacobian_double_backward"},
 }
 
+#: The operator whose kernels serve one that has none of its own: a splat is a gradient of a warp.
+_KERNELS_OF = {"splat": "warp"}
 
 #: What "auto" takes, by the type of the tensors' device: the first that exists and holds the
 #: operator. An operator for which another order was measured to be faster stands in OVERRIDES with
 #: the record of benchmarks/results that shows it. No GPU has been measured yet. Until then CUDA
 #: goes first, because it needs no compilation at a first call and less of the host at every launch.
 PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
+#: The oldest compute capability that Triton compiles for.
+OLDEST_FOR_TRITON = (7, 0)
 #: (operator, device type): the order. Empty: no measurement says otherwise.
 OVERRIDES: dict[tuple[str, str], tuple[str, ...]] = {}
 
@@ -112,8 +114,16 @@ def build_record() -> dict[str, Any]:
         return {}
 
 
-NATIVE, NATIVE_ERROR = _load("_native")
-CUDA, CUDA_ERROR = _load("_cuda")
+if TYPE_CHECKING:
+    # Where it is not None; what its functions take is in _native.pyi and _cuda.pyi.
+    from plasticine import _cuda as CUDA
+    from plasticine import _native as NATIVE
+
+    NATIVE_ERROR: str | None
+    CUDA_ERROR: str | None
+else:
+    NATIVE, NATIVE_ERROR = _load("_native")
+    CUDA, CUDA_ERROR = _load("_cuda")
 
 
 @functools.cache
@@ -123,8 +133,9 @@ def triton_kernels(operator: str) -> tuple[Any, str | None]:
     Args:
         operator: one of OPERATORS["triton"]; its module has its name.
     """
+    name = _KERNELS_OF.get(operator, operator)
     try:
-        return importlib.import_module(f"plasticine.kernels.{operator}"), None
+        return importlib.import_module(f"plasticine.kernels.{name}"), None
     except ImportError as error:
         if error.name and error.name.split(".")[0] == "triton":
             return None, "triton is not installed"
@@ -136,16 +147,69 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
+@functools.cache
+def cuda_error(index: int) -> str | None:
+    """Why the CUDA backend cannot serve a GPU, which is asked once; None where it can.
+
+    The build holds code for some architectures, and its CUDA runtime needs a driver as new.
+
+    Args:
+        index: of the GPU.
+    """
+    if reason := CUDA_ERROR or _outdated(CUDA, "device_error"):
+        return reason
+    error = CUDA.device_error(index)
+    if not error:
+        return None
+    info = CUDA.build_info()
+    return (
+        f"plasticine._cuda, built for sm_{info['architectures'].replace(';', ', sm_')} by nvcc "
+        f"({info['nvcc']}), cannot run on cuda:{index} ({_describe_gpu(index)}): {error}"
+    )
+
+
+@functools.cache
+def triton_error(index: int) -> str | None:
+    """Why Triton cannot serve a GPU; None where it can.
+
+    Args:
+        index: of the GPU.
+    """
+    if torch.cuda.get_device_capability(index) >= OLDEST_FOR_TRITON:
+        return None
+    oldest = ".".join(map(str, OLDEST_FOR_TRITON))
+    return (
+        f"Triton compiles for compute capability {oldest} and later, which cuda:{index} "
+        f"({_describe_gpu(index)}) is not"
+    )
+
+
+def _describe_gpu(index: int) -> str:
+    major, minor = torch.cuda.get_device_capability(index)
+    return f"{torch.cuda.get_device_name(index)}, sm_{major}{minor}"
+
+
 def available() -> dict[str, str | None]:
-    """Every backend with None where it can be used here, or the reason why it cannot."""
-    no_gpu = None if torch.cuda.is_available() else "no CUDA device: " + _no_cuda_reason()
+    """Every backend with None where it can be used here, or the reason why it cannot.
+
+    A backend that serves one of several GPUs can be used; ``plasticine.info()`` says which it does
+    not serve.
+    """
     kernels_error = triton_kernels("warp")[1]
     return {
         "cpu": NATIVE_ERROR,
-        "cuda": CUDA_ERROR or no_gpu,
-        "triton": kernels_error or (None if interpreting() else no_gpu),
+        "cuda": CUDA_ERROR or _on_no_gpu(cuda_error),
+        "triton": kernels_error or (None if interpreting() else _on_no_gpu(triton_error)),
         "reference": None,
     }
+
+
+def _on_no_gpu(error: Callable[[int], str | None]) -> str | None:
+    """Why there is no GPU that a backend can serve; None where there is one."""
+    if not torch.cuda.is_available():
+        return "no CUDA device: " + _no_cuda_reason()
+    reasons = [error(index) for index in range(torch.cuda.device_count())]
+    return None if None in reasons else "; ".join(filter(None, reasons))
 
 
 def _no_cuda_reason() -> str:
@@ -161,7 +225,7 @@ def choose(requested: str, operator: str, device: str) -> str:
     Args:
         requested: "auto", or a backend by name.
         operator: one of OPERATORS: "warp", "compose", ...
-        device: the type of the tensors' device: "cpu", "cuda", ...
+        device: the tensors' device: "cpu", "cuda:0", "mps", ...; "cuda" is the current GPU.
 
     Returns:
         "cpu", "cuda", "triton" or "reference". "auto" takes the first of PREFERENCE, or
@@ -173,7 +237,8 @@ def choose(requested: str, operator: str, device: str) -> str:
             holds the reason.
     """
     if requested == "auto":
-        for candidate in OVERRIDES.get((operator, device), PREFERENCE.get(device, ())):
+        kind = device.partition(":")[0]
+        for candidate in OVERRIDES.get((operator, kind), PREFERENCE.get(kind, ())):
             if unsuited(candidate, operator, device) is None:
                 return candidate
         return "reference"
@@ -188,7 +253,8 @@ def choose(requested: str, operator: str, device: str) -> str:
 
 def _outdated(module: Any, operator: str) -> str | None:
     """Why a binary that loads does not hold an operator that its source holds."""
-    if any(hasattr(module, name) for name in (operator, f"{operator}_forward")):
+    kernels = _KERNELS_OF.get(operator, operator)
+    if any(hasattr(module, name) for name in (kernels, f"{kernels}_forward")):
         return None
     return f"{module.__name__} is older than this source: build it again (pip install .)"
 
@@ -199,14 +265,21 @@ def unsuited(backend: str, operator: str, device: str) -> str | None:
         return f"it holds only {', '.join(sorted(OPERATORS[backend]))} in this version"
     if backend == "reference":
         return None
+    kind, _, index = device.partition(":")
     if backend == "cpu":
-        if device != "cpu":
+        if kind != "cpu":
             return "it takes CPU tensors"
         return NATIVE_ERROR or _outdated(NATIVE, operator)
     if backend == "cuda":
-        if device != "cuda":
+        if kind != "cuda":
             return "it takes CUDA tensors"
-        return CUDA_ERROR or _outdated(CUDA, operator)
-    if device == "cuda" or (device == "cpu" and interpreting()):
+        return CUDA_ERROR or _outdated(CUDA, operator) or cuda_error(_index(index))
+    if kind == "cpu" and interpreting():
         return triton_kernels(operator)[1]
+    if kind == "cuda":
+        return triton_kernels(operator)[1] or triton_error(_index(index))
     return "it takes CUDA tensors (CPU tensors only with TRITON_INTERPRET=1 set before the start)"
+
+
+def _index(index: str) -> int:
+    return int(index) if index else torch.cuda.current_device()

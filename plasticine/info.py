@@ -55,6 +55,13 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _not_served(index: int) -> str:
+    """What the binaries that are there cannot do on a GPU."""
+    errors = {"cuda": None if backends.CUDA is None else backends.cuda_error(index)}
+    errors["triton"] = backends.triton_error(index)
+    return "".join(f"; no {name}: {error}" for name, error in errors.items() if error)
+
+
 def _devices() -> list[str]:
     devices = [f"cpu: {platform.processor() or platform.machine()}"]
     if torch.cuda.is_available():
@@ -62,6 +69,6 @@ def _devices() -> list[str]:
             properties = torch.cuda.get_device_properties(index)
             devices.append(
                 f"cuda:{index}: {properties.name}, sm_{properties.major}{properties.minor}, "
-                f"{properties.total_memory / 2**30:.0f} GiB"
+                f"{properties.total_memory / 2**30:.0f} GiB{_not_served(index)}"
             )
     return devices

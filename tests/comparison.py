@@ -47,6 +47,22 @@ def assert_close(
     )
 
 
+def order_of_sums(x: Tensor) -> float:
+    """What gradcheck may find two gradients of one call to differ by, in float64, as nondet_tol.
+
+    On a GPU atomics add what is scattered, in any order.
+    """
+    return 0.0 if x.is_cpu else 1e-10
+
+
+def assert_same_sums(actual: Tensor, expected: Tensor) -> None:
+    """The same bits of what is scattered; on a GPU up to the order in which its atomics add."""
+    if actual.is_cpu:
+        assert torch.equal(actual, expected)
+    else:
+        assert_close(actual, expected, actual.dtype)
+
+
 def away_from(result: Tensor, places: Iterable[tuple[Any, ...]]) -> Tensor:
     """Which voxels of ``result`` are none of the places (sample, channels, *voxel): bool (N, *)."""
     away = torch.ones_like(result[:, 0], dtype=torch.bool)

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nibabel
 import numpy as np
 import pytest
 import torch
+from selection import share, thinned
 from torch import Tensor
 
 import plasticine.backends
-from plasticine import cli
 from plasticine.backends import OPERATORS
 
 if TYPE_CHECKING:
@@ -33,6 +32,50 @@ class Served:
 
     def __str__(self) -> str:
         return f"{self.backend}_on_{self.device}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Searches for minutes, and how a machine that lends its GPU for minutes runs the tests."""
+    group = parser.getgroup("plasticine's tests")
+    group.addoption(
+        "--most-on-gpu",
+        type=int,
+        metavar="N",
+        help="of each test and backend on a GPU, about N cases, with every value of every "
+        "parameter among them: a Triton kernel is compiled for nearly each (default: all)",
+    )
+    group.addoption(
+        "--share",
+        type=share,
+        metavar="K/N",
+        help="the K-th of N shares of the tests, for N processes beside each other",
+    )
+    group.addoption(
+        "--thorough",
+        action="store_true",
+        help="try 2000 examples, others every time, in each test of a property or a damaged file",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Chooses how long Hypothesis searches; without the option nothing imports it here."""
+    if config.getoption("--thorough"):
+        import search_profiles
+
+        search_profiles.search_thoroughly()
+
+
+@pytest.hookimpl(trylast=True)  # of what -k has left
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what ``--most-on-gpu`` and ``--share`` do."""
+    before = list(items)
+    if (most := config.getoption("--most-on-gpu")) is not None:
+        items[:] = thinned(items, most)
+    if (wanted := config.getoption("--share")) is not None:
+        part, parts = wanted
+        items[:] = items[part - 1 :: parts]
+    kept = set(items)
+    config.hook.pytest_deselected(items=[item for item in before if item not in kept])
 
 
 def pytest_report_header() -> list[str]:
@@ -219,6 +262,7 @@ def run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
     """Runs the command line in this process: exit code, stdout, stderr."""
+    from plasticine import cli
 
     def call(*arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["plasticine", *map(str, arguments)])
@@ -233,6 +277,8 @@ def run(
 @pytest.fixture
 def head(tmp_path: Path) -> Path:
     """A small NIfTI of three axial slices, integers, at the model's spacing."""
+    import nibabel
+
     axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in (24, 28, 3)), indexing="ij")
     image = 200 * np.clip(1.2 - np.sqrt(axes[0] ** 2 + axes[1] ** 2 + 0.2 * axes[2] ** 2), 0, 1)
     path = tmp_path / "head.nii.gz"

@@ -23,7 +23,7 @@ LAYERS = (
     ("nn",),
     ("ops", "info"),
     ("reference", "kernels"),
-    ("backends",),
+    ("backends", "_command_line"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MOST_LINES = 450

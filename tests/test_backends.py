@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,12 @@ PACKAGE = Path(plasticine.__file__).parent
 @pytest.fixture(autouse=True)
 def _fresh_choices():
     """Choices are remembered; these tests change what they depend on."""
-    backends.choose.cache_clear()
+    remembered = (backends.choose, backends.cuda_error, backends.triton_error)
+    for function in remembered:
+        function.cache_clear()
     yield
-    backends.choose.cache_clear()
+    for function in remembered:
+        function.cache_clear()
 
 
 class _Binary:
@@ -37,12 +41,76 @@ class _Binary:
 @pytest.fixture
 def everything(monkeypatch):
     """All backends there."""
-    binary = _Binary("warp_forward", "compose_forward", "folding")
+    binary = _Binary("warp_forward", "compose_forward", "folding", "device_error")
     for name in ("NATIVE", "CUDA"):
         monkeypatch.setattr(backends, name, binary)
         monkeypatch.setattr(backends, f"{name}_ERROR", None)
     monkeypatch.setattr(backends, "triton_kernels", lambda operator: (object(), None))
     monkeypatch.setattr(backends, "interpreting", lambda: False)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+
+
+NO_CODE = "cudaFuncGetAttributes: cudaErrorNoKernelImageForDevice (no kernel image is available)"
+OLD_DRIVER = "cudaGetDevice: cudaErrorInsufficientDriver (CUDA driver version is insufficient)"
+
+
+@pytest.fixture
+def two_gpus(monkeypatch, everything):
+    """An H100 that the build has code for, and a T4 that it has none for; counts the questions."""
+    asked = []
+
+    def device_error(index: int) -> str:
+        asked.append(index)
+        return ("", NO_CODE)[index]
+
+    backends.CUDA.device_error = device_error
+    backends.CUDA.build_info = lambda: {"architectures": "80;90;100", "nvcc": "release 13.0"}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: ("H100", "T4")[index])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: ((9, 0), (7, 5))[index])
+    return asked
+
+
+def test_a_gpu_that_the_build_has_no_code_for_goes_to_triton(two_gpus):
+    for operator in ("warp", "compose"):
+        assert backends.choose("auto", operator, "cuda:0") == "cuda"
+        assert backends.choose("auto", operator, "cuda:1") == "triton"
+    assert sorted(two_gpus) == [0, 1], "each GPU is asked once"
+    assert backends.choose("cuda", "warp", "cuda:0") == "cuda"
+    with pytest.raises(RuntimeError) as caught:
+        backends.choose("cuda", "warp", "cuda:1")
+    for part in ("on cuda:1", "T4, sm_75", "sm_80, sm_90, sm_100", "NoKernelImageForDevice"):
+        assert part in str(caught.value)
+    assert backends.available()["cuda"] is None
+
+
+def test_a_gpu_that_triton_does_not_compile_for_goes_to_the_reference(two_gpus, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (6, 1))
+    backends.CUDA.device_error = lambda index: NO_CODE
+    assert backends.choose("auto", "warp", "cuda:1") == "reference"
+    reasons = backends.available()
+    assert reasons["triton"].count("compute capability 7.0 and later") == 2
+    assert reasons["cuda"].count("NoKernelImageForDevice") == 2
+    with pytest.raises(RuntimeError, match=r"which cuda:0 .*sm_61.* is not"):
+        backends.choose("triton", "warp", "cuda:0")
+
+
+def test_an_old_driver_is_told_of(two_gpus):
+    backends.CUDA.device_error = lambda index: OLD_DRIVER
+    assert backends.choose("auto", "warp", "cuda:0") == "triton"
+    assert "InsufficientDriver" in backends.available()["cuda"]
+
+
+def test_info_says_which_gpu_is_not_served(two_gpus, monkeypatch):
+    properties = types.SimpleNamespace(name="a GPU", major=9, minor=0, total_memory=2**34)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    backends.NATIVE.simd_level = lambda: "avx2"
+    first, second = plasticine.info()["devices"][1:]
+    assert "no cuda" not in first
+    assert "; no cuda: plasticine._cuda" in second
+    assert "NoKernelImageForDevice" in second
 
 
 @pytest.fixture

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -212,8 +215,120 @@ def test_report_needs_its_markers(record):
     assert "<!-- benchmarks:begin -->" in text
 
 
+def gpu_row(operator: str, dtype: str, share: float) -> dict[str, Any]:
+    case = f"3d-256x256x256-batch-1-{dtype}"
+    found = row(operator, "plasticine_cuda", 1, case=case, dtype=dtype)
+    return found | {"share_of_floor": share}
+
+
+def test_half_types_are_not_asked_for_the_floor_of_what_is_integrated_in_float32(record):
+    rows = [
+        gpu_row(operator, dtype, 0.6)
+        for operator in ("exponential", "warp")
+        for dtype in ("float32", "bfloat16")
+    ]
+    record.write_text(json.dumps({"device": "a GPU", "rows": rows}))
+    lines = [line for line in report(record).splitlines() if "share of the floor" in line]
+    asked = [line for line in lines if "exponential" in line and "256³" in line]
+    assert len(asked) == 1
+    assert "float32" in asked[0]
+    assert sum("`warp` forward, 256³" in line for line in lines) == 2
+
+
+MEASURE = """
+import types
+import torch
+from benchmarks import device_time
+
+assert device_time.copies_beyond(60 << 20, [torch.empty(1 << 18), torch.empty(1 << 18), 3]) == 60
+assert device_time.copies_beyond(60 << 20, [torch.empty(1 << 25)]) == 1
+assert device_time.copies_beyond(60 << 20, [3]) == 1
+of = lambda **facts: types.SimpleNamespace(**facts)
+torch.cuda.get_device_properties = lambda device: of(L2_cache_size=50 << 20)
+assert device_time.cache_bytes(torch.device("cuda")) == 50 << 20
+torch.cuda.get_device_properties = lambda device: of()
+assert device_time.cache_bytes(torch.device("cuda")) == 60 << 20
+
+leaf = torch.rand(4, 3).T.requires_grad_()
+(other,) = device_time.copied([leaf])
+assert torch.equal(other, leaf) and other.requires_grad and other.is_leaf
+assert other.data_ptr() != leaf.data_ptr() and other.stride() == leaf.stride()
+
+# A device that takes 3 ms for a call, and a queue in which every call must wait for a start.
+clock, order = [0.0], []
+class Event:
+    def __init__(self, enable_timing):
+        assert enable_timing
+    def record(self):
+        self.time = clock[0]
+    def synchronize(self):
+        pass
+    def elapsed_time(self, end):
+        return 1e3 * (end.time - self.time)
+def sleep(cycles):
+    clock[0] += cycles
+def call(index):
+    order.append(index)
+    clock[0] += 3e-3
+torch.cuda.Event, torch.cuda._sleep = Event, sleep
+import functools
+found = device_time.event_seconds([functools.partial(call, index) for index in range(150)])
+assert abs(found - 3e-3) < 1e-9, found
+assert order[:151] == [*range(150), 0] and len(order) >= 150 + device_time.CALLS
+"""
+
+
+def test_device_time_rotates_what_a_cache_would_hold():
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+
+
+# What a machine that is lent for its GPU has not: all that no operator needs.
+ABSENT = ("nibabel", "typer", "rich", "matplotlib", "PIL", "safetensors", "scipy", "SimpleITK")
+BLOCK = f"""
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {ABSENT!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+@pytest.fixture
+def without_extras(tmp_path: Path) -> str:
+    """A folder on PYTHONPATH where a start of Python finds that these modules are absent."""
+    folder = tmp_path / "blocked"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(BLOCK)
+    return str(folder)
+
+
+def test_the_operators_tests_need_no_reader_of_files(without_extras):
+    """nibabel, the command line's libraries and the like are absent: the tests of operators run."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
+    command += ["-o", "addopts=--import-mode=importlib", "-k", "gradgradcheck and 2d"]
+    command += [str(ROOT / "tests" / "test_jacobian.py"), "--share", "2/2"]
+    run = subprocess.run(
+        command,
+        cwd=without_extras,
+        env=own_environment(PYTHONPATH=without_extras),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert re.search(r"[1-9] passed", run.stdout), run.stdout
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not on PATH")
-def test_gpu_round_dry_run(tmp_path):
+def test_gpu_round_dry_run(tmp_path, without_extras):
+    """As where it is meant to run: a copy without git, no extras, and relative paths."""
     for module in ("pytest_benchmark", "setuptools", "pybind11"):
         pytest.importorskip(module)
     # A copy, so that its build does not meet another one in the checkout.
@@ -221,29 +336,57 @@ def test_gpu_round_dry_run(tmp_path):
     ignored = shutil.ignore_patterns("build", ".*", "*.so", "__pycache__", "*.egg-info", "results")
     shutil.copytree(ROOT, copy, ignore=ignored)
     output = tmp_path / "round"
+    (tmp_path / "data").mkdir()
+    wheel = tmp_path / "wheels" / "a_peer-1.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    metadata = "a_peer-1.0.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("a_peer.py", "")
+        archive.writestr(
+            f"{metadata}/METADATA", "Metadata-Version: 2.1\nName: a-peer\nVersion: 1.0"
+        )
+        tag = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any"
+        archive.writestr(f"{metadata}/WHEEL", tag)
+        archive.writestr(f"{metadata}/RECORD", "")
+    environment = own_environment(
+        PYTHON=os.path.relpath(sys.executable, tmp_path),
+        PYTHONPATH="blocked",
+        PLASTICINE_DATA="data",
+        GPU_ROUND_WHEELS="wheels",
+        GPU_ROUND_SITE="site",
+        GPU_ROUND_PROCESSES="2",
+        GPU_ROUND_REVISION="a copy",
+        GPU_ROUND_STEPS="tests-* registers benchmark-copy benchmark-warp translation report",
+    )
     run = subprocess.run(
-        ["bash", str(copy / "benchmarks" / "gpu_round.sh"), "--dry-run", str(output)],
-        env=own_environment(
-            PYTHON=sys.executable,
-            GPU_ROUND_STEPS="tests-* registers benchmark-copy benchmark-warp report",
-        ),
+        ["bash", "checkout/benchmarks/gpu_round.sh", "--dry-run", "round"],
+        cwd=tmp_path,
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
+    files = {path.name for path in output.iterdir()}
+    assert files == {"round.json", "device.json", "report.md", "results.tar.gz"}
+    with tarfile.open(output / "results.tar.gz") as archive:
+        archive.extractall(output)
 
     record = json.loads((output / "round.json").read_text())
     assert record["dry_run"]
     status = {step["step"]: step.get("status", step.get("left_out")) for step in record["steps"]}
-    taken = ("install", "device", "tests-operators", "tests-on-gpu", "tests-kernels", "registers")
-    for name in (*taken, "benchmark-copy", "benchmark-warp", "report"):
+    taken = ("install", "wheels", "device", "tests-operators", "tests-on-gpu", "tests-kernels")
+    for name in (*taken, "registers", "benchmark-copy", "benchmark-warp", "report"):
         assert status[name] == 0, (name, status)
+    assert (tmp_path / "site" / "packages" / "a_peer.py").is_file()
+    assert "share 2 of 2" in (output / "tests-operators.log").read_text()
     assert status["benchmark-jacobian"] == "not asked for"
-    for name in ("sanitizer-memcheck-cuda", "sanitizer-racecheck-triton", "ncu"):
+    for name in ("sanitizer-memcheck-cuda", "sanitizer-racecheck-triton", "translation", "ncu"):
         assert status[name] == "this is a dry run"
     assert "| warp |" in (output / "report.md").read_text()
-    assert json.loads((output / "device.json").read_text())["plasticine"]["versions"]["torch"]
+    device = json.loads((output / "device.json").read_text())
+    assert device["plasticine"]["versions"]["torch"]
+    assert device["revision"] == "a copy"
 
     benchmarks = json.loads((output / "benchmark-warp.json").read_text())
     assert "node" not in benchmarks["machine_info"]
@@ -253,6 +396,14 @@ def test_gpu_round_dry_run(tmp_path):
         information = entry["extra_info"]
         assert information["share_of_floor"] > 0
         assert information["floor_bytes"] > 0
+
+
+def test_gpu_round_leaves_the_clocks_alone():
+    """The GPU may be lent: ncu would fix its clocks."""
+    text = (ROOT / "benchmarks" / "gpu_round.sh").read_text()
+    profiled = [line for line in text.splitlines() if "step ncu ncu" in line]
+    assert profiled
+    assert all("--clock-control none" in line for line in profiled)
 
 
 def test_gpu_round_reports_a_failing_step(tmp_path):

@@ -301,3 +301,48 @@ class TestOtherCommands:
     def test_train_needs_both_folders(self, run: Callable[..., tuple[int, str, str]]) -> None:
         result = run("train", "--recipe", "brain-t1-t2", "--output", "out", "--source", ".")
         _assert_clear_error(result, "--source and --target")
+
+    @pytest.mark.parametrize("seed", [2**70, 2**48])
+    def test_a_seed_that_is_too_large(
+        self,
+        run: Callable[..., tuple[int, str, str]],
+        head: Path,
+        model_file: Path,
+        tmp_path: Path,
+        seed: int,
+    ) -> None:
+        out = tmp_path / "out"
+        result = run("translate", head, "--model", model_file, "--output", out, "--seed", str(seed))
+        _assert_clear_error(result, rf"seed must lie within 0 … {2**48 - 1} .*; got {seed}")
+        assert not out.exists()
+        result = run("train", "--recipe", "brain-t1-t2", "--output", out, "--seed", str(seed))
+        _assert_clear_error(result, rf"seed must lie within 0 … {2**32 - 1} .*; got {seed}")
+        assert not out.exists()
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("translate", "head.nii.gz", "--model", "m", "--output", ""),
+            ("translate", "", "--model", "m", "--output", "out"),
+            ("translate", "head.nii.gz", "--model", "m", "--output", "out", "--labels", " "),
+            ("demo", "--output", ""),
+            ("train", "--recipe", "brain-t1-t2", "--output", ""),
+            ("train", "--recipe", "brain-t1-t2", "--output", "out", "--source", ""),
+            ("evaluate", ""),
+            ("evaluate", "out", "--output", ""),
+        ],
+        ids=" ".join,
+    )
+    def test_an_empty_path_is_not_the_current_folder(
+        self,
+        run: Callable[..., tuple[int, str, str]],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        arguments: tuple[str, ...],
+    ) -> None:
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        code, _, err = run(*arguments)
+        assert code == 2
+        assert "expected a path, got an empty one" in " ".join(err.split())
+        assert not list((tmp_path / "here").iterdir())

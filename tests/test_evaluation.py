@@ -25,6 +25,7 @@ from plasticine.report import (
     write_evaluation,
     write_results,
 )
+from plasticine.report.record import as_plain
 from plasticine.translation import Translator
 
 SHAPE = (24, 28, 4)
@@ -225,6 +226,7 @@ class TestPictures:
         )["labels"]["1"]
         # The first agrees, the second lies four voxels off, the third has no such label.
         assert found["hd95_mm"] == pytest.approx(2)
+        assert found["distances_mean_over"] == "2 of 3 pictures"
         assert found["dice"] == pytest.approx((2 * 25 + 2 * 5) / 100)
 
 
@@ -250,10 +252,69 @@ def test_process(
     assert rows["deformation", "", "folds"] == "0"
 
 
-def test_undefined_figures_are_null(tmp_path: Path) -> None:
-    write_evaluation({"labels": {"3": {"hd95_mm": None}}}, tmp_path)
-    assert json.loads((tmp_path / "evaluation.json").read_text())["labels"]["3"]["hd95_mm"] is None
-    assert (tmp_path / "evaluation.csv").read_text().splitlines()[1] == "labels,3,hd95_mm,"
+def test_failures_are_written_and_counted(
+    results: Path, head: NDArray[np.float32], affine: NDArray[np.float64], tmp_path: Path
+) -> None:
+    """A label that was missed, and a perfect image, are no blanks that an average passes over."""
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[8:14, 8:14] = 1
+    labels[16:19, 8:14] = 2
+    moved = np.roll(labels, -SHIFT, axis=0)
+    moved[moved == 2] = 0
+    found = evaluate(
+        results,
+        labels=_save(tmp_path / "labels.nii.gz", labels, affine),
+        target_labels=_save(tmp_path / "target.nii.gz", moved, affine),
+    )
+    assert found["labels"]["2"]["hd95_mm"] == found["labels"]["2"]["assd_mm"] == "inf"
+    assert found["mean_of_labels"] == {
+        "dice": 0.5,
+        "dice_mean_over": "2 of 2 labels",
+        "hd95_mm": 0,
+        "hd95_mm_mean_over": "1 of 2 labels",
+        "assd_mm": 0,
+        "assd_mm_mean_over": "1 of 2 labels",
+    }
+    found["truth"] = as_plain({"translated": {"psnr": np.inf, "ssim": np.nan, "low": -np.inf}})
+    write_evaluation(found, tmp_path)
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    text = (tmp_path / "evaluation.json").read_text()
+    again = json.loads(text, parse_constant=refuse)
+    assert again == found
+    assert {name: float(x) for name, x in again["truth"]["translated"].items()} == {
+        "psnr": np.inf,
+        "ssim": pytest.approx(np.nan, nan_ok=True),
+        "low": -np.inf,
+    }
+    with (tmp_path / "evaluation.csv").open(newline="") as file:
+        rows = {(r["group"], r["label"], r["measure"]): r["value"] for r in csv.DictReader(file)}
+    assert rows["labels", "2", "hd95_mm"] == "inf"
+    assert rows["mean_of_labels", "", "hd95_mm_mean_over"] == "1 of 2 labels"
+    assert rows["truth", "translated", "psnr"] == "inf"
+    assert rows["truth", "translated", "ssim"] == "nan"
+    assert rows["truth", "translated", "low"] == "-inf"
+
+
+def test_ssim_is_left_out_of_images_smaller_than_its_window(
+    model_file: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "thin.npy", (np.indices((1, 9, 26)).sum(0) * 7).astype(np.uint8))
+    result = translate_volume(
+        Translator.load(model_file), read_volume(tmp_path / "thin.npy"), deform=False
+    )
+    write_results(result, tmp_path)
+    np.save(tmp_path / "mask.npy", np.ones((1, 9, 26), np.uint8))
+    record = evaluate(tmp_path, truth=tmp_path / "thin.npy", mask=tmp_path / "mask.npy", erosion=1)
+    note = "SSIM is left out: images of 9 x 26 voxels are smaller than its window of 11"
+    assert note in record["notes"]
+    found = record["truth"]
+    for name in ("translated", "source"):
+        assert "ssim" not in found[name]
+        assert float(found[name]["psnr"]) > 0
+        assert 0 < found[name]["ssim_inside"] <= 1
 
 
 def _copy(results: Path, folder: Path) -> Path:

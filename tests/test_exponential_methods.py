@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from comparison import PADDINGS
+from comparison import PADDINGS, assert_same_sums, order_of_sums
 from torch import Tensor
 
 import plasticine
@@ -113,7 +113,7 @@ def test_any_number_of_squarings_from_what_is_kept(served, generator, method):
             )
             found += torch.autograd.grad(u, leaf, grad.to(served.device))
         torch.testing.assert_close(found[0], wanted, rtol=1e-9, atol=1e-9)
-        assert torch.equal(found[0], found[1])
+        assert_same_sums(found[0], found[1])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -214,8 +214,15 @@ def test_gradcheck_twice(served, generator, method):
                     backend=served.backend,
                 )
 
-            torch.autograd.gradcheck(function, velocity.requires_grad_(), fast_mode=True)
-            torch.autograd.gradgradcheck(function, velocity, fast_mode=True)
+            torch.autograd.gradcheck(
+                function,
+                velocity.requires_grad_(),
+                fast_mode=True,
+                nondet_tol=order_of_sums(velocity),
+            )
+            torch.autograd.gradgradcheck(
+                function, velocity, fast_mode=True, nondet_tol=order_of_sums(velocity)
+            )
 
 
 def test_second_derivatives_under_function_transforms(served, generator):

@@ -146,15 +146,19 @@ def test_known_maps(served, ndim):
     assert found.non_diffeomorphic_volume.item() == pytest.approx(cells)
 
 
-def test_nan_is_neither_folded_nor_hidden(served):
-    field = torch.zeros(2, 2, 6, 7, device=served.device)
-    field[0, 1, 3, 3] = torch.nan
+@pytest.mark.parametrize("size", [(6, 7), (6, 7, 5)], ids=str)
+def test_nan_is_never_counted_as_free_of_folds(served, size):
+    ndim = len(size)
+    field = torch.zeros(2, ndim, *size, device=served.device)
+    field[(0, 1, *[3] * ndim)] = torch.nan
     found = plasticine.folding(field, backend=served.backend)
-    assert found.folds.tolist() == [0, 0]
+    # J is NaN at the neighbours, which difference across the voxel: two along each axis.
+    assert found.folds.tolist() == [2 * ndim, 0]
+    assert found.fraction.tolist() == [2 * ndim / math.prod(size), 0]
     assert found.minimum.isnan().tolist() == [True, False]
     assert found.maximum.isnan().tolist() == [True, False]
     assert found.sd_log_jacobian.isnan().tolist() == [True, False]
-    assert found.non_diffeomorphic_volume.tolist() == [0.0, 0.0]
+    assert found.non_diffeomorphic_volume.isnan().tolist() == [True, False]
 
 
 def test_empty_tensors(served):

@@ -28,6 +28,7 @@ class TestReadNifti:
         stored = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
         image = nibabel.Nifti1Image(stored, np.diag([2.5, 1.25, 4.0, 1.0]))
         image.header.set_slope_inter(2.0, -3.0)
+        image.header.set_xyzt_units("mm")
         nibabel.save(image, tmp_path / "a.nii.gz")
         volume = read_volume(tmp_path / "a.nii.gz")
         np.testing.assert_array_equal(volume.data, 2.0 * stored - 3.0)
@@ -52,6 +53,7 @@ class TestReadNifti:
 
     def test_header_without_orientation_is_noted(self, tmp_path: Path) -> None:
         image = nibabel.Nifti1Image(_random((3, 4, 5)), None)
+        image.header.set_xyzt_units("mm")
         nibabel.save(image, tmp_path / "a.nii")
         (note,) = read_volume(tmp_path / "a.nii").notes
         assert "no orientation" in note
@@ -59,6 +61,7 @@ class TestReadNifti:
 
     def test_forms_that_differ_and_shear_are_noted(self, tmp_path: Path) -> None:
         image = nibabel.Nifti1Image(_random((3, 4, 5)), None)
+        image.header.set_xyzt_units("mm")
         sheared = np.eye(4)
         sheared[0, 1] = 0.3
         image.set_qform(np.eye(4), code=1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +23,7 @@ from plasticine.translation import Translator
 
 BRIGHTNESS = {"source": np.array([10, 80, 200]), "target": np.array([20, 220, 90])}
 """Grey level of each label in either domain."""
+OF_LABELS = {"name": "labels", "labels": 3}
 
 
 def _labels(count: int, seed: int) -> NDArray[np.uint8]:
@@ -46,25 +45,28 @@ def recipe(tmp_path: Path) -> Recipe:
         labels = _labels(6, seed)
         arrays |= {domain: grey[labels].astype(np.uint8), f"{domain}_labels": labels}
     np.savez(tmp_path / "images.npz", **arrays)
-    small = dataclasses.replace(copy.deepcopy(load_recipe("brain-t1-t2")), structure=None)
-    small.data.clear()
-    small.data.update(
-        file="images.npz",
-        source=["source"],
-        target=["target"],
-        source_labels=["source_labels"],
-        target_labels=["target_labels"],
-        maximum=255,
+    stage = {"steps": 4, "batch": 2, "checkpoint_every": 2, "precision": "float32"}
+    return load_recipe("brain-t1-t2").changed(
+        data={
+            "file": "images.npz",
+            "source": ["source"],
+            "target": ["target"],
+            "source_labels": ["source_labels"],
+            "target_labels": ["target_labels"],
+            "crop": None,
+            "source_subjects": None,
+            "target_subjects": None,
+        },
+        model={
+            "structure": OF_LABELS,
+            "denoiser": {"channels": [8, 8], "blocks": 1, "patch_size": 2},
+            "velocity": {"channels": [4, 4]},
+        },
+        augmentation={"translation": 1.0, "smoothness": 8},
+        structure=None,
+        diffusion=stage,
+        registration={**stage, "nearest": 2},
     )
-    small.model.update(
-        structure={"name": "labels", "labels": 3},
-        denoiser={"channels": [8, 8], "blocks": 1, "patch_size": 2},
-        velocity={"channels": [4, 4]},
-    )
-    small.augmentation.update(translation=1.0, smoothness=8)
-    for settings in (small.diffusion, small.registration):
-        settings.update(steps=4, batch=2, checkpoint_every=2, precision="float32", nearest=2)
-    return small
 
 
 def _save(path: Path, data: NDArray[Any], spacing: float = 2.0) -> None:
@@ -114,13 +116,15 @@ def test_wrong_labels_are_refused() -> None:
 def test_labels_are_cut_turned_and_shuffled_with_their_images(
     recipe: Recipe, tmp_path: Path
 ) -> None:
-    recipe.data.update(
-        source_slices=[1, 5],
-        source_flip=[1],
-        target_flip=[0],
-        target_body={"threshold": 0.2, "opening": 1, "margin": 0},
-        foreground=0.1,
-        crop=[12, 14],
+    recipe = recipe.changed(
+        data={
+            "source_slices": [1, 5],
+            "source_flip": [1],
+            "target_flip": [0],
+            "target_body": {"threshold": 0.2, "opening": 1, "margin": 0},
+            "foreground": 0.1,
+            "crop": [12, 14],
+        }
     )
     domains = load_domains(recipe, tmp_path, seed=0)
     assert domains.source_labels is not None
@@ -136,7 +140,7 @@ def test_labels_are_cut_turned_and_shuffled_with_their_images(
 @pytest.mark.parametrize("together", [True, False])
 def test_folders_of_labels(recipe: Recipe, tmp_path: Path, together: bool) -> None:
     """Labels beside the images, and in a folder of their own under the images' names."""
-    recipe.data["size"] = [14, 12]
+    recipe = recipe.changed(data={"size": [14, 12]})
     folders = {}
     for domain, grey in BRIGHTNESS.items():
         images = tmp_path / domain
@@ -163,17 +167,18 @@ def test_folders_of_labels(recipe: Recipe, tmp_path: Path, together: bool) -> No
 def test_a_training_without_fitting_labels_stops_before_it_begins(
     recipe: Recipe, tmp_path: Path
 ) -> None:
-    recipe.model["structure"]["labels"] = 2
+    fewer = recipe.changed(model={"structure": {"name": "labels", "labels": 2}})
     with pytest.raises(ValueError, match=r"the source does not suit .* within 0 … 1; got 0 to 2"):
-        train(recipe, tmp_path, tmp_path / "run")
-    recipe.model["structure"]["labels"] = 3
-    del recipe.data["target_labels"]
-    with pytest.raises(ValueError, match=r"the target does not suit .* got none"):
-        train(recipe, tmp_path, tmp_path / "run")
-    recipe.data["source_labels"] = ["a", "b"]
-    with pytest.raises(ValueError, match="source_labels must name 1 arrays"):
-        train(recipe, tmp_path, tmp_path / "run")
+        train(fewer, tmp_path, tmp_path / "run")
     assert not list((tmp_path / "run").iterdir())
+    with pytest.raises(ValueError, match=r"source_labels and target_labels are needed together"):
+        recipe.changed(data={"target_labels": None})
+    with pytest.raises(ValueError, match="source_labels must name 1 arrays"):
+        recipe.changed(data={"source_labels": ["a", "b"]})
+    without = recipe.changed(data={"source_labels": None, "target_labels": None, "file": "none"})
+    with pytest.raises(ValueError, match="needs the images' label maps; got none"):
+        train(without, tmp_path, tmp_path / "none")  # before it looks for the file
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_stopped_training_on_labels_goes_on_to_the_same_bits(
@@ -193,10 +198,17 @@ def test_a_stopped_training_on_labels_goes_on_to_the_same_bits(
 
 def test_the_labels_decide_what_the_translation_shows(recipe: Recipe, tmp_path: Path) -> None:
     """Trained on labels, a flat image and a label map give the target's grey levels."""
-    recipe.diffusion.update(
-        steps=60, batch=6, warmup=5, learning_rate=1e-2, checkpoint_every=60, patch=[12, 12]
+    recipe = recipe.changed(
+        diffusion={
+            "steps": 60,
+            "batch": 6,
+            "warmup": 5,
+            "learning_rate": 1e-2,
+            "checkpoint_every": 60,
+            "patch": [12, 12],
+        },
+        registration={"steps": 1},
     )
-    recipe.registration.update(steps=1)
     translator = Translator.load(train(recipe, tmp_path, tmp_path / "run"))
     labels = torch.from_numpy(_labels(2, 9)).long()[:, None]
     flat = torch.full(labels.shape, 0.5)
@@ -204,9 +216,6 @@ def test_the_labels_decide_what_the_translation_shows(recipe: Recipe, tmp_path: 
     means = [trace.translated[labels == label].mean().item() for label in range(3)]
     assert means[0] < means[2] < means[1], means
     assert trace.arguments["labels"] is True
-
-
-OF_LABELS = {"name": "labels", "labels": 3}
 
 
 def test_the_channels_are_carried_linearly(
@@ -259,7 +268,8 @@ def test_labels_are_taken_to_the_models_voxels(tmp_path: Path) -> None:
     _save(tmp_path / "labels.nii.gz", 100 * fine, spacing=1.0)
     card = {"ndim": 2, "spacing_mm": 2.0, "normalisation": {"percentile": 99.9, "of": "positive"}}
     laid = model_images(read_volume(tmp_path / "image.nii.gz"), card)
-    labels = laid.labels(tmp_path / "labels.nii.gz")
+    labels, notes = laid.labels(tmp_path / "labels.nii.gz")
+    assert notes == ()
     assert labels.shape == laid.images.shape
     assert sorted(labels.unique().tolist()) == [0, 100, 200]
     # Model voxel k lies on voxel 2k of the file, and the last one reaches beyond it.
@@ -271,9 +281,8 @@ def test_labels_are_taken_to_the_models_voxels(tmp_path: Path) -> None:
 
 
 def test_the_command_line_trains_and_translates_on_labels(recipe: Recipe, tmp_path: Path) -> None:
-    for settings in (recipe.diffusion, recipe.registration):
-        settings.update(steps=1)
-    model = train(recipe, tmp_path, tmp_path / "run")
+    once = {"steps": 1}
+    model = train(recipe.changed(diffusion=once, registration=once), tmp_path, tmp_path / "run")
     labels = _labels(2, 4).transpose(1, 2, 0)
     _save(tmp_path / "x.nii.gz", BRIGHTNESS["source"][labels].astype(np.int16))
     _save(tmp_path / "x_labels.nii.gz", labels)
@@ -293,17 +302,15 @@ def test_the_command_line_trains_and_translates_on_labels(recipe: Recipe, tmp_pa
 def test_labels_teach_the_registration_of_a_model_that_needs_none(
     recipe: Recipe, tmp_path: Path
 ) -> None:
-    recipe.model["structure"] = {"name": "kmeans", "clusters": 3}
-    with pytest.raises(ValueError, match="the source has label maps, but neither"):
+    recipe = recipe.changed(model={"structure": {"name": "kmeans", "clusters": 3}})
+    with pytest.raises(ValueError, match="its images have label maps, but neither"):
         train(recipe, tmp_path, tmp_path / "unused")
-    del recipe.registration["nearest"]
-    recipe.registration.update(transport=0.1)
-    recipe.registration["labels"] = [2]
+    recipe = recipe.changed(registration={"nearest": None, "transport": 0.1, "labels": [2]})
     model = train(recipe, tmp_path, tmp_path / "run")
     translator = Translator.load(str(model))
     trace = translator.translate(load_domains(recipe, tmp_path, 0).source / 2 + 0.5, steps=1)
     assert trace.displacement.abs().max() > 0
-    recipe.registration["labels"] = [7]
+    recipe = recipe.changed(registration={"labels": [7]})
     with pytest.raises(ValueError, match="nothing is labelled in 6 of 6"):
         train(recipe, tmp_path, tmp_path / "none")
 
@@ -317,14 +324,9 @@ def test_labels_teach_the_registration_of_a_model_that_needs_none(
     ],
 )
 def test_pairs_that_make_no_sense_are_refused(
-    recipe: Recipe, tmp_path: Path, registration: dict[str, Any], message: str
+    recipe: Recipe, registration: dict[str, Any], message: str
 ) -> None:
-    recipe.model["structure"] = {"name": "kmeans", "clusters": 3}
-    if "labels" not in registration:
-        del recipe.data["source_labels"], recipe.data["target_labels"]
-    for name, value in registration.items():
-        recipe.registration[name] = value
-        if value is None:
-            del recipe.registration[name]
     with pytest.raises(ValueError, match=message):
-        train(recipe, tmp_path, tmp_path / "run")
+        recipe.changed(
+            model={"structure": {"name": "kmeans", "clusters": 3}}, registration=registration
+        )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,3 +113,26 @@ def test_more_voxels_than_32_bits_count(native, mode):
     assert torch.equal(composed, few + 0.25)
     (gradient,) = torch.autograd.grad(composed.sum(), few)
     assert torch.equal(gradient, torch.ones_like(few))
+
+
+@pytest.mark.parametrize(
+    ("backend", "selection"),
+    # In float32 the reference counts a spline's taps in coordinates, which skip every other voxel.
+    [("cpu", ""), ("reference", "not bspline")],
+)
+def test_an_axis_whose_last_voxel_float32_rounds_up(backend, selection):
+    """The cases that the GPU kernels are tested by, without a GPU."""
+    if backend == "cpu" and plasticine.backends.NATIVE is None:
+        pytest.skip(str(plasticine.backends.NATIVE_ERROR))
+    cases = Path(__file__).with_name("kernel_cases") / "cases_long_axis.py"
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    command += ["-o", "addopts=--import-mode=importlib", "-k", selection, str(cases)]
+    run = subprocess.run(
+        command,
+        env=os.environ | {"PLASTICINE_KERNELS": backend},
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
@@ -137,6 +139,29 @@ class TestCorrelation:
         assert metrics.correlation(x, y, mask=x < 5) == pytest.approx(1)
         assert math.isnan(metrics.correlation(x, torch.ones_like(x)))
 
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
+    @pytest.mark.parametrize("value", [0.0, 0.1, 0.7, -1234.5])
+    def test_of_constants_is_undefined(self, value: float, dtype: torch.dtype) -> None:
+        """The rounding of their means is no variation."""
+        a = torch.full((1, 1, 31, 37), value, dtype=dtype)
+        varied = torch.rand(a.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+        for pair in ((a, a), (a, a / 3), (a, varied), (varied, a)):
+            assert math.isnan(metrics.correlation(*pair))
+
+    @pytest.mark.parametrize("offset", [1.0, -300.0])
+    def test_of_nearly_constant_images(self, offset: float) -> None:
+        """A faint pattern on a large offset is a pattern, and so is one voxel that differs."""
+        drawn = torch.rand(1, 1, 20, 24, generator=torch.Generator().manual_seed(0))
+        pattern = drawn.double() * 1e-3
+        faint = (offset + pattern).float()
+        expected = np.corrcoef(faint.double().numpy().ravel(), pattern.numpy().ravel())[0, 1]
+        assert metrics.correlation(faint, pattern.float()) == pytest.approx(expected, rel=1e-6)
+        assert metrics.correlation(faint, 2 - 3 * faint.double().float()) < -0.99
+        single = torch.full((1, 1, 20, 24), offset)
+        single[0, 0, 3, 4] += 1e-3
+        assert metrics.correlation(single, single) == pytest.approx(1)
+        assert metrics.correlation(1e200 * pattern, pattern) == pytest.approx(1)
+
 
 class TestDice:
     def test_hand_values(self) -> None:
@@ -244,3 +269,50 @@ class TestEvaluateTranslation:
             metrics.evaluate_translation(translated[0, 0], truth[0, 0])
         with pytest.raises(ValueError, match="positive number"):
             metrics.psnr(translated, truth, data_range=0)
+
+
+_ARRAY = np.zeros((1, 1, 12, 12), np.float32)
+_IMAGE = torch.zeros(1, 1, 12, 12)
+_MASK = _IMAGE.bool()
+_FIELD = torch.zeros(1, 2, 12, 12)
+
+
+@pytest.mark.parametrize(
+    ("figure", "arguments", "name"),
+    [
+        (metrics.psnr, (_ARRAY, _IMAGE), "image"),
+        (metrics.psnr, (_IMAGE, _ARRAY), "truth"),
+        (metrics.ssim, (_ARRAY, _ARRAY), "image"),
+        (metrics.ssim_map, (_ARRAY, _IMAGE), "image"),
+        (metrics.correlation, (_IMAGE, _ARRAY), "truth"),
+        (metrics.evaluate_translation, (_ARRAY, _ARRAY), "translated"),
+        (metrics.dice, (_ARRAY > 0, _MASK), "first"),
+        (metrics.dice, (_MASK, _ARRAY > 0), "second"),
+        (metrics.surface_distance, (_ARRAY[0, 0] > 0, _MASK[0, 0]), "first"),
+        (metrics.dilate, (_ARRAY > 0, 1), "mask"),
+        (metrics.erode, (_ARRAY > 0, 1), "mask"),
+        (metrics.lesion_contrast, (_ARRAY, _MASK), "image"),
+        (metrics.lesion_contrast, (_IMAGE, _ARRAY > 0), "mask"),
+        (metrics.end_point_error, (_ARRAY, _FIELD), "displacement"),
+        (metrics.end_point_error_map, (_FIELD, _ARRAY), "truth"),
+        (metrics.inverse_consistency_error, (_FIELD, _ARRAY), "inverse"),
+        (metrics.frechet_distance, (_ARRAY[0, 0], _IMAGE[0, 0]), "first"),
+        (metrics.kernel_distance, (_IMAGE[0, 0], _ARRAY[0, 0]), "second"),
+        (metrics.RandomFeatures(), (_ARRAY,), "images"),
+    ],
+)
+def test_arrays_are_refused_by_name(
+    figure: Callable[..., object], arguments: tuple[object, ...], name: str
+) -> None:
+    message = f"{name}: expected a torch.Tensor, got numpy.ndarray; torch.from_numpy"
+    with pytest.raises(TypeError, match=message):
+        figure(*arguments)
+
+
+def test_masks_that_are_arrays_are_refused() -> None:
+    for call in (
+        lambda: metrics.psnr(_IMAGE, _IMAGE, mask=_ARRAY > 0),
+        lambda: metrics.end_point_error(_FIELD, _FIELD, mask=_ARRAY > 0),
+    ):
+        with pytest.raises(TypeError, match=r"mask: expected a torch.Tensor, got numpy.ndarray"):
+            call()

@@ -200,14 +200,14 @@ class TestResults:
         metrics = describe(result)["metrics"]
         assert metrics["displacement_max_mm"] == pytest.approx(float(lengths.max()), rel=1e-4)
 
-    def test_undefined_numbers_are_null(self, written: tuple[VolumeTrace, Path, Path]) -> None:
+    def test_undefined_numbers_are_words(self, written: tuple[VolumeTrace, Path, Path]) -> None:
         result, _, _ = written
         trace = dataclasses.replace(
             result.trace, structure_agreement=torch.full((10,), torch.nan), seconds=float("inf")
         )
         record = describe(dataclasses.replace(result, trace=trace))
-        assert record["seconds"] is None
-        assert record["metrics"]["structure_agreement_mean"] is None
+        assert record["seconds"] == "inf"
+        assert record["metrics"]["structure_agreement_mean"] == "nan"
         json.dumps(record, allow_nan=False)
 
 
@@ -386,6 +386,8 @@ def test_types_a_record_cannot_hold() -> None:
     assert as_plain({"a": (np.float32(0.5), torch.tensor([1, 2]), Path("x"), None, True)}) == {
         "a": [0.5, [1, 2], "x", None, True]
     }
+    undefined = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    assert as_plain(undefined) == ["nan", "inf", "-inf"]
     unknown: Any = object()
     with pytest.raises(TypeError, match="object"):
         as_plain(unknown)

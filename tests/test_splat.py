@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from comparison import ROUNDING, assert_close
+from comparison import ROUNDING, assert_close, assert_same_sums, order_of_sums
 from torch import Tensor
 
 import plasticine
@@ -278,6 +278,7 @@ def test_gradcheck(served, generator):
                 ),
                 inputs,
                 fast_mode=True,
+                nondet_tol=order_of_sums(inputs[0]),
             )
 
 
@@ -288,6 +289,7 @@ def test_second_derivatives_that_warp_gives(served, generator):
         lambda y: plasticine.splat(y, displacement, backend=served.backend),
         [image.requires_grad_()],
         fast_mode=True,
+        nondet_tol=order_of_sums(image),
     )
 
 
@@ -355,7 +357,7 @@ def test_inference_mode(served, generator):
         image, displacement = image.to(served.device) * 1, displacement.to(served.device) * 1
         result = plasticine.splat(image, displacement, backend=served.backend)
     expected = plasticine.splat(image.clone(), displacement.clone(), backend=served.backend)
-    assert torch.equal(result, expected)
+    assert_same_sums(result, expected)
 
 
 def test_the_module(served, generator):
@@ -369,7 +371,7 @@ def test_the_module(served, generator):
         padding="reflection",
         backend=served.backend,
     )
-    assert torch.equal(module(image, displacement, size=(6, 9)), expected)
+    assert_same_sums(module(image, displacement, size=(6, 9)), expected)
     assert "mode='nearest', padding='reflection'" in repr(module)
     with pytest.raises(ValueError, match="mode must be one of"):
         Splat("wrong")

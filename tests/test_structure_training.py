@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ from plasticine.structure.interior import depth_in_body, interior_curve, match_i
 from plasticine.training import load_recipe, train
 from plasticine.training.draws import Draws
 from plasticine.training.intensity import RandomIntensity, increasing_curves, through
-from plasticine.training.recipe import Recipe
+from plasticine.training.recipe import Recipe, StageSettings
 from plasticine.training.train import model_card
 from plasticine.translation import Translator, load_model
 
@@ -34,26 +32,39 @@ def recipe(tmp_path: Path) -> Recipe:
         return np.where(distance < radii[:, None, None], inside, outside).astype(np.uint8)
 
     np.savez(tmp_path / "images.npz", a=discs(6, 60, 130), b=discs(6, 220, 20))
-    small = copy.deepcopy(load_recipe("brain-t1-t2"))
-    small.data.clear()
-    small.data.update(file="images.npz", source=["a"], target=["b"], maximum=255)
-    structure = {"name": "back-translation", "channels": [8, 8], "blocks": 1, "patch_size": 1}
-    small.model.update(
-        structure=structure,
-        denoiser={"channels": [8, 8], "blocks": 1},
-        velocity={"channels": [4, 4]},
-    )
-    small.augmentation.update(translation=1.0, smoothness=8)
-    training = small.diffusion | {"batch": 2, "checkpoint_every": 1, "precision": "float32"}
-    del training["condition_dropout"]
-    learning = {"base": {"name": "mind", "dilations": [1]}, "rounds": 2, "jitter": {}}
-    small = dataclasses.replace(
-        small, structure=training | learning | {"base_steps": 3, "steps": 2}
-    )
-    for settings in (small.diffusion, small.registration):
-        settings.update(steps=1, batch=2, precision="float32")
-    small.registration["nearest"] = 2
-    return small
+    shipped = load_recipe("brain-t1-t2")
+    stage = {"steps": 1, "batch": 2, "precision": "float32"}
+    return shipped.changed(
+        data={
+            "file": "images.npz",
+            "source": ["a"],
+            "target": ["b"],
+            "crop": None,
+            "source_subjects": None,
+            "target_subjects": None,
+        },
+        model={
+            "structure": {
+                "name": "back-translation", "channels": [8, 8], "blocks": 1, "patch_size": 1
+            },
+            "denoiser": {"channels": [8, 8], "blocks": 1},
+            "velocity": {"channels": [4, 4]},
+        },
+        augmentation={"translation": 1.0, "smoothness": 8},
+        structure={
+            **shipped.diffusion.model_dump(include={*StageSettings.model_fields}),
+            **stage,
+            "checkpoint_every": 1,
+            "base": {"name": "mind", "dilations": [1]},
+            "rounds": 2,
+            "jitter": {},
+            "base_steps": 3,
+            "steps": 2,
+            "accept": None,
+        },
+        diffusion=stage,
+        registration={**stage, "nearest": 2},
+    )  # fmt: skip
 
 
 def test_a_resumed_training_gives_the_same_model(recipe: Recipe, tmp_path: Path) -> None:
@@ -79,8 +90,11 @@ def test_a_resumed_training_gives_the_same_model(recipe: Recipe, tmp_path: Path)
 
 
 def test_the_target_takes_the_sources_look(recipe: Recipe, tmp_path: Path) -> None:
-    assert recipe.structure is not None
-    recipe.structure.update(base_steps=100, steps=60, rounds=1, batch=4, learning_rate=1e-2)
+    recipe = recipe.changed(
+        structure={
+            "base_steps": 100, "steps": 60, "rounds": 1, "batch": 4, "learning_rate": 1e-2
+        }
+    )  # fmt: skip
     model, _ = load_model(train(recipe, tmp_path, tmp_path / "run"))
     with np.load(tmp_path / "images.npz") as archive:
         target = torch.from_numpy(archive["b"])[:, None] / 255
@@ -91,20 +105,17 @@ def test_the_target_takes_the_sources_look(recipe: Recipe, tmp_path: Path) -> No
     assert outside == pytest.approx(130 / 255, abs=0.1)
 
 
-def test_the_table_belongs_to_a_learned_map_and_to_no_other(recipe: Recipe, tmp_path: Path) -> None:
-    without = dataclasses.replace(recipe, structure=None)
+def test_the_table_belongs_to_a_learned_map_and_to_no_other(recipe: Recipe) -> None:
     with pytest.raises(ValueError, match=r"\[structure\].*'back-translation'"):
-        train(without, tmp_path, tmp_path / "run")
-    recipe.model["structure"] = {"name": "mind"}
+        recipe.changed(structure=None)
     with pytest.raises(ValueError, match=r"\[structure\].*'mind'"):
-        train(recipe, tmp_path, tmp_path / "run")
+        recipe.changed(model={"structure": {"name": "mind"}})
 
 
 def test_a_map_that_does_not_agree_with_its_beginning_is_not_used(
     recipe: Recipe, tmp_path: Path
 ) -> None:
-    assert recipe.structure is not None
-    recipe.structure["accept"] = 1.0
+    recipe = recipe.changed(structure={"accept": 1.0})
     with pytest.warns(RuntimeWarning, match=r"rejected.*1 is asked for.*'mind' instead"):
         path = train(recipe, tmp_path, tmp_path / "run")
     model, card = load_model(path)
@@ -175,7 +186,8 @@ def test_an_interior_deeper_than_any_body_is_refused() -> None:
 
 
 def test_the_curve_is_kept_with_the_model(recipe: Recipe, tmp_path: Path) -> None:
-    recipe.model["structure"]["interior"] = 2
+    structure = recipe.model.structure.model_dump() | {"interior": 2}
+    recipe = recipe.changed(model={"structure": structure})
     model, _ = load_model(train(recipe, tmp_path, tmp_path / "run"))
     curve = model.structure.curve
     assert curve.shape == (2, 67)
@@ -184,11 +196,10 @@ def test_the_curve_is_kept_with_the_model(recipe: Recipe, tmp_path: Path) -> Non
 
 
 def test_the_card_counts_the_steps_of_every_network(recipe: Recipe) -> None:
-    assert recipe.structure is not None
-    recipe.structure.update(base_steps=7, steps=5, rounds=3)
+    recipe = recipe.changed(structure={"base_steps": 7, "steps": 5, "rounds": 3})
     steps = model_card(recipe, 0)["training_steps"]
     assert steps == {
         "structure": 7 + 6 * 5,
-        "diffusion": recipe.diffusion["steps"],
-        "registration": recipe.registration["steps"],
+        "diffusion": recipe.diffusion.steps,
+        "registration": recipe.registration.steps,
     }

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from plasticine.training import load_recipe, shipped_recipes, train
 from plasticine.training.data import RandomDeformation
 from plasticine.training.draws import Draws
 from plasticine.training.reading import load_domains
-from plasticine.training.recipe import Recipe
+from plasticine.training.recipe import Recipe, StageSettings
 from plasticine.training.stage import Stage, ema_update
 from plasticine.translation import Translator, load_model
 
@@ -28,20 +27,26 @@ def recipe(tmp_path: Path) -> Recipe:
     ramp = np.add.outer(np.arange(16), np.arange(20)) * 6
     source = (ramp + generator.integers(0, 30, (6, 16, 20))).astype(np.uint8)
     np.savez(tmp_path / "images.npz", a=source[:3], b=source[3:], c=255 - source)
-    shipped = load_recipe("brain-t1-t2")
-    small = dataclasses.replace(copy.deepcopy(shipped), structure=None)
-    for key in ("crop", "source_subjects", "target_subjects"):
-        del small.data[key]
-    small.data.update(file="images.npz", source=["a", "b"], target=["c"])
-    small.model.update(
-        structure={"name": "mind", "dilations": [1, 2]},
-        denoiser={"channels": [8, 8], "blocks": 1, "patch_size": 2},
-        velocity={"channels": [4, 4]},
+    stage = {"steps": 4, "batch": 2, "checkpoint_every": 2, "precision": "float32"}
+    return load_recipe("brain-t1-t2").changed(
+        data={
+            "file": "images.npz",
+            "source": ["a", "b"],
+            "target": ["c"],
+            "crop": None,
+            "source_subjects": None,
+            "target_subjects": None,
+        },
+        model={
+            "structure": {"name": "mind", "dilations": [1, 2]},
+            "denoiser": {"channels": [8, 8], "blocks": 1, "patch_size": 2},
+            "velocity": {"channels": [4, 4]},
+        },
+        augmentation={"translation": 1.0, "smoothness": 8},
+        structure=None,
+        diffusion=stage,
+        registration={**stage, "nearest": 2},
     )
-    small.augmentation.update(translation=1.0, smoothness=8)
-    small.diffusion.update(steps=4, batch=2, checkpoint_every=2, precision="float32")
-    small.registration.update(steps=4, batch=2, checkpoint_every=2, nearest=2, precision="float32")
-    return small
 
 
 def _draws(batch: int, samples: slice | None = None) -> Draws:
@@ -60,24 +65,26 @@ def test_shipped_recipes_can_be_read() -> None:
 )
 def test_a_shipped_recipe_trains_on_its_data(name: str, data_folder: Path, tmp_path: Path) -> None:
     recipe = load_recipe(name)
-    if name == "head-mr-ct":  # of its 1200 MR slices
-        recipe.data.update(source_slices=[58, 62], target_slices=[60, 80])
-    elif name == "abdomen-mr-ct":
-        recipe.data.update(size=[20, 24, 32])
-        recipe.diffusion.update(patch=[8, 16, 16])
-    elif name == "cardiac-population":
-        recipe.data.update(source_slices=[60, 80], target_slices=[60, 80], held_out=["SC-HF-I-06"])
-    else:
-        recipe.data.update(size=[256, 64])
-        recipe.diffusion.update(patch=[64, 32])
-    recipe.model.update(
-        denoiser={"channels": [8, 8], "blocks": 1, "patch_size": 2},
-        velocity=recipe.model["velocity"] | {"channels": [4, 4]},
+    slices = {"source_slices": [60, 80], "target_slices": [60, 80]}
+    smaller: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        "head-mr-ct": (slices | {"source_slices": [58, 62]}, {}),  # of its 1200 MR slices
+        "abdomen-mr-ct": ({"size": [20, 24, 32]}, {"patch": [8, 16, 16]}),
+        "cardiac-population": (slices | {"held_out": ["SC-HF-I-06"]}, {}),
+        "oct-vendor": ({"size": [256, 64]}, {"patch": [64, 32]}),
+    }
+    data, patch = smaller[name]
+    stage = {"steps": 1, "batch": 2, "precision": "float32"}
+    recipe = recipe.changed(
+        data=data,
+        model={
+            "denoiser": {"channels": [8, 8], "blocks": 1, "patch_size": 2},
+            "velocity": recipe.model.velocity.model_dump() | {"channels": [4, 4]},
+        },
+        diffusion=stage | patch,
+        registration=stage,
     )
-    for settings in (recipe.diffusion, recipe.registration):
-        settings.update(steps=1, batch=2, precision="float32")
     model, card = load_model(train(recipe, data_folder, tmp_path))
-    assert card["title"] == recipe.card["title"]
+    assert card["title"] == recipe.card.title
     domains = load_domains(recipe, data_folder, 0)
     image = domains.source[:1] / 2 + 0.5
     labels = domains.source_labels if model.structure.needs_labels else None
@@ -96,7 +103,7 @@ def test_unreadable_recipes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"bad\.toml is not a TOML recipe"):
         load_recipe(path)
     path.write_text("name = 'x'\n[data]\n[cards]\n")
-    with pytest.raises(ValueError, match=r"missing \['model'.*unknown \['cards'\]"):
+    with pytest.raises(ValueError, match=r"bad\.toml: .*model: missing; .*\[cards\]: unknown key"):
         load_recipe(path)
 
 
@@ -117,19 +124,19 @@ def test_domains_are_scaled_and_shuffled_apart(recipe: Recipe, tmp_path: Path) -
 
 def test_a_crop_is_cut_from_the_middle(recipe: Recipe, tmp_path: Path) -> None:
     whole = load_domains(recipe, tmp_path, seed=0).source
-    recipe.data["crop"] = [10, 20]
-    cut = load_domains(recipe, tmp_path, seed=0).source
+    cut = load_domains(recipe.changed(data={"crop": [10, 20]}), tmp_path, seed=0).source
     assert torch.equal(cut, whole[:, :, 3:13])
-    for crop in ([17, 20], [10], [0, 5]):
-        recipe.data["crop"] = crop
-        with pytest.raises(ValueError, match=r"does not fit images of \(16, 20\)"):
-            load_domains(recipe, tmp_path, seed=0)
+    with pytest.raises(ValueError, match=r"does not fit images of \(16, 20\)"):
+        load_domains(recipe.changed(data={"crop": [17, 20]}), tmp_path, seed=0)
+    for crop, message in (([10], "at least 2 values"), ([0, 5], "greater than or equal to 1")):
+        with pytest.raises(ValueError, match=rf"\[data\] crop.*{message}"):
+            recipe.changed(data={"crop": crop})
 
 
 def test_images_of_one_subject_never_meet(recipe: Recipe, tmp_path: Path) -> None:
     """Subject "a" has the first three sources and all of the targets but none may be paired."""
     assert load_domains(recipe, tmp_path, seed=0).pairable is None
-    recipe.data.update(source_subjects=["a", "b"], target_subjects=["a"])
+    recipe = recipe.changed(data={"source_subjects": ["a", "b"], "target_subjects": ["a"]})
     domains = load_domains(recipe, tmp_path, seed=0)
     assert domains.pairable is not None
     assert domains.pairable.shape == (6, 6)
@@ -138,17 +145,15 @@ def test_images_of_one_subject_never_meet(recipe: Recipe, tmp_path: Path) -> Non
     of_a = [bool((first == image).flatten(1).all(1).any()) for image in domains.source[:, 0]]
     assert sum(of_a) == 3
     assert torch.equal(~domains.pairable, torch.tensor(of_a)[:, None].expand(6, 6))
-    recipe.data["source_subjects"] = ["a"]
     with pytest.raises(ValueError, match="source_subjects must name 2 arrays"):
-        load_domains(recipe, tmp_path, seed=0)
+        recipe.changed(data={"source_subjects": ["a"]})
 
 
 def test_missing_data_is_told(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"images\.npz.*PLASTICINE_DATA"):
         load_domains(recipe, tmp_path / "elsewhere", seed=0)
-    recipe.data["source"] = ["z"]
     with pytest.raises(ValueError, match="no array 'z'; it holds a, b, c"):
-        load_domains(recipe, tmp_path, seed=0)
+        load_domains(recipe.changed(data={"source": ["z"]}), tmp_path, seed=0)
 
 
 @pytest.mark.parametrize("size", [(15, 20), (9, 12, 10)])
@@ -193,17 +198,17 @@ def _stage(folder: Path, steps: int, seed: int = 0) -> Stage:
         wanted = x @ torch.tensor([[1.0], [-2.0], [0.5]])
         return (network(x) - wanted).square().mean(), {}
 
-    settings = {
-        "steps": steps,
-        "batch": 8,
-        "precision": "float32",
-        "learning_rate": 0.1,
-        "warmup": 2,
-        "weight_decay": 0.0,
-        "ema": 0.9,
-        "gradient_norm": 10.0,
-        "checkpoint_every": 5,
-    }
+    settings = StageSettings(
+        steps=steps,
+        batch=8,
+        precision="float32",
+        learning_rate=0.1,
+        warmup=2,
+        weight_decay=0.0,
+        ema=0.9,
+        gradient_norm=10.0,
+        checkpoint_every=5,
+    )
     return Stage("linear", network, loss, settings, folder, seed)
 
 
@@ -251,7 +256,7 @@ def test_training_writes_a_model_and_resumes_to_the_same_bits(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     seen: list[str] = []
-    del recipe.card["ndim"]
+    recipe = recipe.changed(card={"ndim": None})
     path = train(
         recipe, tmp_path, tmp_path / "whole", progress=lambda name, *rest: seen.append(name)
     )
@@ -277,10 +282,20 @@ def test_training_writes_a_model_and_resumes_to_the_same_bits(
 
 def test_a_rectified_flow_learns_and_is_saved(recipe: Recipe, tmp_path: Path) -> None:
     """Its loss falls, from 1 + E[y²] at the start, and its file samples by its own solver."""
-    recipe.model["schedule"] = {"kind": "flow", "steps": 1000}
-    recipe.model["sampling"] = {"solver": "heun", "steps": 3, "guidance": 1.0, "start": 1.0}
-    recipe.diffusion.update(steps=150, batch=6, warmup=5, learning_rate=5e-3, checkpoint_every=150)
-    recipe.registration.update(steps=1)
+    recipe = recipe.changed(
+        model={
+            "schedule": {"kind": "flow", "steps": 1000},
+            "sampling": {"solver": "heun", "steps": 3, "guidance": 1.0, "start": 1.0},
+        },
+        diffusion={
+            "steps": 150,
+            "batch": 6,
+            "warmup": 5,
+            "learning_rate": 5e-3,
+            "checkpoint_every": 150,
+        },
+        registration={"steps": 1},
+    )
     seen: list[float] = []
 
     def keep(name: str, step: int, steps: int, values: dict[str, float]) -> None:
@@ -294,12 +309,9 @@ def test_a_rectified_flow_learns_and_is_saved(recipe: Recipe, tmp_path: Path) ->
     assert trace.arguments["solver"] == "heun"
 
 
-def test_a_solver_of_another_schedule_is_refused_before_training(
-    recipe: Recipe, tmp_path: Path
-) -> None:
-    recipe.model["schedule"] = {"kind": "flow", "steps": 1000}
-    with pytest.raises(ValueError, match=r"euler, heun .*got 'ddim'"):
-        train(recipe, tmp_path, tmp_path / "run")
+def test_a_solver_of_another_schedule_is_refused_before_training(recipe: Recipe) -> None:
+    with pytest.raises(ValueError, match=r"\[model\].*euler, heun .*got 'ddim'"):
+        recipe.changed(model={"schedule": {"kind": "flow", "steps": 1000}})
 
 
 def test_seeds_differ(recipe: Recipe, tmp_path: Path) -> None:
@@ -322,3 +334,22 @@ def test_tensor_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path.write_bytes(b"not tensors")
     with pytest.raises(ValueError, match=r"a\.safetensors is not a safetensors file"):
         load_tensors(path)
+
+
+def test_torchs_modes_do_not_change_a_training(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"seed must lie within 0 … {2**32 - 1}"):
+        train(recipe, tmp_path, tmp_path / "none", seed=2**32)
+    assert not (tmp_path / "none").exists()
+    expected = load_tensors(train(recipe, tmp_path, tmp_path / "plain"))[0]
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            path = train(recipe, tmp_path, tmp_path / "modes")
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    found = load_tensors(path)[0]
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name

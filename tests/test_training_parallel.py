@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import csv
-import dataclasses
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from recipe_file import as_toml
 
 from plasticine.nn.losses import inverse_consistency
 from plasticine.nn.tensor_file import load_tensors
 from plasticine.training import load_recipe, train
 from plasticine.training.data import RandomDeformation, cut_patches
 from plasticine.training.draws import Draws
-from plasticine.training.recipe import Recipe
+from plasticine.training.recipe import Recipe, StageSettings
 from plasticine.training.stage import Stage
 
 
@@ -32,22 +29,26 @@ def recipe(tmp_path: Path) -> Recipe:
     ramp = np.add.outer(np.arange(12), np.arange(16)) * 8
     source = (ramp + generator.integers(0, 30, (6, 12, 16))).astype(np.uint8)
     np.savez(tmp_path / "images.npz", a=source, b=255 - source)
-    small = dataclasses.replace(copy.deepcopy(load_recipe("brain-t1-t2")), structure=None)
-    small.data.clear()
-    small.data.update(file="images.npz", source=["a"], target=["b"], maximum=255)
-    small.model.update(
-        structure={"name": "mind", "dilations": [1]},
-        denoiser={"channels": [8, 8], "blocks": 1},
-        velocity={"channels": [4, 4]},
+    stage = {"batch": 4, "warmup": 1, "checkpoint_every": 2, "precision": "float32"}
+    return load_recipe("brain-t1-t2").changed(
+        data={
+            "file": "images.npz",
+            "source": ["a"],
+            "target": ["b"],
+            "crop": None,
+            "source_subjects": None,
+            "target_subjects": None,
+        },
+        model={
+            "structure": {"name": "mind", "dilations": [1]},
+            "denoiser": {"channels": [8, 8], "blocks": 1},
+            "velocity": {"channels": [4, 4]},
+        },
+        augmentation={"translation": 1.0, "smoothness": 8},
+        structure=None,
+        diffusion={**stage, "steps": 5, "patch": [8, 12]},
+        registration={**stage, "steps": 4, "nearest": 3},
     )
-    small.augmentation.update(translation=1.0, smoothness=8)
-    small.diffusion.update(
-        steps=5, batch=4, warmup=1, checkpoint_every=2, precision="float32", patch=[8, 12]
-    )
-    small.registration.update(
-        steps=4, batch=4, warmup=1, checkpoint_every=2, nearest=3, precision="float32"
-    )
-    return small
 
 
 def _rows(folder: Path, stage: str) -> list[dict[str, float]]:
@@ -66,25 +67,14 @@ def _assert_same_curve(folder: Path, other: Path) -> None:
                 assert yours[name] == pytest.approx(mine[name], rel=2e-4, abs=2e-5), name
 
 
-def _toml(recipe: Recipe) -> str:
-    def value(item: Any) -> str:
-        if isinstance(item, dict):
-            return "{ " + ", ".join(f"{k} = {value(v)}" for k, v in item.items()) + " }"
-        return json.dumps(item)
-
-    lines = [f'name = "{recipe.name}"']
-    for table in ("data", "model", "augmentation", "diffusion", "registration", "card"):
-        lines += [f"[{table}]", *(f"{k} = {value(v)}" for k, v in getattr(recipe, table).items())]
-    return "\n".join(lines)
-
-
 def test_two_processes_and_two_parts_give_one_process_loss_curve(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     """By torchrun, as a user would; each process in two parts, one sample at a time."""
     train(recipe, tmp_path, tmp_path / "one")
-    recipe.diffusion["accumulation"] = recipe.registration["accumulation"] = 2
-    (tmp_path / "tiny.toml").write_text(_toml(recipe), encoding="utf-8")
+    parts = {"accumulation": 2}
+    recipe = recipe.changed(diffusion=parts, registration=parts)
+    (tmp_path / "tiny.toml").write_text(as_toml(recipe), encoding="utf-8")
     done = subprocess.run(
         [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
@@ -103,12 +93,13 @@ def test_two_processes_and_two_parts_give_one_process_loss_curve(
 
 def test_parts_of_a_batch_give_its_loss_curve(recipe: Recipe, tmp_path: Path) -> None:
     train(recipe, tmp_path, tmp_path / "one")
-    recipe.diffusion["accumulation"], recipe.registration["accumulation"] = 2, 4
-    train(recipe, tmp_path, tmp_path / "parts")
+    parts = {"diffusion": {"accumulation": 2}, "registration": {"accumulation": 4}}
+    train(recipe.changed(**parts), tmp_path, tmp_path / "parts")
     _assert_same_curve(tmp_path / "one", tmp_path / "parts")
-    recipe.diffusion["accumulation"] = 3
-    with pytest.raises(ValueError, match="a batch of 4 cannot be divided evenly among 1 proc"):
-        train(recipe, tmp_path, tmp_path / "odd")
+    for stage in ("diffusion", "registration"):
+        with pytest.raises(ValueError, match=f"{stage}: a batch of 4 cannot be divided evenly amo"):
+            train(recipe.changed(**{stage: {"accumulation": 3}}), tmp_path, tmp_path / "odd")
+    assert not list((tmp_path / "odd").iterdir())
 
 
 def test_parts_draw_what_the_whole_draws() -> None:
@@ -156,7 +147,7 @@ def test_a_resumed_log_has_every_step_once(recipe: Recipe, tmp_path: Path) -> No
     with (tmp_path / "stopped" / "diffusion.csv").open("a", encoding="utf-8") as file:
         file.write("4,0.")  # a row that was cut off by the kill
     # The checkpoint is of step 2; how a batch is divided may change.
-    recipe.diffusion["accumulation"] = 1
+    recipe = recipe.changed(diffusion={"accumulation": 1})
     train(recipe, tmp_path, tmp_path / "stopped", resume=True)
     for stage in ("diffusion", "registration"):
         whole, resumed = (_rows(tmp_path / name, stage) for name in ("whole", "stopped"))
@@ -175,7 +166,7 @@ def test_another_log_in_the_way_is_refused(recipe: Recipe, tmp_path: Path) -> No
     (tmp_path / "run" / "diffusion.checkpoint.safetensors").unlink()
     log = tmp_path / "run" / "registration.csv"
     log.write_text("patient,age\n1,60\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"registration\.csv is not a training log"):
+    with pytest.raises(ValueError, match=r"registration\.csv: not a training log"):
         train(recipe, tmp_path, tmp_path / "run", resume=True)
     assert log.read_text(encoding="utf-8").startswith("patient")
 
@@ -206,10 +197,10 @@ def _stage(folder: Path, precision: str) -> Stage:
         return (network(x) - x.sum(1, keepdim=True)).square().mean() * blow_up, {}
 
     loss.calls = 0
-    settings = {
-        "steps": 8, "batch": 4, "learning_rate": 0.1, "warmup": 1, "weight_decay": 0.0,
-        "ema": 0.9, "gradient_norm": 1.0, "checkpoint_every": 4, "precision": precision,
-    }  # fmt: skip
+    settings = StageSettings(
+        steps=8, batch=4, learning_rate=0.1, warmup=1, weight_decay=0.0,
+        ema=0.9, gradient_norm=1.0, checkpoint_every=4, precision=precision,
+    )  # fmt: skip
     return Stage("linear", network, loss, settings, folder, 0)
 
 
@@ -230,5 +221,5 @@ def test_float16_scales_its_loss_and_resumes_with_the_scale(tmp_path: Path) -> N
     assert resumed.step == 4
     resumed.loss.calls = 4
     assert torch.equal(resumed.run().weight, whole.weight)
-    with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, float16"):
+    with pytest.raises(ValueError, match="should be 'float32', 'bfloat16' or 'float16'"):
         _stage(tmp_path, "half")

@@ -20,6 +20,7 @@ from plasticine.translation import (
     load_model,
     save_model,
 )
+from plasticine.translation.sampling import Sampling
 from plasticine.translation.trace import move_points
 from plasticine.translation.translator import intensity_residual
 
@@ -233,6 +234,16 @@ def test_wrong_arguments_are_refused(
         translator.translate(image, steps=0)
     with pytest.raises(ValueError, match="start"):
         translator.translate(image, start=1.5)
+    for seed in (2**70, 2**48, -1):
+        with pytest.raises(ValueError, match=rf"seed must lie within 0 … {2**48 - 1} .*got {seed}"):
+            translator.translate(image, seed=seed)
+    for seed in (1.0, "1", None):
+        with pytest.raises(TypeError, match="seed must be a whole number; got"):
+            Sampling(seed=seed)
+    with pytest.raises(TypeError, match=r"image must be a torch\.Tensor, got ndarray"):
+        translator.translate(image.numpy())
+    with pytest.raises(TypeError, match=r"reference must be a torch\.Tensor, got ndarray"):
+        translator.translate(image, reference=image.numpy())
     with pytest.raises(ValueError, match="reference must have"):
         translator.translate(image, reference=images(1, 1, 8, 9))
     with pytest.raises(ValueError, match="deform=False"):

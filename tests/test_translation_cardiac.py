@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -28,7 +27,6 @@ from plasticine.training.recipe import Recipe
 @pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
     """The recipe on rings of two populations, so small that it trains in a second."""
-    shipped = load_recipe("cardiac-population")
     arrays = {}
     rows, columns = np.mgrid[:24, :28]
     for population, radius in (("failing", 7.0), ("normal", 5.0)):
@@ -39,16 +37,17 @@ def recipe(tmp_path: Path) -> Recipe:
         arrays[f"{population}_lv_mask"] = inside
         arrays[f"{population}_patient"] = np.array([f"{population}-{i % 3}" for i in range(6)])
     np.savez(tmp_path / "hearts.npz", **arrays)
-    small = dataclasses.replace(shipped, data=dict(shipped.data), model=dict(shipped.model))
-    small.data.update(file="hearts.npz", held_out=["failing-0", "normal-1"], crop=[20, 24])
-    small.model.update(
-        denoiser={"channels": [8, 8], "blocks": 1, "patch_size": 2},
-        velocity={"channels": [4, 4]},
-        sampling={"steps": 2, "guidance": 1.0, "start": 1.0},
+    stage = {"steps": 2, "batch": 2, "checkpoint_every": 2, "precision": "float32"}
+    return load_recipe("cardiac-population").changed(
+        data={"file": "hearts.npz", "held_out": ["failing-0", "normal-1"], "crop": [20, 24]},
+        model={
+            "denoiser": {"channels": [8, 8], "blocks": 1, "patch_size": 2},
+            "velocity": {"channels": [4, 4]},
+            "sampling": {"steps": 2, "guidance": 1.0, "start": 1.0},
+        },
+        diffusion=stage,
+        registration=stage,
     )
-    for settings in (small.diffusion, small.registration):
-        settings.update(steps=2, batch=2, checkpoint_every=2, precision="float32")
-    return small
 
 
 def test_hearts_are_read_as_the_recipe_cuts_them(recipe: Recipe, tmp_path: Path) -> None:

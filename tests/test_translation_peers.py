@@ -30,7 +30,6 @@ from benchmarks.translation.registered_target import register
 from benchmarks.translation.task import CROP, Task, from_network, to_network
 from benchmarks.translation.unconditional import ddib, sdedit, unconditional_denoiser
 from plasticine.diffusion import ImageUNet
-from plasticine.training import load_recipe
 from plasticine.training.data import RandomDeformation
 from plasticine.translation import TranslationModel, Translator
 
@@ -95,8 +94,10 @@ def test_every_method_translates(task: Task, tmp_path: Path) -> None:
 
 
 def test_held_out_measures_and_draws_every_way_to_translate(task: Task, tmp_path: Path) -> None:
-    model = load_recipe("brain-t1-t2").model | {
+    model = {
+        "ndim": 2,
         "structure": {"name": "kmeans", "clusters": 3},
+        "schedule": {"kind": "cosine", "steps": 1000},
         "denoiser": NETWORK,
         "velocity": {"channels": [4, 4]},
         "sampling": {"steps": 1, "guidance": 1.0, "start": 1.0},

@@ -151,7 +151,7 @@ def test_the_model_chooses_the_solver(
     image = images(1, 1, 16, 16)
     assert untrained().translate(image).arguments["solver"] == "ddim"
     assert untrained(schedule="flow").translate(image).arguments["solver"] == "euler"
-    assert Translator.load("brain-t1-t2").model.solver == "ddim"
+    assert Translator.load("brain-t1-t2").model.configuration.sampling.solver == "ddim"
     chosen = untrained(solver="dpm-solver++").translate(image)
     assert chosen.arguments["solver"] == "dpm-solver++"
 

@@ -17,7 +17,7 @@ from torch import Tensor
 import plasticine
 from plasticine import reference
 
-OPERATOR = "warp_cubic"
+OPERATOR = "warp"
 
 MODES = ("cubic", "bspline")
 ROUNDING = comparison.ROUNDING | {torch.float32: 3e-5}

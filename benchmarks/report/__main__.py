@@ -21,7 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.report import record, roofline, tables
+from benchmarks.report import record, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 PLOT = "docs/roofline.png"
@@ -61,10 +61,17 @@ def main(arguments: list[str] | None = None) -> int:
         kept = options.result[0].resolve()
     print(tables.everything(run), tables.targets(run), sep="\n\n")
     if options.plot:
-        roofline.draw(run, options.plot)
+        _draw(run, options.plot)
     if options.write_readme:
         _write(run, options.root, kept.relative_to(options.root.resolve()).as_posix())
     return 0
+
+
+def _draw(run: record.Run, path: Path) -> None:
+    """The picture; a machine that only measures has no Matplotlib."""
+    from benchmarks.report import roofline
+
+    roofline.draw(run, path)
 
 
 def _is_kept(options: argparse.Namespace) -> bool:
@@ -93,7 +100,7 @@ def _measure(for_pytest: list[str]) -> record.Run:
 
 
 def _write(run: record.Run, root: Path, kept: str) -> None:
-    roofline.draw(run, root / PLOT)
+    _draw(run, root / PLOT)
     tables.replace_between_markers(
         root / "README.md", "benchmarks", tables.readme_section(run, kept, PLOT)
     )

@@ -78,15 +78,17 @@ class Hearts:
 def load_hearts(recipe: Recipe, folder: Path, population: str) -> Hearts:
     """Read "failing" or "normal", cut as the recipe cuts them."""
     data = recipe.data
-    with np.load(folder / data["file"]) as archive:
-        images = torch.from_numpy(archive[population]).float()[:, None] / data["maximum"]
+    assert data.file is not None
+    assert data.maximum is not None
+    with np.load(folder / data.file) as archive:
+        images = torch.from_numpy(archive[population]).float()[:, None] / data.maximum
         ventricle = torch.from_numpy(archive[f"{population}_lv_mask"])[:, None] > 0
         names, patient = np.unique(archive[f"{population}_patient"], return_inverse=True)
     return Hearts(
-        crop_to(images, data["crop"]),
-        crop_to(ventricle, data["crop"]),
+        crop_to(images, data.crop),
+        crop_to(ventricle, data.crop),
         torch.from_numpy(patient),
-        torch.from_numpy(np.isin(names, data["held_out"])[patient]),
+        torch.from_numpy(np.isin(names, data.held_out or ())[patient]),
     )
 
 
@@ -238,7 +240,7 @@ def trained_segmenter(
     identity = {
         "network": {key: str(value) for key, value in NETWORK.items()},
         "deformation": asdict(DEFORMATION),
-        "data": recipe.data["file"],
+        "data": recipe.data.file,
         "images": len(normal.images),
     }
     training = train("segmenter", learner, budget, folder / "segmenter.safetensors", identity, seed)
@@ -296,7 +298,7 @@ def main() -> None:
     draw(trace, failing, normal, carried, found, arguments.output / "cardiac.png")
     record = {
         "recipe": RECIPE,
-        "held_out": recipe.data["held_out"],
+        "held_out": recipe.data.held_out,
         "training": {"model": translator.card["training_steps"], "segmenter": training},
         "segmenter_taught_by": {
             "patients": len(taught.patient.unique()),

@@ -49,7 +49,6 @@ from plasticine.metrics import (
     kernel_distance,
 )
 from plasticine.training import load_recipe
-from plasticine.training.data import RandomDeformation
 from plasticine.translation import Translator
 
 PAIRED = "has seen true pairs: a bound, not a competitor"
@@ -96,7 +95,7 @@ class Peers:
 
     def __init__(self, task: Task, settings: Settings) -> None:
         self.task, self.settings = task, settings
-        self.deformation = RandomDeformation(**load_recipe("brain-t1-t2").augmentation)
+        self.deformation = load_recipe("brain-t1-t2").augmentation
         self.training: dict[str, Any] = {}
 
     def train(self, methods: Iterable[str]) -> None:
@@ -288,12 +287,10 @@ def table(figures: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for name, values in figures.items():
-        correlation = values["correlation_inside"]
-        shown = "-" if correlation is None else f"{correlation:.2f}"
         lines.append(
             f"| {name} | {values['psnr']:.2f} | {values['ssim']:.3f} | "
-            f"{values['ssim_inside']:.2f} | {shown} | {1000 * values['frechet_distance']:.1f} | "
-            f"{values['note']} |"
+            f"{values['ssim_inside']:.2f} | {values['correlation_inside']:.2f} | "
+            f"{1000 * values['frechet_distance']:.1f} | {values['note']} |"
         )
     return "\n".join(lines)
 
@@ -340,7 +337,7 @@ def main() -> None:
         budget=Budget(arguments.minutes, arguments.steps),
         output=arguments.output,
         seed=arguments.seed,
-        network=load_recipe("brain-t1-t2").model["denoiser"],
+        network=load_recipe("brain-t1-t2").model.denoiser.model_dump(mode="json"),
     )
     peers = Peers(task, settings)
     figures, images = compare(

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +32,9 @@ from plasticine.translation import Trace, Translator
 
 
 def score(translated: torch.Tensor, data: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """The figures of one translation, as JSON holds them."""
+    """The figures of one translation."""
     result = evaluate_translation(translated, data["truth"], mask=data["mask"], erosion=4)
-    # A constant image has no correlation, and JSON no NaN.
-    return {
-        name: None if isinstance(value, float) and math.isnan(value) else value
-        for name, value in dataclasses.asdict(result).items()
-    }
+    return dataclasses.asdict(result)
 
 
 def measure(
@@ -161,7 +156,6 @@ def main() -> None:
     }
     write(arguments.output / "held_out.json", record)
     for name, values in figures.items():
-        correlation = values["correlation_inside"]
         folds = "-"
         if "folds" in values:
             folds = (
@@ -171,7 +165,7 @@ def main() -> None:
         print(
             f"{name:40s} PSNR {values['psnr']:.2f} SSIM {values['ssim']:.3f}  inside: "
             f"SSIM {values['ssim_inside']:.3f} "
-            f"correlation {'-' if correlation is None else f'{correlation:.3f}'}  "
+            f"correlation {values['correlation_inside']:.3f}  "
             f"folds {folds}"
         )
 

@@ -98,7 +98,7 @@ def components(mask: Tensor, least: int) -> Tensor:
 def load_patient(translator: Translator, folder: Path, least: int) -> Patient:
     """Read T1, T2 and lesions of patient 07 onto the model's grid, as a translation would."""
     laid = model_images(read_volume(folder / "patient07_T1.nii.gz"), translator.card)
-    any_lesion = laid.labels(folder / "patient07_lesions.nii.gz") > 0
+    any_lesion = laid.labels(folder / "patient07_lesions.nii.gz")[0] > 0
     filled = [ndimage.binary_fill_holes(image > FOREGROUND) for image in laid.images[:, 0].numpy()]
     brain = torch.from_numpy(np.stack(filled))[:, None]
     # One histogram for all slices; background is the darkest of four classes.
@@ -107,7 +107,7 @@ def load_patient(translator: Translator, folder: Path, least: int) -> Patient:
     matter = erode(((classes == 3) | any_lesion) & brain, 1)
     return Patient(
         laid.images,
-        laid.reference(folder / "patient07_T2.nii.gz"),
+        laid.reference(folder / "patient07_T2.nii.gz")[0],
         components(any_lesion, least),
         any_lesion,
         brain,

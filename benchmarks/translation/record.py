@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import plasticine
+from plasticine.report.record import as_plain
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -50,6 +51,6 @@ def versions() -> dict[str, str]:
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
-    """Write a record as JSON."""
-    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    """Write a record as JSON, NaN and infinity as words, as ``report`` does."""
+    text = json.dumps(as_plain(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     path.write_text(text, encoding="utf-8")

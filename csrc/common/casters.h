@@ -13,9 +13,9 @@ namespace plasticine {
 
 // A function of a struct as a function of its fields, in the order of their declaration. Fields at
 // the end that are not named keep their defaults.
-template <typename... Fields, typename Call>
-auto of_fields(void (*run)(const Call&)) {
-  return [run](Fields... fields) { run(Call{std::move(fields)...}); };
+template <typename... Fields, typename Call, typename... Rest>
+auto of_fields(void (*run)(const Call&, Rest...)) {
+  return [run](Fields... fields, Rest... rest) { run(Call{std::move(fields)...}, rest...); };
 }
 
 }  // namespace plasticine

@@ -1,4 +1,5 @@
-// A tensor as it crosses from Python: an address, a type, sizes and strides. Nothing is owned.
+// A tensor as it crosses from Python: an address, a type, sizes and strides. Nothing is owned. One
+// without an address is absent, or has no elements.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +16,8 @@ struct Tensor {
   int ndim = 0;
   std::int64_t shape[kMaxAxes] = {};
   std::int64_t strides[kMaxAxes] = {};  // in elements
+
+  explicit operator bool() const { return data != nullptr; }
 
   template <typename Stored>
   Stored* as() const {

@@ -51,14 +51,14 @@ struct ComposeBackwardArguments {
         is_same(gradients.is_same),
         padding(padding_of_call) {
     if (gradients.field) {
-      grad_field = gradients.field->as<T>();
+      grad_field = gradients.field.as<T>();
     }
     if (gradients.field_fixed) {
-      grad_field_fixed = gradients.field_fixed->as<unsigned long long>();
-      fixed_scale = gradients.fixed_scale->as<const double>();
+      grad_field_fixed = gradients.field_fixed.as<unsigned long long>();
+      fixed_scale = gradients.fixed_scale.as<const double>();
     }
     if (gradients.displacement) {
-      grad_displacement = gradients.displacement->as<Stored>();
+      grad_displacement = gradients.displacement.as<Stored>();
     }
   }
 
@@ -178,12 +178,14 @@ void compose_backward(const Tensor& grad, const Composition& composition,
 }
 
 void compose_gradients(const Tensor& grad, const Tensor& u, const Tensor& v,
-                       const CompositionGradients& gradients, Padding padding, int device,
+                       CompositionGradients gradients, Padding padding, int device,
                        std::uintptr_t stream) {
   const DeviceGuard guard(device);
+  gradients.added = grad;
+  gradients.added_scale = 1.0;
   for (const auto& scattered : {gradients.field, gradients.field_fixed}) {
     if (scattered) {
-      zero_fill(*scattered, stream);
+      zero_fill(scattered, stream);
     }
   }
   Composition composition;

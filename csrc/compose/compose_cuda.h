@@ -31,14 +31,14 @@ void compose_forward(const ComposedPair& pair, Padding padding, std::uintptr_t s
 // Where the gradients of a composition go. All are contiguous.
 struct CompositionGradients {
   // The shape of the field, in the accumulator's type: the scattered sums are added to it.
-  std::optional<Tensor> field;
+  Tensor field;
   // int64, of the same shape, and one float64: a sum that does not depend on the order of the
   // atomics. Finite contributions, times the scale, are then added here, the others to `field`.
-  std::optional<Tensor> field_fixed;
-  std::optional<Tensor> fixed_scale;
+  Tensor field_fixed;
+  Tensor fixed_scale;
   // The displacement's own, in its type: written in full. Or none, and with `is_same` it is added
   // to `field`, for a field that is its own displacement.
-  std::optional<Tensor> displacement;
+  Tensor displacement;
   bool is_same = false;
   // To the displacement's is added added_scale * added(p), where that has data.
   Tensor added;
@@ -54,7 +54,7 @@ void compose_backward(const Tensor& grad, const Composition& composition,
 void compose(const Tensor& u, const Tensor& v, const Tensor& out, Padding padding, int device,
              std::uintptr_t stream);
 void compose_gradients(const Tensor& grad, const Tensor& u, const Tensor& v,
-                       const CompositionGradients& gradients, Padding padding, int device,
+                       CompositionGradients gradients, Padding padding, int device,
                        std::uintptr_t stream);
 
 }  // namespace plasticine::cuda

@@ -119,12 +119,11 @@ class Passes {
   // Adds the gradient of the field to grad_field, and there too that of the displacement, plus
   // added_scale * added, unless that has a field of its own.
   void unsample(const Tensor& grad, const Composition& composition, const Tensor& grad_field,
-                const std::optional<Tensor>& grad_displacement, const Tensor& added,
-                double added_scale) const {
+                const Tensor& grad_displacement, const Tensor& added, double added_scale) const {
     CompositionGradients gradients;
     gradients.field = grad_field;
     gradients.displacement = grad_displacement;
-    gradients.is_same = !grad_displacement.has_value();
+    gradients.is_same = !grad_displacement;
     gradients.added = added;
     gradients.added_scale = added_scale;
     compose_backward(grad, composition, gradients, flow_.padding, stream_);

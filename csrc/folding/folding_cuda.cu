@@ -60,7 +60,7 @@ struct ThreadSums {
     shift = voxels == 0 && isfinite(logarithm) ? logarithm : shift;
     const T distance = logarithm - shift;
     ++voxels;
-    folds += jacobian <= T(0) ? 1 : 0;
+    folds += jacobian > T(0) ? 0 : 1;  // NaN is no sign of a map without folds
     nan += jacobian == jacobian ? 0 : 1;
     minimum = jacobian < minimum ? jacobian : minimum;
     maximum = jacobian > maximum ? jacobian : maximum;
@@ -278,7 +278,7 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 void folding(const Tensor& displacement, const Tensor& partial, const Tensor& statistics,
-             Scheme scheme, bool interior, const double* spacing, int device,
+             Scheme scheme, bool interior, const std::vector<double>& spacing, int device,
              std::uintptr_t stream) {
   if (element_count(statistics) == 0) {
     return;
@@ -292,7 +292,7 @@ void folding(const Tensor& displacement, const Tensor& partial, const Tensor& st
       constexpr int D = decltype(dimension)::value;
       dispatch_index<Stored>(field_reach(displacement), [&](auto index_tag) {
         using Index = typename decltype(index_tag)::type;
-        const FieldLayout<D, accumulator_t<Stored>, Index> layout(displacement, spacing);
+        const FieldLayout<D, accumulator_t<Stored>, Index> layout(displacement, spacing.data());
         const Columns<D, Index> columns(displacement, interior);
         launch("folding", folding_kernel<D, Stored, Index>,
                dim3(static_cast<unsigned>(blocks), grid_extent(displacement.shape[0])), kThreads,

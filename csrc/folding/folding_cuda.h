@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "../common/tensor.h"
 #include "../common/types.h"
@@ -12,7 +13,7 @@ namespace plasticine::cuda {
 // least one block a sample; what the sums are rounded to depends on the number of blocks, and on
 // nothing else. Launched on the stream; raises std::runtime_error with CUDA's message.
 void folding(const Tensor& displacement, const Tensor& partial, const Tensor& statistics,
-             Scheme scheme, bool interior, const double* spacing, int device,
+             Scheme scheme, bool interior, const std::vector<double>& spacing, int device,
              std::uintptr_t stream);
 
 }  // namespace plasticine::cuda

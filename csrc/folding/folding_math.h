@@ -16,10 +16,10 @@ PLASTICINE_INLINE T triple_product(const T (&a)[3], const T (&b)[3], const T (&c
          a[2] * (b[0] * c[1] - b[1] * c[0]);
 }
 
-// The part of a signed volume that is negative, as a positive number; NaN counts as none.
+// The part of a signed volume that is negative, as a positive number; of NaN, NaN.
 template <typename T>
 PLASTICINE_INLINE T negative_part(T volume) {
-  return volume < T(0) ? -volume : T(0);
+  return volume >= T(0) ? T(0) : -volume;
 }
 
 // Non-diffeomorphic volume of one cell of voxel corners (Liu et al., IJCV 2024): the volume of its

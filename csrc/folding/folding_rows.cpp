@@ -46,7 +46,7 @@ void add_part(const T* PLASTICINE_RESTRICT jacobian, int n, T log_shift, Folding
   int nan = 0;
   for (int x = 0; x < n; ++x) {
     const T value = jacobian[x];
-    folds += value <= T(0) ? 1 : 0;
+    folds += value > T(0) ? 0 : 1;  // NaN is no sign of a map without folds
     nan += value == value ? 0 : 1;
     const T logarithm = clipped_log(value) - log_shift;
     logs[x] = logarithm;

@@ -16,6 +16,8 @@ namespace {
 constexpr std::int64_t kBlocksPerInversionTask = 64;
 // How many rows back a solution still says more about a voxel's than its own displacement does.
 constexpr std::int64_t kFarthestRow = 3;
+// After how many iterations of a block to ask whether the call goes on.
+constexpr int kIterationsBetweenQuestions = 128;
 
 template <typename T>
 class Inversion {
@@ -173,6 +175,9 @@ class Inversion {
         remaining.open += advance_carefully(field, last, working);
       }
       outcome.iterations = iteration;
+      if (iteration % kIterationsBetweenQuestions == kIterationsBetweenQuestions - 1) {
+        leave_if_over();
+      }
       if (remaining.open == 0 || last) {
         break;
       }

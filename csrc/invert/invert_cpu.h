@@ -6,10 +6,10 @@
 namespace plasticine {
 
 struct Invert {
-  Tensor displacement;  // u, (N, d, *spatial)
-  Tensor out;           // w, the same, contiguous
-  Tensor residual;      // (N,), of the accumulator type: the largest |w(p) + u(p + w(p))|
-  Tensor iterations;    // (N,) int64: the most steps that a voxel took
+  Tensor displacement;   // u, (N, d, *spatial)
+  Tensor out;            // w, the same, contiguous
+  Tensor residual;       // (N,), of the accumulator type: the largest |w(p) + u(p + w(p))|
+  Tensor iterations;     // (N,) int64: the most steps that a voxel took
   double tolerance = 0;  // of the residual, in voxels
   int limit = 0;         // the most steps
   Padding padding = Padding::border;

@@ -15,9 +15,9 @@ struct Invert {
   // in the accumulator's type, NaN where any is; and the most steps that a voxel took, int64.
   Tensor squared_residual;
   Tensor iterations;
-  Padding padding = Padding::border;
   double tolerance = 0;  // of the residual, in voxels
   int limit = 0;         // the most steps
+  Padding padding = Padding::border;
 };
 
 constexpr int kInvertThreads = 128;

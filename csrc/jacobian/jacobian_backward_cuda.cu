@@ -298,8 +298,8 @@ void run(const Tensor& grad_out, const Tensor& displacement, const Tensor& grad_
 }  // namespace
 
 void jacobian_backward(const Tensor& grad_out, const Tensor& displacement,
-                       const Tensor& grad_displacement, Scheme scheme, const double* spacing,
-                       int device, std::uintptr_t stream) {
+                       const Tensor& grad_displacement, Scheme scheme,
+                       const std::vector<double>& spacing, int device, std::uintptr_t stream) {
   if (element_count(grad_displacement) == 0) {
     return;
   }
@@ -313,13 +313,13 @@ void jacobian_backward(const Tensor& grad_out, const Tensor& displacement,
         using Index = typename decltype(index_tag)::type;
         if constexpr (sizeof(Index) == 4) {
           if (scheme == Scheme::central) {
-            run<true, D, Stored, Index>(grad_out, displacement, grad_displacement, scheme, spacing,
-                                        stream);
+            run<true, D, Stored, Index>(grad_out, displacement, grad_displacement, scheme,
+                                        spacing.data(), stream);
             return;
           }
         }
-        run<false, D, Stored, Index>(grad_out, displacement, grad_displacement, scheme, spacing,
-                                     stream);
+        run<false, D, Stored, Index>(grad_out, displacement, grad_displacement, scheme,
+                                     spacing.data(), stream);
       });
     });
   });

@@ -188,8 +188,8 @@ void jacobian_forward(const Tensor& displacement, const Tensor& out, Scheme sche
 }
 
 void jacobian_backward(const Tensor& grad_out, const Tensor& displacement,
-                       const Tensor& grad_displacement, Scheme scheme, const std::vector<double>& spacing,
-                       int threads) {
+                       const Tensor& grad_displacement, Scheme scheme,
+                       const std::vector<double>& spacing, int threads) {
   prefer_huge_pages(grad_displacement);
   if (displacement.dtype == DType::float64) {
     backward<double>(grad_out, displacement, grad_displacement, scheme, spacing.data(), threads);

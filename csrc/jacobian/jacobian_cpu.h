@@ -13,7 +13,7 @@ void jacobian_forward(const Tensor& displacement, const Tensor& out, Scheme sche
                       const std::vector<double>& spacing, int threads);
 
 void jacobian_backward(const Tensor& grad_out, const Tensor& displacement,
-                       const Tensor& grad_displacement, Scheme scheme, const std::vector<double>& spacing,
-                       int threads);
+                       const Tensor& grad_displacement, Scheme scheme,
+                       const std::vector<double>& spacing, int threads);
 
 }  // namespace plasticine

@@ -163,7 +163,7 @@ bool is_packed(const Tensor& displacement, const Tensor& out) {
 }  // namespace
 
 void jacobian_forward(const Tensor& displacement, const Tensor& out, Scheme scheme,
-                      const double* spacing, int device, std::uintptr_t stream) {
+                      const std::vector<double>& spacing, int device, std::uintptr_t stream) {
   if (element_count(out) == 0) {
     return;
   }
@@ -177,16 +177,17 @@ void jacobian_forward(const Tensor& displacement, const Tensor& out, Scheme sche
         if constexpr (sizeof(Index) == 4) {
           if (is_packed(displacement, out)) {
             if (scheme == Scheme::central) {
-              run<Differences::central, kPack, D, Stored, Index>(displacement, out, scheme, spacing,
-                                                                 stream);
+              run<Differences::central, kPack, D, Stored, Index>(displacement, out, scheme,
+                                                                 spacing.data(), stream);
             } else {
               run<Differences::one_sided, kPack, D, Stored, Index>(displacement, out, scheme,
-                                                                   spacing, stream);
+                                                                   spacing.data(), stream);
             }
             return;
           }
         }
-        run<Differences::any, 1, D, Stored, Index>(displacement, out, scheme, spacing, stream);
+        run<Differences::any, 1, D, Stored, Index>(displacement, out, scheme, spacing.data(),
+                                                   stream);
       });
     });
   });

@@ -238,9 +238,8 @@ void solve_lines(T* source, Target* target, const Tensor& image, int axis, Paddi
 
 }  // namespace
 
-void spline_coefficients(const Tensor& image, const Tensor& out,
-                         const std::optional<Tensor>& scratch, Padding padding, bool adjoint,
-                         int device, std::uintptr_t stream) {
+void spline_coefficients(const Tensor& image, const Tensor& out, const Tensor& scratch,
+                         Padding padding, bool adjoint, int device, std::uintptr_t stream) {
   if (element_count(image) == 0) {
     return;
   }
@@ -248,7 +247,7 @@ void spline_coefficients(const Tensor& image, const Tensor& out,
   dispatch_types(image.dtype, image.dtype, [&](auto tag, auto) {
     using Stored = typename decltype(tag)::type;
     using T = accumulator_t<Stored>;
-    T* const between = (scratch ? *scratch : out).template as<T>();
+    T* const between = (scratch ? scratch : out).template as<T>();
     const int last = image.ndim - 1;
     const ImageRows<Stored> rows(image);
     const SplineTable<T> table(image.shape[last], padding, adjoint);

@@ -3,6 +3,7 @@
 // A thread owns an output voxel. The image's gradient is scattered with atomics
 // (warp_cuda_scatter.cuh), in fixed point where a deterministic sum is asked for; the affine's is
 // summed in a fixed order, by warp, then by block, then by Python over the partial sums.
+#include "warp_cubic_cuda.h"
 #include "warp_cuda_adjoint.cuh"
 
 namespace plasticine::cuda {
@@ -183,11 +184,11 @@ __global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image
 
 template <Padding padding, int D, typename Image, typename Field, typename Index>
 void launch_backward(const Tensor& grad, const Tensor& image, const Tensor& displacement,
-                     const std::optional<Tensor>& affine, const WarpGradients& gradients, Mode mode,
+                     const Tensor& affine, const WarpGradients& gradients, Mode mode,
                      Padding padding_of_call, StreamHandle stream) {
-  const bool needs_image = gradients.image.has_value();
-  const bool needs_location = mode == Mode::linear && (gradients.displacement.has_value() ||
-                                                       gradients.affine_partial.has_value());
+  const bool needs_image = gradients.image.data != nullptr;
+  const bool needs_location =
+      mode == Mode::linear && (gradients.displacement || gradients.affine_partial);
   if (!needs_image && !needs_location) {
     return;
   }
@@ -212,8 +213,13 @@ void launch_backward(const Tensor& grad, const Tensor& image, const Tensor& disp
 }  // namespace
 
 void warp_backward(const Tensor& grad, const Tensor& image, const Tensor& displacement,
-                   const std::optional<Tensor>& affine, const WarpGradients& gradients, Mode mode,
-                   Padding padding, int device, std::uintptr_t stream) {
+                   const Tensor& affine, const WarpGradients& gradients, Mode mode, Padding padding,
+                   int device, std::uintptr_t stream) {
+  if (is_cubic(mode)) {
+    warp_cubic_backward(grad, image, displacement, affine, gradients, mode, padding, device,
+                        stream);
+    return;
+  }
   const DeviceGuard guard(device);
   const bool is_empty = element_count(grad) == 0;
   prepare_gradients(gradients, is_empty || mode == Mode::nearest, stream);

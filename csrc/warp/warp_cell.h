@@ -48,9 +48,10 @@ PLASTICINE_INLINE AxisCell<T, Index> axis_cell(T coordinate, Index size) {
     cell.slope_second = second * (t < one ? rising_second : falling_second);
   } else {
     // x is within the image, and at its last voxel, where the second voxel has weight one, the
-    // derivative is zero.
-    cell.weight_first = one - t;
-    cell.weight_second = t;
+    // derivative is zero. From 2^24 voxels on the last one's coordinate may round up (float32).
+    const T second = at_most(t, one);
+    cell.weight_first = one - second;
+    cell.weight_second = second;
     cell.slope_first = -padded.derivative;
     cell.slope_second = padded.derivative;
   }

@@ -182,13 +182,12 @@ __global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image
 }  // namespace
 
 void warp_cubic_backward(const Tensor& grad, const Tensor& image, const Tensor& displacement,
-                         const std::optional<Tensor>& affine, const WarpGradients& gradients,
-                         Mode mode, Padding padding, int device, std::uintptr_t stream) {
+                         const Tensor& affine, const WarpGradients& gradients, Mode mode,
+                         Padding padding, int device, std::uintptr_t stream) {
   const DeviceGuard guard(device);
   prepare_gradients(gradients, element_count(grad) == 0, stream);
-  const bool needs_location =
-      gradients.displacement.has_value() || gradients.affine_partial.has_value();
-  if (element_count(grad) == 0 || (!gradients.image.has_value() && !needs_location)) {
+  const bool needs_location = gradients.displacement || gradients.affine_partial;
+  if (element_count(grad) == 0 || (!gradients.image && !needs_location)) {
     return;
   }
   dispatch_cubic_instance(

@@ -23,6 +23,9 @@ void locate_cubic_axis(const T* PLASTICINE_RESTRICT coordinate, Index size, int 
     const T bounded = padded.value > T(-3) ? padded.value : T(-3);
     Index index = static_cast<Index>(bounded);
     index -= static_cast<T>(index) > bounded ? 1 : 0;
+    if constexpr (pads_location(mode, padding)) {
+      index = padded_index<padding>(index, size);
+    }
     const T t = padded.value - static_cast<T>(index);
     T value[kTaps];
     cubic_weights<mode>(t, value);

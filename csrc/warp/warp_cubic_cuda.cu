@@ -40,9 +40,9 @@ __global__ void __launch_bounds__(kThreads, (resident_blocks<accumulator_t<Image
 
 }  // namespace
 
-void warp_cubic_forward(const Tensor& image, const Tensor& displacement,
-                        const std::optional<Tensor>& affine, const Tensor& out, Mode mode,
-                        Padding padding, int device, std::uintptr_t stream) {
+void warp_cubic_forward(const Tensor& image, const Tensor& displacement, const Tensor& affine,
+                        const Tensor& out, Mode mode, Padding padding, int device,
+                        std::uintptr_t stream) {
   if (element_count(out) == 0) {
     return;
   }

@@ -47,8 +47,11 @@ struct CubicCell {
       const PaddedCoordinate<T> padded =
           pad_before_taps(mode, padding, location[axis], static_cast<T>(last));
       const T bounded = padded.value > T(-3) ? padded.value : T(-3);  // NaN, too, gets an index
-      const T lower = round_down(bounded);
-      const T t = padded.value - lower;
+      Index lower = static_cast<Index>(round_down(bounded));
+      if (pads_location(mode, padding)) {
+        lower = padded_index<Padding::border>(lower, size[axis]);
+      }
+      const T t = padded.value - static_cast<T>(lower);
       is_nan = is_nan || t != t;
       if (mode == Mode::bspline) {
         cubic_weights<Mode::bspline>(t, weight[axis]);
@@ -62,7 +65,7 @@ struct CubicCell {
           cubic_slopes<Mode::cubic>(t, slope[axis]);
         }
       }
-      first[axis] = static_cast<Index>(lower) - 1;
+      first[axis] = lower - 1;
       inside[axis] = 0;
 #pragma unroll
       for (int k = 0; k < kTaps; ++k) {

@@ -12,12 +12,16 @@ PLASTICINE_NAMESPACE_BEGIN
 
 constexpr int kTaps = 4;
 
+// Where it is the location that is padded, and not only its taps one by one. The kernels are even:
+// reflecting the location or every tap is the same.
+PLASTICINE_INLINE constexpr bool pads_location(Mode mode, Padding padding) {
+  return padding == Padding::reflection || (padding == Padding::border && mode == Mode::bspline);
+}
+
 // The padded coordinate; see pad_coordinate. Within [-3, last + 3], or NaN.
 template <Mode mode, Padding padding, typename T>
 PLASTICINE_INLINE PaddedCoordinate<T> pad_cubic_coordinate(T x, T last) {
-  if constexpr (padding == Padding::reflection ||
-                (padding == Padding::border && mode == Mode::bspline)) {
-    // The kernels are even: reflecting the location or every tap is the same.
+  if constexpr (pads_location(mode, padding)) {
     return pad_coordinate<padding>(x, last);
   } else {
     // So far out all taps are zero, or all the same voxel: the derivative is exactly zero, and

@@ -1,5 +1,6 @@
 // warp forward on the GPU: a thread finds where its voxel is sampled once, then serves its
 // channels.
+#include "warp_cubic_cuda.h"
 #include "warp_cuda_location.cuh"
 
 namespace plasticine::cuda {
@@ -84,9 +85,13 @@ __global__ void __launch_bounds__(
 
 }  // namespace
 
-void warp_forward(const Tensor& image, const Tensor& displacement,
-                  const std::optional<Tensor>& affine, const Tensor& out, Mode mode,
-                  Padding padding, int device, std::uintptr_t stream) {
+void warp_forward(const Tensor& image, const Tensor& displacement, const Tensor& affine,
+                  const Tensor& out, Mode mode, Padding padding, int device,
+                  std::uintptr_t stream) {
+  if (is_cubic(mode)) {
+    warp_cubic_forward(image, displacement, affine, out, mode, padding, device, stream);
+    return;
+  }
   if (element_count(out) == 0) {
     return;
   }

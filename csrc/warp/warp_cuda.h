@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 
 #include "../common/tensor.h"
 #include "../common/types.h"
@@ -11,26 +10,25 @@ namespace plasticine::cuda {
 
 // out(n, c, p) = image(n, c, A p + t + u(p)); out is contiguous, (N, C, *spatial).
 // Launched on the stream; raises std::runtime_error with CUDA's message.
-void warp_forward(const Tensor& image, const Tensor& displacement,
-                  const std::optional<Tensor>& affine, const Tensor& out, Mode mode,
-                  Padding padding, int device, std::uintptr_t stream);
+void warp_forward(const Tensor& image, const Tensor& displacement, const Tensor& affine,
+                  const Tensor& out, Mode mode, Padding padding, int device, std::uintptr_t stream);
 
 // The gradients asked for. All are contiguous and written in full.
 struct WarpGradients {
   // (N, C, *image_spatial) in the accumulator's type.
-  std::optional<Tensor> image;
+  Tensor image;
   // int64, the shape of `image`, and one float64: a sum that does not depend on the order of the
   // atomics. Finite contributions, times the scale, are then added here, the others to `image`.
-  std::optional<Tensor> image_fixed;
-  std::optional<Tensor> fixed_scale;
+  Tensor image_fixed;
+  Tensor fixed_scale;
   // (N, d, *spatial) in the displacement's type.
-  std::optional<Tensor> displacement;
+  Tensor displacement;
   // (N, P, d, d + 1) in the accumulator's type: P partial sums over the voxels of each sample.
-  std::optional<Tensor> affine_partial;
+  Tensor affine_partial;
 };
 
 void warp_backward(const Tensor& grad, const Tensor& image, const Tensor& displacement,
-                   const std::optional<Tensor>& affine, const WarpGradients& gradients, Mode mode,
-                   Padding padding, int device, std::uintptr_t stream);
+                   const Tensor& affine, const WarpGradients& gradients, Mode mode, Padding padding,
+                   int device, std::uintptr_t stream);
 
 }  // namespace plasticine::cuda

@@ -119,17 +119,17 @@ template <typename T, typename Field>
 GradientBuffers<T, Field> buffers_of(const WarpGradients& gradients) {
   GradientBuffers<T, Field> buffers;
   if (gradients.image) {
-    buffers.image = gradients.image->as<T>();
+    buffers.image = gradients.image.as<T>();
   }
   if (gradients.image_fixed) {
-    buffers.image_fixed = gradients.image_fixed->as<unsigned long long>();
-    buffers.fixed_scale = gradients.fixed_scale->as<const double>();
+    buffers.image_fixed = gradients.image_fixed.as<unsigned long long>();
+    buffers.fixed_scale = gradients.fixed_scale.as<const double>();
   }
   if (gradients.displacement) {
-    buffers.displacement = gradients.displacement->as<Field>();
+    buffers.displacement = gradients.displacement.as<Field>();
   }
   if (gradients.affine_partial) {
-    buffers.affine_partial = gradients.affine_partial->as<T>();
+    buffers.affine_partial = gradients.affine_partial.as<T>();
   }
   return buffers;
 }
@@ -140,12 +140,12 @@ inline void prepare_gradients(const WarpGradients& gradients, bool is_constant,
                               StreamHandle stream) {
   for (const auto& scattered : {gradients.image, gradients.image_fixed}) {
     if (scattered) {
-      zero_fill(*scattered, stream);
+      zero_fill(scattered, stream);
     }
   }
   for (const auto& stored : {gradients.displacement, gradients.affine_partial}) {
     if (stored && is_constant) {
-      zero_fill(*stored, stream);
+      zero_fill(stored, stream);
     }
   }
 }
@@ -166,7 +166,7 @@ inline std::int64_t largest_offset(const Tensor& grad, const Tensor& image,
 inline dim3 backward_grid(std::int64_t blocks, const Tensor& grad, const WarpGradients& gradients,
                           bool needs_location) {
   if (needs_location && gradients.affine_partial) {
-    blocks = gradients.affine_partial->shape[1];
+    blocks = gradients.affine_partial.shape[1];
   }
   return launch_grid(blocks, grad.shape[0], needs_location ? 1 : grad.shape[1]);
 }

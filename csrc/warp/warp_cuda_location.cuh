@@ -62,7 +62,7 @@ struct WarpInputs {
   std::int64_t channels = 0;
 
   WarpInputs(const Tensor& image_tensor, const Tensor& displacement_tensor,
-             const std::optional<Tensor>& affine_tensor, Padding padding_of_call = Padding::border)
+             const Tensor& affine_tensor, Padding padding_of_call = Padding::border)
       : image(image_tensor),
         displacement(displacement_tensor),
         row_length(displacement_tensor.shape[1 + D]),
@@ -76,9 +76,9 @@ struct WarpInputs {
       voxels *= size[axis];
     }
     if (affine_tensor) {
-      affine = affine_tensor->as<const Field>();
+      affine = affine_tensor.as<const Field>();
       for (int axis = 0; axis < 3; ++axis) {
-        affine_stride[axis] = affine_tensor->strides[axis];
+        affine_stride[axis] = affine_tensor.strides[axis];
       }
     }
   }
@@ -269,7 +269,7 @@ struct Cell {
     const T x = padded.value;
     constexpr T kFirst = padding == Padding::zeros ? T(-2) : T(0);
     const T bounded = x > kFirst ? x : kFirst;  // NaN, too, becomes a number
-    const Index found = static_cast<Index>(round_down(bounded));
+    const Index found = padded_index<padding>(static_cast<Index>(round_down(bounded)), size);
     index[axis] = found;
     upper[axis] = x - static_cast<T>(found);
     lower[axis] = T(1) - upper[axis];

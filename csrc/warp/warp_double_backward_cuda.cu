@@ -19,15 +19,15 @@ struct Directions {
 
   explicit Directions(const WarpDoubleBackward& call) {
     if (call.image_direction) {
-      image = ChannelFirst<D, Image, Index>(*call.image_direction);
+      image = ChannelFirst<D, Image, Index>(call.image_direction);
     }
     if (call.field_direction) {
-      field = ChannelFirst<D, Field, Index>(*call.field_direction);
+      field = ChannelFirst<D, Field, Index>(call.field_direction);
     }
     if (call.affine_direction) {
-      affine = call.affine_direction->template as<const Field>();
+      affine = call.affine_direction.template as<const Field>();
       for (int axis = 0; axis < 3; ++axis) {
-        affine_stride[axis] = call.affine_direction->strides[axis];
+        affine_stride[axis] = call.affine_direction.strides[axis];
       }
     }
   }
@@ -213,7 +213,7 @@ void warp_double_backward(const WarpDoubleBackward& call, int device, std::uintp
         const Boxes<D, Index> boxes(call.grad_out, 1);
         const auto buffers = buffers_of<accumulator_t<Image>, Field>(call.gradients);
         Image* const to_grad_out =
-            call.to_grad_out ? call.to_grad_out->template as<Image>() : nullptr;
+            call.to_grad_out ? call.to_grad_out.template as<Image>() : nullptr;
         launch("warp_double_backward", double_backward_kernel<D, Image, Field, Index>,
                backward_grid(boxes.count(), call.grad_out, call.gradients, true), kThreads, stream,
                inputs, along, grad, boxes, to_grad_out, buffers, call.add);

@@ -9,14 +9,14 @@ namespace plasticine::cuda {
 // those to image, displacement and affine, as the warp's backward writes them; its image is null
 // where field_direction is. to_grad_out: contiguous, or null.
 struct WarpDoubleBackward {
-  std::optional<Tensor> image_direction;
-  std::optional<Tensor> field_direction;
-  std::optional<Tensor> affine_direction;
+  Tensor image_direction;
+  Tensor field_direction;
+  Tensor affine_direction;
   Tensor grad_out;
   Tensor image;
   Tensor displacement;
-  std::optional<Tensor> affine;
-  std::optional<Tensor> to_grad_out;
+  Tensor affine;
+  Tensor to_grad_out;
   WarpGradients gradients;
   Padding padding = Padding::border;
   bool add = false;

@@ -102,6 +102,17 @@ PLASTICINE_INLINE PaddedCoordinate<T> pad_coordinate(T x, T last) {
   return {x, derivative};
 }
 
+// The index of a padded location: border and reflection leave none outside, but on an axis of 2^24
+// voxels and more the coordinate of the last one may round up, in float32, to beyond it.
+template <Padding padding, typename Index>
+PLASTICINE_INLINE Index padded_index(Index index, Index size) {
+  if constexpr (padding == Padding::zeros) {
+    return index;
+  } else {
+    return index < size ? index : size - 1;
+  }
+}
+
 // The two neighbours of a location on one axis. lower and upper are always valid indices; a
 // neighbour that is not inside must be treated as the value zero (not loaded and multiplied by
 // zero: the image may hold NaN) and receives no gradient. At a NaN location neither is inside and
@@ -126,6 +137,7 @@ PLASTICINE_INLINE AxisSample<T, Index> sample_axis(T coordinate, Index size) {
   const T bounded = x > T(-2) ? x : T(-2);
   Index index = static_cast<Index>(bounded);
   index -= static_cast<T>(index) > bounded ? 1 : 0;
+  index = padded_index<padding>(index, size);
   AxisSample<T, Index> sample;
   sample.weight_upper = x - static_cast<T>(index);
   sample.weight_lower = T(1) - sample.weight_upper;
@@ -158,6 +170,7 @@ PLASTICINE_INLINE NearestSample<Index> nearest_axis(T coordinate, Index size) {
   // Half goes up from an odd index only.
   const Index up_at_half = static_cast<Index>(fraction == T(0.5)) & index & 1;
   index += static_cast<Index>(fraction > T(0.5)) | up_at_half;
+  index = padded_index<padding>(index, size);
   NearestSample<Index> sample;
   sample.inside = index >= 0 && index < size ? 1 : 0;
   sample.is_nan = x == x ? 0 : 1;

@@ -57,7 +57,9 @@ PLASTICINE_INLINE NearestLanes nearest_lanes(const Locator<D, padding>& locator,
         pad_coordinate<padding>(locator.coordinate(axis, start, live), to_float(size - 1)).value;
     // Ties to even; NaN becomes the least integer.
     const __m512i rounded =
-        _mm512_cvtps_epi32(_mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+        as_integers(padded_index<padding>(as_indices(_mm512_cvtps_epi32(_mm512_roundscale_ps(
+                                              x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))),
+                                          size));
     nearest.inside &= _mm512_cmplt_epu32_mask(rounded, as_integers(size));
     nearest.nan |= nan_bits(x, live);
     const IndexLanes index = as_indices(

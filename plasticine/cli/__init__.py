@@ -5,6 +5,8 @@ Nothing heavy is imported before a command needs it.
 
 from __future__ import annotations
 
+import io
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +26,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _path(text: str | Path) -> Path:
+    """A path as it was typed; an empty one would be the current folder, which nobody asked for."""
+    if not str(text).strip():
+        raise typer.BadParameter("expected a path, got an empty one")
+    return Path(text)
+
+
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Seed = Annotated[int, typer.Option(help="Seed of the noise.", min=0)]
+Seed = Annotated[int, typer.Option(help="Seed of the noise, at most 2^48 - 1.", min=0)]
 Steps = Annotated[
     int | None,
     typer.Option(help="Network runs of a sample; the model's own number if not given.", min=1),
@@ -34,8 +45,20 @@ Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1.")]
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Runs the command line.
+
+    What the terminal's encoding cannot show, such as the name of a file whose bytes are not
+    UTF-8, is written as an escape.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="plasticine")
+
+
+def _console() -> Console:
+    """Shows text as it is, be there brackets or colons in a file's name."""
+    return Console(highlight=False, markup=False, emoji=False)
 
 
 def _show_version(wanted: bool) -> None:
@@ -75,14 +98,18 @@ def translate(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="INPUT", help="NIfTI, .npy or picture file: one image or a stack of slices."
+            parser=_path,
+            metavar="INPUT",
+            help="NIfTI, .npy or picture file: one image or a stack of slices.",
         ),
     ],
     model: Annotated[str, typer.Option(help="Model file, or the name of a shipped one.")],
-    output: Annotated[Path, typer.Option(help="Folder for the results.")],
+    output: Annotated[Path, typer.Option(parser=_path, help="Folder for the results.")],
     labels: Annotated[
         Path | None,
-        typer.Option(help="Label map on the input's voxels, of a model that needs one."),
+        typer.Option(
+            parser=_path, help="Label map on the input's voxels, of a model that needs one."
+        ),
     ] = None,
     deform: Annotated[
         bool,
@@ -122,7 +149,9 @@ def translate(
     ] = None,
     reference: Annotated[
         Path | None,
-        typer.Option(help="Image of the target domain, on the input's voxels, to register to."),
+        typer.Option(
+            parser=_path, help="Image of the target domain, on the input's voxels, to register to."
+        ),
     ] = None,
     optimise: Annotated[
         bool,
@@ -195,7 +224,9 @@ def translate(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("plasticine-demo"),
+    output: Annotated[Path, typer.Option(parser=_path, help="Folder for the results.")] = Path(
+        "plasticine-demo"
+    ),
     seed: Seed = 0,
     steps: Steps = None,
     debug: Debug = False,
@@ -215,33 +246,42 @@ def demo(
 @app.command()
 def train(
     recipe: Annotated[str, typer.Option(help="Name of a shipped recipe, or a TOML file.")],
-    output: Annotated[Path, typer.Option(help="Folder for the checkpoints and the model file.")],
+    output: Annotated[
+        Path, typer.Option(parser=_path, help="Folder for the checkpoints and the model file.")
+    ],
     data: Annotated[
         Path | None,
-        typer.Option(envvar="PLASTICINE_DATA", help="Folder of the recipe's own images."),
+        typer.Option(
+            parser=_path, envvar="PLASTICINE_DATA", help="Folder of the recipe's own images."
+        ),
     ] = None,
     source: Annotated[
         Path | None,
-        typer.Option(help="Folder of images (NIfTI, .npy, pictures) in place of the source's."),
+        typer.Option(
+            parser=_path, help="Folder of images (NIfTI, .npy, pictures) in place of the source's."
+        ),
     ] = None,
     target: Annotated[
-        Path | None, typer.Option(help="Folder of images in place of the target's.")
+        Path | None, typer.Option(parser=_path, help="Folder of images in place of the target's.")
     ] = None,
     source_labels: Annotated[
         Path | None,
         typer.Option(
+            parser=_path,
             help="Folder of the source's label maps, where the recipe uses them: each named as "
-            "its image, or so with _labels at the end."
+            "its image, or so with _labels at the end.",
         ),
     ] = None,
     target_labels: Annotated[
-        Path | None, typer.Option(help="Folder of the target's label maps.")
+        Path | None, typer.Option(parser=_path, help="Folder of the target's label maps.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoints in the output folder.")
     ] = False,
     device: Device = "cpu",
-    seed: Seed = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of weights and random draws, at most 2^32 - 1.", min=0)
+    ] = 0,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Log to OUTPUT/tensorboard, too.")
     ] = False,
@@ -259,7 +299,7 @@ def train(
         started = time.perf_counter()
         check_device(device)
         with training_progress() as (advance, reading):
-            path = training.train(
+            model = training.train(
                 recipe,
                 data,
                 output,
@@ -277,36 +317,42 @@ def train(
         if not is_first():
             return
         seconds = time.perf_counter() - started
-        console = Console(soft_wrap=True, highlight=False)
-        console.print(f"Trained in {seconds:.0f} s: {path}", markup=False)
+        _console().print(f"Trained in {seconds:.0f} s: {model}", soft_wrap=True)
 
 
 @app.command()
 def evaluate(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="What `plasticine translate` wrote.")
+        Path,
+        typer.Argument(parser=_path, metavar="FOLDER", help="What `plasticine translate` wrote."),
     ],
     truth: Annotated[
         Path | None,
-        typer.Option(help="True image of the target domain, on the source's grid."),
+        typer.Option(parser=_path, help="True image of the target domain, on the source's grid."),
     ] = None,
     mask: Annotated[
         Path | None,
-        typer.Option(help="Mask on the source's grid: figures inside it, too. Needs --truth."),
+        typer.Option(
+            parser=_path, help="Mask on the source's grid: figures inside it, too. Needs --truth."
+        ),
     ] = None,
     erosion: Annotated[int, typer.Option(help="Voxels that the mask is eroded by.", min=0)] = 4,
     labels: Annotated[
-        Path | None, typer.Option(help="Label map of the source, carried by the deformation.")
+        Path | None,
+        typer.Option(parser=_path, help="Label map of the source, carried by the deformation."),
     ] = None,
     target_labels: Annotated[
         Path | None,
-        typer.Option(help="Label map of the translated image, to compare. Needs --labels."),
+        typer.Option(
+            parser=_path, help="Label map of the translated image, to compare. Needs --labels."
+        ),
     ] = None,
     target_folder: Annotated[
-        Path | None, typer.Option(help="Folder of target images: FID and KID of the slices.")
+        Path | None,
+        typer.Option(parser=_path, help="Folder of target images: FID and KID of the slices."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for the figures; FOLDER if not given.")
+        Path | None, typer.Option(parser=_path, help="Folder for the figures; FOLDER if not given.")
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -329,9 +375,11 @@ def evaluate(
             )
         with OutputFolder(output, report.EVALUATION_FILES) as temporary:
             report.write_evaluation(record, temporary)
-        console = Console(highlight=False)
+        console = _console()
         console.print(report.table_of(record))
-        console.print(f"Figures: {output / 'evaluation.json'}", soft_wrap=True, markup=False)
+        for note in record["notes"]:
+            console.print(f"Note: {note}", soft_wrap=True)
+        console.print(f"Figures: {output / 'evaluation.json'}", soft_wrap=True)
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
@@ -340,7 +388,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
     table.add_column(overflow="fold")
     for name, value in _flatten(facts):
         table.add_row(name, value)
-    Console(highlight=False).print(table)
+    _console().print(table)
 
 
 def _flatten(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -3,28 +3,83 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import signal
+import threading
+import time
 from collections.abc import Iterator
+from types import FrameType
 
 import typer
 from rich.console import Console
 
+_SAME_REQUEST = 5.0
+"""Seconds within which a second signal is taken for a part of the first one's request."""
+
 
 @contextlib.contextmanager
 def clear_errors(debug: bool) -> Iterator[None]:
-    """Turns what bad input raises into one line on stderr and exit code 1."""
+    """Turns what bad input raises into one line on stderr and exit code 1.
+
+    A request to end, SIGTERM or SIGHUP, ends the command as Ctrl-C does, with what it had begun to
+    write removed, and exit code 128 plus the signal's number.
+    """
     try:
-        yield
+        with _ended_by_signals():
+            yield
     except Exception as error:
         if debug or not isinstance(error, _expected_errors()):
             raise
         message = " ".join(str(error).split()) or type(error).__name__
-        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
         console.print("error:", style="bold red", end=" ")
-        console.print(message, markup=False)
+        console.print(message)
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted")
         raise typer.Exit(130) from None
+    except _Ended as ended:
+        Console(stderr=True).print(f"ended by {signal.Signals(ended.number).name}")
+        raise typer.Exit(128 + ended.number) from None
+
+
+class _Ended(BaseException):
+    """A signal asked for the end of the command."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Raises ``_Ended`` where a signal would end the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+
+    asked = -math.inf
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        before, asked = asked, time.monotonic()
+        # One request often comes as several signals: the others must not cut the removing off.
+        if asked - before > _SAME_REQUEST:
+            raise _Ended(number)
+
+    # One that is ignored, as nohup has it, stays so.
+    endings = [
+        number
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is signal.SIG_DFL
+    ]
+    try:
+        for number in endings:
+            signal.signal(number, end)
+        yield
+    finally:
+        for number in endings:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def check_device(device: str) -> None:

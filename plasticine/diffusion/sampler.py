@@ -165,7 +165,9 @@ def shared_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
         like: (N, 1, *spatial).
         generator: of the CPU, whatever the device of ``like``; None is torch's own.
     """
-    noise = torch.randn(1, 1, *like.shape[2:], generator=generator)
+    noise = torch.randn(
+        1, 1, *like.shape[2:], generator=generator, dtype=torch.float32, device="cpu"
+    )
     return noise.to(like.device).expand_as(like)
 
 
@@ -182,7 +184,9 @@ def log_snr_grid(schedule: NoiseSchedule, start: int, intervals: int) -> list[in
     """
     log_snr = _log_snr(schedule)[1 : start + 1]
     lowest = log_snr[-1].clamp_min(LOWEST_LOG_SNR)
-    wanted = lowest + (log_snr[0] - lowest) * torch.linspace(0, 1, intervals, dtype=torch.float64)
+    wanted = lowest + (log_snr[0] - lowest) * torch.linspace(
+        0, 1, intervals, dtype=torch.float64, device="cpu"
+    )
     nearest = 1 + (log_snr[:, None] - wanted).abs().argmin(0)
     return sorted({start, *nearest[1:].tolist(), 0}, reverse=True)
 

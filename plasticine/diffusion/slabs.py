@@ -13,6 +13,28 @@ Run = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
 """(noisy, condition) of a slab to its clean image and its noise."""
 
 
+def check_slabs(size: int, overlap: int, multiple: int) -> None:
+    """Refuses slabs that do not suit a denoiser.
+
+    Args:
+        size: voxels of a slab along the axis that is cut.
+        overlap: voxels that neighbouring slabs share, at least.
+        multiple: voxels of the denoiser's coarsest cell.
+
+    Raises:
+        ValueError: the size is no multiple of a cell, or the overlap leaves a slab no advance.
+    """
+    if size < 1 or size % multiple:
+        raise ValueError(
+            f"a slab's size must be a multiple of {multiple}, the denoiser's coarsest "
+            f"cell; got {size}"
+        )
+    if not 0 <= overlap <= size - multiple:
+        raise ValueError(
+            f"slabs of {size} voxels can overlap by 0 … {size - multiple}; got {overlap}"
+        )
+
+
 class SlabDenoiser:
     """Predicts as a denoiser does, slab by slab, so that memory is bounded by a slab's size.
 
@@ -44,15 +66,7 @@ class SlabDenoiser:
         self.denoiser, self.schedule = denoiser, denoiser.schedule
         self.size, self.overlap = size, overlap
         self.multiple = denoiser.network.multiple
-        if size < 1 or size % self.multiple:
-            raise ValueError(
-                f"a slab's size must be a multiple of {self.multiple}, the denoiser's coarsest "
-                f"cell; got {size}"
-            )
-        if not 0 <= overlap <= size - self.multiple:
-            raise ValueError(
-                f"slabs of {size} voxels can overlap by 0 … {size - self.multiple}; got {overlap}"
-            )
+        check_slabs(size, overlap, self.multiple)
 
     def predict(self, noisy: Tensor, condition: Tensor | None, k: Tensor) -> tuple[Tensor, Tensor]:
         """As ``Denoiser.predict``."""
@@ -118,14 +132,14 @@ def blending_weights(slabs: Sequence[tuple[int, int]]) -> list[Tensor]:
     """
     lines = []
     for index, (start, stop) in enumerate(slabs):
-        voxel = torch.arange(start, stop, dtype=torch.float64)
+        voxel = torch.arange(start, stop, dtype=torch.float64, device="cpu")
         line = torch.ones_like(voxel)
         if index > 0:
             line = torch.minimum(line, _rise(voxel - start, slabs[index - 1][1] - start))
         if index + 1 < len(slabs):
             line = torch.minimum(line, _rise(stop - 1 - voxel, stop - slabs[index + 1][0]))
         lines.append(line)
-    total = torch.zeros(slabs[-1][1], dtype=torch.float64)
+    total = torch.zeros(slabs[-1][1], dtype=torch.float64, device="cpu")
     for (start, stop), line in zip(slabs, lines, strict=True):
         total[start:stop] += line
     return [

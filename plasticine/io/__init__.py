@@ -1,14 +1,15 @@
 """Files: reading images, translating them in their own space, writing what came of it."""
 
-from plasticine.io.folder import OutputFolder
+from plasticine.io.displacement import read_displacement, write_displacement
 from plasticine.io.grid import ModelGrid
 from plasticine.io.intensity import Normalisation, normalise
 from plasticine.io.model_images import LEAST_BODY, ModelImages, body_share, model_images
-from plasticine.io.nifti import read_displacement, write_displacement, write_image
+from plasticine.io.nifti import write_image
 from plasticine.io.reading import READABLE_SUFFIXES, files_in, read_stored, read_volume
 from plasticine.io.same_grid import read_labels, read_same_grid
 from plasticine.io.translate import VolumeTrace, translate_volume
 from plasticine.io.volume import Volume
+from plasticine.nn.output_folder import OutputFolder
 
 __all__ = [
     "LEAST_BODY",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from plasticine.io.orientation import axes_towards
 from plasticine.nn.gaussian import gaussian_smooth
+from plasticine.nn.labels import move_labels
 from plasticine.nn.resampling import resample
 
 # Headers hold spacings as float32: a hair's difference is not worth an interpolation.
@@ -97,14 +99,15 @@ class ModelGrid:
         """The shape of one image on the input's own grid."""
         return tuple(self.file_shape[axis] for axis in self.axes[3 - self.ndim :])
 
-    def to_images(self, volume: NDArray[np.float32]) -> torch.Tensor:
+    def to_images(self, volume: NDArray[Any]) -> torch.Tensor:
         """Turns the file's array into images; exact.
 
         Args:
-            volume: ``(X, Y, Z)``.
+            volume: ``(X, Y, Z)``, of any type that torch has.
 
         Returns:
-            ``(N, 1, *input_shape)``: N slices for a two-dimensional model, else N = 1.
+            ``(N, 1, *input_shape)``, of its type: N slices for a two-dimensional model, else
+            N = 1.
         """
         ordered = np.flip(volume.transpose(self.axes), self._flipped_axes())
         images = torch.from_numpy(np.ascontiguousarray(ordered))
@@ -186,7 +189,7 @@ class ModelGrid:
         """Takes the label nearest to each of the model's voxels.
 
         Args:
-            labels: ``(N, 1, *input_shape)``, integers.
+            labels: ``(N, 1, *input_shape)``, integers of any width.
 
         Returns:
             ``(N, 1, *model_shape)``, of the same type; ``labels`` itself without resampling.
@@ -194,8 +197,9 @@ class ModelGrid:
         if not self.resampled:
             return labels
         step = [1 / factor for factor in self.scale]
-        # float64 holds every label up to 2^53 exactly.
-        return resample(labels.double(), self.model_shape, step, mode="nearest").to(labels.dtype)
+        return move_labels(
+            labels, lambda ranks: resample(ranks, self.model_shape, step, mode="nearest")
+        )
 
     def from_model(self, images: torch.Tensor) -> torch.Tensor:
         """Interpolates images on the model's grid at the input's voxels, linearly.

@@ -42,14 +42,14 @@ class ModelImages:
     orientation: str
     target_rule: Mapping[str, Any] | None
 
-    def reference(self, path: Path) -> torch.Tensor:
+    def reference(self, path: Path) -> tuple[torch.Tensor, tuple[str, ...]]:
         """Reads an image of the target domain on the volume's voxels.
 
         Args:
             path: The file, any that `read_volume` takes.
 
         Returns:
-            ``(N, 1, *model_shape)``, float32 in [0, 1].
+            ``(N, 1, *model_shape)``, float32 in [0, 1], and notes on how it was read.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -58,24 +58,26 @@ class ModelImages:
         assert self.volume.affine is not None
         volume = read_same_grid(path, self.grid, self.volume.affine, self.orientation)
         intensities, _ = normalise(volume.data, self.target_rule, str(path))
-        return _to_model(self.grid, self.grid.to_images(intensities))
+        notes = tuple(f"{path}: {note}" for note in volume.notes)
+        return _to_model(self.grid, self.grid.to_images(intensities)), notes
 
-    def labels(self, path: Path) -> torch.Tensor:
+    def labels(self, path: Path) -> tuple[torch.Tensor, tuple[str, ...]]:
         """Reads a label map of the volume's voxels onto the model's grid.
 
         Args:
             path: The file, any that `read_volume` takes, of whole numbers.
 
         Returns:
-            ``(N, 1, *model_shape)``, int64.
+            ``(N, 1, *model_shape)``, int64, and notes on how it was read.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is no image, on another grid, or holds other than whole numbers.
+            ValueError: It is no image, on another grid, or holds other than whole numbers that
+                int64 holds.
         """
         assert self.volume.affine is not None
-        labels = read_labels(path, self.grid, self.volume.affine, self.orientation)
-        return self.grid.labels_to_model(labels)
+        labels, notes = read_labels(path, self.grid, self.volume.affine, self.orientation)
+        return self.grid.labels_to_model(labels), notes
 
 
 def model_images(volume: Volume, card: Mapping[str, Any]) -> ModelImages:

@@ -1,100 +1,284 @@
-"""NIfTI files: reading and writing images and displacement fields."""
+"""What nibabel reads: NIfTI, Analyze and FreeSurfer images; and writing NIfTI."""
 
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import nibabel
 import numpy as np
+from nibabel.freesurfer.mghformat import MGHHeader
+from nibabel.spm2analyze import Spm2AnalyzeHeader
 from numpy.typing import NDArray
 
-from plasticine.io.volume import Volume
+from plasticine.io.checks import SAME_PLACE, check_affine, check_claim, corner_distance
+from plasticine.io.volume import Kind, Volume
 
-# NIFTI_INTENT_VECTOR: what ITK, ANTs and Elastix write and read displacement fields with.
-INTENT_VECTOR = 1007
-# World axes of NIfTI (RAS+) to those of ITK and DICOM (LPS+).
-_RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
-
-
-def load_nifti(path: Path) -> tuple[nibabel.Nifti1Image, NDArray[Any]]:
-    """Loads a NIfTI file with its data, or says what is wrong with it.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The image, and its elements with slope and intercept applied.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is not NIfTI, or is cut short or damaged.
-        TypeError: Its elements are colours.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        image = nibabel.load(path)
-    except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:
-        raise ValueError(f"{path}: not a NIfTI file ({error})") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path}: not a NIfTI file, its compression is damaged") from error
-    if not isinstance(image, nibabel.Nifti1Image):
-        raise ValueError(f"{path}: expected NIfTI, got {type(image).__name__}")
-    if image.get_data_dtype().fields is not None:
-        raise TypeError(f"{path}: expected one number per voxel, got colours (RGB)")
-    try:
-        with np.errstate(invalid="ignore"):
-            data = np.asanyarray(image.dataobj)
-    except (EOFError, OSError, ValueError, zlib.error) as error:
-        raise ValueError(f"{path}: the NIfTI file is cut short or damaged ({error})") from error
-    return image, data
+_PAIR = (".hdr", ".img")
+# NIfTI's codes of a unit of length, and how many millimetres it is.
+_UNITS = {1: ("metres", 1e3), 2: ("millimetres", 1.0), 3: ("micrometres", 1e-3)}
+# Analyze names its unit in up to three letters.
+_ANALYZE_UNITS = {"m": 1, "mm": 2, "um": 3}
+# ITK normalises a quaternion longer than 1; beyond this it is damage, not rounding.
+_LONGEST_QUATERNION = 1.001
 
 
 def read_nifti(path: Path) -> Volume:
-    """Reads a NIfTI image of two or three axes, in its own element type.
+    """Reads a NIfTI, Analyze or FreeSurfer image of two or three axes, in its own element type.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not NIfTI, is damaged, or has another number of axes.
+        FileNotFoundError: There is no such file, or not the other of a pair .hdr and .img.
+        ValueError: It is not what its name says, is damaged, or has another number of axes.
         TypeError: Its elements are colours.
     """
-    image, data = load_nifti(path)
-    stored_shape = tuple(int(n) for n in data.shape)
-    while data.ndim > 3 and data.shape[-1] == 1:
-        data = data[..., 0]
-    if data.ndim not in (2, 3):
+    header, data_path = read_header(path)
+    stored_shape = tuple(int(n) for n in header.get_data_shape())
+    shape = stored_shape
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) not in (2, 3):
         raise ValueError(f"{path}: expected a 2D or 3D image, got shape {stored_shape}")
-    affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise ValueError(f"{path}: its affine cannot be inverted: {affine.tolist()}")
+    affine, notes = placement(path, header)
+    data = read_data(path, header, data_path)
     return Volume(
-        data=data.reshape(data.shape + (1,) * (3 - data.ndim)),
+        data=data.reshape(shape + (1,) * (3 - len(shape))),
         affine=affine,
         path=path,
-        kind="nifti",
-        stored_dtype=str(image.get_data_dtype()),
+        kind=_kind(header),
+        stored_dtype=header.get_data_dtype().name,
         stored_shape=stored_shape,
-        notes=tuple(_placement_notes(image, affine)),
+        notes=tuple(notes),
     )
 
 
-def _placement_notes(image: nibabel.Nifti1Image, affine: NDArray[np.float64]) -> list[str]:
-    """Where other software may place the file elsewhere than we do."""
-    notes = []
-    qform, sform = (image.header.get_qform(coded=True)[0], image.header.get_sform(coded=True)[0])
-    if qform is None and sform is None:
+def read_header(path: Path) -> tuple[Any, Path]:
+    """Reads the header of a file, before any of its data.
+
+    Args:
+        path: ``.nii``, ``.nii.gz``, ``.mgh``, ``.mgz``, or either of a pair ``.hdr`` and ``.img``.
+
+    Returns:
+        nibabel's header, and the file that holds the data.
+
+    Raises:
+        FileNotFoundError: There is no such file, or not the other of a pair.
+        ValueError: It is not what its name says.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    name = path.name.lower()
+    header_path, data_path = _pair(path) if name.endswith(_PAIR) else (path, path)
+    format_name = "FreeSurfer" if name.endswith((".mgh", ".mgz")) else "NIfTI"
+    try:
+        with _open(header_path) as file:
+            start = file.read(348)
+            kind = _header_class(start, name)
+            if kind is None:
+                raise ValueError(f"{path}: not a {format_name} file")
+            file.seek(0)
+            header = kind.from_fileobj(file)
+    except nibabel.spatialimages.HeaderDataError as error:
+        raise ValueError(f"{path}: not a {format_name} file ({error})") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: not a {format_name} file, its compression is damaged") from error
+    if isinstance(header, nibabel.Nifti1Header):
+        _normalise_quaternion(header)
+    if isinstance(header, MGHHeader):
+        # nibabel sets it where it is not set, and assumes another orientation than FreeSurfer.
+        header["goodRASFlag"] = int.from_bytes(start[28:30], "big", signed=True)
+    return header, data_path
+
+
+def _open(path: Path) -> IO[bytes]:
+    """The file, or what is compressed in it."""
+    if path.name.lower().endswith((".gz", ".mgz")):
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    return path.open("rb")
+
+
+def _header_class(start: bytes, name: str) -> Any:
+    """nibabel's class for the header that begins so; None where it is none of those."""
+    if name.endswith((".mgh", ".mgz")):
+        return MGHHeader if start[:4] == b"\0\0\0\x01" else None
+    sizes = {int.from_bytes(start[:4], order) for order in ("little", "big")}
+    pair = name.endswith(_PAIR)
+    if 540 in sizes and start[4:7] == (b"ni2" if pair else b"n+2"):
+        return nibabel.nifti2.Nifti2PairHeader if pair else nibabel.Nifti2Header
+    if len(start) < 348:
+        return None
+    if start[344:347] == (b"ni1" if pair else b"n+1"):
+        return nibabel.nifti1.Nifti1PairHeader if pair else nibabel.Nifti1Header
+    return Spm2AnalyzeHeader if pair and 348 in sizes else None
+
+
+def _pair(path: Path) -> tuple[Path, Path]:
+    """The .hdr and the .img of a pair, of which one is given."""
+    partner = partner_of(path)
+    if partner is None:
+        raise FileNotFoundError(f"{path}: its header or data is missing, a .hdr and a .img pair")
+    return (path, partner) if path.suffix.lower() == ".hdr" else (partner, path)
+
+
+def partner_of(path: Path) -> Path | None:
+    """The other file of a pair of header (.hdr) and data (.img); None where there is none."""
+    if path.suffix.lower() not in _PAIR:
+        return None
+    other = _PAIR[1 - _PAIR.index(path.suffix.lower())]
+    cases = (other, other.upper()) if path.suffix.islower() else (other.upper(), other)
+    same = [path.with_suffix(suffix) for suffix in cases]
+    same += sorted(p for p in path.parent.glob(f"{path.stem}.*") if p.suffix.lower() == other)
+    return next((candidate for candidate in same if candidate.is_file()), None)
+
+
+def read_data(path: Path, header: Any, data_path: Path) -> NDArray[Any]:
+    """Reads the elements of a file, slope and intercept applied.
+
+    Args:
+        path: The file that is read.
+        header: What `read_header` gave.
+        data_path: Likewise.
+
+    Returns:
+        The elements, in the file's type where they are not scaled, in this machine's byte order.
+
+    Raises:
+        ValueError: The file is cut short or damaged.
+        TypeError: Its elements are colours.
+    """
+    dtype = header.get_data_dtype()
+    if dtype.fields is not None:
+        raise TypeError(f"{path}: expected one number per voxel, got colours (RGB)")
+    shape, offset = [int(n) for n in header.get_data_shape()], int(header.get_data_offset())
+    if min(shape, default=0) < 0 or offset < 0:
+        raise ValueError(f"{path}: cut short or damaged, shape {shape} from byte {offset}")
+    if getattr(header, "is_single", False) and offset < header.single_vox_offset:
+        # nibabel would take the header for voxels.
+        raise ValueError(f"{path}: damaged, its data would begin in its header, at byte {offset}")
+    claimed = offset + math.prod(shape) * dtype.itemsize
+    compressed = data_path.name.lower().endswith((".gz", ".mgz"))
+    check_claim(path, claimed, data_path.stat().st_size, compressed=compressed)
+    try:
+        with _open(data_path) as file, np.errstate(invalid="ignore"):
+            data = np.asanyarray(nibabel.arrayproxy.ArrayProxy(file, header))
+    except (EOFError, OSError, ValueError, zlib.error) as error:
+        raise ValueError(f"{path}: the file is cut short or damaged ({error})") from error
+    return data.astype(data.dtype.newbyteorder("="), copy=False)
+
+
+def _kind(header: Any) -> Kind:
+    if isinstance(header, MGHHeader):
+        return "mgh"
+    return "nifti" if isinstance(header, nibabel.Nifti1Header) else "analyze"
+
+
+def placement(path: Path, header: Any) -> tuple[NDArray[np.float64], list[str]]:
+    """Where a header puts its voxels.
+
+    The affine is the one that nibabel takes, sform before qform, in the header's unit of length.
+
+    Args:
+        path: The file.
+        header: What `read_header` gave.
+
+    Returns:
+        The affine, ``(4, 4)``, voxel index to millimetres (RAS+), and notes on what was assumed
+        and on where other software may place the file elsewhere.
+
+    Raises:
+        ValueError: The affine is not finite or cannot be inverted.
+    """
+    notes: list[str] = []
+    if isinstance(header, MGHHeader):
+        if int(header["goodRASFlag"]) <= 0:
+            # As FreeSurfer does: voxels of 1 mm, a coronal volume about the origin.
+            header["delta"], header["Pxyz_c"] = 1, 0
+            header["Mdc"] = [[-1, 0, 0], [0, 0, -1], [0, 1, 0]]
+            notes.append("the FreeSurfer header gives no orientation: 1 mm, coronal assumed")
+        affine = header.get_affine()
+    elif not isinstance(header, nibabel.Nifti1Header):
+        affine = header.get_best_affine()
         axes = "".join(nibabel.aff2axcodes(affine))
-        notes.append(f"the NIfTI header gives no orientation: axes assumed to run {axes}")
-    elif qform is not None and sform is not None and np.abs(qform - sform).max() > 0.01:
-        notes.append("the NIfTI header's qform and sform differ: the sform was followed")
+        notes.append(f"Analyze headers give no orientation: axes assumed to run {axes}")
+        if path.with_suffix(".mat").exists():
+            notes.append(f"{path.with_suffix('.mat').name}, which may hold another, was not read")
+    else:
+        affine = _best_affine(path, header)
+    factor, unit_notes = _unit(header)
+    affine = np.asarray(affine, dtype=np.float64).copy()
+    affine[:3] *= factor
+    affine = check_affine(path, affine)
+    if isinstance(header, nibabel.Nifti1Header):
+        notes += _form_notes(header, affine / [[factor], [factor], [factor], [1.0]])
+    return affine, notes + unit_notes + shear_notes(affine)
+
+
+def _unit(header: Any) -> tuple[float, list[str]]:
+    """How many millimetres the header's unit of length is, and what to note of it."""
+    if isinstance(header, MGHHeader):
+        return 1.0, []
+    if isinstance(header, nibabel.Nifti1Header):
+        code, named = int(header["xyzt_units"]) & 7, "NIfTI"
+    else:
+        letters = bytes(header["vox_units"].item()).split(b"\0")[0].decode("latin-1")
+        code, named = _ANALYZE_UNITS.get(letters.strip().lower(), 0), "Analyze"
+    if code not in _UNITS:
+        return 1.0, [f"the {named} header names no known unit of length: millimetres assumed"]
+    unit, factor = _UNITS[code]
+    return factor, [] if factor == 1 else [f"lengths were converted from {unit} to millimetres"]
+
+
+def _normalise_quaternion(header: Any) -> None:
+    """Shortens a quaternion that rounding has made longer than 1, as ITK does."""
+    names = ("quatern_b", "quatern_c", "quatern_d")
+    length = math.sqrt(sum(float(header[name]) ** 2 for name in names))
+    if 1 < length <= _LONGEST_QUATERNION:
+        for name in names:
+            header[name] = float(header[name]) / length
+
+
+def _qform(header: Any) -> NDArray[np.float64] | None:
+    """The header's qform; None where it cannot be made of its numbers."""
+    try:
+        qform = header.get_qform()
+    except (ValueError, nibabel.spatialimages.HeaderDataError):
+        return None
+    return qform if np.isfinite(qform).all() else None
+
+
+def _best_affine(path: Path, header: Any) -> NDArray[np.float64]:
+    qform_alone = int(header["sform_code"]) == 0 and int(header["qform_code"]) != 0
+    if qform_alone and _qform(header) is None:
+        raise ValueError(
+            f"{path}: its affine, a qform alone, holds no valid quaternion and voxel sizes"
+        )
+    return header.get_best_affine()
+
+
+def _form_notes(header: Any, affine: NDArray[np.float64]) -> list[str]:
+    """Notes on a NIfTI header's two forms; ``affine`` in the header's own unit."""
+    coded = (int(header["qform_code"]) != 0, int(header["sform_code"]) != 0)
+    if coded == (False, False):
+        axes = "".join(nibabel.aff2axcodes(affine))
+        return [f"the NIfTI header gives no orientation: axes assumed to run {axes}"]
+    if coded == (True, True):
+        qform = _qform(header)
+        if qform is None:
+            return ["the NIfTI header's qform is not valid: the sform was followed"]
+        if corner_distance(affine, qform, header.get_data_shape())[0] > SAME_PLACE:
+            return ["the NIfTI header's qform and sform differ: the sform was followed"]
+    return []
+
+
+def shear_notes(affine: NDArray[np.float64]) -> list[str]:
+    """A note where an affine is one that ITK cannot represent."""
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     if np.abs(directions.T @ directions - np.eye(3)).max() > 1e-3:
-        notes.append("the NIfTI affine is sheared, which ITK cannot represent")
-    return notes
+        return ["the affine is sheared, which ITK cannot represent"]
+    return []
 
 
 def write_image(
@@ -113,97 +297,45 @@ def write_image(
         description: At most 79 ASCII characters for the header.
 
     Raises:
-        ValueError: The data have another number of axes.
+        ValueError: The data have another number of axes, the name ends otherwise, or the affine
+            is not finite or cannot be inverted.
         OSError: The file cannot be written.
     """
     if data.ndim != 3:
         raise ValueError(f"data: expected (X, Y, Z), got shape {data.shape}")
-    _save(Path(path), data, affine, description, vectors=False)
+    save_nifti(Path(path), data, affine, description)
 
 
-def write_displacement(
-    path: str | os.PathLike[str],
-    displacement: NDArray[np.float32],
-    affine: NDArray[np.float64],
-    *,
-    description: str = "",
-) -> None:
-    """Writes a displacement field as ITK reads one.
-
-    Five-dimensional ``(X, Y, Z, 1, 3)``, intent 1007 (vector), millimetres along LPS+ axes:
-    a point x of the target is mapped to x + field(x) in the source, as
-    ``SimpleITK.DisplacementFieldTransform`` does.
-
-    Args:
-        path: ``.nii`` or ``.nii.gz``.
-        displacement: ``(3, X, Y, Z)``, voxels, component i along axis i.
-        affine: ``(4, 4)``, voxel index to millimetres (RAS+); oblique and anisotropic ones are
-            what the vectors are turned and scaled by.
-        description: At most 79 ASCII characters for the header.
-
-    Raises:
-        ValueError: The field has another number of axes or components.
-        OSError: The file cannot be written.
-    """
-    if displacement.ndim != 4 or displacement.shape[0] != 3:
-        raise ValueError(
-            f"displacement: expected 3 components (3, X, Y, Z), got shape {displacement.shape}"
-        )
-    to_lps = _RAS_TO_LPS[:, None] * affine[:3, :3]
-    field = np.einsum("ij,jxyz->xyzi", to_lps, displacement.astype(np.float64))
-    _save(Path(path), field[:, :, :, None, :], affine, description, vectors=True)
-
-
-def read_displacement(
-    path: str | os.PathLike[str],
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Reads a displacement field that `write_displacement`, ITK or ANTs wrote.
-
-    Args:
-        path: ``.nii`` or ``.nii.gz``, ``(X, Y, Z, 1, 3)``, intent 1007, millimetres, LPS+.
-
-    Returns:
-        The displacement ``(3, X, Y, Z)`` in voxels, component i along axis i, and the affine
-        ``(4, 4)`` (RAS+).
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not NIfTI, not a vector field of three components, or not finite.
-    """
-    path = Path(path)
-    image, data = load_nifti(path)
-    if data.ndim != 5 or data.shape[3:] != (1, 3):
-        raise ValueError(
-            f"{path}: expected a displacement field (X, Y, Z, 1, 3), got shape {data.shape}"
-        )
-    intent = int(image.header["intent_code"])
-    if intent != INTENT_VECTOR:
-        raise ValueError(
-            f"{path}: expected intent {INTENT_VECTOR} (vector), got {intent}; other intents hold "
-            f"other conventions"
-        )
-    field = np.asarray(data[:, :, :, 0, :], dtype=np.float64)
-    if not np.isfinite(field).all():
-        raise ValueError(f"{path}: the displacement holds NaN or infinite values")
-    affine = np.asarray(image.affine, dtype=np.float64)
-    to_voxels = np.linalg.inv(_RAS_TO_LPS[:, None] * affine[:3, :3])
-    return np.einsum("ij,xyzj->ixyz", to_voxels, field).astype(np.float32), affine
-
-
-def _save(
+def save_nifti(
     path: Path,
     data: NDArray[np.floating],
     affine: NDArray[np.float64],
     description: str,
     *,
-    vectors: bool,
+    intent: int = 0,
 ) -> None:
+    """Writes an array as float32 NIfTI in millimetres.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``.
+        data: Up to five axes, the first three in space.
+        affine: ``(4, 4)``, voxel index to millimetres (RAS+).
+        description: At most 79 ASCII characters for the header.
+        intent: NIfTI's code of what the numbers are.
+
+    Raises:
+        ValueError: The name ends otherwise, or the affine is not finite or cannot be inverted.
+        OSError: The file cannot be written.
+    """
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        raise ValueError(f"{path}: expected a name that ends in .nii or .nii.gz")
+    affine = check_affine(path, affine)
     image = nibabel.Nifti1Image(data.astype(np.float32), affine)
     # Both forms, so that readers that prefer either one agree; 2 = aligned to another scan.
     image.set_sform(affine, code=2)
     image.set_qform(affine, code=2)
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = description.encode("ascii", "replace")[:79]
-    if vectors:
-        image.header["intent_code"] = INTENT_VECTOR
-    nibabel.save(image, path)
+    image.header["intent_code"] = intent
+    # nibabel.save knows .nii and .NII, but no .Nii.
+    image.to_file_map({"image": nibabel.fileholders.FileHolder(os.fspath(path))})

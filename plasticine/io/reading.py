@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from plasticine.io.arrays import read_array
-from plasticine.io.nifti import read_nifti
+from plasticine.io.checks import named_errors
+from plasticine.io.itk import read_dicom, read_itk
+from plasticine.io.nifti import partner_of, read_nifti
 from plasticine.io.pictures import read_picture
 from plasticine.io.volume import Volume
 
 # What reads a file, by the end of its name.
 _READERS = {
-    ".nii": read_nifti,
-    ".nii.gz": read_nifti,
+    **dict.fromkeys((".nii", ".nii.gz", ".img", ".hdr", ".mgh", ".mgz"), read_nifti),
+    **dict.fromkeys((".mha", ".mhd", ".nrrd", ".nhdr"), read_itk),
     ".npy": read_array,
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"), read_picture),
 }
@@ -21,24 +24,27 @@ READABLE_SUFFIXES = tuple(_READERS)
 
 
 def read_volume(path: str | os.PathLike[str]) -> Volume:
-    """Reads a NIfTI, .npy or picture file as float32.
+    """Reads an image file or a folder of DICOM slices as float32.
 
-    Integers are converted to float32 (`Volume.stored_dtype` keeps what they were); a NIfTI
-    file's slope and intercept are applied. A picture whose three colour channels agree is grey.
+    Integers are converted to float32 (`Volume.stored_dtype` keeps what they were); a file's slope
+    and intercept are applied, and its unit of length converted to millimetres. A picture whose
+    three colour channels agree is grey.
 
     Args:
-        path: ``.nii``, ``.nii.gz`` (2D or 3D), ``.npy`` (``(rows, columns)`` or
-            ``(slices, rows, columns)``), or a picture (.png, .jpg, .tif, .bmp; several pages are
-            a stack).
+        path: ``.nii``, ``.nii.gz``, ``.mgh``, ``.mgz``, ``.img`` or ``.hdr`` of a pair, ``.mha``,
+            ``.mhd``, ``.nrrd``, ``.nhdr`` (2D or 3D), a folder with one DICOM series, ``.npy``
+            (``(rows, columns)`` or ``(slices, rows, columns)``), or a picture (.png, .jpg, .tif,
+            .bmp; several pages are a stack).
 
     Returns:
         The volume.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not what its name says, has another number of axes, is empty, or holds
-            NaN or infinite values.
+        ValueError: It is not what its name says, has another number of axes, an affine that
+            cannot be inverted, is empty, or holds NaN or infinite values.
         TypeError: Its elements are complex, coloured or not numbers.
+        RuntimeError: What reads the format is not installed.
     """
     return read_stored(path).as_float32()
 
@@ -54,23 +60,30 @@ def read_stored(path: str | os.PathLike[str]) -> Volume:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not what its name says, has another number of axes, or is empty.
+        ValueError: It is not what its name says, has another number of axes, an affine that
+            cannot be inverted, or is empty.
         TypeError: Its elements are coloured.
+        RuntimeError: What reads the format is not installed.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
+    with named_errors(path):
+        volume = _reader_of(path)(path)
+    if volume.data.size == 0:
+        raise ValueError(f"{path}: the image is empty, shape {volume.stored_shape}")
+    return volume
+
+
+def _reader_of(path: Path) -> Callable[[Path], Volume]:
     if path.is_dir():
-        raise ValueError(f"{path}: expected a file, got a folder")
+        return read_dicom
     name = path.name.lower()
     reader = next((_READERS[suffix] for suffix in _READERS if name.endswith(suffix)), None)
     if reader is None:
         known = ", ".join(READABLE_SUFFIXES)
         raise ValueError(f"{path}: cannot tell the format from the name, expected one of {known}")
-    volume = reader(path)
-    if volume.data.size == 0:
-        raise ValueError(f"{path}: the image is empty, shape {volume.stored_shape}")
-    return volume
+    return reader
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -80,7 +93,8 @@ def files_in(folder: Path) -> list[Path]:
         folder: The folder.
 
     Returns:
-        The paths of all files with one of `READABLE_SUFFIXES` that are not hidden.
+        The paths of all files with one of `READABLE_SUFFIXES` that are not hidden; of a pair
+        of .hdr and .img the latter.
 
     Raises:
         FileNotFoundError: There is no such folder, or no image in it.
@@ -90,7 +104,9 @@ def files_in(folder: Path) -> list[Path]:
     files = sorted(
         path
         for path in folder.iterdir()
-        if path.name.lower().endswith(READABLE_SUFFIXES) and not path.name.startswith(".")
+        if path.name.lower().endswith(READABLE_SUFFIXES)
+        and not path.name.startswith(".")
+        and not (path.suffix.lower() == ".hdr" and partner_of(path) is not None)
     )
     if not files:
         raise FileNotFoundError(f"{folder} holds no image ({', '.join(READABLE_SUFFIXES)})")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from plasticine.io.checks import SAME_PLACE, corner_distance
 from plasticine.io.grid import ModelGrid
-from plasticine.io.reading import read_volume
+from plasticine.io.labels import whole_numbers
+from plasticine.io.reading import read_stored
 from plasticine.io.volume import Volume
 
 
 def read_same_grid(
     path: Path, grid: ModelGrid, affine: NDArray[np.float64], orientation: str
 ) -> Volume:
-    """Reads an image of the same voxels as another.
+    """Reads an image of the same voxels as another, as float32.
 
     Args:
         path: The file.
@@ -25,29 +28,41 @@ def read_same_grid(
         orientation: Where slices, rows and columns of a file without spacing run.
 
     Returns:
-        The volume, placed in space.
+        The volume, placed in space. Its notes are of its values: where it lies is checked.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is no image, or on another grid.
+        TypeError: Its elements are no real numbers.
     """
-    volume = read_volume(path).placed(orientation)
+    return _read_stored_on(path, grid, affine, orientation).as_float32()
+
+
+def _read_stored_on(
+    path: Path, grid: ModelGrid, affine: NDArray[np.float64], orientation: str
+) -> Volume:
+    """The same, of the file's own element type."""
+    stored = read_stored(path)
+    # Files that know where they lie have no notes but on that.
+    notes = stored.notes if stored.affine is None else ()
+    volume = dataclasses.replace(stored.placed(orientation), notes=notes)
     assert volume.affine is not None
     if volume.data.shape != grid.file_shape:
         raise ValueError(
             f"{path}: expected the input's shape {grid.file_shape}, got {volume.data.shape}"
         )
-    if not np.allclose(volume.affine, affine, atol=1e-2):
+    voxels, millimetres = corner_distance(affine, volume.affine, grid.file_shape)
+    if voxels > SAME_PLACE:
         raise ValueError(
-            f"{path}: expected the input's position in space, affine "
-            f"{affine.round(3).tolist()}, got {volume.affine.round(3).tolist()}"
+            f"{path}: expected the input's position in space, got one whose corners are up to "
+            f"{voxels:.3g} voxels ({millimetres:.3g} mm) off; at most {SAME_PLACE} voxels are taken"
         )
     return volume
 
 
 def read_labels(
     path: Path, grid: ModelGrid, affine: NDArray[np.float64], orientation: str
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, tuple[str, ...]]:
     """Reads a label map of the same voxels as an image.
 
     Args:
@@ -57,13 +72,15 @@ def read_labels(
         orientation: Where slices, rows and columns of a file without spacing run.
 
     Returns:
-        ``(N, 1, *input_shape)``, int64, in the model's layout.
+        ``(N, 1, *input_shape)``, int64, in the model's layout: the file's own whole numbers,
+        exactly. And notes on how they were read, the file named in each.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no image, on another grid, or holds other than whole numbers.
+        ValueError: It is no image, on another grid, or `whole_numbers` refuses its values.
+        TypeError: Its elements are no real numbers.
     """
-    images = grid.to_images(read_same_grid(path, grid, affine, orientation).data)
-    if (images != images.round()).any():
-        raise ValueError(f"{path}: expected labels, whole numbers, got fractions")
-    return images.long()
+    volume = _read_stored_on(path, grid, affine, orientation)
+    labels, rounded = whole_numbers(volume.data, str(path))
+    notes = (*(f"{path}: {note}" for note in volume.notes), *rounded)
+    return grid.to_images(labels), notes

@@ -37,7 +37,7 @@ class VolumeTrace:
     volume for a two-dimensional model. `grid` turns them into the file's axis order.
 
     Attributes:
-        volume: The input.
+        volume: The input; its notes are followed by those on the labels and the reference.
         grid: How the input lies on the model's grid.
         normalisation: What was done to the intensities.
         trace: The model's own trace, on the model's grid.
@@ -92,7 +92,7 @@ class VolumeTrace:
 
     def displacement_lengths(self) -> torch.Tensor:
         """How far each voxel's sample lies, in millimetres: ``(N, 1, *s)``."""
-        spacing = torch.tensor(self.grid.input_spacing, dtype=self.displacement.dtype)
+        spacing = self.displacement.new_tensor(self.grid.input_spacing)
         spacing = spacing.reshape(1, -1, *[1] * self.grid.ndim)
         return (self.displacement * spacing).square().sum(1, keepdim=True).sqrt()
 
@@ -143,18 +143,21 @@ def translate_volume(
     laid = model_images(volume, translator.card)
     grid = laid.grid
     slice_smoothing = _slice_smoothing(laid, volume)
+    label_map, label_notes = (None, ()) if labels is None else laid.labels(labels)
+    target, target_notes = (None, ()) if reference is None else laid.reference(reference)
     trace = translator.translate(
         laid.images,
-        labels=None if labels is None else laid.labels(labels),
-        reference=None if reference is None else laid.reference(reference),
+        labels=label_map,
+        reference=target,
         deform=deform,
         slice_smoothing=slice_smoothing,
         progress=progress,
         **sampling,
     )
     displacement = grid.displacement_from_model(trace.displacement)
+    notes = (*laid.volume.notes, *label_notes, *target_notes)
     return VolumeTrace(
-        volume=laid.volume,
+        volume=dataclasses.replace(laid.volume, notes=notes),
         grid=grid,
         normalisation=laid.normalisation,
         trace=trace,

@@ -11,6 +11,12 @@ from numpy.typing import NDArray
 
 from plasticine.io.orientation import axis_directions
 
+Kind = Literal["nifti", "analyze", "mgh", "itk", "dicom", "array", "image"]
+"""What a file is: "itk" is .mha, .mhd and .nrrd, "array" is .npy, "image" is a picture."""
+
+KINDS_WITHOUT_SPACING: tuple[Kind, ...] = ("array", "image")
+"""Those that know no millimetres: their images are pictures, not slices of one body."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Volume:
@@ -24,7 +30,7 @@ class Volume:
         affine: float64 ``(4, 4)``, voxel index to millimetres (RAS+); None where the file has
             none.
         path: Where it was read from.
-        kind: "nifti", "array" (.npy) or "image".
+        kind: What the file is.
         stored_dtype: The element type in the file.
         stored_shape: The shape in the file.
         notes: What a reader of the result should know: assumptions and conversions.
@@ -33,7 +39,7 @@ class Volume:
     data: NDArray[Any]
     affine: NDArray[np.float64] | None
     path: Path
-    kind: Literal["nifti", "array", "image"]
+    kind: Kind
     stored_dtype: str
     stored_shape: tuple[int, ...]
     notes: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from plasticine.metrics.images import check_mask
+from plasticine.metrics.images import check_floating, check_mask
 from plasticine.metrics.masks import dilate
 
 
@@ -30,14 +30,13 @@ def lesion_contrast(
 
     Returns:
         The contrast: positive where lesions are brighter; NaN without a lesion, or with a ring of
-        fewer than two voxels or of one value.
+        fewer than two voxels, of one value, or where a voxel that counts is NaN.
 
     Raises:
         TypeError: The image is not floating point, or a mask is not boolean.
         ValueError: Shapes or devices differ, or the width is less than 1.
     """
-    if not image.is_floating_point():
-        raise TypeError(f"image: expected a floating-point tensor, got {image.dtype}")
+    check_floating(image, "image")
     if width < 1:
         raise ValueError(f"width: expected at least 1, got {width}")
     check_mask(lesions, image)

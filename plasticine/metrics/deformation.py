@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from plasticine.metrics.images import check_pair
+from plasticine.metrics.images import check_pair, check_tensor
 from plasticine.nn.validity import landing_mask
 from plasticine.ops.compose import compose
 
@@ -53,7 +53,7 @@ def end_point_error(
         spacing: Voxel size along each axis; None measures in voxels.
 
     Returns:
-        The mean; NaN for an empty mask.
+        The mean; NaN for an empty mask, or where a voxel that counts is NaN.
 
     Raises:
         TypeError: A field is not floating point, or the mask is not boolean.
@@ -105,6 +105,7 @@ def _lengths(field: torch.Tensor, spacing: Sequence[float] | None) -> torch.Tens
 def _mean(values: torch.Tensor, mask: torch.Tensor | None) -> float:
     if mask is None:
         return float(values.mean())
+    check_tensor(mask, "mask")
     if mask.dtype != torch.bool:
         raise TypeError(f"mask: expected a boolean tensor, got {mask.dtype}")
     if mask.shape != values.shape or mask.device != values.device:

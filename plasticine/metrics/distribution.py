@@ -10,6 +10,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from plasticine.metrics.images import check_floating
+from plasticine.nn.finite import check_finite
+
 FEATURE_EXTRACTOR = "random-convolutions-1: 4 levels of 16 3x3 convolutions, seed 0, level means"
 """What the features are of, to be named beside every figure. Another network, another number."""
 
@@ -31,7 +34,9 @@ class RandomFeatures:
         self.weights = []
         incoming = 1
         for _ in range(LEVELS):
-            drawn = torch.randn(CHANNELS, incoming, 3, 3, generator=generator, dtype=torch.float64)
+            drawn = torch.randn(
+                *(CHANNELS, incoming, 3, 3), generator=generator, dtype=torch.float64, device="cpu"
+            )
             self.weights.append(drawn * (2 / (9 * incoming)) ** 0.5)
             incoming = CHANNELS
 
@@ -50,8 +55,7 @@ class RandomFeatures:
             TypeError: The images are not floating point.
             ValueError: The shape is another, or values lie outside [0, 1].
         """
-        if not images.is_floating_point():
-            raise TypeError(f"images: expected a floating-point tensor, got {images.dtype}")
+        check_floating(images, "images")
         smallest = 2 ** (LEVELS - 1)
         if images.dim() != 4 or images.shape[1] != 1 or min(images.shape[2:]) < smallest:
             raise ValueError(
@@ -90,8 +94,9 @@ def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
         The distance, at least 0.
 
     Raises:
-        TypeError: Features are not floating point.
-        ValueError: Shapes do not fit, or a set has fewer than two images.
+        TypeError: Features are no floating-point tensor.
+        ValueError: Shapes do not fit, a set has fewer than two images, or features are NaN or
+            infinite.
     """
     a, b = _checked(first, second)
     root = _square_root(a.T.cov())
@@ -117,8 +122,9 @@ def kernel_distance(first: torch.Tensor, second: torch.Tensor) -> float:
         The distance.
 
     Raises:
-        TypeError: Features are not floating point.
-        ValueError: Shapes do not fit, or a set has fewer than two images.
+        TypeError: Features are no floating-point tensor.
+        ValueError: Shapes do not fit, a set has fewer than two images, or features are NaN or
+            infinite.
     """
     a, b = _checked(first, second)
 
@@ -134,13 +140,13 @@ def kernel_distance(first: torch.Tensor, second: torch.Tensor) -> float:
 
 def _checked(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     for features, name in ((first, "first"), (second, "second")):
-        if not features.is_floating_point():
-            raise TypeError(f"{name}: expected floating-point features, got {features.dtype}")
+        check_floating(features, name)
         if features.dim() != 2 or len(features) < 2:
             raise ValueError(
                 f"{name}: expected (images, features) of at least two images, "
                 f"got {tuple(features.shape)}"
             )
+        check_finite(features, name)
     if first.shape[1] != second.shape[1]:
         raise ValueError(
             f"first and second must have as many features, got {first.shape[1]} "

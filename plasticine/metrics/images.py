@@ -1,18 +1,53 @@
 """Similarity of two images: PSNR, SSIM, correlation.
 
 Every function takes ``(N, C, *spatial)`` tensors with two or three spatial axes. A stack of
-slices is N two-dimensional images: windows never reach from one slice into the next.
+slices is N two-dimensional images: windows never reach from one slice into the next. A NaN among
+the voxels that count makes the figure NaN.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
+
+
+def check_tensor(value: object, name: str) -> None:
+    """Refuses what is no tensor, such as a NumPy array.
+
+    Args:
+        value: Anything.
+        name: What the caller calls it, for the message.
+
+    Raises:
+        TypeError: It is no tensor.
+    """
+    if not isinstance(value, torch.Tensor):
+        kind = type(value)
+        raise TypeError(
+            f"{name}: expected a torch.Tensor, got {kind.__module__}.{kind.__qualname__}"
+            + ("; torch.from_numpy makes one of it" if isinstance(value, np.ndarray) else "")
+        )
+
+
+def check_floating(value: object, name: str) -> None:
+    """Refuses what is no floating-point tensor.
+
+    Args:
+        value: Anything.
+        name: What the caller calls it, for the message.
+
+    Raises:
+        TypeError: It is no tensor, or not of a floating-point type.
+    """
+    check_tensor(value, name)
+    if isinstance(value, torch.Tensor) and not value.is_floating_point():
+        raise TypeError(f"{name}: expected a floating-point tensor, got {value.dtype}")
 
 
 def check_pair(first: torch.Tensor, second: torch.Tensor, names: tuple[str, str]) -> None:
@@ -28,9 +63,7 @@ def check_pair(first: torch.Tensor, second: torch.Tensor, names: tuple[str, str]
         ValueError: Shapes or devices differ, or the shape is not ``(N, C, *spatial)``.
     """
     for tensor, name in zip((first, second), names, strict=True):
-        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
-            got = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
-            raise TypeError(f"{name}: expected a floating-point tensor, got {got}")
+        check_floating(tensor, name)
     if first.shape != second.shape:
         raise ValueError(
             f"{names[0]} and {names[1]} must have one shape, "
@@ -58,9 +91,9 @@ def check_mask(mask: torch.Tensor, image: torch.Tensor) -> None:
         TypeError: The mask is not boolean.
         ValueError: Its shape or device is another.
     """
-    if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
-        got = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
-        raise TypeError(f"mask: expected a boolean tensor, got {got}")
+    check_tensor(mask, "mask")
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask: expected a boolean tensor, got {mask.dtype}")
     if mask.shape != image.shape or mask.device != image.device:
         raise ValueError(
             f"mask: expected shape {tuple(image.shape)} on {image.device}, "
@@ -87,7 +120,8 @@ def psnr(
         mask: Boolean, the same shape; None for every voxel.
 
     Returns:
-        The ratio in dB; ``inf`` where the images are equal; NaN for an empty mask.
+        The ratio in dB; ``inf`` where the images are equal, ``-inf`` where one is infinite; NaN
+        for an empty mask.
 
     Raises:
         TypeError: A tensor is not floating point, or the mask is not boolean.
@@ -100,7 +134,9 @@ def psnr(
         check_mask(mask, image)
         error = error[mask]
     mean = float(error.mean()) if error.numel() else math.nan
-    return math.inf if mean == 0 else 10 * math.log10(data_range**2 / mean)
+    if mean == 0 or math.isinf(mean):
+        return math.inf if mean == 0 else -math.inf
+    return 10 * math.log10(data_range**2 / mean)
 
 
 def ssim_map(image: torch.Tensor, truth: torch.Tensor, *, data_range: float = 1.0) -> torch.Tensor:
@@ -193,7 +229,8 @@ def correlation(
         mask: Boolean, the same shape; None for every voxel.
 
     Returns:
-        From -1 to 1; NaN where one of the images is constant or the mask is empty.
+        From -1 to 1; NaN where the mask is empty, or one of the images constant: where no value
+        differs from the mean by more than the spacing of its dtype's numbers at the largest.
 
     Raises:
         TypeError: A tensor is not floating point, or the mask is not boolean.
@@ -204,8 +241,20 @@ def correlation(
     if mask is not None:
         check_mask(mask, image)
         x, y = x[mask], y[mask]
-    x, y = x.flatten() - x.mean(), y.flatten() - y.mean()
-    return float(x.dot(y) / (x.norm() * y.norm()))
+    if x.numel() == 0:
+        return math.nan
+    x, y = _standardised(x, image.dtype), _standardised(y, truth.dtype)
+    return float((x.dot(y) / (x.norm() * y.norm())).clamp(-1, 1))
+
+
+def _standardised(values: torch.Tensor, stored: torch.dtype) -> torch.Tensor:
+    """Float64 values less their mean, the largest 1; 0, whose correlation is NaN, of a constant."""
+    values = values.flatten()
+    centred = values - values[0]  # of a constant 0 everywhere, which its mean's rounding is not
+    centred = centred - centred.mean()
+    largest = centred.abs().amax()
+    constant = largest <= torch.finfo(stored).eps * values.abs().amax()
+    return torch.where(constant, 0.0, centred / largest)
 
 
 def _check_data_range(data_range: float) -> None:

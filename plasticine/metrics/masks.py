@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from plasticine.metrics.images import check_tensor
+
 
 def dice(
     first: torch.Tensor, second: torch.Tensor, *, labels: Sequence[int] | None = None
@@ -23,10 +25,10 @@ def dice(
         Label to coefficient, from 0 to 1; NaN for a label that occurs in neither map.
 
     Raises:
-        TypeError: A map holds floating-point or complex numbers.
-        ValueError: Shapes or devices differ.
+        TypeError: A map is no tensor, or holds floating-point or complex numbers.
+        ValueError: Shapes or devices differ, or a label is beyond int64.
     """
-    check_labels(first, second)
+    first, second = comparable_labels(first, second)
     if labels is None:
         labels = occurring_labels(first, second)
     scores = {}
@@ -37,18 +39,26 @@ def dice(
     return scores
 
 
-def check_labels(first: torch.Tensor, second: torch.Tensor) -> None:
-    """Refuses two label maps that cannot be compared voxel by voxel.
+def comparable_labels(
+    first: torch.Tensor, second: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two label maps of one type, as they are compared voxel by voxel.
+
+    A narrow type would wrap a label that it cannot hold: ``uint8 == 300`` is true of 44.
 
     Args:
         first: Any tensor.
         second: What it is to be compared with.
 
+    Returns:
+        Both in int64.
+
     Raises:
-        TypeError: A map holds floating-point or complex numbers.
-        ValueError: Shapes or devices differ.
+        TypeError: A map is no tensor, or holds floating-point or complex numbers.
+        ValueError: Shapes or devices differ, or a label is beyond int64.
     """
     for labelled, name in ((first, "first"), (second, "second")):
+        check_tensor(labelled, name)
         if labelled.is_floating_point() or labelled.is_complex():
             raise TypeError(f"{name}: expected an integer or boolean map, got {labelled.dtype}")
     if first.shape != second.shape or first.device != second.device:
@@ -56,11 +66,16 @@ def check_labels(first: torch.Tensor, second: torch.Tensor) -> None:
             f"first and second must agree, got {tuple(first.shape)} on {first.device} "
             f"and {tuple(second.shape)} on {second.device}"
         )
+    wide = first.long(), second.long()
+    for labelled, held, name in zip((first, second), wide, ("first", "second"), strict=True):
+        if labelled.dtype == torch.uint64 and (held < 0).any():
+            raise ValueError(f"{name}: expected labels of at most 2^63 - 1, got larger ones")
+    return wide
 
 
 def occurring_labels(first: torch.Tensor, second: torch.Tensor) -> list[int]:
-    """The labels that occur in either map, ascending, without 0."""
-    found = torch.cat((first.unique().long(), second.unique().long())).unique()
+    """The labels that occur in either int64 map, ascending, without 0."""
+    found = torch.cat((first.unique(), second.unique())).unique()
     return [int(label) for label in found if label != 0]
 
 
@@ -78,7 +93,7 @@ def dilate(mask: torch.Tensor, distance: int) -> torch.Tensor:
         The dilated mask: boolean, the same shape.
 
     Raises:
-        TypeError: The mask is not boolean.
+        TypeError: The mask is not a boolean tensor.
         ValueError: Another number of axes, or a negative distance.
     """
     _check_morphology(mask, distance)
@@ -107,7 +122,7 @@ def erode(mask: torch.Tensor, distance: int) -> torch.Tensor:
         The eroded mask: boolean, the same shape.
 
     Raises:
-        TypeError: The mask is not boolean.
+        TypeError: The mask is not a boolean tensor.
         ValueError: Another number of axes, or a negative distance.
     """
     _check_morphology(mask, distance)
@@ -120,6 +135,7 @@ def erode(mask: torch.Tensor, distance: int) -> torch.Tensor:
 
 
 def _check_morphology(mask: torch.Tensor, distance: int) -> None:
+    check_tensor(mask, "mask")
     if mask.dtype != torch.bool:
         raise TypeError(f"mask: expected a boolean tensor, got {mask.dtype}")
     if mask.dim() not in (4, 5):

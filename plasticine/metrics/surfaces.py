@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from plasticine.metrics.masks import check_labels, erode, occurring_labels
+from plasticine.metrics.masks import comparable_labels, erode, occurring_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +53,11 @@ def surface_distance(
         Label to distances.
 
     Raises:
-        TypeError: A map holds floating-point or complex numbers.
-        ValueError: Shapes or devices differ, there are not two or three axes, or the spacing is
-            not a positive number for each.
+        TypeError: A map is no tensor, or holds floating-point or complex numbers.
+        ValueError: Shapes or devices differ, a label is beyond int64, there are not two or three
+            axes, or the spacing is not a positive number for each.
     """
-    check_labels(first, second)
+    first, second = comparable_labels(first, second)
     if first.dim() not in (2, 3):
         raise ValueError(f"expected one image with 2 or 3 axes, got {tuple(first.shape)}")
     sizes = [1.0] * first.dim() if spacing is None else [float(size) for size in spacing]

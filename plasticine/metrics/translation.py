@@ -6,7 +6,14 @@ import dataclasses
 
 import torch
 
-from plasticine.metrics.images import check_mask, check_pair, correlation, psnr, ssim
+from plasticine.metrics.images import (
+    SSIM_WINDOW,
+    check_mask,
+    check_pair,
+    correlation,
+    psnr,
+    ssim,
+)
 from plasticine.metrics.masks import erode
 
 
@@ -16,16 +23,17 @@ class TranslationScore:
 
     Attributes:
         psnr: dB, over every voxel of every slice.
-        ssim: Mean over every slice.
+        ssim: Mean over every slice; None where an axis is shorter than SSIM's window, 11.
         psnr_inside: dB, over the eroded mask; None without a mask.
-        ssim_inside: Mean over the eroded mask; None without a mask.
+        ssim_inside: Mean over the eroded mask; None without a mask, or where an axis is shorter
+            than half of the window, 5.
         correlation_inside: Pearson, over the eroded mask; None without a mask.
         erosion: By how many voxels the mask was eroded.
         voxels_inside: How many voxels that left; None without a mask.
     """
 
     psnr: float
-    ssim: float
+    ssim: float | None
     psnr_inside: float | None
     ssim_inside: float | None
     correlation_inside: float | None
@@ -33,14 +41,18 @@ class TranslationScore:
     voxels_inside: int | None
 
     def __str__(self) -> str:
-        text = f"PSNR {self.psnr:.2f} dB, SSIM {self.ssim:.3f}"
+        text = f"PSNR {self.psnr:.2f} dB, SSIM {_shown(self.ssim)}"
         if self.voxels_inside is None:
             return text
         return (
             f"{text}; inside the mask eroded by {self.erosion} voxels: "
-            f"PSNR {self.psnr_inside:.2f} dB, SSIM {self.ssim_inside:.3f}, "
+            f"PSNR {self.psnr_inside:.2f} dB, SSIM {_shown(self.ssim_inside)}, "
             f"correlation {self.correlation_inside:.3f}"
         )
+
+
+def _shown(similarity: float | None) -> str:
+    return "undefined" if similarity is None else f"{similarity:.3f}"
 
 
 def evaluate_translation(
@@ -74,7 +86,10 @@ def evaluate_translation(
     """
     check_pair(translated, truth, ("translated", "truth"))
     whole_psnr = psnr(translated, truth, data_range=data_range)
-    whole_ssim = ssim(translated, truth, data_range=data_range)
+    shortest = min(translated.shape[2:])
+    whole_ssim = None
+    if shortest >= SSIM_WINDOW:
+        whole_ssim = ssim(translated, truth, data_range=data_range)
     if mask is None:
         return TranslationScore(whole_psnr, whole_ssim, None, None, None, erosion, None)
     check_mask(mask, translated)
@@ -86,7 +101,11 @@ def evaluate_translation(
         psnr=whole_psnr,
         ssim=whole_ssim,
         psnr_inside=psnr(translated, truth, data_range=data_range, mask=inside),
-        ssim_inside=ssim(translated, truth, data_range=data_range, mask=inside),
+        ssim_inside=(
+            ssim(translated, truth, data_range=data_range, mask=inside)
+            if shortest >= SSIM_WINDOW // 2
+            else None
+        ),
         correlation_inside=correlation(translated, truth, mask=inside),
         erosion=erosion,
         voxels_inside=voxels,

@@ -18,7 +18,7 @@ from plasticine.ops._native_interface import (
     threads_for,
 )
 from plasticine.ops._operator import reference_gradients
-from plasticine.ops._warp_backends import ScatterBuffers, deterministic_scale
+from plasticine.ops._warp_backends import ScatterBuffers, deterministic_scale, scattered_to
 
 Gradients = tuple[Tensor | None, Tensor | None]
 
@@ -69,8 +69,7 @@ def _cuda_backward(
         native(grad),
         native(u),
         native(v),
-        *((None, None, None) if buffers is None else buffers.arguments()),
-        native_or_none(grad_v),
+        (*scattered_to(buffers), native_or_none(grad_v)),
         PADDING_CODES[padding],
         *cuda_launch(v),
     )

@@ -13,6 +13,7 @@ from plasticine.ops._native_interface import (
     METHOD_CODES,
     PADDING_CODES,
     SHARED_SIZE,
+    NativeFlow,
     contiguous_like,
     contiguous_rows,
     cuda_launch,
@@ -177,7 +178,7 @@ def _cuda(velocity: Tensor) -> _Core:
 
 def native_flow(
     velocity: Tensor, scale: float, steps: int, method: str, padding: str, threads: int
-) -> tuple[Any, ...]:
+) -> NativeFlow:
     """A flow as the native functions take it."""
     return native(velocity), scale, steps, METHOD_CODES[method], PADDING_CODES[padding], threads
 

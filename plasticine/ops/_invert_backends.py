@@ -39,10 +39,12 @@ def _precision(displacement: Tensor) -> torch.dtype:
 
 
 def _cpu_forward(displacement: Tensor, tolerance: float, iterations: int, padding: str) -> Solution:
-    results = results_like(displacement)
+    inverse, residual, used = results = results_like(displacement)
     backends.NATIVE.invert_forward(
         native(displacement),
-        *(native(x) for x in results),
+        native(inverse),
+        native(residual),
+        native(used),
         tolerance,
         iterations,
         PADDING_CODES[padding],

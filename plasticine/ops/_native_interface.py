@@ -22,6 +22,10 @@ _DTYPE_CODES = {
 SHARED_SIZE = 8192
 
 NativeTensor = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+# Velocity, scale, steps, method, padding, and a CPU's threads.
+NativeFlow = tuple[NativeTensor, float, int, int, int, int]
+# A stack of displacements, and which steps they are.
+NativeStages = tuple[NativeTensor | None, list[int]]
 
 
 def native(x: Tensor) -> NativeTensor:
@@ -58,8 +62,8 @@ def contiguous_like(x: Tensor) -> Tensor:
 
 
 def device_type(x: Tensor) -> str:
-    """The type of a tensor's device."""
-    return "cpu" if x.is_cpu else "cuda" if x.is_cuda else x.device.type
+    """The type of a tensor's device, of a GPU with its index: "cpu", "cuda:0", "mps"."""
+    return "cpu" if x.is_cpu else f"cuda:{x.get_device()}" if x.is_cuda else x.device.type
 
 
 def contiguous_rows(x: Tensor) -> Tensor:

@@ -19,6 +19,14 @@ LIBRARY = torch.library.Library("plasticine", "FRAGMENT")
 
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
+# What every call asks, by names of its own: to look them up would take as long as to ask.
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_function_modes = torch._C._len_torch_function_stack
+_tracing_state = torch._C._get_tracing_state
+_is_profiled = torch.autograd._profiler_enabled
+_is_functorch_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+_is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
+
 Kernel = Callable[..., Any]
 
 
@@ -83,13 +91,17 @@ class Operator:
             return self._function.apply(*arguments, self._below_transform)
         if forward_ad._current_level >= 0:
             # The formula says what the tangents are, or that it knows none.
-            return self._function.apply(*arguments, _without_tangents(kernel))
+            return self._function.apply(*arguments, self._without_tangents)
         inputs = arguments[: self._tensors]
         if not _is_plain(inputs):
             return self.overload(*arguments)
         if _is_recorded(inputs):
             return self._apply(*arguments, kernel)
         return kernel(*arguments)
+
+    def _without_tangents(self, *arguments: Any) -> Any:
+        """The operator where forward-mode differentiation is left to the formula around it."""
+        return self.overload(*(_primal_of(x) for x in arguments))
 
     def _below_transform(self, *arguments: Any) -> Any:
         """What a transform's rule calls: there may be another transform below it."""
@@ -119,15 +131,12 @@ class Operator:
         return below(*arguments)
 
 
-def _without_tangents(kernel: Kernel) -> Kernel:
-    """A kernel that leaves forward-mode differentiation to the formula around it."""
-
-    def execute(*arguments: Any) -> Any:
-        return kernel(
-            *(forward_ad.unpack_dual(x).primal if isinstance(x, Tensor) else x for x in arguments)
-        )
-
-    return execute
+def _primal_of(x: Any) -> Any:
+    """A tensor without its tangent; anything else as it is."""
+    # A tensor of autograd's own vmap is a tangent, and has none.
+    if isinstance(x, Tensor) and not _is_legacy_batched(x):
+        return forward_ad.unpack_dual(x).primal
+    return x
 
 
 def _is_recorded(tensors: Sequence[Tensor | None]) -> bool:
@@ -160,12 +169,7 @@ def _apply_without_transforms(function: type[torch.autograd.Function]) -> Kernel
 
 def _is_plain(tensors: Sequence[Tensor | None]) -> bool:
     """Whether only a kernel and autograd would see a call with these tensors."""
-    if (
-        torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch._C._get_tracing_state() is not None
-        or torch.autograd._profiler_enabled()
-    ):
+    if _dispatch_modes() or _function_modes() or _tracing_state() is not None or _is_profiled():
         return False
     for x in tensors:
         if x is not None and (
@@ -173,7 +177,9 @@ def _is_plain(tensors: Sequence[Tensor | None]) -> bool:
             or not (x.is_cpu or x.is_cuda)
             or x.is_neg()
             # What a transform that has ended leaves behind, as when torch.func.vjp pulls back.
-            or torch._C._functorch.is_functorch_wrapped_tensor(x)
+            or _is_functorch_wrapped(x)
+            # One of autograd's own vmap (is_grads_batched): the dispatcher goes through its batch.
+            or _is_legacy_batched(x)
         ):
             return False
     return True

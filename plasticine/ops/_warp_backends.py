@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from plasticine import backends, reference
-from plasticine.ops._checks import CUBIC_MODES
 from plasticine.ops._native_interface import (
     MODE_CODES,
     PADDING_CODES,
@@ -63,7 +62,9 @@ def _cpu_backward(
         native(image),
         native(displacement),
         native_or_none(affine),
-        *(native_or_none(x) for x in gradients),
+        native_or_none(gradients[0]),
+        native_or_none(gradients[1]),
+        native_or_none(gradients[2]),
         MODE_CODES[mode],
         PADDING_CODES[padding],
         threads_for(displacement),
@@ -108,8 +109,7 @@ def _cuda_forward(
     image: Tensor, displacement: Tensor, affine: Tensor | None, mode: str, padding: str
 ) -> Tensor:
     result = image.new_empty(image.shape[:2] + displacement.shape[2:])
-    forward = "warp_cubic_forward" if mode in CUBIC_MODES else "warp_forward"
-    getattr(backends.CUDA, forward)(
+    backends.CUDA.warp_forward(
         native(image),
         native(displacement),
         native_or_none(affine),
@@ -135,15 +135,12 @@ def _cuda_backward(
         buffers = ScatterBuffers(grad, image.shape, deterministic_scale(grad, mode))
     grad_displacement = contiguous_like(displacement) if needs[1] else None
     partial = affine_sums(image, displacement) if affine is not None and needs[2] else None
-    backward = "warp_cubic_backward" if mode in CUBIC_MODES else "warp_backward"
-    getattr(backends.CUDA, backward)(
+    backends.CUDA.warp_backward(
         native(grad),
         native(image),
         native(displacement),
         native_or_none(affine),
-        *((None, None, None) if buffers is None else buffers.arguments()),
-        native_or_none(grad_displacement),
-        native_or_none(partial),
+        (*scattered_to(buffers), native_or_none(grad_displacement), native_or_none(partial)),
         MODE_CODES[mode],
         PADDING_CODES[padding],
         *cuda_launch(image),
@@ -178,6 +175,11 @@ def deterministic_scale(values: Tensor, mode: str = "linear") -> Tensor | None:
     from plasticine.kernels.fixed_point import fixed_point_scale
 
     return fixed_point_scale(values, values.shape[2:].numel(), mode)
+
+
+def scattered_to(buffers: ScatterBuffers | None) -> tuple[NativeTensor | None, ...]:
+    """What a native function scatters to; nothing where nothing is scattered."""
+    return (None, None, None) if buffers is None else buffers.arguments()
 
 
 class ScatterBuffers:
@@ -215,10 +217,7 @@ class ScatterBuffers:
 def _triton_forward(
     image: Tensor, displacement: Tensor, affine: Tensor | None, mode: str, padding: str
 ) -> Tensor:
-    if mode in CUBIC_MODES:
-        forward = backends.triton_kernels("warp_cubic")[0].warp_cubic_forward
-    else:
-        forward = backends.triton_kernels("warp")[0].warp_forward
+    forward = backends.triton_kernels("warp")[0].warp_forward
     return forward(image, displacement, affine, mode, padding)
 
 
@@ -231,10 +230,7 @@ def _triton_backward(
     padding: str,
     needs: Sequence[bool],
 ) -> Gradients:
-    if mode in CUBIC_MODES:
-        backward = backends.triton_kernels("warp_cubic")[0].warp_cubic_backward
-    else:
-        backward = backends.triton_kernels("warp")[0].warp_backward
+    backward = backends.triton_kernels("warp")[0].warp_backward
     return backward(grad, image, displacement, affine, mode, padding, needs)
 
 

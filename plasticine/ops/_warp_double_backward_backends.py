@@ -16,7 +16,12 @@ from plasticine.ops._native_interface import (
     native_or_none,
     threads_for,
 )
-from plasticine.ops._warp_backends import FORWARD, ScatterBuffers, affine_sums
+from plasticine.ops._warp_backends import (
+    FORWARD,
+    ScatterBuffers,
+    affine_sums,
+    scattered_to,
+)
 
 # A tuple: autograd takes a list of tensors for one result that is none, and loses them.
 Results = tuple[Tensor | None, ...]
@@ -96,9 +101,7 @@ def _cuda(
         native(displacement),
         native_or_none(affine),
         native_or_none(to_grad),
-        *((None, None, None) if buffers is None else buffers.arguments()),
-        native_or_none(to_displacement),
-        native_or_none(partial),
+        (*scattered_to(buffers), native_or_none(to_displacement), native_or_none(partial)),
         PADDING_CODES[padding],
         add,
         *cuda_launch(image),

@@ -35,14 +35,15 @@ class Folding:
     maximum and standard deviation are NaN.
 
     Attributes:
-        folds: voxels with ``J <= 0``, int64.
+        folds: voxels whose J is not positive: at most 0, or NaN; int64.
         fraction: ``folds`` over the voxels of the region, float64.
         minimum: the smallest J, float64; NaN if any J is.
         maximum: the largest J, float64; NaN if any J is.
         sd_log_jacobian: population standard deviation of ``log(max(J, 1e-9))``, float64; NaN if any
             J is.
         non_diffeomorphic_volume: the volume, in voxels, of the simplices that are turned over,
-            float64; over all cells whatever the scheme and the region.
+            float64; over all cells whatever the scheme and the region. NaN where one has a NaN
+            vertex.
         scheme: "central", "forward" or "backward".
         region: "full" (all voxels) or "interior" (without the outermost layer).
     """
@@ -68,7 +69,7 @@ class Folding:
             strict=True,
         )
         lines = [
-            f"sample {i}: {folds} voxels with J <= 0 ({fraction:.3%}), "
+            f"sample {i}: {folds} voxels whose J is not positive ({fraction:.3%}), "
             f"J from {minimum:.4g} to {maximum:.4g}, SD log J {deviation:.4g}, "
             f"non-diffeomorphic volume {volume:.4g} voxels"
             for i, (folds, fraction, minimum, maximum, deviation, volume) in enumerate(columns)

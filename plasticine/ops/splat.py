@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,17 +12,10 @@ from torch import Tensor
 from plasticine import backends, reference
 from plasticine.ops import _autocast, _checks
 from plasticine.ops._native_interface import (
-    MODE_CODES,
-    PADDING_CODES,
-    contiguous_like,
-    cuda_launch,
     device_type,
-    native,
-    native_or_none,
-    threads_for,
 )
 from plasticine.ops._operator import Operator, map_over_batch
-from plasticine.ops._warp_backends import ScatterBuffers, deterministic_scale
+from plasticine.ops._warp_backends import BACKWARD
 from plasticine.ops.spline_coefficients import SPLINE_COEFFICIENTS
 from plasticine.ops.warp import WARP, WARP_BACKWARD, broadcast_batch
 from plasticine.ops.warp import check as check_warp
@@ -148,9 +141,15 @@ def _forward(
     backend: str,
 ) -> Tensor:
     check(image, displacement, affine, size, mode, padding)
-    operator = "splat_cubic" if mode in _checks.CUBIC_MODES else "splat"
-    serve = _FORWARD[backends.choose(backend, operator, device_type(image))]
-    return serve(image, displacement, affine, size, mode, padding)
+    chosen = backends.choose(backend, "splat", device_type(image))
+    if chosen == "reference":
+        return _reference_forward(image, displacement, affine, size, mode, padding)
+    # The gradient of warp to its image, of which that asks dtype and sizes alone.
+    read = image.new_empty(()).expand(*image.shape[:2], *size)
+    needs = (True, False, False)
+    result, _, _ = BACKWARD[chosen](image, read, displacement, affine, mode, padding, needs)
+    assert result is not None
+    return result
 
 
 def _forward_fake(
@@ -213,71 +212,6 @@ SPLAT = Operator(
 )
 
 
-def _cpu_forward(
-    image: Tensor,
-    displacement: Tensor,
-    affine: Tensor | None,
-    size: Sequence[int],
-    mode: str,
-    padding: str,
-) -> Tensor:
-    if list(size) == list(image.shape[2:]):
-        result = contiguous_like(image)
-    else:
-        result = image.new_empty((*image.shape[:2], *size))
-    # The gradient of warp to its image, of which it asks type and sizes alone.
-    out = native(result)
-    backends.NATIVE.warp_backward(
-        native(image),
-        out,
-        native(displacement),
-        native_or_none(affine),
-        out,
-        None,
-        None,
-        MODE_CODES[mode],
-        PADDING_CODES[padding],
-        threads_for(displacement),
-    )
-    return result
-
-
-def _cuda_forward(
-    image: Tensor,
-    displacement: Tensor,
-    affine: Tensor | None,
-    size: Sequence[int],
-    mode: str,
-    padding: str,
-) -> Tensor:
-    scale = deterministic_scale(image, mode)
-    buffers = ScatterBuffers(image, (*image.shape[:2], *size), scale)
-    forward = "splat_cubic_forward" if mode in _checks.CUBIC_MODES else "splat_forward"
-    getattr(backends.CUDA, forward)(
-        native(image),
-        native(displacement),
-        native_or_none(affine),
-        *buffers.arguments(),
-        MODE_CODES[mode],
-        PADDING_CODES[padding],
-        *cuda_launch(image),
-    )
-    return buffers.total(image.dtype)
-
-
-def _triton_forward(
-    image: Tensor,
-    displacement: Tensor,
-    affine: Tensor | None,
-    size: Sequence[int],
-    mode: str,
-    padding: str,
-) -> Tensor:
-    operator = "splat_cubic" if mode in _checks.CUBIC_MODES else "splat"
-    serve = getattr(backends.triton_kernels(operator)[0], operator)
-    return serve(image, displacement, affine, size, mode, padding)
-
-
 def _reference_forward(
     image: Tensor,
     displacement: Tensor,
@@ -293,11 +227,3 @@ def _reference_forward(
         if affine is not None and affine.is_inference():
             affine = affine.clone()
         return reference.splat(image, displacement, affine, size, mode, padding, False).contiguous()
-
-
-_FORWARD: dict[str, Callable[..., Tensor]] = {
-    "cpu": _cpu_forward,
-    "cuda": _cuda_forward,
-    "triton": _triton_forward,
-    "reference": _reference_forward,
-}

@@ -121,12 +121,6 @@ def check(
         _checks.affine_of(affine, displacement, ndim)
 
 
-def _choose(image: Tensor, mode: str, backend: str) -> str:
-    """The backend that serves a mode."""
-    operator = "warp_cubic" if mode in _checks.CUBIC_MODES else "warp"
-    return backends.choose(backend, operator, device_type(image))
-
-
 def _forward(
     image: Tensor,
     displacement: Tensor,
@@ -136,7 +130,7 @@ def _forward(
     backend: str,
 ) -> Tensor:
     check(image, displacement, affine, mode, padding)
-    serve = FORWARD[_choose(image, mode, backend)]
+    serve = FORWARD[backends.choose(backend, "warp", device_type(image))]
     return serve(image, displacement, affine, mode, padding)
 
 
@@ -181,7 +175,7 @@ def _backward_unchecked(
     backend: str,
     needs: Sequence[bool],
 ) -> Gradients:
-    serve = BACKWARD[_choose(image, mode, backend)]
+    serve = BACKWARD[backends.choose(backend, "warp", device_type(image))]
     return serve(grad, image, displacement, affine, mode, padding, needs)
 
 

@@ -233,11 +233,14 @@ class _WarpExponential(torch.autograd.Function):
         image, velocity, steps, method, mode, padding, field_padding, _, backend, _ = inputs
         stages = output[1]
         ctx.mark_non_differentiable(stages)
+        ctx.set_materialize_grads(False)  # zeros for the stages are as large as they are
         ctx.save_for_backward(image, velocity, stages if stages.dim() > 1 else None)
         ctx.options = steps, method, mode, padding, field_padding, backend
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 10
         needs = ctx.needs_input_grad[:2]
         gradients = WARP_EXPONENTIAL_BACKWARD(grad, *ctx.saved_tensors, *ctx.options, list(needs))
         wanted = [x if need else None for x, need in zip(gradients, needs, strict=True)]

@@ -26,8 +26,9 @@ def folding(
         spacing: the voxel size along each axis; None for 1.
 
     Returns:
-        ``(N, 6)`` float64: voxels with ``J <= 0``, voxels looked at, minimum and maximum of ``J``,
-        standard deviation of ``log(max(J, 1e-9))``, non-diffeomorphic volume in voxels.
+        ``(N, 6)`` float64: voxels whose ``J`` is not positive, voxels looked at, minimum and
+        maximum of ``J``, standard deviation of ``log(max(J, 1e-9))``, non-diffeomorphic volume in
+        voxels.
     """
     precision = torch.promote_types(displacement.dtype, torch.float32)
     field = displacement.detach().to(precision)
@@ -40,7 +41,7 @@ def folding(
                 jacobian = jacobian.narrow(axis + 2, 1, size - 2)
     jacobian = jacobian.flatten(1).double()
     count = jacobian.shape[1]
-    folds = (jacobian <= 0).sum(1).double()
+    folds = (~(jacobian > 0)).sum(1).double()  # NaN is no sign of a map without folds
     volume = non_diffeomorphic_volume(field, spacing)
     if count == 0:
         undefined = torch.full_like(folds, torch.nan)
@@ -65,7 +66,7 @@ def non_diffeomorphic_volume(field: Tensor, spacing: Sequence[float]) -> Tensor:
     Each cell of ``2**d`` voxels is cut into simplices in its two mirror-symmetric ways (2D: along
     either diagonal; 3D: four corner tetrahedra and the one between them) and the two are averaged;
     Liu et al., "On finite difference Jacobian computation in deformable image registration", IJCV
-    2024. A simplex with a NaN vertex counts as not turned over.
+    2024. NaN where a vertex is NaN.
     """
     batch, ndim, *spatial = field.shape
     total = field.new_zeros(batch, dtype=torch.float64)
@@ -99,11 +100,13 @@ def _overturned_volume(
     ndim = len(simplex[0])
     origin, *others = simplex
     at_rest = torch.tensor(
-        [[v - o for v, o in zip(other, origin, strict=True)] for other in others]
+        [[v - o for v, o in zip(other, origin, strict=True)] for other in others],
+        dtype=torch.float64,
+        device="cpu",
     )
-    orientation = torch.linalg.det(at_rest.double()).sign().item()
+    orientation = torch.linalg.det(at_rest).sign().item()
     edges = [
         [vertices[other][axis] - vertices[origin][axis] for axis in range(ndim)] for other in others
     ]
     volume = determinant(edges) * (orientation / (2 if ndim == 2 else 6))
-    return torch.where(volume < 0, -volume, 0.0).flatten(1).sum(1, dtype=torch.float64)
+    return torch.where(volume >= 0, 0.0, -volume).flatten(1).sum(1, dtype=torch.float64)

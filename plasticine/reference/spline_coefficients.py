@@ -37,7 +37,7 @@ def spline_matrix(size: int, padding: str) -> Tensor:
     A coefficient beyond the edge is 0 ("zeros"), that of the edge ("border"), or its mirror image
     about the edge voxel's centre ("reflection").
     """
-    matrix = torch.zeros(size, size, dtype=torch.float64)
+    matrix = torch.zeros(size, size, dtype=torch.float64, device="cpu")
     last = size - 1
     for voxel in range(size):
         for neighbour, weight in ((voxel - 1, 1), (voxel, 4), (voxel + 1, 1)):

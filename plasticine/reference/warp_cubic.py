@@ -94,7 +94,9 @@ def voxels_at(values: Tensor, sizes: torch.Size, index: list[Tensor]) -> Tensor:
     for coordinate, size in zip(index, sizes, strict=True):
         within = (coordinate >= 0) & (coordinate <= size - 1)
         inside = inside & within
-        offset = offset * size + torch.where(within, coordinate, 0.0).long()
+        # From 2**24 voxels on the last one's coordinate may round up in float32.
+        voxel = torch.where(within, coordinate, 0.0).long().clamp(max=size - 1)
+        offset = offset * size + voxel
     batch, channels = values.shape[:2]
     flat = offset.reshape(batch, 1, -1).expand(-1, channels, -1)
     sampled = values.gather(2, flat).reshape(batch, channels, *offset.shape[1:])

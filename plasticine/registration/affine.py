@@ -35,12 +35,12 @@ def affine_from_generator(generator: Tensor, size: Sequence[int]) -> tuple[Tenso
             f"a generator for {ndim} axes must be (N, {ndim}, {ndim + 1}); "
             f"got {tuple(generator.shape)}"
         )
-    # Autocast would round the products, and with them the coordinates, to half precision.
-    with torch.autocast(generator.device.type, enabled=False):
-        square = functional.pad(generator, (0, 0, 0, 1))
-        centre = generator.new_tensor([(n - 1) / 2 for n in size])
-        forward = _about(torch.linalg.matrix_exp(square), centre)
-        return forward, _about(torch.linalg.matrix_exp(-square), centre)
+    # In float64, whose products are left alone by autocast and by TF32, which round coordinates.
+    square = functional.pad(generator, (0, 0, 0, 1)).double()
+    centre = square.new_tensor([(n - 1) / 2 for n in size])
+    forward = _about(torch.linalg.matrix_exp(square), centre)
+    backward = _about(torch.linalg.matrix_exp(-square), centre)
+    return forward.to(generator.dtype), backward.to(generator.dtype)
 
 
 def _about(square: Tensor, centre: Tensor) -> Tensor:

@@ -109,8 +109,11 @@ class Deformation:
         if self.affine is None:
             return w
         linear = self.affine[:, :, :-1].to(w.dtype)
-        with torch.autocast(w.device.type, enabled=False):
-            turned = torch.einsum("nij,nj...->ni...", linear, w)
+        # No matrix product, which autocast and TF32 round: these are coordinates.
+        columns = linear.reshape(*linear.shape, *[1] * (w.dim() - 2)).unbind(2)
+        turned = columns[0] * w[:, :1]
+        for axis, column in enumerate(columns[1:], start=1):
+            turned = turned + column * w[:, axis : axis + 1]
         return turned + _affine_displacement(self.affine.to(w.dtype), w.shape[2:])
 
     def _before_affine(self, w: Tensor) -> Tensor:

@@ -9,10 +9,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from plasticine.nn.finite import check_finite, not_finite
 from plasticine.nn.gaussian import gaussian_blur
 from plasticine.nn.losses import jacobian_hinge, smoothness
+from plasticine.nn.modes import plain_modes, recordable
 from plasticine.nn.resampling import resample
 from plasticine.nn.validity import landing_mask
+from plasticine.ops._checks import is_tensor
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.warp import warp
 from plasticine.registration.deformation import Deformation
@@ -100,7 +103,8 @@ class InstanceOptimisation:
     ) -> Deformation:
         """The deformation that carries each moving image to its fixed one.
 
-        Works under ``torch.no_grad``, too. Pairs do not see each other: the result of one does
+        Works under ``torch.no_grad`` and ``torch.inference_mode``, too, and in full precision
+        under autocast. Pairs do not see each other: the result of one does
         not depend on which others it comes with, but for rounding.
 
         Args:
@@ -114,17 +118,31 @@ class InstanceOptimisation:
             The deformation, without gradient. Its inverse is that of its negated velocity.
 
         Raises:
-            TypeError: the images are not of one floating-point dtype.
-            ValueError: shapes do not fit.
+            TypeError: the images are not tensors of one floating-point dtype.
+            ValueError: shapes do not fit, or an image or the start holds NaN or infinity.
+            RuntimeError: the descent diverged to NaN or infinity.
         """
         _check(moving, fixed, initial)
+        with plain_modes():
+            return self._optimise(recordable(moving), recordable(fixed), initial, progress)
+
+    def _optimise(
+        self,
+        moving: Tensor,
+        fixed: Tensor,
+        initial: Deformation | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> Deformation:
         size = moving.shape[2:]
         if initial is None:
             found = Deformation(torch.zeros_like(moving[:, :1]).repeat_interleave(len(size), 1))
         else:
             found = replace(
                 initial,
-                velocity=initial.velocity.detach().to(moving.dtype),
+                velocity=recordable(initial.velocity).to(moving.dtype),
+                affine=recordable(initial.affine),
+                inverse_affine=recordable(initial.inverse_affine),
+                generator=recordable(initial.generator),
                 inverse_velocity=None,
                 inverse_from="negation",
                 features=(),
@@ -133,7 +151,7 @@ class InstanceOptimisation:
         with torch.enable_grad():
             for level in self.levels:
                 coarse = [-(-n // level.factor) for n in size]
-                pair = [_shrink(image.detach(), level.factor, coarse) for image in (moving, fixed)]
+                pair = [_shrink(image, level.factor, coarse) for image in (moving, fixed)]
 
                 def advance() -> None:
                     nonlocal done
@@ -142,6 +160,12 @@ class InstanceOptimisation:
                         progress(done, self.iterations)
 
                 update = self._descend(level, resized(found, coarse), pair, advance)
+                diverged = not_finite(update)
+                if diverged is not None:
+                    raise RuntimeError(
+                        f"the instance optimisation diverged at {level}: of the velocity, "
+                        f"{diverged}; lower learning_rate, {self.learning_rate}"
+                    )
                 # The update alone is interpolated, so that what was there keeps its detail.
                 whole = resized(Deformation(update), size).velocity
                 found = replace(found, velocity=found.velocity + whole)
@@ -244,6 +268,8 @@ def _spline(control: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _check(moving: Tensor, fixed: Tensor, initial: Deformation | None) -> None:
+    is_tensor(moving, "moving")
+    is_tensor(fixed, "fixed")
     if moving.dtype not in (torch.float32, torch.float64) or fixed.dtype != moving.dtype:
         raise TypeError(
             f"images must be float32 or float64, both alike; got {moving.dtype} and {fixed.dtype}"
@@ -262,3 +288,11 @@ def _check(moving: Tensor, fixed: Tensor, initial: Deformation | None) -> None:
             f"the initial velocity does not suit images of {tuple(moving.shape)}; "
             f"got {tuple(initial.velocity.shape)}"
         )
+    for name, tensor in (
+        ("moving", moving),
+        ("fixed", fixed),
+        ("the initial velocity", None if initial is None else initial.velocity),
+        ("the initial affine map", None if initial is None else initial.affine),
+    ):
+        if tensor is not None:
+            check_finite(tensor, name)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from plasticine.nn.finite import check_finite
+
 _POOL = {2: functional.adaptive_avg_pool2d, 3: functional.adaptive_avg_pool3d}
 
 
@@ -70,13 +72,16 @@ def nearest_targets(
         order of the targets.
 
     Raises:
-        ValueError: shapes do not fit, or a source has fewer allowed targets than ``count``.
+        ValueError: shapes do not fit, descriptors are NaN or infinite, or a source has fewer
+            allowed targets than ``count``.
     """
     if source.ndim != 2 or target.ndim != 2 or source.shape[1] != target.shape[1]:
         raise ValueError(
             "descriptors must be (images, features) with the same features; "
             f"got {tuple(source.shape)} and {tuple(target.shape)}"
         )
+    check_finite(source, "source")
+    check_finite(target, "target")
     distance = torch.cdist(source, target)
     available = len(target)
     if allowed is not None:

@@ -74,6 +74,8 @@ class RegistrationObjective:
         ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0; got {getattr(self, name)}")
+        if self.bins < 5:
+            raise ValueError(f"bins must be at least 5; got {self.bins}")
 
     def __call__(
         self,
@@ -130,7 +132,7 @@ class RegistrationObjective:
             return None
         count, ndim = len(image), image.ndim - 2
         if shift is None:
-            shift = torch.rand(count, ndim)
+            shift = torch.rand(count, ndim, dtype=torch.float32, device="cpu")
         drawn = self.jitter * (2 * shift - 1)
         drawn = drawn.to(image.device, image.dtype).view(count, ndim, *([1] * ndim))
         return drawn.expand(count, ndim, *image.shape[2:])

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from plasticine.nn.finite import check_finite
 from plasticine.ops.warp import warp
 
 _ITERATIONS = 100
@@ -75,7 +76,9 @@ def shape_distance(source: Tensor, target: Tensor) -> Tensor:
             "expected labels of the same channels and size; "
             f"got {tuple(source.shape)} and {tuple(target.shape)}"
         )
-    middle = torch.tensor([(n - 1) / 2 for n in source.shape[2:]], device=source.device)
+    middle = torch.tensor(
+        [(n - 1) / 2 for n in source.shape[2:]], dtype=torch.float32, device=source.device
+    )
     a, b = (
         moved_by(labels.float(), whole(centroid(labels) - middle)).flatten(1)
         for labels in (source, target)
@@ -106,12 +109,14 @@ def transport_plan(distance: Tensor, entropy: float, *, allowed: Tensor | None =
         columns, as far as the iterations have converged, to n / m.
 
     Raises:
-        ValueError: the entropy is not positive, shapes do not fit, or an image has no partner.
+        ValueError: the entropy is not positive, shapes do not fit, a distance is NaN or infinite,
+            or an image has no partner.
     """
     if not entropy > 0:
         raise ValueError(f"entropy must be positive; got {entropy}")
     if distance.ndim != 2 or distance.numel() == 0:
         raise ValueError(f"expected distances (n, m), not empty; got {tuple(distance.shape)}")
+    check_finite(distance, "distance")
     cost = distance.double().square()
     scale = cost.median().clamp_min(torch.finfo(cost.dtype).tiny)
     if allowed is not None:

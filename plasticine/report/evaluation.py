@@ -22,6 +22,8 @@ from plasticine.io import (
     normalise,
     read_volume,
 )
+from plasticine.metrics.images import SSIM_WINDOW
+from plasticine.nn.labels import move_labels
 from plasticine.ops.invert import invert
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.warp import warp
@@ -30,7 +32,8 @@ from plasticine.report.record import as_plain, describe_folding
 from plasticine.report.result_folder import ResultFolder, read_results
 from plasticine.report.results import as_text
 
-FORMAT_VERSION = 1
+# Version 1 had null for NaN and infinity.
+FORMAT_VERSION = 2
 
 # Every file of an evaluation, and what it holds.
 EVALUATION_FILES = {
@@ -65,8 +68,9 @@ def evaluate(
         progress: Called with (done, total).
 
     Returns:
-        A dictionary that is valid JSON (None is undefined or infinite): by group, ``deformation``
-        and those that were asked for, ``truth``, ``labels`` and ``distribution``.
+        A dictionary that is valid JSON, where "nan" is undefined, "inf" infinite, and None not
+        known: by group, ``deformation`` and those that were asked for, ``truth``, ``labels`` with
+        ``mean_of_labels``, and ``distribution``.
 
     Raises:
         FileNotFoundError: A file or folder is not there.
@@ -77,11 +81,12 @@ def evaluate(
         raise ValueError("a mask is for the comparison with a truth: give both, got a mask alone")
     if target_labels is not None and labels is None:
         raise ValueError("target labels are compared with the source's labels: give both")
+    notes: list[str] = []
     tasks: dict[str, Callable[[ResultFolder], dict[str, Any]]] = {"deformation": _deformation}
     if truth is not None:
-        tasks["truth"] = lambda results: _truth(results, truth, mask, erosion)
+        tasks["truth"] = lambda results: _truth(results, truth, mask, erosion, notes)
     if labels is not None:
-        tasks["labels"] = lambda results: _labels(results, labels, target_labels)
+        tasks["labels"] = lambda results: _labels(results, labels, target_labels, notes)
     if target_folder is not None:
         tasks["distribution"] = lambda results: _distribution(results, target_folder)
     report = progress or (lambda done, total: None)
@@ -90,7 +95,7 @@ def evaluate(
     record: dict[str, Any] = {
         "format": "plasticine evaluation",
         "format_version": FORMAT_VERSION,
-        "translation": str(folder),
+        "translation": folder,
         "model": {key: results.record["model"].get(key) for key in ("name", "sha256")},
         "input": results.record["input"]["file"],
         "compared_with": {
@@ -101,10 +106,13 @@ def evaluate(
             "target_folder": target_folder,
         },
         "spacing_mm": results.spacing,
+        "notes": notes,
     }
     for done, (name, task) in enumerate(tasks.items(), start=1):
         report(done, 1 + len(tasks))
         record[name] = task(results)
+        if name == "labels" and target_labels is not None:
+            record["mean_of_labels"] = _mean_of_labels(record["labels"])
     report(1 + len(tasks), 1 + len(tasks))
     plain = as_plain(record)
     assert isinstance(plain, dict)
@@ -138,7 +146,7 @@ def figures(record: dict[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
     Yields:
         Group, label (of what within the group; may be empty), measure, value.
     """
-    for group in ("deformation", "truth", "labels", "distribution"):
+    for group in ("deformation", "truth", "labels", "mean_of_labels", "distribution"):
         for name, value in record.get(group, {}).items():
             if isinstance(value, dict):
                 if name != "per_image":
@@ -188,13 +196,15 @@ def _deformation(results: ResultFolder) -> dict[str, Any]:
 
 
 def _truth(
-    results: ResultFolder, path: Path, mask_path: Path | None, erosion: int
+    results: ResultFolder, path: Path, mask_path: Path | None, erosion: int, notes: list[str]
 ) -> dict[str, Any]:
     """ŷ and, as what recolouring starts from, x∘φ, both pulled back, against the true image."""
     rule = results.card.get("target_normalisation", results.card.get("normalisation"))
-    data, _ = normalise(results.read(path).data, rule, str(path))
+    volume = results.read(path)
+    notes += [f"{path}: {note}" for note in volume.notes]
+    data, _ = normalise(volume.data, rule, str(path))
     truth = results.grid.to_images(data)
-    mask = None if mask_path is None else results.read_labels(mask_path) != 0
+    mask = None if mask_path is None else _read_labels(results, mask_path, notes) != 0
     inverse = invert(results.displacement)
     scores: dict[str, Any] = {"inverse_residual_voxels": inverse.residual.max()}
     for name, image in (("translated", results.translated), ("source", results.warped)):
@@ -202,15 +212,29 @@ def _truth(
             warp(image, inverse.displacement, padding="border"), truth, mask=mask, erosion=erosion
         )
         scores[name] = {k: v for k, v in dataclasses.asdict(score).items() if v is not None}
+    if scores["translated"].get("ssim") is None:
+        shape = " x ".join(str(n) for n in truth.shape[2:])
+        notes.append(
+            f"SSIM is left out: images of {shape} voxels are smaller than its window of "
+            f"{SSIM_WINDOW}"
+        )
     return scores
 
 
-def _labels(results: ResultFolder, path: Path, target_path: Path | None) -> dict[str, Any]:
+def _read_labels(results: ResultFolder, path: Path, notes: list[str]) -> torch.Tensor:
+    labels, found = results.read_labels(path)
+    notes += found
+    return labels
+
+
+def _labels(
+    results: ResultFolder, path: Path, target_path: Path | None, notes: list[str]
+) -> dict[str, Any]:
     """By label: volumes before and after φ and, with labels of ŷ, overlap and distances."""
-    labels = results.read_labels(path)
-    # float64 holds every label that float32 files can hold.
-    carried = warp(labels.double(), results.displacement.double(), mode="nearest").long()
-    target = None if target_path is None else results.read_labels(target_path)
+    labels = _read_labels(results, path, notes)
+    displacement = results.displacement.double()
+    carried = move_labels(labels, lambda ranks: warp(ranks, displacement, mode="nearest"))
+    target = None if target_path is None else _read_labels(results, target_path, notes)
     millilitres = math.prod(results.spacing) / 1000
     dice = {} if target is None else metrics.dice(carried, target)
     found = sorted(dice) if dice else [int(label) for label in labels.unique() if label != 0]
@@ -228,13 +252,32 @@ def _labels(results: ResultFolder, path: Path, target_path: Path | None) -> dict
                 "hd95_mm": distance.hd95,
                 "assd_mm": distance.assd,
             }
+            if not results.is_one_body:
+                there = ((carried == label) | (target == label)).flatten(1).any(1)
+                scores[str(label)]["distances_mean_over"] = (
+                    f"{int(there.sum())} of {len(there)} pictures"
+                )
     return scores
+
+
+def _mean_of_labels(scores: dict[str, Any]) -> dict[str, Any]:
+    """Means over the labels, and of how many: a label that is in one map alone has no distance."""
+    means: dict[str, Any] = {}
+    for measure in ("dice", "hd95_mm", "assd_mm"):
+        values = [score[measure] for score in scores.values()]
+        finite = [value for value in values if math.isfinite(value)]
+        means[measure] = sum(finite) / len(finite) if finite else math.nan
+        means[f"{measure}_mean_over"] = f"{len(finite)} of {len(values)} labels"
+    return means
 
 
 def _surface_distances(
     results: ResultFolder, carried: torch.Tensor, target: torch.Tensor, labels: list[int]
 ) -> dict[int, metrics.SurfaceDistance]:
-    """In 3D of one body; of a stack of pictures the mean over those with the label in either."""
+    """In 3D of one body; of a stack of pictures the mean over those with the label in either.
+
+    Infinite where it is missing from one of a picture's two maps.
+    """
     if results.is_one_body:
         first, second = (
             images[:, 0] if results.grid.ndim == 2 else images[0, 0] for images in (carried, target)

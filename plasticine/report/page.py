@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.style
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from plasticine.io.translate import VolumeTrace
-from plasticine.report.record import deformation_in_words
+from plasticine.report.record import deformation_in_words, printable
 
 _BACKGROUND = "#101418"
 _TEXT = "#e8eaed"
@@ -36,7 +37,8 @@ def draw_page(result: VolumeTrace, path: Path, *, rows: int = 4) -> None:
 
     Slices are spread evenly over those that hold at least a quarter of the foreground of the
     fullest one. All rows share one scale per column: intensities in [0, 1], the Jacobian about
-    1, the residual about 0. Folds (J <= 0) are marked.
+    1, the residual about 0. Folds (J <= 0 or NaN) are marked.
+    Matplotlib's own style and settings, whatever they are, do not change the page.
 
     Args:
         result: The translation.
@@ -46,6 +48,11 @@ def draw_page(result: VolumeTrace, path: Path, *, rows: int = 4) -> None:
     Raises:
         OSError: The file cannot be written.
     """
+    with matplotlib.style.context("default"):
+        _draw_page(result, path, rows)
+
+
+def _draw_page(result: VolumeTrace, path: Path, rows: int) -> None:
     images = _images(result)
     chosen = _representative(images["source"], rows)
     height, width = _in_millimetres(result)
@@ -185,7 +192,7 @@ def _outline(axis: Any, warped: NDArray[Any]) -> None:
 
 
 def _mark_folds(axis: Any, jacobian: NDArray[Any]) -> None:
-    at = np.argwhere(jacobian <= 0)
+    at = np.argwhere(~(jacobian > 0))
     if at.size:
         axis.scatter(at[:, 1], at[:, 0], marker="s", s=2.5, color=_FOLD, linewidths=0)
 
@@ -219,7 +226,7 @@ def _write_heading(figure: Figure, result: VolumeTrace) -> None:
     folds = int(folding.folds.sum())
     marked = ", marked green" if folds else ""
     model = result.trace.model.get("name", "model")
-    title = f"{result.volume.path.name}  →  {model}"
+    title = f"{printable(result.volume.path.name)}  →  {printable(model)}"
     facts = (
         f"{deformation_in_words(result)},  {folds} folds{marked} (J ≤ 0, "
         f"{folding.scheme} differences, {folding.region} region) of "
@@ -227,6 +234,7 @@ def _write_heading(figure: Figure, result: VolumeTrace) -> None:
         f"{float(folding.maximum.max()):.3f},  displacement mean {float(lengths.mean()):.2f} mm, "
         f"largest {float(lengths.max()):.2f} mm,  seed {arguments.get('seed')}"
     )
-    heading: dict[str, Any] = {"x": 0.012, "va": "center"}
+    # A dollar in a name is no mathematics.
+    heading: dict[str, Any] = {"x": 0.012, "va": "center", "parse_math": False}
     figure.text(y=1 - 0.26 / height, s=title, color=_TEXT, fontsize=13, weight="bold", **heading)
     figure.text(y=1 - 0.52 / height, s=facts, color=_MUTED, fontsize=8.5, **heading)

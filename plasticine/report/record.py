@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import math
 import platform
+import re
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ import torch
 from plasticine.io.translate import VolumeTrace
 from plasticine.ops.folding import Folding
 
-FORMAT_VERSION = 1
+# Version 1 had null for NaN and infinity.
+FORMAT_VERSION = 2
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def describe(result: VolumeTrace) -> dict[str, Any]:
@@ -27,7 +31,7 @@ def describe(result: VolumeTrace) -> dict[str, Any]:
         result: The translation.
 
     Returns:
-        A dictionary that is valid JSON: what is undefined (NaN, infinite) is None.
+        A dictionary that is valid JSON, as `as_plain` makes it.
     """
     record = {
         "format": "plasticine trace",
@@ -80,7 +84,7 @@ def describe_file(path: Path) -> dict[str, str]:
     Raises:
         OSError: It cannot be read.
     """
-    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return {"file": printable(path.name), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def _versions() -> dict[str, str]:
@@ -98,7 +102,7 @@ def _versions() -> dict[str, str]:
 def _describe_input(result: VolumeTrace) -> dict[str, Any]:
     volume = result.volume
     return {
-        "file": str(volume.path),
+        "file": volume.path,
         "kind": volume.kind,
         "shape": volume.stored_shape,
         "dtype": volume.stored_dtype,
@@ -176,13 +180,16 @@ def _metrics(result: VolumeTrace) -> dict[str, Any]:
 
 
 def as_plain(value: Any) -> Any:
-    """Tensors, arrays and tuples as lists, numbers as JSON knows them.
+    """Tensors, arrays and tuples as lists, numbers and text as JSON knows them.
+
+    NaN and infinity, which JSON has no numbers for, are the words "nan", "inf" and "-inf", which
+    Python's `float` and pandas read: a failure that was left blank would be left out of averages.
 
     Args:
         value: What a record holds.
 
     Returns:
-        The same of plain numbers, text, lists and dictionaries; None for NaN and infinity.
+        The same of plain numbers, `printable` text, lists and dictionaries.
 
     Raises:
         TypeError: It holds something else.
@@ -192,13 +199,31 @@ def as_plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return as_plain(value.tolist())
     if isinstance(value, dict):
-        return {str(key): as_plain(item) for key, item in value.items()}
+        return {printable(key): as_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [as_plain(item) for item in value]
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, bool | int | str) or value is None:
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, bool | int) or value is None:
         return value
-    if isinstance(value, Path):
-        return str(value)
+    if isinstance(value, str | Path):
+        return printable(value)
     raise TypeError(f"cannot write a {type(value).__name__} into a record")
+
+
+def printable(text: Any) -> str:
+    r"""Text that can be encoded, such as the name of a file whose bytes are not UTF-8.
+
+    Args:
+        text: A string, a path, or anything that has a text.
+
+    Returns:
+        The same, with each byte that is not UTF-8 (a surrogate escape) as ``\xe4``, and any
+        other lone surrogate as ``\ud800``.
+    """
+
+    def escaped(found: re.Match[str]) -> str:
+        code = ord(found[0])
+        return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+    return _SURROGATE.sub(escaped, str(text))

@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from plasticine.io.nifti import write_displacement, write_image
+from plasticine.io.displacement import write_displacement
+from plasticine.io.nifti import write_image
 from plasticine.io.translate import VolumeTrace
+from plasticine.nn.finite import check_finite
 from plasticine.report.page import draw_page
 from plasticine.report.record import describe, describe_file
 
@@ -38,8 +40,10 @@ def write_results(
         What ``trace.json`` holds.
 
     Raises:
+        ValueError: A result holds NaN or infinity, or ŷ leaves [0, 1]; nothing is written.
         OSError: A file cannot be written.
     """
+    _check(result)
     grid, affine = result.grid, result.affine
     volumes = {
         "translated": result.translated,
@@ -65,6 +69,14 @@ def write_results(
     (folder / "trace.json").write_text(as_text(record), encoding="utf-8")
     draw_page(result, folder / "trace.png")
     return record
+
+
+def _check(result: VolumeTrace) -> None:
+    for name in ("translated", "warped", "displacement", "jacobian"):
+        check_finite(getattr(result, name), name)
+    low, high = result.translated.aminmax()
+    if low < 0 or high > 1:
+        raise ValueError(f"translated must lie within [0, 1]; got {float(low)} to {float(high)}")
 
 
 def as_text(record: dict[str, Any]) -> str:

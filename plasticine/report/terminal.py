@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from plasticine.io.translate import VolumeTrace
-from plasticine.report.record import deformation_in_words
+from plasticine.report.record import deformation_in_words, printable
 
 
 def print_results(result: VolumeTrace, folder: Path, seconds: float, files: dict[str, str]) -> None:
@@ -27,9 +27,10 @@ def print_results(result: VolumeTrace, folder: Path, seconds: float, files: dict
     table = Table(title="Plasticine translation", title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    table.add_row("input", f"{result.volume.path}: {count} {images} of {shape} voxels")
+    table.add_row("input", f"{printable(result.volume.path)}: {count} {images} of {shape} voxels")
     model = result.trace.model
-    table.add_row("model", ": ".join(model[k] for k in ("name", "title") if k in model))
+    named = ": ".join(model[k] for k in ("name", "title") if k in model)
+    table.add_row("model", printable(named))
     if result.grid.resampled:
         model_shape = " x ".join(str(n) for n in result.grid.model_shape)
         table.add_row("model's grid", f"{model_shape}; results interpolated back")
@@ -55,10 +56,11 @@ def print_results(result: VolumeTrace, folder: Path, seconds: float, files: dict
             + (f" (percentile {normalisation.percentile:g})" if normalisation.percentile else ""),
         )
     for note in result.volume.notes:
-        table.add_row("note", note)
+        table.add_row("note", printable(note))
     table.add_section()
     for name, meaning in files.items():
         table.add_row(name, meaning)
-    console = Console(highlight=False)
+    # Names of files are shown as they are, be there brackets or colons in them.
+    console = Console(highlight=False, markup=False, emoji=False)
     console.print(table)
-    console.print(f"Pictures: {folder / 'trace.png'}", soft_wrap=True, markup=False)
+    console.print(f"Pictures: {printable(folder / 'trace.png')}", soft_wrap=True)

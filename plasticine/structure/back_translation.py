@@ -54,7 +54,8 @@ class BackTranslation(StructureMap):
         self.interior = int(interior)
         if self.interior:
             self.curve: Tensor
-            self.register_buffer("curve", torch.linspace(0, 1, LEVELS).repeat(2, 1))
+            level = torch.linspace(0, 1, LEVELS, dtype=torch.float32)
+            self.register_buffer("curve", level.repeat(2, 1))
 
     def of_domain(self, image: Tensor, domain: str | None) -> Tensor:
         """The map of an image that ``forward`` has checked."""

@@ -77,7 +77,7 @@ def clipped_distance(contour: Tensor, reach: int) -> Tensor:
         (N, C, *spatial), float32, within [0, reach].
     """
     limit = float(reach**2)
-    square = torch.where(contour, 0.0, limit).to(torch.float32)
+    square = (~contour).float() * limit
     ndim = contour.ndim - 2
     for axis in range(ndim):
         best = square

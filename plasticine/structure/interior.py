@@ -81,5 +81,7 @@ def _levels(images: Tensor, depths: Tensor, depth: int) -> Tensor:
             f"{float(depths.max()):g}"
         )
     ordered = inside.sort().values
-    index = torch.linspace(0, len(ordered) - 1, LEVELS - 2, device=ordered.device).round().long()
-    return torch.cat([ordered.new_zeros(1), ordered[index], ordered.new_ones(1)])
+    index = torch.linspace(
+        0, len(ordered) - 1, LEVELS - 2, dtype=torch.float32, device=ordered.device
+    )
+    return torch.cat([ordered.new_zeros(1), ordered[index.round().long()], ordered.new_ones(1)])

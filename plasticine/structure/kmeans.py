@@ -31,7 +31,8 @@ class KMeans(IntensityClusters):
         # Quantiles of the grey levels that occur, each counted once: a large background
         # would otherwise take most of the clusters.
         occurs = (histogram > 0).to(histogram.dtype).cumsum(1)
-        quantile = (torch.arange(self.clusters, device=level.device) + 0.5) / self.clusters
+        cluster = torch.arange(self.clusters, dtype=torch.float32, device=level.device)
+        quantile = (cluster + 0.5) / self.clusters
         wanted = quantile * occurs[:, -1:].clamp_min(1)
         centre = torch.searchsorted(occurs, wanted).clamp_max(BINS - 1).to(level.dtype)
         for _ in range(self.iterations):

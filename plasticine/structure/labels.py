@@ -9,6 +9,8 @@ from torch import Tensor
 
 from plasticine.structure.structure_map import StructureMap
 
+_LARGEST = 2**63 - 1
+
 
 class Labels(StructureMap):
     """One-hot channels of a label map that comes with the image.
@@ -29,6 +31,8 @@ class Labels(StructureMap):
     def __init__(self, ndim: int, labels: int | Sequence[int]) -> None:
         super().__init__(ndim)
         self.complete = isinstance(labels, int)
+        if not isinstance(labels, int) and any(v != int(v) or abs(v) > _LARGEST for v in labels):
+            raise ValueError(f"labels must be whole numbers within ±(2^63 - 1); got {labels}")
         self.values = list(range(labels)) if isinstance(labels, int) else [int(v) for v in labels]
         if not self.values or len(set(self.values)) < len(self.values):
             raise ValueError(

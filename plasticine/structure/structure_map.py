@@ -7,6 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from plasticine.nn.finite import check_finite
+from plasticine.ops._checks import is_tensor
+
 DOMAINS = ("source", "target")
 
 
@@ -48,9 +51,10 @@ class StructureMap(nn.Module):
 
         Raises:
             ValueError: the image has another number of axes or channels, the labels another
-                shape than the image, or they are missing or not wanted; the domain is not one
-                of them, or the map needs it and got None.
-            TypeError: the image is not floating point, or the labels are.
+                shape than the image, or they are missing or not wanted; the image holds NaN or
+                infinity; the domain is not one of them, or the map needs it and got None.
+            TypeError: the image is not a floating-point tensor, or the labels are one, or are of
+                uint16, uint32 or uint64.
         """
         self.check(image, labels=labels)
         if domain is not None and domain not in DOMAINS:
@@ -61,6 +65,9 @@ class StructureMap(nn.Module):
 
     def check(self, image: Tensor, *, labels: Tensor | None = None) -> None:
         """Raise what ``forward`` would raise for these arguments."""
+        is_tensor(image, "image")
+        if labels is not None:
+            is_tensor(labels, "labels")
         if image.ndim != self.ndim + 2 or image.shape[1] != 1:
             raise ValueError(
                 f"expected an image of shape (N, 1, *spatial) with {self.ndim} spatial axes; "
@@ -71,6 +78,7 @@ class StructureMap(nn.Module):
         if not self.needs_labels:
             if labels is not None:
                 raise ValueError(f"structure map {type(self).__name__} takes no labels; got some")
+            check_finite(image, "image")
             return
         if labels is None:
             raise ValueError("this structure map is made from a label map; got none")
@@ -81,6 +89,9 @@ class StructureMap(nn.Module):
             )
         if labels.is_floating_point() or labels.is_complex():
             raise TypeError(f"labels must be integers or bool; got {labels.dtype}")
+        if labels.dtype in (torch.uint16, torch.uint32, torch.uint64):
+            # torch neither compares nor bounds them.
+            raise TypeError(f"labels must be bool, uint8 or signed integers; got {labels.dtype}")
 
     def of_domain(self, image: Tensor, domain: str | None) -> Tensor:
         """The map of an image of a domain; the same for both, where a map does not say more."""

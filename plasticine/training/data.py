@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,7 +27,7 @@ class Domains:
         target: (m, 1, *spatial), likewise.
         pairable: (n, m) bool, false where source and target are of one subject and must not
             meet; None where no subjects are known.
-        source_labels: (n, 1, *spatial) int32, the source's label maps; None without them.
+        source_labels: (n, 1, *spatial) int64, the source's label maps; None without them.
         target_labels: (m, 1, *spatial), likewise.
     """
 
@@ -50,7 +52,7 @@ class Images:
     Attributes:
         images: (n, 1, *spatial) float32 within [-1, 1].
         subjects: (n,) str, whose each image is; None where that is not known.
-        labels: (n, 1, *spatial) int32, the images' label maps; None without them.
+        labels: (n, 1, *spatial) int64, the images' label maps; None without them.
     """
 
     images: Tensor
@@ -133,12 +135,12 @@ class RandomDeformation:
         smoothness: distance between the velocity's control points, voxels.
     """
 
-    rotation: float = 0.0
-    scaling: float = 0.0
-    translation: float = 0.0
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    scaling: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    translation: Annotated[float, Field(ge=0)] = 0.0
     mirror: bool = False
-    displacement: float = 0.0
-    smoothness: int = 16
+    displacement: Annotated[float, Field(ge=0)] = 0.0
+    smoothness: Annotated[int, Field(ge=1)] = 16
 
     def __call__(self, images: list[Tensor], draws: Draws) -> list[Tensor]:
         """Warp images that belong together by the same map; edges are repeated.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
@@ -36,12 +38,12 @@ class RandomIntensity:
             offset nor noise.
     """
 
-    remap: float = 0.5
-    offset: float = 0.05
-    field: float = 0.05
-    blur: float = 0.8
-    noise: float = 0.02
-    background: float = 0.02
+    remap: Annotated[float, Field(ge=0, le=1)] = 0.5
+    offset: Annotated[float, Field(ge=0)] = 0.05
+    field: Annotated[float, Field(ge=0)] = 0.05
+    blur: Annotated[float, Field(ge=0)] = 0.8
+    noise: Annotated[float, Field(ge=0)] = 0.02
+    background: Annotated[float, Field(ge=0, le=1)] = 0.02
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Change images (N, 1, *spatial) within [0, 1]; the result is within [0, 1], too."""

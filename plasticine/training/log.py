@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 from typing import Any, TextIO
+
+from plasticine.io.checks import named_errors
+from plasticine.nn.output_folder import OutputFolder
 
 
 class StageLog:
@@ -79,18 +81,21 @@ class StageLog:
         if step == 0:
             self.path.unlink()
             return
-        with self.path.open(newline="", encoding="utf-8") as file:
-            header, *rows = [*csv.reader(file)] or [[]]
-        # A run that was killed may have left half a row at the end, later than any checkpoint.
-        kept = [row for row in rows if len(row) == len(header) and int(row[0]) <= step]
-        if header[:1] != ["step"] or header[-1:] != ["seconds"]:
-            raise ValueError(f"{self.path} is not a training log: its columns are {header}")
-        temporary = self.path.with_name(f".{self.path.name}.new")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with named_errors(self.path):
+            with self.path.open(newline="", encoding="utf-8") as file:
+                header, *rows = [*csv.reader(file)] or [[]]
+            if header[:1] != ["step"] or header[-1:] != ["seconds"]:
+                raise ValueError(f"{self.path}: not a training log, its columns are {header}")
+            # A killed run may have left half a row at the end, later than any checkpoint.
+            kept = [row for row in rows if len(row) == len(header) and int(row[0]) <= step]
+            seconds = float(kept[-1][-1]) if kept else 0.0
+        with (
+            OutputFolder(self.path.parent, [self.path.name]) as temporary,
+            (temporary / self.path.name).open("w", newline="", encoding="utf-8") as file,
+        ):
             csv.writer(file).writerows([header, *kept])
-        os.replace(temporary, self.path)
         self.columns = header
-        self.seconds = float(kept[-1][-1]) if kept else 0.0
+        self.seconds = seconds
 
 
 def _event_writer(folder: Path, stage: str, step: int) -> Any:

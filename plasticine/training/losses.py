@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from plasticine.nn.precision import autocast
-from plasticine.registration.objective import RegistrationObjective
 from plasticine.registration.transport import moved_by
 from plasticine.structure import Labels, StructureMap
 from plasticine.training.data import Domains, RandomDeformation, check_size, cut_patches
 from plasticine.training.draws import Draws
 from plasticine.training.intensity import RandomIntensity
 from plasticine.training.pairs import NearestPairs, Pairs, TransportedPairs
+from plasticine.training.recipe import DiffusionSettings, RegistrationSettings
 from plasticine.translation.model import TranslationModel
 
 
@@ -28,8 +26,7 @@ class DenoisingLoss:
         model: whose denoiser is trained.
         target: (n, 1, *spatial) within [-1, 1], on the training device.
         deformation: the random deformation.
-        settings: ``condition_dropout``, ``precision`` and optionally ``patch``, the spatial
-            size of the patches that are cut at random from the images.
+        settings: the stage's.
         labels: (n, 1, *spatial), the images' label maps, of a structure map that needs them.
         jitter: a random change of the structure map's intensity, where the map that a
             translation meets differs from the training's; None changes nothing.
@@ -43,16 +40,15 @@ class DenoisingLoss:
         model: TranslationModel,
         target: Tensor,
         deformation: RandomDeformation,
-        settings: dict[str, Any],
+        settings: DiffusionSettings,
         labels: Tensor | None = None,
         jitter: RandomIntensity | None = None,
     ) -> None:
         self.denoiser, self.structure = model.denoiser, model.structure
         self.target, self.deformation, self.settings = target, deformation, settings
         self.labels, self.jitter = labels, jitter
-        self.patch: list[int] | None = settings.get("patch")
-        if self.patch is not None:
-            check_size("patch", self.patch, target)
+        if settings.patch is not None:
+            check_size("patch", settings.patch, target)
         if labels is None:
             # The map is taken before the deformation, so once for all is enough. Of labels it
             # costs nothing, and may have too many channels to be kept.
@@ -65,15 +61,15 @@ class DenoisingLoss:
         device = self.target.device
         index = draws.integers(0, len(self.target)).to(device)
         pair = [self.target[index], self._condition(index)]
-        if self.patch is not None:
-            pair = cut_patches(pair, self.patch, draws)
+        if self.settings.patch is not None:
+            pair = cut_patches(pair, self.settings.patch, draws)
         image, condition = self.deformation(pair, draws)
         if self.jitter is not None:
             condition = self.jitter(condition, draws)
         noise = draws.normal(*image.shape[1:]).to(device)
         k = draws.integers(1, self.denoiser.schedule.steps + 1).to(device)
-        keep = draws.uniform() >= self.settings["condition_dropout"]
-        with autocast(device, self.settings["precision"]):
+        keep = draws.uniform() >= self.settings.condition_dropout
+        with autocast(device, self.settings.precision):
             loss = self.denoiser.loss(image, condition, noise, k, keep.to(device))
         return loss, {}
 
@@ -83,11 +79,11 @@ class DenoisingLoss:
         return self.structure(self.target[index], "target", labels=self.labels[index])
 
 
-def registration_guide(structure: StructureMap, settings: dict[str, Any]) -> StructureMap:
+def registration_guide(structure: StructureMap, settings: RegistrationSettings) -> StructureMap:
     """The map whose overlap guides the registration: of ``labels`` or, without, the model's own."""
-    if "labels" not in settings:
+    if settings.labels is None:
         return structure
-    return Labels(structure.ndim, settings["labels"])
+    return Labels(structure.ndim, settings.labels)
 
 
 class RegistrationLoss:
@@ -97,13 +93,8 @@ class RegistrationLoss:
         model: whose velocity network is trained; its denoiser, trained already, gives ε̂.
         domains: the images, on the training device.
         deformation: the random deformation of a source and its target together.
-        settings: ``nearest`` (targets to draw from for each source, at most) or, in its place,
-            ``transport`` (draw from the optimal transport of labelled shapes instead: the weight
-            of its entropy), ``noise_steps`` (largest diffusion step k of ε̂), ``precision`` (of
-            the denoiser's ε̂; the velocities are float32 always) and ``weights`` (of the
-            objective's terms). Optionally ``labels``, values of the label maps that come with
-            the images: their overlap is then the objective's structure term, in place of the
-            model's own map. They teach the velocities, and a translation needs none.
+        settings: the stage's. ``precision`` is of the denoiser's ε̂; the velocities are float32
+            always.
 
     Raises:
         ValueError: an image may be shown none of the other domain, the domains differ in size,
@@ -115,7 +106,7 @@ class RegistrationLoss:
         model: TranslationModel,
         domains: Domains,
         deformation: RandomDeformation,
-        settings: dict[str, Any],
+        settings: RegistrationSettings,
     ) -> None:
         self.model, self.domains, self.deformation = model, domains, deformation
         self.settings = settings
@@ -124,19 +115,15 @@ class RegistrationLoss:
                 "registration needs images of one size; the source's are "
                 f"{tuple(domains.source.shape[2:])}, the target's {tuple(domains.target.shape[2:])}"
             )
-        self.objective = RegistrationObjective(**settings["weights"])
+        self.objective = settings.weights
         self.guide = registration_guide(model.structure, settings)
         self.pairs = self._pairs()
 
     def _pairs(self) -> Pairs:
-        settings = self.settings
-        if ("nearest" in settings) == ("transport" in settings):
-            raise ValueError("registration takes one of nearest and transport")
-        if "nearest" in settings:
-            return NearestPairs(self.domains, self.model.structure, settings["nearest"])
-        if not self.guide.needs_labels:
-            raise ValueError("transport pairs labelled shapes: say by which labels")
-        return TransportedPairs(self.domains, self.guide, settings["transport"])
+        if self.settings.nearest is not None:
+            return NearestPairs(self.domains, self.model.structure, self.settings.nearest)
+        assert self.settings.transport is not None  # one of them, as the recipe has checked
+        return TransportedPairs(self.domains, self.guide, self.settings.transport)
 
     def __call__(self, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the samples that ``draws`` gives, and the terms to show."""
@@ -179,7 +166,7 @@ class RegistrationLoss:
         """ε̂ = ε_θ(y_k, S(y), k) of a small to medium k, without gradient."""
         denoiser = self.model.denoiser
         noise = draws.normal(*y.shape[1:]).to(y.device)
-        k = draws.integers(1, self.settings["noise_steps"] + 1).to(y.device)
+        k = draws.integers(1, self.settings.noise_steps + 1).to(y.device)
         noisy = denoiser.schedule.add_noise(y, noise, k)
-        with autocast(y.device, self.settings["precision"]):
+        with autocast(y.device, self.settings.precision):
             return denoiser.predict_noise(noisy, condition, k)

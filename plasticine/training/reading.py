@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,13 @@ from plasticine.io import (
     model_images,
     read_volume,
 )
+from plasticine.io.checks import named_errors
+from plasticine.io.labels import whole_numbers
 from plasticine.nn.body import body_mask
 from plasticine.training.data import Domains, Images, crop_to, unpaired
-from plasticine.training.recipe import Recipe
-
-_OPTIONS = ("slices", "flip", "body", "subjects", "patients", "labels")
-_KEYS = {"file", "source", "target", "maximum", "crop", "size", "foreground", "held_out"} | {
-    f"{domain}_{option}" for domain in ("source", "target") for option in _OPTIONS
-}
+from plasticine.training.recipe import Data, Domain, DomainImages, Names, Recipe
 
 _LABELS = "_labels"
-_LARGEST_LABEL = 2**24  # up to which float32 holds every whole number
 
 Progress = Callable[[str, int, int], None]
 """Called as (what is read, files done, files in all)."""
@@ -48,26 +46,7 @@ def load_domains(
 ) -> Domains:
     """Read the images of a recipe, or those of a user's folders, each domain in random order.
 
-    A recipe's ``data`` table names its images below ``folder``. ``source`` and ``target`` are
-    lists: of arrays in the .npz file ``file``, whose value ``maximum`` is white; or, without
-    ``file``, of NIfTI, .npy and picture files, which are read as a translation reads them (axes,
-    spacing and normalisation from the card; the target's from ``target_normalisation``), each
-    file a subject. Optional keys:
-
-        ``crop``: spatial size that is cut from the middle of the arrays' images.
-        ``size``: spatial size that single files' images are cut or padded to.
-        ``foreground``: images with a smaller share of voxels above a tenth of white are left out.
-        ``source_slices``: [first, stop] of the slice axis, first axis of a volume.
-        ``source_flip``: image axes (0 is the first spatial one) that are reversed.
-        ``source_body``: keep the body and drop thin things outside of it, such as a table:
-            { threshold, opening, margin }, as ``body_mask`` documents them.
-        ``source_subjects``: who is in each array. Images of one subject never meet.
-        ``source_patients``: in its place, arrays that name each image's subject.
-        ``source_labels``: a list of arrays or files like ``source``, the label map of each,
-            on its voxels.
-
-    and the same with ``target_``; and ``held_out``: subjects of either whose images are left
-    out, to be tested on.
+    A recipe's images are below ``folder``, as its ``data`` table names them.
 
     Args:
         recipe: the recipe.
@@ -82,31 +61,29 @@ def load_domains(
 
     Raises:
         FileNotFoundError: a file or folder is not there, or a folder holds no image.
-        ValueError: a key is missing or not known, or images are not what the recipe needs.
+        ValueError: images are not what the recipe needs.
     """
     data = recipe.data
-    unknown = sorted(set(data) - _KEYS)
-    if unknown:
-        raise ValueError(f"recipe {recipe.name}: unknown data keys {', '.join(unknown)}")
     if (source is None) != (target is None):
         raise ValueError("--source and --target replace a recipe's images together; got one")
     _check_label_folders(source, source_labels, target_labels)
-    domains = {}
-    for domain, own, labels in (
-        ("source", source, source_labels),
-        ("target", target, target_labels),
-    ):
+    own_folders: dict[Domain, tuple[Path | None, Path | None]] = {
+        "source": (source, source_labels),
+        "target": (target, target_labels),
+    }
+    domains: dict[str, Images] = {}
+    for domain, (own, labels) in own_folders.items():
         if own is not None:
             files = _with_label_files(own, labels)
-            size = data.get("size", data.get("crop"))
-            domains[domain] = _read_files(files, domain, recipe, size, LEAST_BODY, {}, progress)
+            size = data.size or data.crop
+            domains[domain] = _read_files(files, domain, recipe, size, LEAST_BODY, None, progress)
         else:
             domains[domain] = _read_own(recipe, folder, domain, progress)
-    if source is None and "held_out" in data:
-        domains = _without(domains, data["held_out"])
-    for domain, found in domains.items():
+    if source is None and data.held_out:
+        domains = _without(domains, data.held_out)
+    for name, found in domains.items():
         if len(found.images) == 0:
-            raise ValueError(f"the {domain} holds no image that is not nearly empty")
+            raise ValueError(f"the {name} holds no image that is not nearly empty")
     if domains["source"].images.shape[2:] != domains["target"].images.shape[2:]:
         shapes = [tuple(domains[name].images.shape[2:]) for name in ("source", "target")]
         raise ValueError(
@@ -146,7 +123,9 @@ def _with_label_files(folder: Path, labels: Path | None) -> list[tuple[Path, Pat
     """The image files of a folder, each with its label map in the folder ``labels``."""
     if labels is None:
         return [(path, None) for path in files_in(folder)]
-    there = {subject_of(path): path for path in files_in(labels)}
+    there = defaultdict(list)
+    for path in files_in(labels):
+        there[subject_of(path)].append(path)
     same = folder.resolve() == labels.resolve()
     found: list[tuple[Path, Path | None]] = []
     for path in files_in(folder):
@@ -154,7 +133,7 @@ def _with_label_files(folder: Path, labels: Path | None) -> list[tuple[Path, Pat
         if same and subject.endswith(_LABELS):
             continue
         names = [f"{subject}{_LABELS}"] if same else [subject, f"{subject}{_LABELS}"]
-        files = [there[name] for name in names if name in there]
+        files = [file for name in names for file in there.get(name, [])]
         if len(files) != 1:
             raise ValueError(
                 f"{path} needs one label map in {labels}: expected a file named "
@@ -172,65 +151,74 @@ def subject_of(path: Path) -> str:
 
 
 def _read_own(
-    recipe: Recipe, folder: Path | None, domain: str, progress: Progress | None
+    recipe: Recipe, folder: Path | None, domain: Domain, progress: Progress | None
 ) -> Images:
     """A recipe's own images of a domain."""
-    data, ndim = recipe.data, int(recipe.model["ndim"])
+    data, named = recipe.data, recipe.data.of(domain)
     if folder is None:
         raise ValueError(
             "a recipe's own images need a data folder (--data or PLASTICINE_DATA); got none"
         )
-    options = {key: data[f"{domain}_{key}"] for key in _OPTIONS if f"{domain}_{key}" in data}
-    if "patients" in options and ("subjects" in options or "file" not in data):
-        raise ValueError(f"{domain}_patients names arrays of file, in place of {domain}_subjects")
-    for option in ("labels", "subjects", "patients"):
-        names = options.get(option)
-        if names and len(names) != len(data[domain]):
-            raise ValueError(
-                f"{domain}_{option} must name {len(data[domain])} arrays or files; got {names}"
-            )
-    if "file" in data:
-        return _read_arrays(folder / data["file"], domain, data, options, ndim)
-    labels = [folder / name for name in options.get("labels", [])] or [None] * len(data[domain])
-    files = list(zip([folder / name for name in data[domain]], labels, strict=True))
-    foreground = data.get("foreground", 0.0)
-    return _read_files(files, domain, recipe, data.get("size"), foreground, options, progress)
+    if data.file is not None:
+        return _read_arrays(folder / data.file, named, data, recipe.model.ndim)
+    labels = [None if name is None else folder / name for name in _or_none(named, named.labels)]
+    files = list(zip([folder / name for name in named.names], labels, strict=True))
+    return _read_files(files, domain, recipe, data.size, data.foreground, named, progress)
 
 
-def _read_arrays(
-    path: Path, domain: str, data: dict[str, Any], options: dict[str, Any], ndim: int
-) -> Images:
+def _or_none(named: DomainImages, option: Names | None) -> Sequence[str | None]:
+    """The option of each array or file; None for each where it is not given."""
+    return option or [None] * len(named.names)
+
+
+def _read_arrays(path: Path, named: DomainImages, data: Data, ndim: int) -> Images:
     if not path.is_file():
         raise FileNotFoundError(f"no training data at {path}: set PLASTICINE_DATA to its folder")
-    keys, foreground = data[domain], data.get("foreground", 0.0)
-    none = [None] * len(keys)
-    parts, subjects = [], []
-    with np.load(path) as archive:
-        for position, (key, labels, patients) in enumerate(
-            zip(keys, options.get("labels", none), options.get("patients", none), strict=True)
+    assert data.maximum is not None  # as the recipe has checked
+    parts, maps, subjects = [], [], []
+    with named_errors(path):
+        archive = np.load(path)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError(f"{path}: expected an .npz archive of arrays, got one array")
+    with archive:
+        for key, labels, patients, subject in zip(
+            named.names,
+            _or_none(named, named.labels),
+            _or_none(named, named.patients),
+            _or_none(named, named.subjects),
+            strict=True,
         ):
-            volumes = [v / data["maximum"] for v in _stack(archive, key, path, ndim)]
-            names: Sequence[Any] = [""] * len(volumes)
+            volumes = [v.float() / data.maximum for v in _stack(archive, key, path, ndim)]
+            if any(not ((v >= 0) & (v <= 1)).all() for v in volumes):
+                raise ValueError(
+                    f"{key!r} of {path}: expected values of 0 to {data.maximum:g}, the recipe's "
+                    "maximum"
+                )
+            names: Sequence[Any] = [subject or ""] * len(volumes)
             if patients is not None:
                 names = _patients(archive, patients, archive[key].shape, path)
-            elif "subjects" in options:
-                names = [options["subjects"][position]] * len(volumes)
+            label_maps: Sequence[Tensor | None] = [None] * len(volumes)
             if labels is not None:
-                maps = _stack(archive, labels, path, ndim)
-                volumes = [_joined(*pair, labels) for pair in zip(volumes, maps, strict=True)]
-            for volume, name in zip(volumes, names, strict=True):
-                images, kept = _select(volume, foreground, options)
+                label_maps = _stack(archive, labels, path, ndim, labels=True)
+                _check_alike(volumes, label_maps, labels)
+            for volume, name, label_map in zip(volumes, names, label_maps, strict=True):
+                images, chosen, kept = _select(volume, label_map, data.foreground, named)
                 parts.append(images)
+                maps.append(chosen)
                 subjects.append(np.broadcast_to(name, len(volume))[kept])
-    known = "patients" in options or "subjects" in options
-    images = crop_to(torch.cat(parts), data.get("crop"))
-    return _parted(images, np.concatenate(subjects) if known else None)
+    known = named.patients is not None or named.subjects is not None
+    return Images(
+        crop_to(torch.cat(parts), data.crop) * 2 - 1,
+        np.concatenate(subjects) if known else None,
+        _cat(None if chosen is None else crop_to(chosen, data.crop) for chosen in maps),
+    )
 
 
 def _array(archive: Any, key: str, path: Path) -> np.ndarray:
     if key not in archive:
         raise ValueError(f"{path} holds no array {key!r}; it holds {', '.join(archive)}")
-    return archive[key]
+    with named_errors(path):
+        return np.asarray(archive[key])
 
 
 def _patients(archive: Any, key: str, shape: tuple[int, ...], path: Path) -> list[Any]:
@@ -244,61 +232,75 @@ def _patients(archive: Any, key: str, shape: tuple[int, ...], path: Path) -> lis
     return list(names) if len(shape) == 4 else [names]
 
 
-def _stack(archive: Any, key: str, path: Path, ndim: int) -> list[Tensor]:
-    """An array's volumes: (slices, 1, *spatial) of a 2D model, (1, 1, *spatial) of a 3D one."""
+def _stack(archive: Any, key: str, path: Path, ndim: int, *, labels: bool = False) -> list[Tensor]:
+    """An array's volumes: (slices, 1, *spatial) of a 2D model, (1, 1, *spatial) of a 3D one.
+
+    Of the array's own type, or label maps in int64.
+    """
     stack = _array(archive, key, path)
     if stack.ndim not in (ndim + 1, 4):
         raise ValueError(
             f"{key!r} of {path} is not a stack of {ndim}D images: its shape is {stack.shape}"
         )
-    volumes = torch.from_numpy(stack).float()
+    if labels:
+        stack, notes = whole_numbers(stack, f"{path}: {key}")
+        _warn(notes)
+    volumes = torch.from_numpy(stack)
     if ndim == 3:
         return list(volumes[:, None, None])
     return list(volumes[:, :, None]) if stack.ndim == 4 else [volumes[:, None]]
 
 
-def _joined(images: Tensor, labels: Tensor, name: object) -> Tensor:
-    """Images and label map as two channels, so that both are cut and turned together."""
-    if labels.shape != images.shape:
+def _check_alike(volumes: Sequence[Tensor], maps: Sequence[Tensor], name: object) -> None:
+    """Refuses label maps of another shape than their images."""
+    shapes = [[tuple(one.shape) for one in each] for each in (volumes, maps)]
+    if shapes[0] != shapes[1]:
         raise ValueError(
-            f"{name}: expected a label map of the images' shape {tuple(images.shape)}, "
-            f"got {tuple(labels.shape)}"
+            f"{name}: expected label maps of the images' shape {shapes[0][0]} "
+            f"({len(volumes)} of them), got {len(maps)} of {shapes[1][0]}"
         )
-    if (labels != labels.round()).any() or labels.abs().max() > _LARGEST_LABEL:
-        raise ValueError(f"{name}: expected labels, whole numbers of at most {_LARGEST_LABEL}")
-    return torch.cat([images, labels.to(images.dtype)], 1)
 
 
-def _parted(joined: Tensor, subjects: np.ndarray | None) -> Images:
-    """What ``_joined`` joined, or images alone, within [-1, 1]."""
-    labels = joined[:, 1:].int() if joined.shape[1] == 2 else None
-    return Images(joined[:, :1] * 2 - 1, subjects, labels)
+def _warn(notes: Sequence[str]) -> None:
+    """Says what is to be known of the reading of label maps, in one warning for all."""
+    if notes:
+        more = f" (and {len(notes) - 1} notes of other kinds or files)" if notes[1:] else ""
+        warnings.warn(notes[0] + more, RuntimeWarning, stacklevel=2)
+
+
+def _cat(maps: Iterable[Tensor | None]) -> Tensor | None:
+    """Label maps in one tensor; None where the images have none."""
+    there = [one for one in maps if one is not None]
+    return torch.cat(there) if there else None
 
 
 def _select(
-    images: Tensor, foreground: float, options: dict[str, Any]
-) -> tuple[Tensor, np.ndarray]:
+    images: Tensor, labels: Tensor | None, foreground: float, named: DomainImages | None
+) -> tuple[Tensor, Tensor | None, np.ndarray]:
     """What a domain's options leave of some images (n, 1, *spatial) within [0, 1], and of which.
 
-    A second channel, the label map, goes with them.
+    Their label maps, (n, 1, *spatial) int64, are cut and turned with them.
     """
     kept = np.arange(len(images))
-    if "slices" in options:
-        first, stop = options["slices"]
+    if named is not None and named.slices is not None:
+        first, stop = named.slices
         axis = 0 if images.ndim == 4 else 2
-        if not 0 <= first < stop <= images.shape[axis]:
+        if stop > images.shape[axis]:
             raise ValueError(
                 f"slices [{first}, {stop}] are not within the {images.shape[axis]} there are"
             )
         images = images.narrow(axis, first, stop - first)
+        labels = None if labels is None else labels.narrow(axis, first, stop - first)
         kept = kept[first:stop] if axis == 0 else kept
-    if "flip" in options:
-        images = images.flip([2 + axis for axis in options["flip"]])
-    if "body" in options:
-        body = body_mask(images[:, :1], **options["body"])
-        images = torch.cat([images[:, :1] * body, images[:, 1:]], 1)
-    enough = body_share(images[:, :1]) >= foreground
-    return images[enough], kept[enough.numpy()]
+    if named is not None and named.flip:
+        axes = [2 + axis for axis in named.flip]
+        images = images.flip(axes)
+        labels = None if labels is None else labels.flip(axes)
+    if named is not None and named.body is not None:
+        images = images * body_mask(images, **named.body.model_dump())
+    enough = body_share(images) >= foreground
+    labels = None if labels is None else labels[enough]
+    return images[enough], labels, kept[enough.numpy()]
 
 
 def _read_files(
@@ -307,18 +309,23 @@ def _read_files(
     recipe: Recipe,
     size: Sequence[int] | None,
     foreground: float,
-    options: dict[str, Any],
+    named: DomainImages | None,
     progress: Progress | None,
 ) -> Images:
-    card = dict(recipe.card) | {"ndim": recipe.model["ndim"]}
+    card = recipe.card.model_dump(exclude_none=True) | {"ndim": recipe.model.ndim}
     if domain == "target" and "target_normalisation" in card:
         card["normalisation"] = card["target_normalisation"]
-    parts = []
-    for done, (path, labels) in enumerate(files, start=1):
+    parts, maps = [], []
+    notes: list[str] = []
+    for done, (path, label_path) in enumerate(files, start=1):
         laid = model_images(read_volume(path), card)
-        whole = laid.images if labels is None else _joined(laid.images, laid.labels(labels), labels)
-        images, _ = _select(whole, foreground, options)
+        labels = None
+        if label_path is not None:
+            labels, found = laid.labels(label_path)
+            notes += found
+        images, labels, _ = _select(laid.images, labels, foreground, named)
         parts.append(images if size is None else fit(images, size))
+        maps.append(labels if labels is None or size is None else fit(labels, size))
         if progress is not None:
             progress(f"reading {domain}", done, len(files))
     shapes = {tuple(part.shape[2:]) for part in parts}
@@ -328,7 +335,9 @@ def _read_files(
             "give the recipe a size in [data]"
         )
     names = [subject_of(path) for path, _ in files]
-    return _parted(torch.cat(parts), np.repeat(names, [len(part) for part in parts]))
+    _warn(notes)
+    subjects = np.repeat(names, [len(part) for part in parts])
+    return Images(torch.cat(parts) * 2 - 1, subjects, _cat(maps))
 
 
 def fit(images: Tensor, size: Sequence[int]) -> Tensor:

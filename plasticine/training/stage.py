@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from plasticine.nn.precision import autocast
+from plasticine.nn.finite import check_all_finite
 from plasticine.nn.tensor_file import load_tensors, save_tensors
 from plasticine.training.draws import Draws
 from plasticine.training.log import StageLog
 from plasticine.training.processes import Processes
+from plasticine.training.recipe import StageSettings
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 """Called as (stage, step, steps, values) after every optimisation step."""
@@ -49,6 +50,19 @@ def ema_update(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]
     return update
 
 
+def check_batch(name: str, settings: StageSettings, processes: Processes) -> None:
+    """Refuses a batch that cannot be divided evenly.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if settings.batch % (processes.count * settings.accumulation):
+        raise ValueError(
+            f"{name}: a batch of {settings.batch} cannot be divided evenly among "
+            f"{processes.count} processes of {settings.accumulation} parts (accumulation) each"
+        )
+
+
 class Stage:
     """Trains a network by AdamW with a warm-up and a cosine decay, keeping its average.
 
@@ -61,17 +75,14 @@ class Stage:
         name: "diffusion" or "registration"; also the checkpoint's name.
         network: what is trained, on its device.
         loss: gives the loss of a batch.
-        settings: ``steps``, ``batch``, ``learning_rate``, ``warmup``, ``weight_decay``,
-            ``ema``, ``gradient_norm`` (each batch's gradient is cut to it),
-            ``checkpoint_every``, ``precision`` ("float32", "bfloat16", or "float16", whose
-            loss is scaled), and optionally ``accumulation``.
+        settings: how it is trained.
         folder: where the checkpoint and the log are kept.
         seed: of the run.
         processes: that train together.
         tensorboard: log to TensorBoard, too.
 
     Raises:
-        ValueError: the precision is not known, or the batch cannot be divided evenly.
+        ValueError: the batch cannot be divided evenly.
     """
 
     def __init__(
@@ -79,7 +90,7 @@ class Stage:
         name: str,
         network: nn.Module,
         loss: Loss,
-        settings: dict[str, Any],
+        settings: StageSettings,
         folder: Path,
         seed: int,
         processes: Processes | None = None,
@@ -90,23 +101,16 @@ class Stage:
         self.settings = settings
         self.folder, self.tensorboard = folder, tensorboard
         self.processes = Processes() if processes is None else processes
-        self.steps = int(settings["steps"])
-        self.batch, self.parts = int(settings["batch"]), int(settings.get("accumulation", 1))
-        if self.parts < 1 or self.batch % (self.processes.count * self.parts):
-            raise ValueError(
-                f"{name}: a batch of {self.batch} cannot be divided evenly among "
-                f"{self.processes.count} processes of {self.parts} parts (accumulation) each"
-            )
+        check_batch(name, settings, self.processes)
         device = next(network.parameters()).device
-        autocast(device, settings["precision"])  # refuses a precision that is not known
-        self.scaler = torch.amp.GradScaler(device.type, enabled=settings["precision"] == "float16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
         self.checkpoint = folder / f"{name}.checkpoint.safetensors"
         self.processes.share(network)
-        self.average = AveragedModel(network, multi_avg_fn=ema_update(settings["ema"]))
+        self.average = AveragedModel(network, multi_avg_fn=ema_update(settings.ema))
         self.optimizer = torch.optim.AdamW(
             network.parameters(),
-            lr=settings["learning_rate"],
-            weight_decay=settings["weight_decay"],
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
         )
         self.step = 0
 
@@ -123,7 +127,7 @@ class Stage:
             if first:
                 log = StageLog(self.folder, self.name, self.step, tensorboard=self.tensorboard)
                 stack.enter_context(contextlib.closing(log))
-            while self.step < self.steps:
+            while self.step < self.settings.steps:
                 began = time.perf_counter()
                 rate = self._learning_rate()
                 values = self._advance(rate)
@@ -131,7 +135,7 @@ class Stage:
                     seconds = time.perf_counter() - began
                     log.write(self.step, values | {"learning_rate": rate}, seconds)
                     if progress is not None:
-                        progress(self.name, self.step, self.steps, values)
+                        progress(self.name, self.step, self.settings.steps, values)
                     if self._is_kept():
                         self.save()
         self.processes.wait()
@@ -139,7 +143,7 @@ class Stage:
         return self.average.module
 
     def _is_kept(self) -> bool:
-        return self.step % self.settings["checkpoint_every"] == 0 or self.step == self.steps
+        return self.step % self.settings.checkpoint_every == 0 or self.step == self.settings.steps
 
     def _advance(self, rate: float) -> dict[str, float]:
         """One optimisation step."""
@@ -154,7 +158,7 @@ class Stage:
                 f"checkpoint is {self.checkpoint}"
             )
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.settings["gradient_norm"])
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.average.update_parameters(self.network)
@@ -164,65 +168,96 @@ class Stage:
     def _accumulate(self) -> dict[str, float]:
         """The gradient of the whole batch, and its loss and terms."""
         total: dict[str, Tensor] = {}
-        size = self.batch // (self.processes.count * self.parts)
-        for part in range(self.parts):
-            start = (self.processes.rank * self.parts + part) * size
+        batch, parts = self.settings.batch, self.settings.accumulation
+        size = batch // (self.processes.count * parts)
+        for part in range(parts):
+            start = (self.processes.rank * parts + part) * size
             generator = torch.Generator().manual_seed((self.seed << 32) + self.step)
-            loss, terms = self.loss(Draws(generator, self.batch, slice(start, start + size)))
-            self.scaler.scale(loss / self.parts).backward()
+            loss, terms = self.loss(Draws(generator, batch, slice(start, start + size)))
+            self.scaler.scale(loss / parts).backward()
             for name, value in {"loss": loss, **terms}.items():
-                share = value.detach().float() / self.parts
+                share = value.detach().float() / parts
                 total[name] = total[name] + share if name in total else share
         used = [p.grad for p in self.network.parameters() if p.grad is not None]
         self.processes.average([*used, *total.values()])
         return {name: float(value) for name, value in total.items()}
 
     def _learning_rate(self) -> float:
-        warmup = min(1.0, (self.step + 1) / max(1, self.settings["warmup"]))
-        decay = 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
-        return self.settings["learning_rate"] * warmup * max(decay, 0.01)
+        warmup = min(1.0, (self.step + 1) / max(1, self.settings.warmup))
+        decay = 0.5 * (1 + math.cos(math.pi * self.step / self.settings.steps))
+        return self.settings.learning_rate * warmup * max(decay, 0.01)
 
     def save(self) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint.
+
+        Raises:
+            RuntimeError: a weight is not finite; an earlier checkpoint is kept.
+        """
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         average = self.average.module.state_dict()
         tensors |= {f"average.{name}": value.clone() for name, value in average.items()}
+        try:
+            check_all_finite(tensors, f"{self.name}: at step {self.step}")
+        except ValueError as error:
+            raise RuntimeError(f"{error}; the last checkpoint is {self.checkpoint}") from error
         tensors |= dict(self._moments())
         metadata = {"stage": self.name, "step": self.step, "seed": self.seed}
-        metadata |= {"settings": self._resumable(), "scaler": self.scaler.state_dict()}
+        settings = self._resumable(self.settings).model_dump(mode="json")
+        metadata |= {"settings": settings, "scaler": self.scaler.state_dict()}
         save_tensors(self.checkpoint, tensors, metadata)
 
-    def _resumable(self) -> dict[str, Any]:
+    @staticmethod
+    def _resumable(settings: StageSettings) -> StageSettings:
         """The settings that a resumed run must share; how a batch is divided is not of them."""
-        return {name: value for name, value in self.settings.items() if name != "accumulation"}
+        return settings.model_copy(update={"accumulation": 1})
 
     def load(self) -> None:
         """Go on from the checkpoint.
 
         Raises:
             FileNotFoundError: there is none.
-            ValueError: it is of another stage, seed, recipe or network.
+            ValueError: it is damaged, or of another stage, seed, recipe or network.
         """
         tensors, metadata = load_tensors(self.checkpoint)
-        expected = {"stage": self.name, "seed": self.seed, "settings": self._resumable()}
-        for key, value in expected.items():
-            if metadata.get(key) != value:
-                raise ValueError(
-                    f"{self.checkpoint} cannot be resumed: its {key} is {metadata.get(key)!r}, "
-                    f"this run's is {value!r}"
-                )
+        for key, value in {"stage": self.name, "seed": self.seed}.items():
+            self._expect(key, metadata.get(key), value)
+        stored = type(self.settings).read(
+            metadata.get("settings"), f"{self.checkpoint} cannot be resumed: its settings"
+        )
+        for key, value in self._resumable(self.settings):
+            self._expect(f"settings' {key}", getattr(stored, key), value)
         try:
-            self.network.load_state_dict(_below("network.", tensors))
-            self.average.module.load_state_dict(_below("average.", tensors))
-        except RuntimeError as error:
-            raise ValueError(f"{self.checkpoint} is of another network: {error}") from error
-        self.step = metadata["step"]
+            self._restore(tensors, metadata)
+        except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{self.checkpoint} is damaged or of another network: {error}"
+            ) from error
+
+    def _expect(self, key: str, found: object, expected: object) -> None:
+        if found != expected:
+            raise ValueError(
+                f"{self.checkpoint} cannot be resumed: its {key} is {found!r}, "
+                f"this run's is {expected!r}"
+            )
+
+    def _restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+        check_all_finite(tensors, str(self.checkpoint))
+        step = metadata["step"]
+        if type(step) is not int or not 0 <= step <= self.settings.steps:
+            raise ValueError(
+                f"{self.checkpoint}: expected a step of 0 … {self.settings.steps}; got {step!r}"
+            )
+        self.network.load_state_dict(_below("network.", tensors))
+        self.average.module.load_state_dict(_below("average.", tensors))
+        self.step = step
         self.average.n_averaged.fill_(self.step)
         self.scaler.load_state_dict(metadata["scaler"])
         for index, parameter in enumerate(self.network.parameters()):
             if f"optimizer.{index}.step" in tensors:
                 self.optimizer.state[parameter] = {
-                    name: tensors[f"optimizer.{index}.{name}"].to(parameter.device)
+                    name: tensors[f"optimizer.{index}.{name}"]
+                    .to(parameter.device)
+                    .view_as(parameter)
                     for name in _MOMENTS
                 } | {"step": tensors[f"optimizer.{index}.step"]}
 

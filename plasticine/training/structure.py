@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plasticine import structure
 from plasticine.diffusion.unet import ImageUNet
 from plasticine.metrics.images import correlation
 from plasticine.nn.precision import autocast
@@ -18,14 +16,15 @@ from plasticine.structure.interior import depth_in_body, interior_curve, match_i
 from plasticine.training.data import Domains, RandomDeformation
 from plasticine.training.draws import Draws
 from plasticine.training.intensity import RandomIntensity
+from plasticine.training.recipe import StageSettings, StructureSettings
 from plasticine.training.stage import Loss
+from plasticine.translation.model import create_structure
 
-_OWN = ("base", "base_steps", "rounds", "jitter", "accept")
 _BATCH = 16
 _DEPTH = 4
 """Voxels from the body's surface on which agreement is judged; the outline agrees always."""
 
-Run = Callable[[str, nn.Module, Loss, dict[str, Any]], None]
+Run = Callable[[str, nn.Module, Loss, StageSettings], None]
 """Trains a network as a stage of a given name: (name, network, loss, settings)."""
 
 
@@ -68,7 +67,7 @@ def train_back_translation(
     learned: BackTranslation,
     domains: Domains,
     deformation: RandomDeformation,
-    settings: dict[str, Any],
+    settings: StructureSettings,
     run: Run,
 ) -> float:
     """Train the map's network h, from the target's look to the source's, without pairs.
@@ -84,9 +83,7 @@ def train_back_translation(
         learned: the map.
         domains: the images, on the training device.
         deformation: the random deformation.
-        settings: ``base`` (the shared map: ``name`` and options), ``base_steps`` of the first
-            network, ``rounds``, ``jitter`` (as ``RandomIntensity``), and a stage's settings,
-            whose ``steps`` are those of each network of a round; ``accept`` is for the caller.
+        settings: of the training; ``accept`` is for the caller.
         run: trains a network; its stages are "structure-base", "structure-1-target",
             "structure-1-source", ...
 
@@ -96,13 +93,11 @@ def train_back_translation(
         body is that deep. Small networks reached 0.6 after a round from T1 to T2, and 0.14 from
         FLAIR to T2, where h is wrong (docs/structure.md). No pair is needed for it.
     """
-    stage = {key: value for key, value in settings.items() if key not in _OWN}
-    jitter, precision = RandomIntensity(**settings["jitter"]), settings["precision"]
+    stage, jitter, precision = settings.stage, settings.jitter, settings.precision
     ndim, device = learned.ndim, domains.source.device
     x, y = (domains.source + 1) / 2, (domains.target + 1) / 2
 
-    options = dict(settings["base"])
-    shared = structure.create(options.pop("name"), ndim, **options)
+    shared = create_structure(settings.base, ndim)
     inner = learned.network.network
     shape = {key: getattr(inner, key) for key in ("channels", "blocks", "patch_size")}
     first = ImageUNet(ndim, shared.channels, 1, **shape).to(device)
@@ -122,11 +117,11 @@ def train_back_translation(
         return match_interior(made, made_depth, curve, depth)
 
     descriptors = applied(shared, domains.source)
-    base = stage | {"steps": settings["base_steps"]}
+    base = stage.model_copy(update={"steps": settings.base_steps})
     recovered = RecolouringLoss(first, descriptors, x, deformation, precision)
     run("structure-base", first, recovered, base)
     begun = pseudo_source = applied(first, applied(shared, domains.target))
-    for index in range(1, settings["rounds"] + 1):
+    for index in range(1, settings.rounds + 1):
         pseudo_source = matched(pseudo_source, depth_y, x, depth_x)
         learn(f"{index}-target", to_target, pseudo_source, y)
         pseudo_target = matched(applied(to_target, x), depth_x, y, depth_y)

@@ -8,19 +8,21 @@ from typing import Any
 
 import torch
 
+from plasticine.nn.modes import plain_modes
+from plasticine.nn.seed import TRAINING_BITS, check_seed
 from plasticine.structure import BackTranslation
-from plasticine.training.data import Domains, RandomDeformation
-from plasticine.training.intensity import RandomIntensity
+from plasticine.training.data import Domains
 from plasticine.training.losses import DenoisingLoss, RegistrationLoss, registration_guide
 from plasticine.training.processes import Processes
 from plasticine.training.reading import Progress as ReadingProgress
 from plasticine.training.reading import load_domains
-from plasticine.training.recipe import Recipe, load_recipe
-from plasticine.training.stage import Loss, Progress, Stage
+from plasticine.training.recipe import Recipe, StageSettings, StructureSettings, load_recipe
+from plasticine.training.stage import Loss, Progress, Stage, check_batch
 from plasticine.training.structure import train_back_translation
 from plasticine.translation.model import TranslationModel, save_model
 
 
+@plain_modes()
 def train(
     recipe: str | Path | Recipe,
     data_folder: Path | None,
@@ -62,7 +64,7 @@ def train(
         target_labels: likewise.
         resume: go on from the checkpoints there are.
         device: of torch, as "cpu" or "cuda".
-        seed: of the initial weights and of every random draw.
+        seed: of the initial weights and of every random draw, 0 … 2^32 - 1.
         tensorboard: log to ``output/tensorboard``, too.
         progress: called as (stage, step, steps, values) after each optimisation step.
         reading: called as (what, files done, files in all) while files are read.
@@ -72,12 +74,16 @@ def train(
 
     Raises:
         FileNotFoundError: the recipe or the data is not there.
-        ValueError: the recipe, the data or a checkpoint is not right, or there are
+        TypeError: the seed is not a whole number.
+        ValueError: the recipe, the data, the seed or a checkpoint is not right, or there are
             checkpoints in ``output`` and ``resume`` is false.
         RuntimeError: a loss is not finite, or TensorBoard is asked for and not installed.
         OSError: ``output`` cannot be written to.
     """
+    check_seed(seed, TRAINING_BITS)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    has_labels = recipe.data.source_labels is not None if source is None else bool(source_labels)
+    _check_labels(recipe, has_labels)
     output.mkdir(parents=True, exist_ok=True)
     kept = sorted(path.name for path in output.glob("*.checkpoint.safetensors"))
     if kept and not resume:
@@ -86,6 +92,8 @@ def train(
         )
     with Processes.joined(device) as processes:
         first = processes.rank == 0
+        for name, settings in recipe.stages.items():
+            check_batch(name, settings, processes)
         domains = load_domains(
             recipe,
             data_folder,
@@ -99,9 +107,9 @@ def train(
         torch.manual_seed(seed)
         model = TranslationModel(recipe.model).to(processes.device)
         _check_structure(recipe, model, domains)
-        deformation = RandomDeformation(**recipe.augmentation)
+        deformation = recipe.augmentation
 
-        def run(name: str, network: torch.nn.Module, loss: Loss, settings: dict[str, Any]) -> None:
+        def run(name: str, network: torch.nn.Module, loss: Loss, settings: StageSettings) -> None:
             stage = Stage(
                 name, network, loss, settings, output, seed, processes, tensorboard=tensorboard
             )
@@ -117,13 +125,13 @@ def train(
             )
             rejected = _rejection(agreement, recipe.structure)
             if rejected is None:
-                jitter = RandomIntensity(**recipe.structure["jitter"])
+                jitter = recipe.structure.jitter
             else:
                 if first:
                     warnings.warn(rejected, RuntimeWarning, stacklevel=2)
                 torch.manual_seed(seed)
-                base = {"structure": dict(recipe.structure["base"])}
-                model = TranslationModel(recipe.model | base).to(processes.device)
+                base = recipe.model.model_copy(update={"structure": recipe.structure.base})
+                model = TranslationModel(base).to(processes.device)
         labels = domains.target_labels if model.structure.needs_labels else None
         run(
             "diffusion",
@@ -131,13 +139,12 @@ def train(
             DenoisingLoss(model, domains.target, deformation, recipe.diffusion, labels, jitter),
             recipe.diffusion,
         )
-        settings = dict(recipe.registration)
-        small = RandomDeformation(**settings.pop("augmentation", recipe.augmentation))
+        small = recipe.registration.augmentation or deformation
         run(
             "registration",
             model.velocity,
-            RegistrationLoss(model, domains, small, settings),
-            settings,
+            RegistrationLoss(model, domains, small, recipe.registration),
+            recipe.registration,
         )
         path = output / f"{recipe.name}.safetensors"
         if first:
@@ -151,23 +158,31 @@ def train(
     return path
 
 
-def _check_structure(recipe: Recipe, model: TranslationModel, domains: Domains) -> None:
-    """Refuses what the structure map cannot take or be trained by, before any training."""
-    if model.structure.learned != (recipe.structure is not None):
+def _check_labels(recipe: Recipe, present: bool) -> None:
+    """Refuses label maps that the training makes no use of, and their absence where it needs them.
+
+    Raises:
+        ValueError: it does.
+    """
+    if present and not recipe.needs_labels:
         raise ValueError(
-            f"recipe {recipe.name}: a table [structure] belongs to a structure map that is "
-            f"learned, and to no other; the map is {recipe.model['structure']['name']!r}"
+            f"recipe {recipe.name}: its images have label maps, but neither the structure map nor "
+            "the registration's labels make use of them"
         )
+    if recipe.needs_labels and not present:
+        raise ValueError(
+            f"recipe {recipe.name}: the structure map or the registration needs the images' label "
+            "maps; got none: name them in [data], or by --source-labels and --target-labels"
+        )
+
+
+def _check_structure(recipe: Recipe, model: TranslationModel, domains: Domains) -> None:
+    """Refuses images that the structure map cannot take, before any training."""
     guide = registration_guide(model.structure, recipe.registration)
     for name, images, labels in (
         ("source", domains.source, domains.source_labels),
         ("target", domains.target, domains.target_labels),
     ):
-        if labels is not None and not guide.needs_labels:
-            raise ValueError(
-                f"the {name} has label maps, but neither the structure map nor the registration's "
-                "labels in the recipe make use of them"
-            )
         try:
             model.structure.check(images, labels=labels if model.structure.needs_labels else None)
             guide.check(images, labels=labels)
@@ -175,14 +190,14 @@ def _check_structure(recipe: Recipe, model: TranslationModel, domains: Domains) 
             raise ValueError(f"the {name} does not suit the recipe: {error}") from error
 
 
-def _rejection(agreement: float, settings: dict[str, Any]) -> str | None:
+def _rejection(agreement: float, settings: StructureSettings) -> str | None:
     """Why a structure map learned by back-translation is not to be used; None if it may be."""
-    if "accept" not in settings or agreement >= settings["accept"]:  # NaN is not
+    if settings.accept is None or agreement >= settings.accept:  # NaN is not
         return None
     return (
         f"back-translation is rejected: h agrees with the network it began from by {agreement:.2f} "
-        f"where {settings['accept']:g} is asked for; the model has the structure map "
-        f"{settings['base']['name']!r} instead"
+        f"where {settings.accept:g} is asked for; the model has the structure map "
+        f"{settings.base.name!r} instead"
     )
 
 
@@ -198,22 +213,22 @@ def model_card(recipe: Recipe, seed: int, *, own_images: bool = False) -> dict[s
         own_images: the model was trained on a user's folders: what the recipe says of its own
             images does not hold.
     """
-    card, data = dict(recipe.card), {"source": "a user's folder", "target": "a user's folder"}
+    card = recipe.card.model_dump(mode="json", exclude_none=True)
+    data = {"source": "a user's folder", "target": "a user's folder"}
     if own_images:
         card = {key: value for key, value in card.items() if key not in _OF_THE_DATA}
         card["title"] = f"{recipe.name}, trained on a user's own images"
     else:
-        data = {key: recipe.data[key] for key in ("file", "source", "target") if key in recipe.data}
-    steps = {}
+        named = {"file", "source", "target"}
+        data = recipe.data.model_dump(mode="json", include=named, exclude_none=True)
+    steps = {name: settings.steps for name, settings in recipe.stages.items()}
     if recipe.structure is not None:
-        networks = 2 * recipe.structure["rounds"]
-        steps["structure"] = recipe.structure["base_steps"] + networks * recipe.structure["steps"]
-    for name, settings in (("diffusion", recipe.diffusion), ("registration", recipe.registration)):
-        steps[name] = settings["steps"]
+        networks = 2 * recipe.structure.rounds
+        steps["structure"] = recipe.structure.base_steps + networks * recipe.structure.steps
     return {
         "name": recipe.name,
         **card,
-        "ndim": int(recipe.model["ndim"]),  # by which a translation lays out its input
+        "ndim": recipe.model.ndim,  # by which a translation lays out its input
         "data": data,
         "seed": seed,
         "training_steps": steps,

@@ -13,6 +13,7 @@ from plasticine.diffusion.denoiser import Denoiser
 from plasticine.diffusion.sampler import find_solver, sample, shared_noise
 from plasticine.diffusion.slabs import SlabDenoiser
 from plasticine.nn.precision import PRECISIONS
+from plasticine.nn.seed import TRANSLATION_BITS, check_seed
 from plasticine.translation.model import TranslationModel
 from plasticine.translation.moved_source import MovedSource
 
@@ -28,7 +29,7 @@ class Sampling:
         guidance: strength of classifier-free guidance; 1 is none.
         start: K as a fraction of the schedule; 1 starts from noise, less keeps some of x∘φ.
         refine: times that φ is refined, after each of the first sample's first network runs.
-        seed: of the noise.
+        seed: of the noise, 0 … 2^48 - 1.
         slab: voxels of the slabs that take turns in memory, as ``diffusion.SlabDenoiser`` cuts
             the longest axis into; 0 denoises the whole at once.
         overlap: voxels that neighbouring slabs share, at least.
@@ -41,6 +42,7 @@ class Sampling:
         precision: of the denoiser's runs, one of ``nn.precision.PRECISIONS``.
 
     Raises:
+        TypeError: the seed is not a whole number.
         ValueError: an argument is out of range.
     """
 
@@ -58,6 +60,7 @@ class Sampling:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
+        check_seed(self.seed, TRANSLATION_BITS)
         if self.steps < 1 or self.samples < 1:
             raise ValueError(
                 f"steps and samples must be at least 1; got {self.steps} and {self.samples}"
@@ -74,12 +77,9 @@ class Sampling:
     @classmethod
     def of(cls, model: TranslationModel, **chosen: Any) -> Sampling:
         """What was chosen, and the model's own default for what is None."""
-        defaults = model.configuration["sampling"]
-        own = {name: defaults[name] for name in ("steps", "guidance", "start")}
-        optional = ("slab", "overlap", "background", "mirror")
-        own |= {name: defaults[name] for name in optional if name in defaults}
+        own = model.configuration.sampling.model_dump()
         given = {name: value for name, value in chosen.items() if value is not None}
-        return cls(**{"solver": model.solver, **own, **given})
+        return cls(**{**own, **given})
 
     def denoiser(self, model: TranslationModel) -> Denoiser | SlabDenoiser:
         """The model's denoiser, in slabs where they are asked for.

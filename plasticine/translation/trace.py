@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plasticine.nn.labels import move_labels
 from plasticine.ops.folding import Folding
 from plasticine.ops.warp import warp
 
@@ -80,7 +81,7 @@ class Trace:
 
         Raises:
             TypeError: labels are not integers.
-            ValueError: their shape is not the trace's.
+            ValueError: their shape is not the trace's, or φ is NaN somewhere.
         """
         if labels.is_floating_point() or labels.is_complex():
             raise TypeError(f"labels must be integers or bool; got {labels.dtype}")
@@ -89,9 +90,8 @@ class Trace:
                 f"labels must have the source's shape {tuple(self.source.shape)}; "
                 f"got {tuple(labels.shape)}"
             )
-        # float64 holds every label up to 2^53 exactly.
-        carried = warp(labels.double(), self.displacement.double(), mode="nearest")
-        return carried.to(labels.dtype)
+        displacement = self.displacement.double()
+        return move_labels(labels, lambda ranks: warp(ranks, displacement, mode="nearest"))
 
     def translated_in_source(self) -> Tensor:
         """ŷ pulled back by φ⁻¹ onto the source's anatomy, to be compared with its true pair."""

@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 
 from plasticine.nn.body import exterior
+from plasticine.nn.finite import not_finite
 from plasticine.nn.losses import soft_dice
+from plasticine.nn.modes import plain_modes
 from plasticine.nn.validity import landing_mask
+from plasticine.ops._checks import is_tensor
 from plasticine.ops.compose import compose
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.registration.instance import InstanceOptimisation
@@ -87,7 +90,6 @@ class Translator:
         """Name and file of each model that comes with the package."""
         return shipped_models()
 
-    @torch.no_grad()
     def translate(
         self,
         image: Tensor,
@@ -117,7 +119,8 @@ class Translator:
         φ = affine∘exp(v) comes from the image alone, or from the image and a reference of the
         target domain; x∘φ and S(x)∘φ condition the denoiser, which samples ŷ. The noise of a
         sample is one for all images: neighbouring slices stay alike, and an image's result
-        does not depend on which others it comes with.
+        does not depend on which others it comes with. Nor does it depend on torch's global modes:
+        default dtype and device, autocast, inference mode.
 
         Args:
             image: (N, 1, *spatial) float32 within [0, 1], of the model's domain and spacing.
@@ -135,7 +138,8 @@ class Translator:
             steps: network runs of a sample; None is the model's default.
             samples: samples whose mean is ŷ, an even number best: their noises are pairs of
                 opposite sign.
-            seed: of the noise; the same seed gives the same bits on the same machine.
+            seed: of the noise, 0 … 2^48 - 1; the same seed gives the same bits on the same
+                machine.
             guidance: strength of classifier-free guidance; None is the model's default.
             start: K as a fraction of the schedule; None is the model's default.
             refine: times that φ is refined, after each of the first network runs of the first
@@ -158,8 +162,10 @@ class Translator:
             The trace.
 
         Raises:
-            TypeError: an image is not float32.
+            TypeError: an image is not a float32 tensor, or the seed not a whole number.
             ValueError: its shape or values are not right, or an argument is out of range.
+            RuntimeError: NaN or infinity came out: of damaged weights, or of a ``precision`` of
+                too small a range.
         """
         whole = Batch(image, labels, reference, reference_labels)
         self._check_images(whole)
@@ -180,28 +186,54 @@ class Translator:
         moving = Moving(deform, optimise, slice_smoothing)
         moving.check(self.model, reference=reference is not None, refine=sampling.refine)
         sampling.check_refine(self.model)
+        with plain_modes(), torch.no_grad():
+            return self._translate(whole, sampling, moving, batch, progress)
+
+    def _translate(
+        self,
+        whole: Batch,
+        sampling: Sampling,
+        moving: Moving,
+        batch: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> Trace:
         began = time.perf_counter()
         batches = cut_batches(whole, batch, self.device)
-        iterations = 0 if optimise is None else optimise.iterations
+        iterations = 0 if moving.optimise is None else moving.optimise.iterations
         bar = Progress(len(batches), sampling, self.model, iterations, progress)
         moved = self._moved_sources(batches, sampling, moving, bar.advance)
         parts = [self._translate_batch(source, sampling, bar.advance) for source in moved]
         joined = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+        derived = {
+            "residual": intensity_residual(joined["translated"], joined["warped"]),
+            "jacobian": jacobian_determinant(joined["displacement"]),
+        }
+        self._check_results(derived, sampling.precision)
+        one_field = moving.slice_smoothing is not None
         return Trace(
-            source=image.cpu(),
+            source=whole.image.cpu(),
             **joined,
-            residual=intensity_residual(joined["translated"], joined["warped"]),
-            jacobian=jacobian_determinant(joined["displacement"]),
-            folding=stack_folding(joined["displacement"], one_field=slice_smoothing is not None),
+            **derived,
+            folding=stack_folding(joined["displacement"], one_field=one_field),
             model={key: self.card[key] for key in ("name", "title") if key in self.card},
             arguments={
-                "reference": reference is not None,
-                "labels": labels is not None,
+                "reference": whole.reference is not None,
+                "labels": whole.labels is not None,
             }
             | dataclasses.asdict(moving)
             | dataclasses.asdict(sampling),
             seconds=time.perf_counter() - began,
         )
+
+    def _check_results(self, results: dict[str, Tensor], precision: str) -> None:
+        """Hands on nothing that is not finite: no part of such a translation can be relied on."""
+        for name, tensor in results.items():
+            found = not_finite(tensor)
+            if found is not None:
+                raise RuntimeError(
+                    f"the translation by {self.card.get('name', 'the model')} is of no use: of "
+                    f"{name}, {found} (precision {precision})"
+                )
 
     def _check_images(self, whole: Batch) -> None:
         """Whether images, references and labels are what the model can take."""
@@ -220,6 +252,7 @@ class Translator:
         self.model.structure.check(image, labels=whole.labels)
 
     def _check(self, name: str, image: Tensor) -> None:
+        is_tensor(image, name)
         ndim = self.model.ndim
         if image.dtype != torch.float32:
             raise TypeError(f"{name} must be float32 within [0, 1]; got {image.dtype}")
@@ -278,6 +311,7 @@ class Translator:
             "valid": landing_mask(u),
             "inverse_consistency": torch.linalg.vector_norm(compose(u_inverse, u), dim=1)[:, None],
         }
+        self._check_results(result, sampling.precision)
         if not self.model.structure.needs_labels:  # nobody has labelled ŷ
             drawn = self.model.structure(y, "target")
             body = (warped > FOREGROUND).to(y.dtype)
@@ -299,6 +333,6 @@ def intensity_residual(translated: Tensor, warped: Tensor, bins: int = 64) -> Te
     """
     level = (warped * (bins - 1)).round().long().flatten()
     flat = translated.flatten()
-    total = torch.zeros(bins, dtype=torch.float64).index_add_(0, level, flat.double())
+    total = translated.new_zeros(bins, dtype=torch.float64).index_add_(0, level, flat.double())
     count = torch.bincount(level, minlength=bins).clamp_min(1)
     return translated - (total / count)[level].to(translated.dtype).view_as(translated)

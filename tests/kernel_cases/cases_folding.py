@@ -89,7 +89,7 @@ def test_known_maps(kernel, size):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_is_neither_folded_nor_hidden(kernel, value):
+def test_what_is_not_finite_is_no_sign_of_a_map_without_folds(kernel, value):
     for size, voxel in (((6, 7), (3, 3)), ((3, 4, 5), (1, 2, 2))):
         field = torch.zeros(2, len(size), *size)
         field[(0, 1, *voxel)] = value

@@ -25,7 +25,7 @@ def kernel(kernel_backend) -> Callable[..., Tensor]:
     if kernel_backend == "triton":
         # Tiles that the interpreter, which scans value by value, is done with soon.
         kernels = importlib.import_module("plasticine.kernels.spline_coefficients")
-        kernels._LINES, kernels._CHUNK = 8, 4
+        kernels._LINES, kernels._CHUNK = {True: 8, False: 8}, 4
     return _FORWARD[kernel_backend]
 
 

@@ -2,8 +2,9 @@
 
 The cases are not collected by themselves: test_kernels_triton.py runs them in Triton's interpreter,
 test_cuda_build.py on the CUDA kernels compiled for the CPU, in processes of their own, with
-PLASTICINE_KERNELS set to "triton" or to the path of the compiled module. The tensors are
-on the CPU.
+PLASTICINE_KERNELS set to "triton" or to the path of the compiled module; cases of what the other
+backends share run on "cpu" and "reference", too (test_large_tensors.py). The tensors are on the
+CPU.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import importlib.machinery
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -31,17 +33,38 @@ ROUNDING = {
 
 @pytest.fixture(scope="session")
 def kernel_backend() -> str:
-    """The backend under test, "cuda" or "triton"."""
+    """The backend under test: "cuda", "triton", "cpu" or "reference"."""
     which = os.environ["PLASTICINE_KERNELS"]
+    if which in ("cpu", "reference"):
+        return which
     if which == "triton":
+        _mend_interpreter()
         _quicken_interpreter()
         return "triton"
     loader = importlib.machinery.ExtensionFileLoader("_cuda", which)
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader("_cuda", loader))
     loader.exec_module(module)
+    assert module.device_error(0) == ""
     backends.CUDA = module
     torch._C._cuda_getCurrentRawStream = lambda device: 0  # absent without CUDA
     return "cuda"
+
+
+def _mend_interpreter() -> None:
+    """Lets a number that only the run knows bound a loop, in Triton 3.6 with NumPy 2.4 and later.
+
+    A number is an array of one element there, of which Triton makes an int by ``int(array)``. NumPy
+    refuses that since 2.4 ("only 0-dimensional arrays can be converted"). Later Tritons do as this.
+    """
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang_tensor
+
+    def patch_and_mend(tensor: type, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patch_and_mend
 
 
 def _quicken_interpreter() -> None:

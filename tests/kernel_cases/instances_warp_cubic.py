@@ -7,7 +7,7 @@ import torch
 from plasticine.ops._warp_backends import BACKWARD, FORWARD
 
 # Mode, padding, image dtype, displacement dtype, affine, size, deterministic, the gradients needed:
-# every value of each. An image's gradient alone is what splat_cubic launches.
+# every value of each. An image's gradient alone is what a splat launches.
 INSTANCES = (
     ("cubic", "border", torch.float32, torch.float32, False, (8, 16, 32), False, (True,) * 3),
     ("cubic", "zeros", torch.bfloat16, torch.float32, True, (16, 32), False, (False, True, True)),

@@ -1,0 +1,38 @@
+"""Which tests a process runs, where a GPU is lent for minutes: options of conftest.py."""
+
+from __future__ import annotations
+
+import argparse
+import random
+
+import pytest
+
+
+def share(text: str) -> tuple[int, int]:
+    """Reads "K/N"."""
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"K/N with 1 <= K <= N was expected, got {text!r}")
+    return int(part), int(parts)
+
+
+def thinned(items: list[pytest.Item], most: int) -> list[pytest.Item]:
+    """Of each test on each backend of a GPU, ``most`` cases or as many as hold every value."""
+    groups: dict[tuple[str, str], list[pytest.Item]] = {}
+    for item in items:
+        served = item.callspec.params.get("served") if hasattr(item, "callspec") else None
+        if served is not None and served.device == "cuda":
+            name = item.nodeid.partition("[")[0]
+            groups.setdefault((name, str(served)), []).append(item)
+    dropped: set[int] = set()
+    for (name, served), group in groups.items():
+        random.Random(f"{name} {served}").shuffle(group)
+        seen: set[tuple[str, str]] = set()
+        spare = []
+        for item in group:
+            values = {(key, str(value)) for key, value in item.callspec.params.items()}
+            if values <= seen:
+                spare.append(item)
+            seen |= values
+        dropped.update(map(id, spare[max(0, most - (len(group) - len(spare))) :]))
+    return [item for item in items if id(item) not in dropped]
