@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from plasticine.nn.modes import plain_modes
-from plasticine.nn.seed import TRAINING_BITS, check_seed
+from plasticine.nn.seed import TRAINING_BITS, seed_of
 from plasticine.structure import BackTranslation
 from plasticine.training.data import Domains
 from plasticine.training.losses import DenoisingLoss, RegistrationLoss, registration_guide
@@ -80,7 +80,7 @@ def train(
         RuntimeError: a loss is not finite, or TensorBoard is asked for and not installed.
         OSError: ``output`` cannot be written to.
     """
-    check_seed(seed, TRAINING_BITS)
+    seed = seed_of(seed, TRAINING_BITS)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     has_labels = recipe.data.source_labels is not None if source is None else bool(source_labels)
     _check_labels(recipe, has_labels)
