@@ -208,9 +208,15 @@ void bind_spline_coefficients(const Tensor& image, const Tensor& out, const Mayb
                       threads);
 }
 
+unsigned long main_thread = 0;
+
 // Whether a handler of Python's raised, as that of Ctrl-C does; its exception then waits to be
-// seen. Python runs handlers on its main thread alone: on any other the answer is no.
+// seen. Python runs handlers on its main thread alone: on any other the answer is no, and the
+// interpreter, which may be gone, is not asked.
 bool has_raising_signal() {
+  if (PyThread_get_thread_ident() != main_thread) {
+    return false;
+  }
   const PyGILState_STATE state = PyGILState_Ensure();
   const bool raised = PyErr_CheckSignals() != 0;
   PyGILState_Release(state);
@@ -253,6 +259,8 @@ py::dict build_info() {
 PYBIND11_MODULE(_native, module) {
   using namespace plasticine;
   using release = py::call_guard<py::gil_scoped_release, PythonCall>;
+  main_thread =
+      py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
   py::register_local_exception_translator(&pass_on_interruption);
   module.doc() = "CPU operators of plasticine; called through plasticine.ops, which validates.";
   module.def("warp_forward", &bind_warp_forward<warp_forward>, release());

@@ -191,3 +191,22 @@ def test_a_module_that_is_run_waits_as_it_should(module, spins):
     lines = [line.strip() for line in result.stderr.splitlines() if "GOMP_SPINCOUNT" in line]
     assert lines
     assert all((line != "GOMP_SPINCOUNT = '0'") == spins for line in lines), lines
+
+
+DAEMON = """
+import sys, threading, time
+import torch, plasticine
+torch.set_num_threads(1)
+u = 30 * torch.randn(1, 3, 48, 48, 48, generator=torch.Generator().manual_seed(0))
+options = {"iterations": 10**8, "tolerance": 1e-12}
+threading.Thread(target=plasticine.invert, args=(u,), kwargs=options, daemon=True).start()
+time.sleep(1)
+sys.exit(3)
+"""
+
+
+def test_a_program_ends_while_another_thread_is_in_a_call():
+    run = subprocess.run(
+        [sys.executable, "-c", DAEMON], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 3, run.stderr

@@ -188,12 +188,17 @@ def translate(
     with clear_errors(debug):
         from plasticine.io import OutputFolder, read_volume, translate_volume
         from plasticine.registration import InstanceOptimisation
-        from plasticine.report import RESULT_FILES, print_results, write_results
+        from plasticine.report import (
+            EVALUATION_FILES,
+            RESULT_FILES,
+            print_results,
+            write_results,
+        )
         from plasticine.translation import Translator
 
         started = time.perf_counter()
         volume = read_volume(source)
-        with OutputFolder(output, RESULT_FILES) as folder:
+        with OutputFolder(output, RESULT_FILES, EVALUATION_FILES) as folder:
             check_device(device)
             translator = Translator.load(model, device=device)
             with progress("translating") as advance:
