@@ -37,6 +37,12 @@ def _packed(values: NDArray[Any], bits: int) -> bytes:
     return np.packbits(ones.reshape(len(values), -1), axis=1).tobytes()
 
 
+def _lzw(data: bytes) -> bytes:
+    """TIFF's LZW with no string repeated: each byte a 9-bit code, the table cleared in time."""
+    codes = [code for n, byte in enumerate(data) for code in ([256] * (n % 200 == 0) + [byte])]
+    return _packed(np.array([[*codes, 257]]), 9)
+
+
 def _tiff(
     path: Path, data: bytes, bits: int, *, photometric: int = 1, order: str = "<", **more: Any
 ) -> Path:
@@ -45,7 +51,7 @@ def _tiff(
         (256, 3, [COLUMNS]),
         (257, 3, [ROWS]),
         (258, 3, [bits]),
-        (259, 3, [1]),
+        (259, 3, more.pop("t259", [1])),
         (262, 3, [photometric]),
         (273, 4, [8]),
         (277, 3, [1]),
@@ -123,6 +129,25 @@ class TestTiffKinds:
         assert volume.stored_dtype == dtype
         np.testing.assert_array_equal(volume.data, data)
         assert volume.notes == ()
+
+    @pytest.mark.parametrize("dtype", KINDS)
+    @pytest.mark.parametrize("order", ["<", ">"])
+    def test_lzw_of_either_byte_order(self, tmp_path: Path, dtype: str, order: str) -> None:
+        data = _values(dtype, ROWS, COLUMNS)
+        raw = _lzw(data.astype(data.dtype.newbyteorder(order)).tobytes())  # type: ignore[call-overload]
+        sign = {"u": 1, "i": 2, "f": 3}[data.dtype.kind]
+        bits = 8 * data.itemsize
+        path = _tiff(tmp_path / "a.tif", raw, bits, order=order, t259=[5], t339=[sign])
+        found = _data_or_reason(path)
+        if order == ">" and dtype in ("int16", "int32", "uint32", "float32"):
+            assert f"({dtype}, big-endian) of compression LZW: save it without" in str(found)
+        elif data.itemsize > 4 or dtype == "float16":
+            assert f"{dtype}, " in str(found)
+            assert "of compression LZW: save it without compression" in str(found)
+        else:
+            assert not isinstance(found, str), found
+            assert found.dtype == data.dtype
+            np.testing.assert_array_equal(found[..., 0], data)
 
     @pytest.mark.parametrize("bits", [1, 2, 4, 12])
     @pytest.mark.parametrize("order", ["<", ">"])

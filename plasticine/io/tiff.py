@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tifffile import COMPRESSION, PHOTOMETRIC
 
 from plasticine.io.pixels import check_opaque, grey_of, narrow_note, orientation_note, upright
@@ -238,14 +238,30 @@ def _needs_pillow(page: Any) -> bool:
 
 def _read_by_pillow(path: Path, count: int, page: Any) -> list[NDArray[Any]]:
     """The same of what tifffile cannot decode; turned upright already, as Pillow does."""
+    # libtiff gives the machine's own byte order; Pillow swaps all of these but uint16 once more.
+    if page.parent.byteorder == ">" and page.bitspersample > 8 and page.dtype != np.uint16:
+        raise _not_by_pillow(page, path)
     pages = []
-    with Image.open(path, formats=("TIFF",)) as picture:
+    try:
+        picture = Image.open(path, formats=("TIFF",))
+    except UnidentifiedImageError as error:  # tifffile has read its tags: it is TIFF
+        raise _not_by_pillow(page, path) from error
+    with picture:
         if picture.n_frames != count:
             raise ValueError(f"{path}: its tags say {count} pages, but it holds {picture.n_frames}")
         for index in range(count):
             picture.seek(index)
             pages.append(_as_stored(np.asarray(picture), picture.mode, page, path))
     return pages
+
+
+def _not_by_pillow(page: Any, path: Path) -> ValueError:
+    order = {"<": "little", ">": "big"}[page.parent.byteorder]
+    return ValueError(
+        f"{path}: cannot read {page.samplesperpixel} samples of {page.bitspersample} bits "
+        f"({page.dtype}, {order}-endian) of compression {page.compression.name}: "
+        "save it without compression, in whole bytes a sample"
+    )
 
 
 def _as_stored(values: NDArray[Any], mode: str, page: Any, path: Path) -> NDArray[Any]:
@@ -259,10 +275,7 @@ def _as_stored(values: NDArray[Any], mode: str, page: Any, path: Path) -> NDArra
     else:
         known = (mode, samples) in (("LA", 2), ("RGB", 3), ("RGBA", 4)) and bits == 8
     if not known:
-        raise ValueError(
-            f"{path}: cannot read {samples} samples of {bits} bits of compression "
-            f"{page.compression.name}: save it without compression"
-        )
+        raise _not_by_pillow(page, path)
     if photometric != PHOTOMETRIC.PALETTE and samples == 1:
         if bits in _STRETCH:
             values = values // _STRETCH[bits]
