@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import struct
 import zlib
 from collections.abc import Callable
@@ -191,7 +192,7 @@ class TestTiffKinds:
         tifffile.imwrite(tmp_path / "a.tif", data, tile=tile, compression="zlib", predictor=True)
         np.testing.assert_array_equal(_plane(read_stored(tmp_path / "a.tif")), data)
 
-    @pytest.mark.parametrize("compression", ["tiff_lzw", "packbits", "tiff_adobe_deflate"])
+    @pytest.mark.parametrize("compression", ["tiff_lzw", "packbits", "tiff_adobe_deflate", "zstd"])
     @pytest.mark.parametrize("mode", ["1", "L", "I;16", "I", "F", "RGB", "LA", "RGBA", "P"])
     def test_compressions_of_pillow(self, tmp_path: Path, mode: str, compression: str) -> None:
         grey = _values("uint8", 3, ROWS, COLUMNS)
@@ -242,6 +243,44 @@ class TestTiffKinds:
         grey = Image.new("L", (16, 16), 77).convert(mode)
         grey.save(tmp_path / "a.tif", compression="jpeg", quality=95)
         assert np.abs(_plane(read_stored(tmp_path / "a.tif")).astype(int) - 77).max() <= 1
+
+    @pytest.mark.parametrize("predictor", [1, 2])
+    @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32"])
+    def test_zstd_is_exact(self, tmp_path: Path, dtype: str, predictor: int) -> None:
+        data = _values(dtype, 40, 50)
+        path = tmp_path / "a.tif"
+        Image.fromarray(data).save(path, compression="zstd", tiffinfo={317: predictor})
+        with tifffile.TiffFile(path) as file:
+            assert file.pages.first.compression == 50000
+        volume = read_stored(path)
+        assert volume.data.dtype == data.dtype
+        np.testing.assert_array_equal(_plane(volume), data)
+
+    @pytest.mark.parametrize(
+        ("bits", "tags"),
+        [
+            *[(bits, {}) for bits in (6, 10, 14, 24)],
+            (8, {"t259": [34712]}),  # JPEG 2000
+            (16, {"t259": [34887]}),  # LERC
+            (32, {"t259": [8], "t339": [3], "t317": [3]}),  # differences of floating point
+        ],
+    )
+    def test_a_missing_package_is_named(
+        self, tmp_path: Path, bits: int, tags: dict[str, Any]
+    ) -> None:
+        if importlib.util.find_spec("imagecodecs"):
+            pytest.skip("imagecodecs is there")
+        data = zlib.compress(bytes(ROWS * COLUMNS * 4)) if "t317" in tags else bytes(200)
+        path = _tiff(tmp_path / "a.tif", data, bits, **tags)
+        with pytest.raises(ValueError, match="the package imagecodecs is missing") as caught:
+            read_volume(path)
+        assert "damaged" not in str(caught.value)
+
+    @pytest.mark.parametrize("compression", [32809, 65535])
+    def test_a_compression_that_nothing_knows(self, tmp_path: Path, compression: int) -> None:
+        path = _tiff(tmp_path / "a.tif", bytes(200), 8, t259=[compression])
+        with pytest.raises(ValueError, match=r"cannot read it .*: save it without compression"):
+            read_volume(path)
 
     def test_what_nothing_decodes_names_itself(self, tmp_path: Path) -> None:
         data = _values("uint16", ROWS, COLUMNS)

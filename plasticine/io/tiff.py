@@ -40,6 +40,7 @@ _BY_PILLOW = (
     COMPRESSION.CCITT_T6,
     COMPRESSION.LZW,
     COMPRESSION.JPEG,
+    COMPRESSION.ZSTD,
 )
 # The bits of one grey sample in Pillow's modes, and by what Pillow multiplies it.
 _MODES = {"1": (1,), "L": (2, 4, 8), "I;16": (12, 16), "I;16B": (16,), "I": (16, 32), "F": (32,)}
@@ -88,7 +89,7 @@ def read_tiff(path: Path) -> Volume:
     except _DAMAGE as error:
         if str(error).startswith(str(path)):
             raise
-        raise ValueError(f"{path}: the picture is cut short or damaged ({error})") from error
+        raise ValueError(f"{path}: {_reason(str(error))}") from error
     greys, notes = _grey_pages(stored, page, path)
     if not _needs_pillow(page):  # Pillow turns a TIFF itself
         each = orientations if len(orientations) == len(greys) else orientations[:1] * len(greys)
@@ -96,6 +97,18 @@ def read_tiff(path: Path) -> Volume:
     if any(one.shape != greys[0].shape for one in greys):
         raise ValueError(f"{path}: its pages differ in shape: {[one.shape for one in greys]}")
     return _volume(greys, path, (*notes, *orientation_note(set(orientations))))
+
+
+def _reason(error: str) -> str:
+    """What to say of what tifffile or Pillow said of a file."""
+    if "imagecodecs" in error:
+        return (
+            f"cannot read it, the package imagecodecs is missing ({error}): install that, or save "
+            "it without compression, in whole bytes a sample"
+        )
+    if "not a known COMPRESSION" in error or "not supported" in error:
+        return f"cannot read it ({error}): save it without compression, in whole bytes a sample"
+    return f"the picture is cut short or damaged ({error})"
 
 
 def _volume(pages: list[NDArray[Any]], path: Path, notes: tuple[str, ...]) -> Volume:
@@ -121,7 +134,7 @@ def _errors_raised(path: Path) -> Iterator[None]:
     finally:
         logger.removeFilter(take)
     if errors:
-        raise ValueError(f"{path}: the picture is cut short or damaged ({errors[0]})")
+        raise ValueError(f"{path}: {_reason(errors[0])}")
 
 
 def _only_series(file: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
