@@ -103,6 +103,23 @@ class TestClaims:
         with pytest.raises(ValueError, match=rf"{name}: .*claims"):
             read_volume(tmp_path / name)
 
+    @pytest.mark.parametrize("name", ["a.nii.gz", "a.mgz"])
+    @pytest.mark.parametrize("behind", [b"", bytes(3_000_000)])
+    def test_the_checksum_of_a_gzip(self, tmp_path: Path, name: str, behind: bytes) -> None:
+        kind = nibabel.MGHImage if name == "a.mgz" else nibabel.Nifti1Image
+        plain = _nifti(tmp_path / name.replace("mgz", "mgh").replace(".gz", ""), kind=kind)
+        whole = gzip.compress(plain.read_bytes() + behind, mtime=0)
+        (tmp_path / name).write_bytes(whole)
+        assert (read_volume(tmp_path / name).data == 1).all()
+        for damaged in (whole[:-8], whole[:-1], whole[:-8] + b"\1" * 4 + whole[-4:]):
+            (tmp_path / name).write_bytes(damaged)
+            with pytest.raises(ValueError, match=rf"{name}: the file is cut short or damaged"):
+                read_volume(tmp_path / name)
+        write_displacement(tmp_path / "d.nii.gz", np.ones((3, 4, 5, 6), np.float32), np.eye(4))
+        (tmp_path / "d.nii.gz").write_bytes((tmp_path / "d.nii.gz").read_bytes()[:-1])
+        with pytest.raises(ValueError, match=r"d\.nii\.gz: the file is cut short or damaged"):
+            read_displacement(tmp_path / "d.nii.gz")
+
     @pytest.mark.parametrize("shape", [(50000, 50000), (2**40, 2**40), (3, 2**62, 9)])
     def test_arrays(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
         path = tmp_path / "a.npy"
