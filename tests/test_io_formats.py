@@ -441,6 +441,22 @@ class TestDicom:
         with pytest.raises(TypeError, match=r"a: expected grey slices, got colours in x\.dcm"):
             read_volume(tmp_path / "a")
 
+    @pytest.mark.parametrize("z", [0, 3, 5])
+    @pytest.mark.parametrize("length", [0, 140, 300])
+    def test_a_slice_that_is_damaged_is_named(self, tmp_path: Path, z: int, length: int) -> None:
+        path = _write_dicom(tmp_path / "a") / f"{50 - z}.dcm"
+        path.write_bytes(path.read_bytes()[:length])
+        with pytest.raises(ValueError, match=rf"a: .*{path.name}"):
+            read_volume(tmp_path / "a")
+
+    def test_a_dicomdir_is_no_slice(self, tmp_path: Path) -> None:
+        _write_dicom(tmp_path / "a")
+        (tmp_path / "a" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+        np.testing.assert_array_equal(read_volume(tmp_path / "a").data, _data())
+        (tmp_path / "a" / "DICOMDIR").rename(tmp_path / "a" / "IM000")
+        with pytest.raises(ValueError, match=r"a: 1 of its DICOM files cannot be read .*: IM000"):
+            read_volume(tmp_path / "a")
+
     def test_a_slice_cut_short(self, tmp_path: Path) -> None:
         _write_dicom(tmp_path / "a")
         path = tmp_path / "a" / "48.dcm"

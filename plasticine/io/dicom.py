@@ -26,6 +26,11 @@ def is_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
+def _is_left_out(path: Path) -> bool:
+    """Whether a file that is in no series may be one of its slices, damaged."""
+    return path.name.upper() != "DICOMDIR" and is_dicom(path)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Slice:
     """One DICOM file of a series, before its pixels are read."""
@@ -69,9 +74,10 @@ def read_dicom(folder: Path) -> Volume:
     and slices, each slice where its header puts it, so that a tilted gantry gives a sheared affine.
 
     Raises:
-        ValueError: The folder holds no series or several, a slice is missing, damaged or lies
-            elsewhere than between its neighbours, or a file says no position or holds several
-            slices.
+        ValueError: The folder holds no series or several, or a DICOM file (other than a DICOMDIR)
+            that is in none; a slice is missing between others, is damaged, holds fewer pixels than
+            it says or lies elsewhere than between its neighbours; or a file says no position or
+            holds several slices.
         TypeError: The slices are coloured.
         RuntimeError: SimpleITK is not installed.
     """
@@ -81,6 +87,13 @@ def read_dicom(folder: Path) -> Volume:
     sitk = simpleitk(folder)
     with _silent(sitk):
         slices = _series(sitk, folder)
+        read = {one.file.name for one in slices}
+        left = [p.name for p in files if p.name not in read and _is_left_out(p)]
+        if left:
+            raise ValueError(
+                f"{folder}: {len(left)} of its DICOM files cannot be read as a slice of the series "
+                f"and may be damaged: {', '.join(left[:5])}{', ...' * (len(left) > 5)}"
+            )
         try:
             slices, affine = _arrange(slices)
         except ValueError as error:
