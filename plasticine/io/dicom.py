@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,14 @@ from plasticine.io.checks import SAME_PLACE, check_affine, check_claim
 from plasticine.io.itk import LPS_TO_RAS, dtype_of, simpleitk
 from plasticine.io.nifti import shear_notes
 from plasticine.io.volume import Volume
+
+# The transfer syntaxes whose pixels are stored as they are, and their byte order.
+_NATIVE: dict[str, Literal["little", "big"]] = {
+    "1.2.840.10008.1.2": "little",  # its value representations are implicit
+    "1.2.840.10008.1.2.1": "little",
+    "1.2.840.10008.1.2.2": "big",
+}
+_LONGEST_META = 4096  # bytes of a file's first elements, which name its transfer syntax
 
 
 def is_dicom(path: Path) -> bool:
@@ -96,6 +105,8 @@ def read_dicom(folder: Path) -> Volume:
             )
         try:
             slices, affine = _arrange(slices)
+            for one in slices:
+                _check_length(one)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
         check_affine(folder, affine)
@@ -207,6 +218,46 @@ def _slice_step(
             f"mean distance, {distance:.4g} mm, off its place; is a slice missing?"
         )
     return step
+
+
+def _check_length(one: _Slice) -> None:
+    """Refuses a slice that holds fewer pixels than it says: GDCM would make up the others."""
+    data = one.file.read_bytes()
+    order = _NATIVE.get(_transfer_syntax(data))
+    if order is None:  # compressed
+        return
+    size = {
+        name: int(one.numbers(key, 1, name)[0])
+        for key, name in (
+            ("0028|0010", "Rows"),
+            ("0028|0011", "Columns"),
+            ("0028|0002", "SamplesPerPixel"),
+            ("0028|0100", "BitsAllocated"),
+        )
+    }
+    expected = (math.prod(size.values()) + 7) // 8
+    tag = b"\xe0\x7f\x10\0" if order == "little" else b"\x7f\xe0\0\x10"
+    held = 0
+    # An icon's element has the same tag, and any may hold its bytes: the longest counts.
+    for found in re.finditer(re.escape(tag), data):
+        explicit = data[found.end() : found.end() + 2] in (b"OB", b"OW")
+        start = found.end() + (8 if explicit else 4)
+        length = int.from_bytes(data[start - 4 : start], order)
+        held = max(held, min(length, len(data) - start))
+    if held < expected:
+        raise ValueError(
+            f"{one.file.name} is cut short or damaged: expected {expected} bytes of "
+            f"{size['Rows']} × {size['Columns']} pixels, got {held}"
+        )
+
+
+def _transfer_syntax(data: bytes) -> str:
+    """How a file's elements are stored: implicit, little endian, where it does not say."""
+    start = data.find(b"\x02\0\x10\0UI", 132, _LONGEST_META) if data[128:132] == b"DICM" else -1
+    if start < 0:
+        return "1.2.840.10008.1.2"
+    length = int.from_bytes(data[start + 6 : start + 8], "little")
+    return data[start + 8 : start + 8 + length].rstrip(b"\0 ").decode("ascii", "replace")
 
 
 def _pixels(sitk: Any, folder: Path, one: _Slice) -> NDArray[Any]:
