@@ -103,6 +103,29 @@ class TestClaims:
         with pytest.raises(ValueError, match=rf"{name}: .*claims"):
             read_volume(tmp_path / name)
 
+    @pytest.mark.parametrize("name", ["a.mha", "a.mhd", "a.nrrd", "a.nhdr"])
+    def test_the_checksum_of_what_itk_inflates(self, tmp_path: Path, name: str, capfd: Any) -> None:
+        sitk = pytest.importorskip("SimpleITK")
+        values = np.random.default_rng(0).integers(0, 50, (20, 21, 22), np.int16)
+        sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / name), True)
+        np.testing.assert_array_equal(read_volume(tmp_path / name).data, values.T)
+        path = next((p for p in tmp_path.iterdir() if p.name != name), tmp_path / name)
+        whole = path.read_bytes()
+        places = [*range(len(whole) // 2, len(whole) - 12, 97), len(whole) - 10, len(whole) - 6]
+        damages = [whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :] for at in places]
+        for damaged in (*damages, whole[:-1], whole[:-9], whole[: len(whole) * 2 // 3]):
+            path.write_bytes(damaged)
+            with pytest.raises(ValueError, match=rf"{name}: .*cut short or damaged"):
+                read_volume(tmp_path / name)
+        path.write_bytes(whole)
+        header = (tmp_path / name).read_bytes()
+        for claim in (b"22 21 19", b"22 21 21"):
+            assert header.count(b"22 21 20") == 1
+            (tmp_path / name).write_bytes(header.replace(b"22 21 20", claim))
+            with pytest.raises(ValueError, match=rf"{name}: .*cut short or damaged.*claims"):
+                read_volume(tmp_path / name)
+        assert capfd.readouterr().err == ""
+
     @pytest.mark.parametrize("name", ["a.nii.gz", "a.mgz"])
     @pytest.mark.parametrize("behind", [b"", bytes(3_000_000)])
     def test_the_checksum_of_a_gzip(self, tmp_path: Path, name: str, behind: bytes) -> None:
