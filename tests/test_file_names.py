@@ -98,6 +98,34 @@ def test_a_model_whose_card_holds_half_a_character(
     assert "[/] :smile:" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd", "a.nrrd", "a.nhdr"])
+@pytest.mark.parametrize("of", ["file", "folder"])
+def test_what_simpleitk_cannot_open_is_refused(tmp_path: Path, name: str, of: str) -> None:
+    """SimpleITK would end the process with std::logic_error."""
+    sitk = pytest.importorskip("SimpleITK")
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((4, 5, 6), np.int16)), str(tmp_path / name))
+    folder = tmp_path / os.fsdecode(b"b\xfcro") if of == "folder" else tmp_path
+    folder.mkdir(exist_ok=True)
+    path = folder / (name if of == "folder" else os.fsdecode(b"sc\xe4n") + name)
+    (tmp_path / name).rename(path)
+    with pytest.raises(ValueError, match=r"SimpleITK opens only names in UTF-8") as caught:
+        read_volume(path)
+    assert str(caught.value).startswith(f"{path}: SimpleITK")
+
+
+@pytest.mark.parametrize("of", ["file", "folder"])
+def test_dicom_that_simpleitk_cannot_open_is_refused(tmp_path: Path, of: str) -> None:
+    sitk = pytest.importorskip("SimpleITK")
+    folder = tmp_path / os.fsdecode(b"b\xfcro" if of == "folder" else b"buero")
+    folder.mkdir()
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((1, 5, 6), np.int16)), str(tmp_path / "a.dcm"))
+    name = "a.dcm" if of == "folder" else os.fsdecode(b"sc\xe4n.dcm")
+    (tmp_path / "a.dcm").rename(folder / name)
+    with pytest.raises(ValueError, match=r"SimpleITK opens only names in UTF-8") as caught:
+        read_volume(folder)
+    assert str(caught.value).startswith(f"{folder}: SimpleITK")
+
+
 def test_printable() -> None:
     assert printable(Path(os.fsdecode(NAME))) == SHOWN_NAME
     assert printable("Größe ŷ 漢 🧠") == "Größe ŷ 漢 🧠"

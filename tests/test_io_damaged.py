@@ -19,6 +19,7 @@ import pytest
 from plasticine.io import read_displacement, read_stored, read_volume, write_displacement
 from plasticine.io.checks import check_claim, named_errors
 from plasticine.training.reading import _read_arrays
+from plasticine.training.recipe import Data, DomainImages
 
 DIM, DATATYPE, VOX_OFFSET = 40, 70, 108  # where a NIfTI header has them
 
@@ -278,7 +279,7 @@ class TestNames:
             data[200:260] = bytes(60)
             path.write_bytes(data)
         with pytest.raises(ValueError, match=r"a\.npz: "):
-            _read_arrays(path, "source", {"source": ["a"], "maximum": 1}, {}, 2)
+            _read_arrays(path, DomainImages(names=("a",)), Data(maximum=1), 2)
 
     def test_the_command_line(self, tmp_path: Path, model_file: Path, run: Any) -> None:
         path = _patched(tmp_path / "a.nii", VOX_OFFSET, "f", np.inf)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plasticine.io.checks import SAME_PLACE, check_affine, check_claim
-from plasticine.io.itk import LPS_TO_RAS, dtype_of, simpleitk
+from plasticine.io.itk import LPS_TO_RAS, dtype_of, itk_name, simpleitk
 from plasticine.io.nifti import shear_notes
 from plasticine.io.volume import Volume
 
@@ -86,7 +86,7 @@ def read_dicom(folder: Path) -> Volume:
         ValueError: The folder holds no series or several, or a DICOM file (other than a DICOMDIR)
             that is in none; a slice is missing between others, is damaged, holds fewer pixels than
             it says or lies elsewhere than between its neighbours; or a file says no position or
-            holds several slices.
+            holds several slices; or a name is not UTF-8.
         TypeError: The slices are coloured.
         RuntimeError: SimpleITK is not installed.
     """
@@ -138,12 +138,10 @@ def _silent(sitk: Any) -> Iterator[None]:
 
 def _series(sitk: Any, folder: Path) -> list[_Slice]:
     """The headers of the one series in a folder."""
+    name = itk_name(folder, folder)
     found = {
-        series: [
-            Path(name)
-            for name in sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series)
-        ]
-        for series in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+        series: [Path(file) for file in sitk.ImageSeriesReader.GetGDCMSeriesFileNames(name, series)]
+        for series in sitk.ImageSeriesReader.GetGDCMSeriesIDs(name)
     }
     if not found:
         raise ValueError(f"{folder}: no DICOM file in it can be read as an image")
@@ -160,7 +158,7 @@ def _series(sitk: Any, folder: Path) -> list[_Slice]:
 def _read_header(sitk: Any, file: Path) -> _Slice:
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(file))
+    reader.SetFileName(itk_name(file, file.parent))
     reader.ReadImageInformation()
     return _Slice(file, reader)
 

@@ -49,11 +49,32 @@ def simpleitk(path: Path) -> Any:
     return SimpleITK
 
 
+def itk_name(path: Path, read: Path) -> str:
+    """A file's or folder's name for SimpleITK.
+
+    Args:
+        path: What SimpleITK is to open.
+        read: The file or folder that is read, for the message.
+
+    Raises:
+        ValueError: The name is not UTF-8: SimpleITK would end the process.
+    """
+    name = str(path)
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{read}: SimpleITK opens only names in UTF-8, not {path}: rename the file or its folder"
+        ) from error
+    return name
+
+
 def read_itk(path: Path) -> Volume:
     """Reads a MetaImage or NRRD image of two or three axes, in its own element type.
 
     Raises:
-        ValueError: It is not what its name says, is damaged, or has another number of axes.
+        ValueError: It is not what its name says, is damaged, has another number of axes, or its
+            path is not UTF-8.
         TypeError: It has several numbers per voxel.
         RuntimeError: SimpleITK is not installed.
     """
@@ -62,7 +83,7 @@ def read_itk(path: Path) -> Volume:
     reader = sitk.ImageFileReader()
     is_nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
     reader.SetImageIO("NrrdImageIO" if is_nrrd else "MetaImageIO")
-    reader.SetFileName(str(path))
+    reader.SetFileName(itk_name(path, path))
     reader.ReadImageInformation()
     stored_shape = tuple(reader.GetSize())
     shape = stored_shape
