@@ -64,7 +64,7 @@ def itk_name(path: Path, read: Path) -> str:
         name.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{read}: SimpleITK opens only names in UTF-8, not {path}: rename the file or its folder"
+            f"{read}: SimpleITK opens only names in UTF-8, not {path}: rename it"
         ) from error
     return name
 

@@ -163,7 +163,7 @@ def read_data(path: Path, header: Any, data_path: Path) -> NDArray[Any]:
     compressed = data_path.name.lower().endswith((".gz", ".mgz"))
     check_claim(path, claimed, data_path.stat().st_size, compressed=compressed)
     try:
-        with _open(data_path) as file, np.errstate(invalid="ignore"):
+        with _open(data_path) as file, np.errstate(invalid="ignore", over="ignore", under="ignore"):
             data = np.asanyarray(nibabel.arrayproxy.ArrayProxy(file, header))
             while compressed and file.read(_CHUNK):
                 pass  # gzip compares its checksum where its content ends
