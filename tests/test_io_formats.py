@@ -311,8 +311,37 @@ class TestPairs:
         assert volume.kind == "analyze"
         assert "axes assumed to run LAS" in volume.notes[0]
         np.testing.assert_allclose(np.diag(volume.affine), [-2, 1.5, 4, 1])  # type: ignore[arg-type]
-        (tmp_path / "a.mat").write_text("of SPM")
-        assert "a.mat" in read_stored(tmp_path / "a.img").notes[1]
+
+    @pytest.mark.parametrize("key", ["M", "mat"])
+    @pytest.mark.parametrize("name", ["a.img", "a.hdr"])
+    def test_a_matrix_of_spm(
+        self, tmp_path: Path, key: str, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        image = nibabel.AnalyzeImage(_data(), None)
+        image.header["vox_units"] = b"um"
+        nibabel.save(image, tmp_path / "a.img")
+        io = pytest.importorskip("scipy.io")
+        io.savemat(tmp_path / "a.mat", {key: _affine()})
+        volume = read_stored(tmp_path / name)
+        # MATLAB counts voxels from 1; SPM's "M" is of the mirrored image.
+        expected = _affine()
+        expected[:3, 3] += expected[:3, :3].sum(axis=1)
+        if key == "M":
+            expected = np.diag([-1.0, 1, 1, 1]) @ expected
+        np.testing.assert_allclose(volume.affine, expected)
+        np.testing.assert_allclose(
+            volume.affine, nibabel.Spm99AnalyzeImage.from_filename(tmp_path / "a.img").affine
+        )
+        assert volume.notes == ("placed where SPM's a.mat says",)
+        monkeypatch.setitem(sys.modules, "scipy.io", None)
+        with pytest.raises(ValueError, match=rf"{name}: a\.mat .* cannot be read .*scipy"):
+            read_stored(tmp_path / name)
+
+    def test_a_matrix_that_is_none(self, tmp_path: Path) -> None:
+        nibabel.save(nibabel.AnalyzeImage(_data(), None), tmp_path / "a.img")
+        (tmp_path / "a.mat").write_text("1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
+        with pytest.raises(ValueError, match=r"a\.img: a\.mat beside it .* cannot be read"):
+            read_stored(tmp_path / "a.img")
 
     def test_a_label_map_may_be_a_pair(self, tmp_path: Path) -> None:
         for folder in ("images", "labels"):

@@ -192,9 +192,11 @@ def placement(path: Path, header: Any) -> tuple[NDArray[np.float64], list[str]]:
         and on where other software may place the file elsewhere.
 
     Raises:
-        ValueError: The affine is not finite or cannot be inverted.
+        ValueError: The affine is not finite or cannot be inverted, or SPM's .mat beside an
+            Analyze pair, which holds it, cannot be read.
     """
     notes: list[str] = []
+    placed_by_matrix = False
     if isinstance(header, MGHHeader):
         if int(header["goodRASFlag"]) <= 0:
             # As FreeSurfer does: voxels of 1 mm, a coronal volume about the origin.
@@ -203,20 +205,43 @@ def placement(path: Path, header: Any) -> tuple[NDArray[np.float64], list[str]]:
             notes.append("the FreeSurfer header gives no orientation: 1 mm, coronal assumed")
         affine = header.get_affine()
     elif not isinstance(header, nibabel.Nifti1Header):
-        affine = header.get_best_affine()
-        axes = "".join(nibabel.aff2axcodes(affine))
-        notes.append(f"Analyze headers give no orientation: axes assumed to run {axes}")
-        if path.with_suffix(".mat").exists():
-            notes.append(f"{path.with_suffix('.mat').name}, which may hold another, was not read")
+        matrix = path.with_suffix(".mat")
+        if matrix.is_file() and matrix.stat().st_size:
+            affine, placed_by_matrix = _spm_affine(path, matrix), True
+            notes.append(f"placed where SPM's {matrix.name} says")
+        else:
+            affine = header.get_best_affine()
+            axes = "".join(nibabel.aff2axcodes(affine))
+            notes.append(f"Analyze headers give no orientation: axes assumed to run {axes}")
     else:
         affine = _best_affine(path, header)
-    factor, unit_notes = _unit(header)
+    # SPM's matrices are of millimetres.
+    factor, unit_notes = (1.0, []) if placed_by_matrix else _unit(header)
     affine = np.asarray(affine, dtype=np.float64).copy()
     affine[:3] *= factor
     affine = check_affine(path, affine)
     if isinstance(header, nibabel.Nifti1Header):
         notes += _form_notes(header, affine / [[factor], [factor], [factor], [1.0]])
     return affine, notes + unit_notes + shear_notes(affine)
+
+
+def _spm_affine(path: Path, matrix: Path) -> NDArray[np.float64]:
+    """Where SPM's MATLAB file beside an Analyze pair puts its voxels, as nibabel reads it."""
+    files = dict(zip(("header", "image"), _pair(path), strict=True), mat=matrix)
+    holders = {
+        kind: nibabel.fileholders.FileHolder(os.fspath(file)) for kind, file in files.items()
+    }
+    try:
+        affine = nibabel.Spm2AnalyzeImage.from_file_map(holders).affine
+    except Exception as error:  # of scipy, which nibabel reads it with and which may be missing
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"{path}: {matrix.name} beside it may say where it lies, but cannot be read "
+            f"({reason}): install scipy if that is missing, save the image as NIfTI, or move it away"
+        ) from error
+    if affine is None or np.shape(affine) != (4, 4):
+        raise ValueError(f"{path}: {matrix.name} beside it holds no 4 × 4 matrix")
+    return np.asarray(affine, dtype=np.float64)
 
 
 def _unit(header: Any) -> tuple[float, list[str]]:
