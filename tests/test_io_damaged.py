@@ -38,6 +38,13 @@ def _patched(path: Path, offset: int, kind: str, *values: float, shape: Any = (4
     return path
 
 
+def _data_or_none(path: Path) -> Any:
+    try:
+        return read_volume(path).data
+    except ValueError:
+        return None
+
+
 class TestClaims:
     @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
     @pytest.mark.parametrize(
@@ -190,6 +197,24 @@ class TestNames:
             raise error
         assert caught.value.__cause__ is error
         assert "\n" not in str(caught.value)
+
+    def test_where_in_itk_is_left_out(self) -> None:
+        error = RuntimeError(
+            "Exception thrown in SimpleITK ImageFileReader_Execute: /tmp/build/itkIO.cxx:490:\n"
+            "ITK ERROR: MetaImageIO(0x556d7e0dea70): File cannot be read: a/b for reading."
+        )
+        with pytest.raises(ValueError, match="a/b") as caught, named_errors(Path("a/b")):
+            raise error
+        reason = "damaged, or not what its name says (SimpleITK: File cannot be read: a/b for rea"
+        assert str(caught.value) == f"a/b: {reason}ding.)"
+
+    def test_what_nibabel_repairs_is_not_logged(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for offset, kind, value in ((72, "h", 7), (76, "f", 3.0), (80, "f", -2.0)):
+            path = _patched(tmp_path / "a.nii", offset, kind, value)
+            _data_or_none(path)
+        assert caplog.records == []
 
     @pytest.mark.parametrize(
         "error",

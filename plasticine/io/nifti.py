@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import logging
 import math
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -81,7 +84,8 @@ def read_header(path: Path) -> tuple[Any, Path]:
             if kind is None:
                 raise ValueError(f"{path}: not a {format_name} file")
             file.seek(0)
-            header = kind.from_fileobj(file)
+            with _silent():
+                header = kind.from_fileobj(file)
     except nibabel.spatialimages.HeaderDataError as error:
         raise ValueError(f"{path}: not a {format_name} file ({error})") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -92,6 +96,21 @@ def read_header(path: Path) -> tuple[Any, Path]:
         # nibabel sets it where it is not set, and assumes another orientation than FreeSurfer.
         header["goodRASFlag"] = int.from_bytes(start[28:30], "big", signed=True)
     return header, data_path
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps nibabel from writing to stderr what it repaired of a header: errors are raised."""
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    logger = nibabel.imageglobals.logger
+    logger.addFilter(drop)
+    try:
+        yield
+    finally:
+        logger.removeFilter(drop)
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -232,12 +251,13 @@ def _spm_affine(path: Path, matrix: Path) -> NDArray[np.float64]:
         kind: nibabel.fileholders.FileHolder(os.fspath(file)) for kind, file in files.items()
     }
     try:
-        affine = nibabel.Spm2AnalyzeImage.from_file_map(holders).affine
+        with _silent():
+            affine = nibabel.Spm2AnalyzeImage.from_file_map(holders).affine
     except Exception as error:  # of scipy, which nibabel reads it with and which may be missing
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
             f"{path}: {matrix.name} beside it may say where it lies, but cannot be read "
-            f"({reason}): install scipy if that is missing, save the image as NIfTI, or move it away"
+            f"({reason}): install scipy if that is missing, save the image as NIfTI, or remove it"
         ) from error
     if affine is None or np.shape(affine) != (4, 4):
         raise ValueError(f"{path}: {matrix.name} beside it holds no 4 × 4 matrix")

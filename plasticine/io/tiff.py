@@ -256,7 +256,7 @@ def _read_by_pillow(path: Path, count: int, page: Any) -> list[NDArray[Any]]:
         raise _not_by_pillow(page, path)
     pages = []
     try:
-        picture = Image.open(path, formats=("TIFF",))
+        picture: Any = Image.open(path, formats=("TIFF",))
     except UnidentifiedImageError as error:  # tifffile has read its tags: it is TIFF
         raise _not_by_pillow(page, path) from error
     with picture:
