@@ -100,7 +100,8 @@ def translate(
         typer.Argument(
             parser=_path,
             metavar="INPUT",
-            help="NIfTI, .npy or picture file: one image or a stack of slices.",
+            help="Image or stack of slices: NIfTI, Analyze, FreeSurfer, MetaImage, NRRD, .npy or "
+            "picture file, or a folder of DICOM slices.",
         ),
     ],
     model: Annotated[str, typer.Option(help="Model file, or the name of a shipped one.")],
@@ -263,7 +264,8 @@ def train(
     source: Annotated[
         Path | None,
         typer.Option(
-            parser=_path, help="Folder of images (NIfTI, .npy, pictures) in place of the source's."
+            parser=_path,
+            help="Folder of images, as translate reads them, in place of the source's.",
         ),
     ] = None,
     target: Annotated[
@@ -299,6 +301,7 @@ def train(
     """
     with clear_errors(debug):
         from plasticine import training
+        from plasticine.report.record import printable
         from plasticine.training.processes import is_first
 
         started = time.perf_counter()
@@ -322,7 +325,8 @@ def train(
         if not is_first():
             return
         seconds = time.perf_counter() - started
-        _console().print(f"Trained in {seconds:.0f} s: {model}", soft_wrap=True)
+        trained = printable(model)
+        _console().print(f"Trained in {seconds:.0f} s: {trained}", soft_wrap=True)
 
 
 @app.command()
@@ -365,6 +369,7 @@ def evaluate(
     with clear_errors(debug):
         from plasticine import report
         from plasticine.io import OutputFolder
+        from plasticine.report.record import printable
 
         output = folder if output is None else output
         with progress("measuring") as advance:
@@ -384,7 +389,8 @@ def evaluate(
         console.print(report.table_of(record))
         for note in record["notes"]:
             console.print(f"Note: {note}", soft_wrap=True)
-        console.print(f"Figures: {output / 'evaluation.json'}", soft_wrap=True)
+        figures = printable(output / "evaluation.json")
+        console.print(f"Figures: {figures}", soft_wrap=True)
 
 
 def _print_facts(facts: dict[str, Any]) -> None:

@@ -30,7 +30,9 @@ def clear_errors(debug: bool) -> Iterator[None]:
     except Exception as error:
         if debug or not isinstance(error, _expected_errors()):
             raise
-        message = " ".join(str(error).split()) or type(error).__name__
+        from plasticine.report.record import printable
+
+        message = printable(" ".join(str(error).split())) or type(error).__name__
         console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
         console.print("error:", style="bold red", end=" ")
         console.print(message)
