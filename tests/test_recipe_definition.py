@@ -152,7 +152,10 @@ def test_all_faults_are_told_at_once() -> None:
         assert part in str(raised.value)
 
 
-NO_NAMES = ["../../x", "a/b", "/x", "..", ".", "", " ", ".x", "x\\y", "x\0", "x\n", " x", "x" * 101]
+NO_NAMES = [
+    "../../x", "a/b", "/x", "..", ".", "", " ", ".x", "x\\y", "x\0", "x\n", " x", "x" * 101,
+    "diffusion.checkpoint",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NO_NAMES)

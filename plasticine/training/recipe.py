@@ -43,11 +43,12 @@ def _one_part(name: str) -> str:
         or name[:1] in ("", ".")
         or "/" in name
         or "\\" in name
+        or name.endswith(".checkpoint")  # the model would be written over a stage's checkpoint
         or len(name.encode()) > _LONGEST_NAME
     ):
         raise ValueError(
-            "expected a name that is one part of a path: 1 to "
-            f"{_LONGEST_NAME} bytes without / and \\, not beginning with a dot; got {name!r}"
+            f"expected a name that is one part of a path: 1 to {_LONGEST_NAME} bytes without / "
+            f"and \\, not beginning with a dot and not ending in .checkpoint; got {name!r}"
         )
     return name
 
