@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from plasticine.diffusion.sampler import find_solver
@@ -138,7 +139,7 @@ class SamplingOptions(Table):
     """A translation's defaults, as ``translation.sampling.Sampling`` documents them."""
 
     steps: Annotated[int, Field(ge=1)]
-    guidance: float
+    guidance: Annotated[float, Field(ge=-1000, le=1000)]
     start: Annotated[float, Field(gt=0, le=1)]
     # A file from before there was a choice says nothing, and means DDIM.
     solver: str = "ddim"
@@ -197,6 +198,16 @@ class Window(Table):
     def _check(self) -> Window:
         if not self.low < self.high:
             raise ValueError(f"expected low < high; got {self.low:g} and {self.high:g}")
+        single = np.finfo(np.float32)
+        if max(abs(self.low), self.high - self.low) > float(single.max):
+            raise ValueError(
+                f"expected low and a width that float32 holds; got {self.low:g} and {self.high:g}"
+            )
+        if self.high - self.low < float(single.tiny):
+            raise ValueError(
+                f"expected a width of {single.tiny:.3g} at least; got {self.low:g} and "
+                f"{self.high:g}"
+            )
         return self
 
 
