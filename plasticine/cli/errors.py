@@ -96,4 +96,4 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     """What bad input raises; anything else is a defect and keeps its traceback."""
     from plasticine.translation import ModelError
 
-    return (ValueError, TypeError, OSError, RuntimeError, ModelError)
+    return (ValueError, TypeError, OSError, OverflowError, RuntimeError, ModelError)

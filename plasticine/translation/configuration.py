@@ -126,7 +126,7 @@ class VelocityOptions(Table):
     """Arguments of ``registration.VelocityNetwork``."""
 
     channels: Annotated[Widths, Field(min_length=2)] = (16, 32, 32, 32)
-    velocity_scale: Annotated[float, Field(gt=0)] = 1.0
+    velocity_scale: Annotated[float, Field(gt=0, le=1000)] = 1.0
     half_resolution: bool = True
     pooling: Cell = 1
     affine: bool = True
@@ -138,13 +138,13 @@ class VelocityOptions(Table):
 class SamplingOptions(Table):
     """A translation's defaults, as ``translation.sampling.Sampling`` documents them."""
 
-    steps: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=1, le=10**6)]
     guidance: Annotated[float, Field(ge=-1000, le=1000)]
     start: Annotated[float, Field(gt=0, le=1)]
     # A file from before there was a choice says nothing, and means DDIM.
     solver: str = "ddim"
-    slab: Annotated[int, Field(ge=0)] = 0
-    overlap: Annotated[int, Field(ge=0)] = 16
+    slab: Annotated[int, Field(ge=0, le=2**16)] = 0
+    overlap: Annotated[int, Field(ge=0, le=2**16)] = 16
     background: Annotated[float, Field(ge=0, le=1)] | None = None
     mirror: bool = False
 
