@@ -31,7 +31,9 @@ _LONGEST_NAME = 100
 # What no training can do is refused where the recipe is read, and not after its first stage.
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Samples = Annotated[int, Field(ge=1, le=2**16)]
-Size = Annotated[tuple[Annotated[int, Field(ge=1, le=2**16)], ...], Field(min_length=2, max_length=3)]
+Size = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=2**16)], ...], Field(min_length=2, max_length=3)
+]
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 Domain = Literal["source", "target"]
 DOMAINS: tuple[Domain, ...] = ("source", "target")
