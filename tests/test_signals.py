@@ -71,6 +71,63 @@ def test_a_translation_that_is_asked_to_end_leaves_nothing(
     assert not out.parent.exists()
 
 
+SWALLOWED = """
+import importlib, signal, sys
+from plasticine import cli
+
+class Callback:
+    def __del__(self):
+        signal.raise_signal(asked)
+
+def then_asked(*arguments, **options):
+    result = function(*arguments, **options)
+    Callback()
+    return result
+
+asked, module, name = int(sys.argv[1]), importlib.import_module(sys.argv[2]), sys.argv[3]
+function = getattr(module, name)
+setattr(module, name, then_asked)
+sys.argv[1:] = sys.argv[4:]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("module", "name", "ends_at_once"),
+    [
+        ("plasticine.report", "write_results", True),
+        ("plasticine.io", "read_volume", True),
+        ("plasticine.report", "print_results", False),  # what there is to write is written
+    ],
+)
+def test_a_request_whose_exception_python_swallows_is_no_success(
+    head: Path,
+    model_file: Path,
+    tmp_path: Path,
+    asked: signal.Signals,
+    module: str,
+    name: str,
+    ends_at_once: bool,
+) -> None:
+    out = tmp_path / "out"
+    translation = ["translate", head, "--model", model_file, "--output", out, "--steps", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", SWALLOWED, str(int(asked)), module, name, *map(str, translation)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert "Exception ignored" in done.stderr
+    assert done.returncode == 128 + asked, done.stderr
+    assert done.stderr.endswith(
+        f"{'interrupted' if asked == signal.SIGINT else 'ended by SIGTERM'}\n"
+    )
+    assert out.exists() is not ends_at_once
+
+
 def test_what_a_killed_translation_leaves_the_next_one_clears(
     start: Callable[..., Started],
     run: Callable[..., tuple[int, str, str]],

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from plasticine.cli.errors import check_device, clear_errors
+from plasticine.cli.errors import check_asked_to_end, check_device, clear_errors
 from plasticine.cli.progress import progress, training_progress
 
 app = typer.Typer(
@@ -225,6 +225,7 @@ def translate(
                 )
             model_file = Translator.shipped().get(model, Path(model))
             write_results(result, folder, model_file=model_file)
+            check_asked_to_end()
         print_results(result, output, time.perf_counter() - started, RESULT_FILES)
 
 
@@ -385,6 +386,7 @@ def evaluate(
             )
         with OutputFolder(output, report.EVALUATION_FILES) as temporary:
             report.write_evaluation(record, temporary)
+            check_asked_to_end()
         console = _console()
         console.print(report.table_of(record))
         for note in record["notes"]:
