@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import struct
 import sys
 from collections.abc import Callable
@@ -473,6 +474,16 @@ class TestDicom:
             read_volume(tmp_path / "a")
         for series in ("1.2.3.4", "1.2.3.5"):
             assert f"slices of {series}, 6 files, {series}" in str(caught.value)
+
+    def test_the_locale_is_left_as_it_is(self, tmp_path: Path) -> None:
+        """GDCM sets "C", after which Python takes text files for ASCII."""
+        before = locale.setlocale(locale.LC_ALL)
+        language = locale.setlocale(locale.LC_ALL, "C.UTF-8")
+        try:
+            read_volume(_write_dicom(tmp_path / "a"))
+            assert locale.setlocale(locale.LC_ALL) == language
+        finally:
+            locale.setlocale(locale.LC_ALL, before)
 
     def test_a_folder_without_dicom(self, tmp_path: Path) -> None:
         (tmp_path / "x.txt").write_text("hello")

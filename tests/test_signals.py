@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from recipe_file import as_toml
 
 from plasticine.report import RESULT_FILES
@@ -23,7 +24,7 @@ Started = subprocess.Popen[str]
 
 
 @pytest.fixture
-def start() -> Callable[..., Started]:
+def start(tmp_path: Path) -> Callable[..., Started]:
     """Starts ``python -m plasticine``, and ends at the end what still runs."""
     processes: list[Started] = []
 
@@ -32,7 +33,12 @@ def start() -> Callable[..., Started]:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         processes.append(
             subprocess.Popen(
-                command, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+                command,
+                cwd=tmp_path,  # not the checkout
+                env=environment,
+                encoding="utf-8",
+                stderr=subprocess.PIPE,
+                stdout=subprocess.PIPE,
             )
         )
         return processes[-1]
@@ -166,6 +172,15 @@ def test_a_command_under_nohup_goes_on(
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As the commands have it: torch sums in another order with more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
     """A tiny recipe of many steps, with its data in ``tmp_path``."""
     images = np.random.default_rng(0).integers(0, 255, (4, 12, 16)).astype(np.uint8)
@@ -193,7 +208,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 
 def test_a_training_that_is_ended_goes_on_to_the_same_bytes(
-    start: Callable[..., Started], recipe: Recipe, tmp_path: Path
+    start: Callable[..., Started], recipe: Recipe, tmp_path: Path, one_thread: None
 ) -> None:
     """Asked to end, then killed."""
     (tmp_path / "tiny.toml").write_text(as_toml(recipe), encoding="utf-8")
