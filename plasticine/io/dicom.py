@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import locale
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -95,7 +94,7 @@ def read_dicom(folder: Path) -> Volume:
     if not any(is_dicom(file) for file in files):
         raise ValueError(f"{folder}: expected a file or a DICOM series, got a folder without one")
     sitk = simpleitk(folder)
-    with _contained(sitk):
+    with _silent(sitk):
         slices = _series(sitk, folder)
         read = {one.file.name for one in slices}
         left = [p.name for p in files if p.name not in read and _is_left_out(p)]
@@ -127,18 +126,13 @@ def read_dicom(folder: Path) -> Volume:
 
 
 @contextlib.contextmanager
-def _contained(sitk: Any) -> Iterator[None]:
-    """Keeps GDCM from warning of other files of a folder, and from changing the process's locale.
-
-    It sets "C", after which Python takes text files for ASCII.
-    """
+def _silent(sitk: Any) -> Iterator[None]:
+    """Keeps ITK from writing warnings about other files of a folder to stderr."""
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-    language = locale.setlocale(locale.LC_ALL)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         yield
     finally:
-        locale.setlocale(locale.LC_ALL, language)
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
