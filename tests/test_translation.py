@@ -259,7 +259,7 @@ def test_a_model_file_holds_the_model(
     translator = untrained()
     save_model(path, translator.model, CARD)
     loaded = Translator.load(path)
-    assert loaded.card == CARD
+    assert loaded.card == CARD | {"ndim": 2}  # that of the networks
     for name, tensor in translator.model.state_dict().items():
         assert torch.equal(loaded.model.state_dict()[name], tensor.half().float()), name
     assert loaded.translate(images(1, 1, 8, 8)).model == CARD
