@@ -40,9 +40,15 @@ namespace plasticine {
 
 namespace {
 
+unsigned long main_thread = 0;
+
 // Whether a handler of Python's raised, as that of Ctrl-C does; its exception then waits to be
-// seen. Python runs handlers on its main thread alone: on any other the answer is no.
+// seen. Python runs handlers on its main thread alone: on any other the answer is no, and the
+// interpreter, which may be gone, is not asked.
 bool has_raising_signal() {
+  if (PyThread_get_thread_ident() != main_thread) {
+    return false;
+  }
   const PyGILState_STATE state = PyGILState_Ensure();
   const bool raised = PyErr_CheckSignals() != 0;
   PyGILState_Release(state);
@@ -86,6 +92,8 @@ PYBIND11_MODULE(_native, module) {
   using namespace plasticine;
   using release = py::call_guard<py::gil_scoped_release, PythonCall>;
   using T = Tensor;
+  main_thread =
+      py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
   py::register_local_exception_translator(&pass_on_interruption);
   module.doc() = "CPU operators of plasticine; called through plasticine.ops, which validates.";
   module.def("warp_forward", of_fields<T, T, T, T, Mode, Padding, int>(warp_forward), release());

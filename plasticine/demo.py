@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from plasticine.io import OutputFolder, Volume, VolumeTrace, translate_volume, write_image
-from plasticine.report import RESULT_FILES, write_results
+from plasticine.report import EVALUATION_FILES, RESULT_FILES, write_results
 from plasticine.translation import Translator
 
 MODEL = "brain-t1-t2"
@@ -75,7 +75,7 @@ def run_demo(
         RuntimeError: nilearn is not installed.
         OSError: The folder cannot be written.
     """
-    with OutputFolder(folder, [SOURCE_FILE, *RESULT_FILES]) as temporary:
+    with OutputFolder(folder, [SOURCE_FILE, *RESULT_FILES], EVALUATION_FILES) as temporary:
         translator = Translator.load(MODEL)
         volume = load_template_slices()
         result = translate_volume(translator, volume, seed=seed, steps=steps, progress=progress)

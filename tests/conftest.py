@@ -249,7 +249,7 @@ def process() -> Callable[..., subprocess.CompletedProcess[str]]:
             cwd=folder,
             env=environment,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=300,
             check=False,
         )

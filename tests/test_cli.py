@@ -164,6 +164,10 @@ class TestOtherCommands:
         assert code == 0
         for command in ("info", "demo", "train", "translate"):
             assert command in out
+        code, out, _ = run("translate", "--help")
+        assert code == 0
+        for name in ("NIfTI", "Analyze", "FreeSurfer", "MetaImage", "NRRD", ".npy", "DICOM"):
+            assert name in out
 
     def test_demo(self, process: Process, tmp_path: Path) -> None:
         pytest.importorskip("nilearn")

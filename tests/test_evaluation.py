@@ -317,6 +317,16 @@ def test_ssim_is_left_out_of_images_smaller_than_its_window(
         assert 0 < found[name]["ssim_inside"] <= 1
 
 
+def test_a_file_that_is_given_twice_is_noted_once(
+    results: Path, affine: NDArray[np.float64], tmp_path: Path
+) -> None:
+    labels = np.ones(SHAPE, np.float32)
+    labels[0] = 2.0001
+    path = _save(tmp_path / "labels.nii.gz", labels, affine)
+    record = evaluate(results, labels=path, target_labels=path, truth=path, mask=path, erosion=0)
+    assert len([note for note in record["notes"] if "were rounded to whole numbers" in note]) == 1
+
+
 def _copy(results: Path, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     for path in results.iterdir():

@@ -63,6 +63,8 @@ def test_a_translation_and_its_evaluation(
 
     done = process("evaluate", out, "--truth", source, folder=tmp_path, PYTHONIOENCODING=encoding)
     assert (done.returncode, done.stderr) == (0, "")
+    shown = rf"Figures: {tmp_path}/{SHOWN_FOLDER}/r\xe9sultats/evaluation.json"
+    assert shown in done.stdout
     record = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     assert record["translation"] == f"{tmp_path}/{SHOWN_FOLDER}/r\\xe9sultats"
     assert record["compared_with"]["truth"] == f"{tmp_path}/{SHOWN_FOLDER}/{SHOWN_NAME}"
@@ -80,8 +82,7 @@ def test_an_error_names_the_file(
     done = process("translate", source, "--model", model_file, "--output", "out", folder=tmp_path)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    for text in (":smile: $x_1$", "[/red] sc", "$a_b^$.npy"):
-        assert text in done.stderr
+    assert f"error: {tmp_path}/{SHOWN_FOLDER}/{SHOWN_NAME}: " in done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -96,6 +97,34 @@ def test_a_model_whose_card_holds_half_a_character(
     assert json.loads((tmp_path / "trace.json").read_text(encoding="utf-8")) == record
     print_results(result, tmp_path, 1.0, RESULT_FILES)
     assert "[/] :smile:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd", "a.nrrd", "a.nhdr"])
+@pytest.mark.parametrize("of", ["file", "folder"])
+def test_what_simpleitk_cannot_open_is_refused(tmp_path: Path, name: str, of: str) -> None:
+    """SimpleITK would end the process with std::logic_error."""
+    sitk = pytest.importorskip("SimpleITK")
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((4, 5, 6), np.int16)), str(tmp_path / name))
+    folder = tmp_path / os.fsdecode(b"b\xfcro") if of == "folder" else tmp_path
+    folder.mkdir(exist_ok=True)
+    path = folder / (name if of == "folder" else os.fsdecode(b"sc\xe4n") + name)
+    (tmp_path / name).rename(path)
+    with pytest.raises(ValueError, match=r"SimpleITK opens only names in UTF-8") as caught:
+        read_volume(path)
+    assert str(caught.value).startswith(f"{path}: SimpleITK")
+
+
+@pytest.mark.parametrize("of", ["file", "folder"])
+def test_dicom_that_simpleitk_cannot_open_is_refused(tmp_path: Path, of: str) -> None:
+    sitk = pytest.importorskip("SimpleITK")
+    folder = tmp_path / os.fsdecode(b"b\xfcro" if of == "folder" else b"buero")
+    folder.mkdir()
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((1, 5, 6), np.int16)), str(tmp_path / "a.dcm"))
+    name = "a.dcm" if of == "folder" else os.fsdecode(b"sc\xe4n.dcm")
+    (tmp_path / "a.dcm").rename(folder / name)
+    with pytest.raises(ValueError, match=r"SimpleITK opens only names in UTF-8") as caught:
+        read_volume(folder)
+    assert str(caught.value).startswith(f"{folder}: SimpleITK")
 
 
 def test_printable() -> None:

@@ -71,7 +71,12 @@ MODES: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {
 }
 # Of what is not a translation or a training, which run in full precision, autocast is the caller's.
 AUTOCAST = "autocast"
-WHOLE = {**MODES, AUTOCAST: lambda: torch.autocast("cpu", torch.bfloat16)}
+# So is what becomes of denormal numbers.
+WHOLE = {
+    **MODES,
+    AUTOCAST: lambda: torch.autocast("cpu", torch.bfloat16),
+    "denormal numbers are 0": lambda: _set(torch.set_flush_denormal, True, False),
+}
 
 
 @cache
@@ -104,11 +109,18 @@ def _optimise(model_file: Path, folder: Path) -> list[Tensor]:
     return _tensors(trace)
 
 
+@cache
+def _stack() -> np.ndarray:
+    """Intensities of which some are positive only where denormal numbers are none of them 0."""
+    stack = np.asarray(np.arange(3 * 24 * 28).reshape(3, 24, 28) % 251, np.float32)
+    stack[:, :12] = np.frombuffer(b"\1\0\0\0", "<f4")
+    return stack
+
+
 def _files(model_file: Path, folder: Path) -> list[Tensor]:
     """What a translation of a file leaves: volumes, and the page of pictures."""
-    stack = np.asarray(np.arange(3 * 24 * 28).reshape(3, 24, 28) % 251, np.uint8)
     folder.mkdir(exist_ok=True)
-    np.save(folder / "stack.npy", stack)
+    np.save(folder / "stack.npy", _stack())
     result = translate_volume(_translator(model_file), read_volume(folder / "stack.npy"), steps=1)
     write_results(result, folder)
     names = ("translated.nii.gz", "displacement.nii.gz", "trace.png")

@@ -164,15 +164,15 @@ class TestEvaluate:
     ) -> None:
         soft = _map(1, 1, "float32") * np.float32(1.0000153)
         mask = self._save(tmp_path / "mask.nii.gz", soft)
+        labels = self._save(tmp_path / "labels.nii.gz", soft)
         options: dict[str, Any] = {"truth": head, "erosion": 0}
-        found = evaluate(results, mask=mask, labels=mask, **options)
+        found = evaluate(results, mask=mask, labels=labels, **options)
         whole = self._save(tmp_path / "whole.nii.gz", _map(1, 1, "uint8"))
         expected = evaluate(results, mask=whole, labels=whole, **options)
         assert found["truth"] == expected["truth"]
         assert found["labels"] == expected["labels"]
         rounded = [note for note in found["notes"] if "rounded" in note]
-        assert len(rounded) == 2
-        assert all(note.startswith(f"{mask}: ") for note in rounded)
+        assert [note.split(": ")[0] for note in rounded] == [str(mask), str(labels)]
         assert not any("rounded" in note for note in expected["notes"])
         json.dumps(found)
 

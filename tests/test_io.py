@@ -265,6 +265,22 @@ class TestNormalise:
         _, record = normalise(np.arange(101, dtype=np.float32), {"percentile": 50, "of": "all"}, "")
         assert record.divisor == 50
 
+    @pytest.mark.parametrize("rule", [PERCENTILE, {"low": 0, "high": 5e5}])
+    def test_what_is_too_small_becomes_zero(self, rule: dict[str, float]) -> None:
+        data = np.array([1e-40, 1.0, 5e5], np.float32)
+        expected = normalise(data, rule, "a")[0]
+        with np.errstate(all="raise"):
+            np.testing.assert_array_equal(normalise(data, rule, "a")[0], expected)
+
+    def test_numbers_below_float32(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "a.npy", np.array([[1e-50, 1.0]]))
+        image = nibabel.Nifti1Image(np.array([[[1e-38, 1.0]]], np.float32), np.eye(4))
+        image.header.set_slope_inter(1e-5, 0)
+        nibabel.save(image, tmp_path / "a.nii")
+        with np.errstate(all="raise"):
+            np.testing.assert_array_equal(read_volume(tmp_path / "a.npy").data[..., 0], [[0, 1]])
+            assert read_volume(tmp_path / "a.nii").data.shape == (1, 1, 2)
+
     def test_without_a_rule(self) -> None:
         data = _random((3, 4))
         scaled, record = normalise(data, None, "a")

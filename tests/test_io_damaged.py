@@ -19,6 +19,7 @@ import pytest
 from plasticine.io import read_displacement, read_stored, read_volume, write_displacement
 from plasticine.io.checks import check_claim, named_errors
 from plasticine.training.reading import _read_arrays
+from plasticine.training.recipe import Data, DomainImages
 
 DIM, DATATYPE, VOX_OFFSET = 40, 70, 108  # where a NIfTI header has them
 
@@ -35,6 +36,13 @@ def _patched(path: Path, offset: int, kind: str, *values: float, shape: Any = (4
     struct.pack_into(f"<{len(values)}{kind}", data, offset, *values)
     path.write_bytes(gzip.compress(bytes(data)) if path.suffix == ".gz" else bytes(data))
     return path
+
+
+def _data_or_none(path: Path) -> Any:
+    try:
+        return read_volume(path).data
+    except ValueError:
+        return None
 
 
 class TestClaims:
@@ -103,6 +111,46 @@ class TestClaims:
         with pytest.raises(ValueError, match=rf"{name}: .*claims"):
             read_volume(tmp_path / name)
 
+    @pytest.mark.parametrize("name", ["a.mha", "a.mhd", "a.nrrd", "a.nhdr"])
+    def test_the_checksum_of_what_itk_inflates(self, tmp_path: Path, name: str, capfd: Any) -> None:
+        sitk = pytest.importorskip("SimpleITK")
+        values = np.random.default_rng(0).integers(0, 50, (20, 21, 22), np.int16)
+        sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / name), True)
+        np.testing.assert_array_equal(read_volume(tmp_path / name).data, values.T)
+        path = next((p for p in tmp_path.iterdir() if p.name != name), tmp_path / name)
+        whole = path.read_bytes()
+        places = [*range(len(whole) // 2, len(whole) - 12, 97), len(whole) - 10, len(whole) - 6]
+        damages = [whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :] for at in places]
+        for damaged in (*damages, whole[:-1], whole[:-9], whole[: len(whole) * 2 // 3]):
+            path.write_bytes(damaged)
+            with pytest.raises(ValueError, match=rf"{name}: .*cut short or damaged"):
+                read_volume(tmp_path / name)
+        path.write_bytes(whole)
+        header = (tmp_path / name).read_bytes()
+        for claim in (b"22 21 19", b"22 21 21"):
+            assert header.count(b"22 21 20") == 1
+            (tmp_path / name).write_bytes(header.replace(b"22 21 20", claim))
+            with pytest.raises(ValueError, match=rf"{name}: .*cut short or damaged.*claims"):
+                read_volume(tmp_path / name)
+        assert capfd.readouterr().err == ""
+
+    @pytest.mark.parametrize("name", ["a.nii.gz", "a.mgz"])
+    @pytest.mark.parametrize("behind", [b"", bytes(3_000_000)])
+    def test_the_checksum_of_a_gzip(self, tmp_path: Path, name: str, behind: bytes) -> None:
+        kind = nibabel.MGHImage if name == "a.mgz" else nibabel.Nifti1Image
+        plain = _nifti(tmp_path / name.replace("mgz", "mgh").replace(".gz", ""), kind=kind)
+        whole = gzip.compress(plain.read_bytes() + behind, mtime=0)
+        (tmp_path / name).write_bytes(whole)
+        assert (read_volume(tmp_path / name).data == 1).all()
+        for damaged in (whole[:-8], whole[:-1], whole[:-8] + b"\1" * 4 + whole[-4:]):
+            (tmp_path / name).write_bytes(damaged)
+            with pytest.raises(ValueError, match=rf"{name}: the file is cut short or damaged"):
+                read_volume(tmp_path / name)
+        write_displacement(tmp_path / "d.nii.gz", np.ones((3, 4, 5, 6), np.float32), np.eye(4))
+        (tmp_path / "d.nii.gz").write_bytes((tmp_path / "d.nii.gz").read_bytes()[:-1])
+        with pytest.raises(ValueError, match=r"d\.nii\.gz: the file is cut short or damaged"):
+            read_displacement(tmp_path / "d.nii.gz")
+
     @pytest.mark.parametrize("shape", [(50000, 50000), (2**40, 2**40), (3, 2**62, 9)])
     def test_arrays(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
         path = tmp_path / "a.npy"
@@ -149,6 +197,24 @@ class TestNames:
             raise error
         assert caught.value.__cause__ is error
         assert "\n" not in str(caught.value)
+
+    def test_where_in_itk_is_left_out(self) -> None:
+        error = RuntimeError(
+            "Exception thrown in SimpleITK ImageFileReader_Execute: /tmp/build/itkIO.cxx:490:\n"
+            "ITK ERROR: MetaImageIO(0x556d7e0dea70): File cannot be read: a/b for reading."
+        )
+        with pytest.raises(ValueError, match="a/b") as caught, named_errors(Path("a/b")):
+            raise error
+        reason = "damaged, or not what its name says (SimpleITK: File cannot be read: a/b for rea"
+        assert str(caught.value) == f"a/b: {reason}ding.)"
+
+    def test_what_nibabel_repairs_is_not_logged(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for offset, kind, value in ((72, "h", 7), (76, "f", 3.0), (80, "f", -2.0)):
+            path = _patched(tmp_path / "a.nii", offset, kind, value)
+            _data_or_none(path)
+        assert caplog.records == []
 
     @pytest.mark.parametrize(
         "error",
@@ -238,7 +304,7 @@ class TestNames:
             data[200:260] = bytes(60)
             path.write_bytes(data)
         with pytest.raises(ValueError, match=r"a\.npz: "):
-            _read_arrays(path, "source", {"source": ["a"], "maximum": 1}, {}, 2)
+            _read_arrays(path, DomainImages(names=("a",)), Data(maximum=1), 2)
 
     def test_the_command_line(self, tmp_path: Path, model_file: Path, run: Any) -> None:
         path = _patched(tmp_path / "a.nii", VOX_OFFSET, "f", np.inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import struct
 import sys
 from collections.abc import Callable
@@ -74,6 +75,7 @@ def _write_dicom(
         positions = [lps[:3, 3] + z * lps[:3, 2] for z in range(SHAPE[2])]
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
+    language = locale.setlocale(locale.LC_ALL)
     for z, position in enumerate(positions):
         image = sitk.GetImageFromArray(data[:, :, z].T[None])
         image.SetSpacing([float(s) for s in spacing])
@@ -93,7 +95,45 @@ def _write_dicom(
             image.SetMetaData(key, value)
         writer.SetFileName(str(folder / names.format(50 - z)))
         writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, language)  # GDCM's writer sets "C"
     return folder
+
+
+def _dicom_by_hand(path: Path, syntax: str, pixels: bytes) -> None:
+    """One slice of a transfer syntax; ``pixels`` as they are stored."""
+    order = ">" if syntax.endswith("1.2.2") else "<"
+    explicit = syntax != "1.2.840.10008.1.2"
+
+    def element(tag: int, kind: str, value: Any, order: str = order, explicit: bool = explicit):  # type: ignore[no-untyped-def]
+        body = struct.pack(order + "H", value) if kind == "US" else value
+        body = body.encode() if isinstance(body, str) else body
+        body += (b"\0" if kind in ("UI", "OW") else b" ") * (len(body) % 2)
+        mark = struct.pack(order + "HH", tag >> 16, tag & 0xFFFF)
+        if not explicit:
+            return mark + struct.pack(order + "I", len(body)) + body
+        if kind == "OW":
+            return mark + b"OW\0\0" + struct.pack(order + "I", len(body)) + body
+        return mark + kind.encode() + struct.pack(order + "H", len(body)) + body
+
+    mr = "1.2.840.10008.5.1.4.1.1.4"
+    meta = b"".join(
+        element(tag, "UI", value, "<", True)
+        for tag, value in ((0x20002, mr), (0x20003, "1.2.3"), (0x20010, syntax))
+    )
+    data = b"".join(
+        element(*each)
+        for each in (
+            *((0x80016, "UI", mr), (0x80018, "UI", "1.2.3"), (0x80060, "CS", "MR")),
+            *((0x20000D, "UI", "1.2.4"), (0x20000E, "UI", "1.2.5"), (0x200013, "IS", "1")),
+            *((0x200032, "DS", "1\\2\\3"), (0x200037, "DS", "1\\0\\0\\0\\1\\0")),
+            *((0x280002, "US", 1), (0x280004, "CS", "MONOCHROME2")),
+            *((0x280010, "US", SHAPE[1]), (0x280011, "US", SHAPE[0]), (0x280030, "DS", "2\\3")),
+            *((0x280100, "US", 16), (0x280101, "US", 16), (0x280102, "US", 15)),
+            *((0x280103, "US", 1), (0x7FE00010, "OW", pixels)),
+        )
+    )
+    group = struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(meta))
+    path.write_bytes(bytes(128) + b"DICM" + group + meta + data)
 
 
 def _rescale(path: Path, slope: float, intercept: float) -> None:
@@ -274,8 +314,37 @@ class TestPairs:
         assert volume.kind == "analyze"
         assert "axes assumed to run LAS" in volume.notes[0]
         np.testing.assert_allclose(np.diag(volume.affine), [-2, 1.5, 4, 1])  # type: ignore[arg-type]
-        (tmp_path / "a.mat").write_text("of SPM")
-        assert "a.mat" in read_stored(tmp_path / "a.img").notes[1]
+
+    @pytest.mark.parametrize("key", ["M", "mat"])
+    @pytest.mark.parametrize("name", ["a.img", "a.hdr"])
+    def test_a_matrix_of_spm(
+        self, tmp_path: Path, key: str, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        image = nibabel.AnalyzeImage(_data(), None)
+        image.header["vox_units"] = b"um"
+        nibabel.save(image, tmp_path / "a.img")
+        io = pytest.importorskip("scipy.io")
+        io.savemat(tmp_path / "a.mat", {key: _affine()})
+        volume = read_stored(tmp_path / name)
+        # MATLAB counts voxels from 1; SPM's "M" is of the mirrored image.
+        expected = _affine()
+        expected[:3, 3] += expected[:3, :3].sum(axis=1)
+        if key == "M":
+            expected = np.diag([-1.0, 1, 1, 1]) @ expected
+        np.testing.assert_allclose(volume.affine, expected)
+        np.testing.assert_allclose(
+            volume.affine, nibabel.Spm99AnalyzeImage.from_filename(tmp_path / "a.img").affine
+        )
+        assert volume.notes == ("placed where SPM's a.mat says",)
+        monkeypatch.setitem(sys.modules, "scipy.io", None)
+        with pytest.raises(ValueError, match=rf"{name}: a\.mat .* cannot be read .*scipy"):
+            read_stored(tmp_path / name)
+
+    def test_a_matrix_that_is_none(self, tmp_path: Path) -> None:
+        nibabel.save(nibabel.AnalyzeImage(_data(), None), tmp_path / "a.img")
+        (tmp_path / "a.mat").write_text("1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
+        with pytest.raises(ValueError, match=r"a\.img: a\.mat beside it .* cannot be read"):
+            read_stored(tmp_path / "a.img")
 
     def test_a_label_map_may_be_a_pair(self, tmp_path: Path) -> None:
         for folder in ("images", "labels"):
@@ -440,6 +509,45 @@ class TestDicom:
         sitk.WriteImage(image, str(tmp_path / "a" / "x.dcm"))
         with pytest.raises(TypeError, match=r"a: expected grey slices, got colours in x\.dcm"):
             read_volume(tmp_path / "a")
+
+    @pytest.mark.parametrize("z", [0, 3, 5])
+    @pytest.mark.parametrize("length", [0, 140, 300])
+    def test_a_slice_that_is_damaged_is_named(self, tmp_path: Path, z: int, length: int) -> None:
+        path = _write_dicom(tmp_path / "a") / f"{50 - z}.dcm"
+        path.write_bytes(path.read_bytes()[:length])
+        with pytest.raises(ValueError, match=rf"a: .*{path.name}"):
+            read_volume(tmp_path / "a")
+
+    def test_a_dicomdir_is_no_slice(self, tmp_path: Path) -> None:
+        _write_dicom(tmp_path / "a")
+        (tmp_path / "a" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+        np.testing.assert_array_equal(read_volume(tmp_path / "a").data, _data())
+        (tmp_path / "a" / "DICOMDIR").rename(tmp_path / "a" / "IM000")
+        with pytest.raises(ValueError, match=r"a: 1 of its DICOM files cannot be read .*: IM000"):
+            read_volume(tmp_path / "a")
+
+    @pytest.mark.parametrize("syntax", ["", ".1", ".2"])
+    def test_too_few_pixels(self, tmp_path: Path, sitk: Any, syntax: str) -> None:
+        folder, path = tmp_path / "a", tmp_path / "a" / "x.dcm"
+        folder.mkdir()
+        pixels = _data(">i2" if syntax == ".2" else "<i2")[..., 0].T.tobytes()
+        _dicom_by_hand(path, "1.2.840.10008.1.2" + syntax, pixels)
+        np.testing.assert_array_equal(read_volume(folder).data[..., 0], _data()[..., 0])
+        whole = path.read_bytes()
+        for length in (0, 2, 100, 878):
+            _dicom_by_hand(path, "1.2.840.10008.1.2" + syntax, pixels[:length])
+            with pytest.raises(ValueError, match=r"a: .*x\.dcm"):
+                read_volume(folder)
+            path.write_bytes(whole[: length - 880])
+            with pytest.raises(ValueError, match=r"a: (no DICOM file|x\.dcm is cut short)"):
+                read_volume(folder)
+        # An element behind the pixels makes up for the length of the file.
+        _dicom_by_hand(path, "1.2.840.10008.1.2" + syntax, pixels[:878])
+        order, kind = (">" if syntax == ".2" else "<"), b"OB\0\0" if syntax else b""
+        behind = struct.pack(order + "HH", 0xFFFC, 0xFFFC) + kind + struct.pack(order + "I", 60)
+        path.write_bytes(path.read_bytes() + behind + bytes(60))
+        with pytest.raises(ValueError, match=r"x\.dcm is cut short .* 880 bytes .* got 878"):
+            read_volume(folder)
 
     def test_a_slice_cut_short(self, tmp_path: Path) -> None:
         _write_dicom(tmp_path / "a")

@@ -293,7 +293,7 @@ def test_the_command_line_trains_and_translates_on_labels(recipe: Recipe, tmp_pa
     assert "made from a label map" in refused.stderr
     done = CliRunner().invoke(cli.app, [*call, "--labels", str(tmp_path / "x_labels.nii.gz")])
     assert done.exit_code == 0, done.stderr
-    record = json.loads((tmp_path / "out" / "trace.json").read_text())
+    record = json.loads((tmp_path / "out" / "trace.json").read_text(encoding="utf-8"))
     assert record["input"]["labels"].endswith("x_labels.nii.gz")
     assert record["metrics"]["structure_agreement_mean"] is None
     assert record["metrics"]["structure_agreement_per_image"] is None

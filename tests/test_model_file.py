@@ -94,6 +94,28 @@ HOSTILE: dict[str, tuple[dict[str, str], str]] = {
     "card's rule": ({"card": '{"normalisation": 3}'}, "card: normalisation: "),
     "card's spacing": ({"card": '{"spacing_mm": "2"}'}, "card: spacing_mm: expected a valid"),
     "card's orientation": ({"card": '{"orientation": [1]}'}, "card: orientation: "),
+    "wide window": (
+        {"card": '{"normalisation": {"low": -1e308, "high": 1e308}}'},
+        r"card: \[normalisation\]: expected low and a width that float32 holds",
+    ),
+    "low window": (
+        {"card": '{"normalisation": {"low": -1e40, "high": 1}}'},
+        r"card: \[normalisation\]: expected low and a width that float32 holds",
+    ),
+    "narrow window": (
+        {"card": '{"normalisation": {"low": 0, "high": 1e-320}}'},
+        r"card: \[normalisation\]: expected a width of 1\.18e-38 at least",
+    ),
+    "guidance": (_configuration(sampling={"guidance": -1e300}), "guidance: expected greater than"),
+    "much guidance": (_configuration(sampling={"guidance": 1e39}), "guidance: expected less than"),
+    "deep card": (
+        {"card": '{"data": ' * 220 + "1" + "}" * 220},
+        "damaged model: card: it cannot be read: nested too deeply$",
+    ),
+    "lone surrogate": (
+        {"card": '{"data": "\\ud800"}'},
+        "damaged model: card: it cannot be read: text with half of a surrogate pair$",
+    ),
     "card's name": ({"card": '{"name": {}}'}, r"card: \[name\]: expected a valid string"),
 }  # fmt: skip
 
@@ -180,6 +202,17 @@ def test_weights_that_are_not_finite_are_refused(
     with pytest.raises(ValueError, match=message):
         save_model(tmp_path / "new" / "model.safetensors", model, card)
     assert not (tmp_path / "new").exists()
+
+
+def test_weights_beyond_float32_are_refused(rewritten: Callable[..., Path]) -> None:
+    name = "velocity.velocity_head.bias"
+    path = rewritten(tensors={name: torch.tensor([0.5, 1e300], dtype=torch.float64)})
+    with pytest.raises(ModelError, match=f"{name} must be finite; 1 of 2 values is NaN or inf"):
+        load_model(path)
+
+
+def test_a_card_that_does_not_say_its_axes_has_the_networks(rewritten: Callable[..., Path]) -> None:
+    assert load_model(rewritten({"card": "{}"}))[1] == {"ndim": 2}
 
 
 def test_the_command_line_refuses_them_in_a_line(

@@ -220,17 +220,55 @@ def test_a_folder_in_use_is_left_alone_and_an_abandoned_one_is_not(
     assert not _hidden(tmp_path)
 
 
-def test_what_an_earlier_version_left_is_removed_and_a_link_is_not_followed(tmp_path: Path) -> None:
+def test_what_is_not_ours_is_left_alone_and_a_link_is_not_followed(tmp_path: Path) -> None:
     elsewhere, folder = tmp_path / "elsewhere", tmp_path / "folder"
     elsewhere.mkdir()
     (elsewhere / "kept").write_text("kept")
-    (folder / ".plasticine-old").mkdir(parents=True)
-    (folder / ".plasticine-old" / "warped.nii.gz").write_text("half")
+    (folder / ".plasticine-environment").mkdir(parents=True)
+    (folder / ".plasticine-environment" / "precious").write_text("a user's")
+    (folder / ".plasticine-dead").mkdir()
+    (folder / ".plasticine-dead" / output_folder._LOCK).touch()
     (folder / ".plasticine-link").symlink_to(elsewhere)
     (folder / ".plasticine-file").write_text("a user's")
     _written(folder, "new")
-    assert sorted(_hidden(folder)) == [".plasticine-file", ".plasticine-link"]
+    kept = [".plasticine-environment", ".plasticine-file", ".plasticine-link"]
+    assert sorted(_hidden(folder)) == kept
+    assert (folder / ".plasticine-environment" / "precious").read_text() == "a user's"
     assert [path.name for path in elsewhere.iterdir()] == ["kept"]
+
+
+def test_what_tells_of_earlier_files_goes_with_them(tmp_path: Path) -> None:
+    for name in ("a", "figures", "other"):
+        (tmp_path / name).write_text("old")
+    with (
+        pytest.raises(ValueError, match="failed"),
+        OutputFolder(tmp_path, ["a"], ["figures", "none"]) as temporary,
+    ):
+        raise ValueError("failed")
+    assert (tmp_path / "figures").read_text() == "old"
+    with OutputFolder(tmp_path, ["a"], ["figures", "none"]) as temporary:
+        (temporary / "a").write_text("new")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a": "new", "other": "old"}
+
+
+# Writes a set of files again and again, each time with the same word in all of them.
+WRITER = """
+import sys
+from plasticine.nn.output_folder import OutputFolder
+folder, who, names = sys.argv[1], sys.argv[2], sys.argv[3:]
+for turn in range(60):
+    with OutputFolder(folder, names) as temporary:
+        for name in names:
+            (temporary / name).write_text(f"{who}{turn}")
+"""
+
+
+def test_two_writers_take_turns(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    writers = [subprocess.Popen([*command, who, *NAMES]) for who in "xy"]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert len(set(_found(tmp_path).values())) == 1
+    assert not _hidden(tmp_path)
 
 
 def test_a_hidden_folder_taken_before_it_is_locked_is_made_again(
@@ -245,7 +283,7 @@ def test_a_hidden_folder_taken_before_it_is_locked_is_made_again(
             hidden.rmdir()
         lock = open_lock(hidden)
         if len(calls) == 2:  # before it is locked
-            (hidden / ".lock").unlink()
+            (hidden / output_folder._LOCK).unlink()
             hidden.rmdir()
         return lock
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import struct
 import zlib
 from collections.abc import Callable
@@ -37,6 +38,12 @@ def _packed(values: NDArray[Any], bits: int) -> bytes:
     return np.packbits(ones.reshape(len(values), -1), axis=1).tobytes()
 
 
+def _lzw(data: bytes) -> bytes:
+    """TIFF's LZW with no string repeated: each byte a 9-bit code, the table cleared in time."""
+    codes = [code for n, byte in enumerate(data) for code in ([256] * (n % 200 == 0) + [byte])]
+    return _packed(np.array([[*codes, 257]]), 9)
+
+
 def _tiff(
     path: Path, data: bytes, bits: int, *, photometric: int = 1, order: str = "<", **more: Any
 ) -> Path:
@@ -45,7 +52,7 @@ def _tiff(
         (256, 3, [COLUMNS]),
         (257, 3, [ROWS]),
         (258, 3, [bits]),
-        (259, 3, [1]),
+        (259, 3, more.pop("t259", [1])),
         (262, 3, [photometric]),
         (273, 4, [8]),
         (277, 3, [1]),
@@ -124,6 +131,25 @@ class TestTiffKinds:
         np.testing.assert_array_equal(volume.data, data)
         assert volume.notes == ()
 
+    @pytest.mark.parametrize("dtype", KINDS)
+    @pytest.mark.parametrize("order", ["<", ">"])
+    def test_lzw_of_either_byte_order(self, tmp_path: Path, dtype: str, order: str) -> None:
+        data = _values(dtype, ROWS, COLUMNS)
+        raw = _lzw(data.astype(data.dtype.newbyteorder(order)).tobytes())  # type: ignore[call-overload]
+        sign = {"u": 1, "i": 2, "f": 3}[data.dtype.kind]
+        bits = 8 * data.itemsize
+        path = _tiff(tmp_path / "a.tif", raw, bits, order=order, t259=[5], t339=[sign])
+        found = _data_or_reason(path)
+        if order == ">" and dtype in ("int16", "int32", "uint32", "float32"):
+            assert f"({dtype}, big-endian) of compression LZW: save it without" in str(found)
+        elif data.itemsize > 4 or dtype == "float16":
+            assert f"{dtype}, " in str(found)
+            assert "of compression LZW: save it without compression" in str(found)
+        else:
+            assert not isinstance(found, str), found
+            assert found.dtype == data.dtype
+            np.testing.assert_array_equal(found[..., 0], data)
+
     @pytest.mark.parametrize("bits", [1, 2, 4, 12])
     @pytest.mark.parametrize("order", ["<", ">"])
     def test_few_bits(self, tmp_path: Path, bits: int, order: str) -> None:
@@ -166,7 +192,7 @@ class TestTiffKinds:
         tifffile.imwrite(tmp_path / "a.tif", data, tile=tile, compression="zlib", predictor=True)
         np.testing.assert_array_equal(_plane(read_stored(tmp_path / "a.tif")), data)
 
-    @pytest.mark.parametrize("compression", ["tiff_lzw", "packbits", "tiff_adobe_deflate"])
+    @pytest.mark.parametrize("compression", ["tiff_lzw", "packbits", "tiff_adobe_deflate", "zstd"])
     @pytest.mark.parametrize("mode", ["1", "L", "I;16", "I", "F", "RGB", "LA", "RGBA", "P"])
     def test_compressions_of_pillow(self, tmp_path: Path, mode: str, compression: str) -> None:
         grey = _values("uint8", 3, ROWS, COLUMNS)
@@ -217,6 +243,44 @@ class TestTiffKinds:
         grey = Image.new("L", (16, 16), 77).convert(mode)
         grey.save(tmp_path / "a.tif", compression="jpeg", quality=95)
         assert np.abs(_plane(read_stored(tmp_path / "a.tif")).astype(int) - 77).max() <= 1
+
+    @pytest.mark.parametrize("predictor", [1, 2])
+    @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32"])
+    def test_zstd_is_exact(self, tmp_path: Path, dtype: str, predictor: int) -> None:
+        data = _values(dtype, 40, 50)
+        path = tmp_path / "a.tif"
+        Image.fromarray(data).save(path, compression="zstd", tiffinfo={317: predictor})
+        with tifffile.TiffFile(path) as file:
+            assert file.pages.first.compression == 50000
+        volume = read_stored(path)
+        assert volume.data.dtype == data.dtype
+        np.testing.assert_array_equal(_plane(volume), data)
+
+    @pytest.mark.parametrize(
+        ("bits", "tags"),
+        [
+            *[(bits, {}) for bits in (6, 10, 14, 24)],
+            (8, {"t259": [34712]}),  # JPEG 2000
+            (16, {"t259": [34887]}),  # LERC
+            (32, {"t259": [8], "t339": [3], "t317": [3]}),  # differences of floating point
+        ],
+    )
+    def test_a_missing_package_is_named(
+        self, tmp_path: Path, bits: int, tags: dict[str, Any]
+    ) -> None:
+        if importlib.util.find_spec("imagecodecs"):
+            pytest.skip("imagecodecs is there")
+        data = zlib.compress(bytes(ROWS * COLUMNS * 4)) if "t317" in tags else bytes(200)
+        path = _tiff(tmp_path / "a.tif", data, bits, **tags)
+        with pytest.raises(ValueError, match="the package imagecodecs is missing") as caught:
+            read_volume(path)
+        assert "damaged" not in str(caught.value)
+
+    @pytest.mark.parametrize("compression", [32809, 65535])
+    def test_a_compression_that_nothing_knows(self, tmp_path: Path, compression: int) -> None:
+        path = _tiff(tmp_path / "a.tif", bytes(200), 8, t259=[compression])
+        with pytest.raises(ValueError, match=r"cannot read it .*: save it without compression"):
+            read_volume(path)
 
     def test_what_nothing_decodes_names_itself(self, tmp_path: Path) -> None:
         data = _values("uint16", ROWS, COLUMNS)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 
@@ -15,6 +16,8 @@ pytestmark = pytest.mark.usefixtures("native")
 
 # Longer than any of these takes; a process that hangs is ended.
 PATIENCE = 120
+# Not the checkout, which would hide the installed package and its compiled operators.
+AWAY = tempfile.gettempdir()
 
 INPUTS = """
 import os, sys
@@ -109,6 +112,7 @@ def start(*parts: str, **variables: str) -> subprocess.Popen[str]:
     """Runs Python code in a process group of its own."""
     return subprocess.Popen(
         [sys.executable, "-c", "\n".join(map(textwrap.dedent, parts))],
+        cwd=AWAY,
         env=os.environ | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -170,7 +174,12 @@ def test_only_the_command_line_waits_passively(program, given, expected):
     if given is not None:
         environment["OMP_WAIT_POLICY"] = given
     result = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        cwd=AWAY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert result.stdout == f"{expected}\n"
 
@@ -183,6 +192,7 @@ def test_a_module_that_is_run_waits_as_it_should(module, spins):
     environment = {k: v for k, v in os.environ.items() if k not in dropped}
     result = subprocess.run(
         [sys.executable, "-m", module, "--version"],
+        cwd=AWAY,
         env=environment | {"OMP_DISPLAY_ENV": "VERBOSE"},
         capture_output=True,
         text=True,
@@ -191,3 +201,27 @@ def test_a_module_that_is_run_waits_as_it_should(module, spins):
     lines = [line.strip() for line in result.stderr.splitlines() if "GOMP_SPINCOUNT" in line]
     assert lines
     assert all((line != "GOMP_SPINCOUNT = '0'") == spins for line in lines), lines
+
+
+DAEMON = """
+import sys, threading, time
+import torch, plasticine
+torch.set_num_threads(1)
+u = 30 * torch.randn(1, 3, 48, 48, 48, generator=torch.Generator().manual_seed(0))
+options = {"iterations": 10**8, "tolerance": 1e-12}
+threading.Thread(target=plasticine.invert, args=(u,), kwargs=options, daemon=True).start()
+time.sleep(1)
+sys.exit(3)
+"""
+
+
+def test_a_program_ends_while_another_thread_is_in_a_call():
+    run = subprocess.run(
+        [sys.executable, "-c", DAEMON],
+        cwd=AWAY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 3, run.stderr

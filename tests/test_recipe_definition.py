@@ -142,6 +142,51 @@ def test_a_wrong_value_is_told_with_its_table_and_key(case: str) -> None:
     assert "json" not in str(raised.value)
 
 
+# They ended with a traceback, never, or after a stage had trained.
+TOO_LARGE: dict[str, float] = {
+    "diffusion.batch": 10**30,
+    "diffusion.accumulation": 10**30,
+    "diffusion.steps": 10**30,
+    "structure.base_steps": 10**30,
+    "structure.rounds": 10**30,
+    "structure.batch": 65_537,
+    "registration.batch": 10**20,
+    "registration.warmup": 10**30,
+    "registration.checkpoint_every": 10**30,
+    "registration.nearest": 10**30,
+    "registration.learning_rate": 1e300,
+    "diffusion.learning_rate": 1001.0,
+    "diffusion.weight_decay": 1e300,
+    "diffusion.gradient_norm": 1e300,
+    "structure.jitter.blur": 1e300,
+    "structure.jitter.offset": 1e300,
+    "structure.jitter.field": 1e300,
+    "structure.jitter.noise": 1e300,
+    "augmentation.displacement": 1e300,
+    "augmentation.translation": 1e300,
+    "augmentation.smoothness": 10**30,
+    "registration.augmentation.displacement": 1001.0,
+    "registration.weights.affine": 1e300,
+    "registration.weights.bins": 10**9,
+    "registration.weights.jitter": 1e300,
+    "registration.weights.jacobian_threshold": 1e300,
+    "model.velocity.velocity_scale": 1e300,
+    "model.sampling.steps": 10**30,
+    "model.sampling.slab": 10**30,
+    "model.sampling.guidance": 1e300,
+    "data.crop": 10**30,
+}
+
+
+@pytest.mark.parametrize("path", TOO_LARGE)
+def test_what_is_too_large_is_refused_before_anything_is_trained(path: str) -> None:
+    value: Any = [96, TOO_LARGE[path]] if path == "data.crop" else TOO_LARGE[path]
+    table, _, key = path.partition(".")
+    message = rf"^mine\.toml: \[{table}\] {key}.*: expected less than or equal to .*; got "
+    with pytest.raises(ValueError, match=message):
+        Recipe.read(_with(path, value), "mine.toml")
+
+
 def test_all_faults_are_told_at_once() -> None:
     content = _with("diffusion.ema", -1)
     content["card"]["tittle"] = "x"
@@ -152,7 +197,10 @@ def test_all_faults_are_told_at_once() -> None:
         assert part in str(raised.value)
 
 
-NO_NAMES = ["../../x", "a/b", "/x", "..", ".", "", " ", ".x", "x\\y", "x\0", "x\n", " x", "x" * 101]
+NO_NAMES = [
+    "../../x", "a/b", "/x", "..", ".", "", " ", ".x", "x\\y", "x\0", "x\n", " x", "x" * 101,
+    "diffusion.checkpoint",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NO_NAMES)

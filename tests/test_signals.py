@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from recipe_file import as_toml
 
 from plasticine.report import RESULT_FILES
@@ -23,7 +24,7 @@ Started = subprocess.Popen[str]
 
 
 @pytest.fixture
-def start() -> Callable[..., Started]:
+def start(tmp_path: Path) -> Callable[..., Started]:
     """Starts ``python -m plasticine``, and ends at the end what still runs."""
     processes: list[Started] = []
 
@@ -32,7 +33,12 @@ def start() -> Callable[..., Started]:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         processes.append(
             subprocess.Popen(
-                command, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+                command,
+                cwd=tmp_path,  # not the checkout
+                env=environment,
+                encoding="utf-8",
+                stderr=subprocess.PIPE,
+                stdout=subprocess.PIPE,
             )
         )
         return processes[-1]
@@ -69,6 +75,63 @@ def test_a_translation_that_is_asked_to_end_leaves_nothing(
     assert process.returncode in (128 + signal.SIGHUP, 128 + signal.SIGTERM)
     assert err == f"ended by {signal.Signals(process.returncode - 128).name}\n"
     assert not out.parent.exists()
+
+
+SWALLOWED = """
+import importlib, signal, sys
+from plasticine import cli
+
+class Callback:
+    def __del__(self):
+        signal.raise_signal(asked)
+
+def then_asked(*arguments, **options):
+    result = function(*arguments, **options)
+    Callback()
+    return result
+
+asked, module, name = int(sys.argv[1]), importlib.import_module(sys.argv[2]), sys.argv[3]
+function = getattr(module, name)
+setattr(module, name, then_asked)
+sys.argv[1:] = sys.argv[4:]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("module", "name", "ends_at_once"),
+    [
+        ("plasticine.report", "write_results", True),
+        ("plasticine.io", "read_volume", True),
+        ("plasticine.report", "print_results", False),  # what there is to write is written
+    ],
+)
+def test_a_request_whose_exception_python_swallows_is_no_success(
+    head: Path,
+    model_file: Path,
+    tmp_path: Path,
+    asked: signal.Signals,
+    module: str,
+    name: str,
+    ends_at_once: bool,
+) -> None:
+    out = tmp_path / "out"
+    translation = ["translate", head, "--model", model_file, "--output", out, "--steps", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", SWALLOWED, str(int(asked)), module, name, *map(str, translation)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert "Exception ignored" in done.stderr
+    assert done.returncode == 128 + asked, done.stderr
+    assert done.stderr.endswith(
+        f"{'interrupted' if asked == signal.SIGINT else 'ended by SIGTERM'}\n"
+    )
+    assert out.exists() is not ends_at_once
 
 
 def test_what_a_killed_translation_leaves_the_next_one_clears(
@@ -109,6 +172,15 @@ def test_a_command_under_nohup_goes_on(
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As the commands have it: torch sums in another order with more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
     """A tiny recipe of many steps, with its data in ``tmp_path``."""
     images = np.random.default_rng(0).integers(0, 255, (4, 12, 16)).astype(np.uint8)
@@ -136,7 +208,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 
 def test_a_training_that_is_ended_goes_on_to_the_same_bytes(
-    start: Callable[..., Started], recipe: Recipe, tmp_path: Path
+    start: Callable[..., Started], recipe: Recipe, tmp_path: Path, one_thread: None
 ) -> None:
     """Asked to end, then killed."""
     (tmp_path / "tiny.toml").write_text(as_toml(recipe), encoding="utf-8")

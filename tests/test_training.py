@@ -336,6 +336,44 @@ def test_tensor_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
         load_tensors(path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {
+                "model": {"structure": {"name": "back-translation", "interior": 1024}},
+                "structure": load_recipe("brain-t1-t2").structure.model_dump(mode="json")
+                | {"steps": 1, "base_steps": 1},
+            },
+            "the source does not suit the recipe: no voxel lies 1024 voxels or more inside",
+        ),
+        (
+            {"diffusion": {"patch": [8, 24]}},
+            r"\[diffusion\] patch \[8, 24\] does not fit images of",
+        ),
+        (
+            {"data": {"source_subjects": ["x", "x"], "target_subjects": ["x"]}},
+            "a source has no target but those of its own subject",
+        ),
+    ],
+)
+def test_images_that_a_later_stage_cannot_take_are_refused_before_the_first(
+    recipe: Recipe, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with np.load(tmp_path / "images.npz") as archive:
+        images = dict(archive)
+    for stack in images.values():
+        stack[:, 0] = 0  # outside of the body
+    np.savez(tmp_path / "images.npz", **images)
+
+    def trained(*call: object) -> None:
+        raise AssertionError("a stage has begun")
+
+    recipe = recipe.changed(**changes)
+    with pytest.raises(ValueError, match=message):
+        train(recipe, tmp_path, tmp_path / "run", progress=trained)
+
+
 def test_torchs_modes_do_not_change_a_training(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"seed must lie within 0 … {2**32 - 1}"):
         train(recipe, tmp_path, tmp_path / "none", seed=2**32)
@@ -345,11 +383,15 @@ def test_torchs_modes_do_not_change_a_training(recipe: Recipe, tmp_path: Path) -
     torch.set_default_device("meta")
     try:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            path = train(recipe, tmp_path, tmp_path / "modes")
+            paths = [train(recipe, tmp_path, tmp_path / "modes")]
     finally:
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)
-    found = load_tensors(path)[0]
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert torch.equal(found[name], tensor), name
+    with torch.no_grad():
+        paths.append(train(recipe, tmp_path, tmp_path / "no_grad"))
+        assert not torch.is_grad_enabled()
+    for path in paths:
+        found = load_tensors(path)[0]
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert torch.equal(found[name], tensor), name

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from plasticine.cli.errors import check_device, clear_errors
+from plasticine.cli.errors import check_asked_to_end, check_device, clear_errors
 from plasticine.cli.progress import progress, training_progress
 
 app = typer.Typer(
@@ -100,7 +100,8 @@ def translate(
         typer.Argument(
             parser=_path,
             metavar="INPUT",
-            help="NIfTI, .npy or picture file: one image or a stack of slices.",
+            help="Image or stack of slices: NIfTI, Analyze, FreeSurfer, MetaImage, NRRD, .npy or "
+            "picture file, or a folder of DICOM slices.",
         ),
     ],
     model: Annotated[str, typer.Option(help="Model file, or the name of a shipped one.")],
@@ -188,12 +189,17 @@ def translate(
     with clear_errors(debug):
         from plasticine.io import OutputFolder, read_volume, translate_volume
         from plasticine.registration import InstanceOptimisation
-        from plasticine.report import RESULT_FILES, print_results, write_results
+        from plasticine.report import (
+            EVALUATION_FILES,
+            RESULT_FILES,
+            print_results,
+            write_results,
+        )
         from plasticine.translation import Translator
 
         started = time.perf_counter()
         volume = read_volume(source)
-        with OutputFolder(output, RESULT_FILES) as folder:
+        with OutputFolder(output, RESULT_FILES, EVALUATION_FILES) as folder:
             check_device(device)
             translator = Translator.load(model, device=device)
             with progress("translating") as advance:
@@ -219,6 +225,7 @@ def translate(
                 )
             model_file = Translator.shipped().get(model, Path(model))
             write_results(result, folder, model_file=model_file)
+            check_asked_to_end()
         print_results(result, output, time.perf_counter() - started, RESULT_FILES)
 
 
@@ -258,7 +265,8 @@ def train(
     source: Annotated[
         Path | None,
         typer.Option(
-            parser=_path, help="Folder of images (NIfTI, .npy, pictures) in place of the source's."
+            parser=_path,
+            help="Folder of images, as translate reads them, in place of the source's.",
         ),
     ] = None,
     target: Annotated[
@@ -294,6 +302,7 @@ def train(
     """
     with clear_errors(debug):
         from plasticine import training
+        from plasticine.report.record import printable
         from plasticine.training.processes import is_first
 
         started = time.perf_counter()
@@ -317,7 +326,8 @@ def train(
         if not is_first():
             return
         seconds = time.perf_counter() - started
-        _console().print(f"Trained in {seconds:.0f} s: {model}", soft_wrap=True)
+        trained = printable(model)
+        _console().print(f"Trained in {seconds:.0f} s: {trained}", soft_wrap=True)
 
 
 @app.command()
@@ -360,6 +370,7 @@ def evaluate(
     with clear_errors(debug):
         from plasticine import report
         from plasticine.io import OutputFolder
+        from plasticine.report.record import printable
 
         output = folder if output is None else output
         with progress("measuring") as advance:
@@ -375,11 +386,13 @@ def evaluate(
             )
         with OutputFolder(output, report.EVALUATION_FILES) as temporary:
             report.write_evaluation(record, temporary)
+            check_asked_to_end()
         console = _console()
         console.print(report.table_of(record))
         for note in record["notes"]:
             console.print(f"Note: {note}", soft_wrap=True)
-        console.print(f"Figures: {output / 'evaluation.json'}", soft_wrap=True)
+        figures = printable(output / "evaluation.json")
+        console.print(f"Figures: {figures}", soft_wrap=True)
 
 
 def _print_facts(facts: dict[str, Any]) -> None:

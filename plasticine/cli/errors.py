@@ -21,16 +21,19 @@ _SAME_REQUEST = 5.0
 def clear_errors(debug: bool) -> Iterator[None]:
     """Turns what bad input raises into one line on stderr and exit code 1.
 
-    A request to end, SIGTERM or SIGHUP, ends the command as Ctrl-C does, with what it had begun to
-    write removed, and exit code 128 plus the signal's number.
+    A request to end, Ctrl-C, SIGTERM or SIGHUP, ends the command with what it had begun to write
+    removed, and exit code 128 plus the signal's number.
     """
     try:
         with _ended_by_signals():
             yield
+            check_asked_to_end()
     except Exception as error:
         if debug or not isinstance(error, _expected_errors()):
             raise
-        message = " ".join(str(error).split()) or type(error).__name__
+        from plasticine.report.record import printable
+
+        message = printable(" ".join(str(error).split())) or type(error).__name__
         console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
         console.print("error:", style="bold red", end=" ")
         console.print(message)
@@ -51,9 +54,26 @@ class _Ended(BaseException):
         self.number = number
 
 
+_asked: int | None = None
+"""The signal that asked for the end of the command that runs."""
+
+
+def check_asked_to_end() -> None:
+    """Raises again what a request to end has raised.
+
+    Python swallows what is raised while a destructor or a callback of C runs: the command would
+    go on, and end as if nobody had asked.
+    """
+    if _asked == signal.SIGINT:
+        raise KeyboardInterrupt
+    if _asked is not None:
+        raise _Ended(_asked)
+
+
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Raises ``_Ended`` where a signal would end the process at once."""
+    """Raises ``_Ended``, of Ctrl-C KeyboardInterrupt, where a signal asks for the end."""
+    global _asked
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
         return
@@ -61,25 +81,28 @@ def _ended_by_signals() -> Iterator[None]:
     asked = -math.inf
 
     def end(number: int, frame: FrameType | None) -> None:
+        global _asked
         nonlocal asked
-        before, asked = asked, time.monotonic()
+        last, asked = asked, time.monotonic()
         # One request often comes as several signals: the others must not cut the removing off.
-        if asked - before > _SAME_REQUEST:
-            raise _Ended(number)
+        if asked - last > _SAME_REQUEST:
+            _asked = number
+            check_asked_to_end()
 
     # One that is ignored, as nohup has it, stays so.
-    endings = [
-        number
-        for number in (signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) is signal.SIG_DFL
-    ]
+    before = {
+        number: handler
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if (handler := signal.getsignal(number)) in (signal.SIG_DFL, signal.default_int_handler)
+    }
+    _asked = None
     try:
-        for number in endings:
+        for number in before:
             signal.signal(number, end)
         yield
     finally:
-        for number in endings:
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def check_device(device: str) -> None:
@@ -96,4 +119,4 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     """What bad input raises; anything else is a defect and keeps its traceback."""
     from plasticine.translation import ModelError
 
-    return (ValueError, TypeError, OSError, RuntimeError, ModelError)
+    return (ValueError, TypeError, OSError, OverflowError, RuntimeError, ModelError)

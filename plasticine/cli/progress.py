@@ -9,13 +9,20 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from plasticine.cli.errors import check_asked_to_end
+
 
 @contextlib.contextmanager
 def progress(description: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on stderr, where that is a terminal."""
     with _bar() as bar:
         task = bar.add_task(description, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def advance(done: int, total: int) -> None:
+            check_asked_to_end()
+            bar.update(task, completed=done, total=total)
+
+        yield advance
 
 
 @contextlib.contextmanager
@@ -33,11 +40,13 @@ def training_progress() -> Iterator[
         tasks: dict[str, TaskID] = {}
 
         def reading(what: str, done: int, total: int) -> None:
+            check_asked_to_end()
             if what not in tasks:
                 tasks[what] = bar.add_task(what)
             bar.update(tasks[what], completed=done, total=total)
 
         def advance(stage: str, step: int, steps: int, values: dict[str, float]) -> None:
+            check_asked_to_end()
             terms = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
             if not bar.disable:
                 if stage not in tasks:

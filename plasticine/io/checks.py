@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,8 @@ Headers round to float32 and quaternions, which moves the corner of 1000 voxels 
 # What deflate can make of one byte at most (zlib's technical notes: 1032), and headers beside it.
 _MOST_PER_COMPRESSED_BYTE = 1032
 _HEADERS = 4096
+# What precedes an error's own words in ITK: a line of its source, a class and a pointer.
+_WHERE_IN_ITK = re.compile(r".*(?:ITK |sitk::)ERROR: (?:\w+ ?\(0x[0-9a-f]+\): )?")
 # |det| over the product of the axes' lengths: 1 where they are perpendicular, whatever the voxel
 # is. Headers round to float32, so that axes in one plane come out at about 1e-7.
 _LEAST_INDEPENDENCE = 1e-4
@@ -47,6 +50,7 @@ def named_errors(path: Path) -> Iterator[None]:
         if str(error).startswith(f"{path}: "):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = _WHERE_IN_ITK.sub("SimpleITK: ", reason)
         raise ValueError(f"{path}: damaged, or not what its name says ({reason})") from error
 
 

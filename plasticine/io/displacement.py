@@ -120,7 +120,7 @@ def _read(path: Path, vectors: Vectors | None) -> tuple[NDArray[np.float32], NDA
     if not np.isfinite(field).all():
         raise ValueError(f"{path}: the displacement holds NaN or infinite values")
     to_voxels = _to_voxels(path, affine, vectors, shape[-1])
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         voxels = np.einsum("ij,...j->i...", to_voxels, field).astype(np.float32)
     if not np.isfinite(voxels).all():
         raise ValueError(f"{path}: the displacement in voxels is beyond float32")

@@ -77,7 +77,9 @@ def normalise(
         raise ValueError(
             f"{name}: percentile {percentile:g} of its intensities is {divisor:g}, expected above 0"
         )
-    return _clip(data / np.float32(divisor), percentile, str(rule["of"]), divisor, 0.0)
+    with np.errstate(under="ignore"):  # what is too small for float32 becomes 0
+        scaled = data / np.float32(divisor)
+    return _clip(scaled, percentile, str(rule["of"]), divisor, 0.0)
 
 
 def _window(
@@ -90,7 +92,8 @@ def _window(
             f"{name}: all of its intensities are at most {data.max():g}, below the window "
             f"from {low:g} to {high:g}"
         )
-    scaled = (data - np.float32(low)) / np.float32(high - low)
+    with np.errstate(under="ignore"):
+        scaled = (data - np.float32(low)) / np.float32(high - low)
     return _clip(scaled, None, "all", high - low, low)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import logging
 import math
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -25,6 +28,7 @@ _UNITS = {1: ("metres", 1e3), 2: ("millimetres", 1.0), 3: ("micrometres", 1e-3)}
 _ANALYZE_UNITS = {"m": 1, "mm": 2, "um": 3}
 # ITK normalises a quaternion longer than 1; beyond this it is damage, not rounding.
 _LONGEST_QUATERNION = 1.001
+_CHUNK = 1 << 20
 
 
 def read_nifti(path: Path) -> Volume:
@@ -80,7 +84,8 @@ def read_header(path: Path) -> tuple[Any, Path]:
             if kind is None:
                 raise ValueError(f"{path}: not a {format_name} file")
             file.seek(0)
-            header = kind.from_fileobj(file)
+            with _silent():
+                header = kind.from_fileobj(file)
     except nibabel.spatialimages.HeaderDataError as error:
         raise ValueError(f"{path}: not a {format_name} file ({error})") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -91,6 +96,21 @@ def read_header(path: Path) -> tuple[Any, Path]:
         # nibabel sets it where it is not set, and assumes another orientation than FreeSurfer.
         header["goodRASFlag"] = int.from_bytes(start[28:30], "big", signed=True)
     return header, data_path
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps nibabel from writing to stderr what it repaired of a header: errors are raised."""
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    logger = nibabel.imageglobals.logger
+    logger.addFilter(drop)
+    try:
+        yield
+    finally:
+        logger.removeFilter(drop)
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -162,8 +182,10 @@ def read_data(path: Path, header: Any, data_path: Path) -> NDArray[Any]:
     compressed = data_path.name.lower().endswith((".gz", ".mgz"))
     check_claim(path, claimed, data_path.stat().st_size, compressed=compressed)
     try:
-        with _open(data_path) as file, np.errstate(invalid="ignore"):
+        with _open(data_path) as file, np.errstate(invalid="ignore", over="ignore", under="ignore"):
             data = np.asanyarray(nibabel.arrayproxy.ArrayProxy(file, header))
+            while compressed and file.read(_CHUNK):
+                pass  # gzip compares its checksum where its content ends
     except (EOFError, OSError, ValueError, zlib.error) as error:
         raise ValueError(f"{path}: the file is cut short or damaged ({error})") from error
     return data.astype(data.dtype.newbyteorder("="), copy=False)
@@ -189,9 +211,11 @@ def placement(path: Path, header: Any) -> tuple[NDArray[np.float64], list[str]]:
         and on where other software may place the file elsewhere.
 
     Raises:
-        ValueError: The affine is not finite or cannot be inverted.
+        ValueError: The affine is not finite or cannot be inverted, or SPM's .mat beside an
+            Analyze pair, which holds it, cannot be read.
     """
     notes: list[str] = []
+    placed_by_matrix = False
     if isinstance(header, MGHHeader):
         if int(header["goodRASFlag"]) <= 0:
             # As FreeSurfer does: voxels of 1 mm, a coronal volume about the origin.
@@ -200,20 +224,44 @@ def placement(path: Path, header: Any) -> tuple[NDArray[np.float64], list[str]]:
             notes.append("the FreeSurfer header gives no orientation: 1 mm, coronal assumed")
         affine = header.get_affine()
     elif not isinstance(header, nibabel.Nifti1Header):
-        affine = header.get_best_affine()
-        axes = "".join(nibabel.aff2axcodes(affine))
-        notes.append(f"Analyze headers give no orientation: axes assumed to run {axes}")
-        if path.with_suffix(".mat").exists():
-            notes.append(f"{path.with_suffix('.mat').name}, which may hold another, was not read")
+        matrix = path.with_suffix(".mat")
+        if matrix.is_file() and matrix.stat().st_size:
+            affine, placed_by_matrix = _spm_affine(path, matrix), True
+            notes.append(f"placed where SPM's {matrix.name} says")
+        else:
+            affine = header.get_best_affine()
+            axes = "".join(nibabel.aff2axcodes(affine))
+            notes.append(f"Analyze headers give no orientation: axes assumed to run {axes}")
     else:
         affine = _best_affine(path, header)
-    factor, unit_notes = _unit(header)
+    # SPM's matrices are of millimetres.
+    factor, unit_notes = (1.0, []) if placed_by_matrix else _unit(header)
     affine = np.asarray(affine, dtype=np.float64).copy()
     affine[:3] *= factor
     affine = check_affine(path, affine)
     if isinstance(header, nibabel.Nifti1Header):
         notes += _form_notes(header, affine / [[factor], [factor], [factor], [1.0]])
     return affine, notes + unit_notes + shear_notes(affine)
+
+
+def _spm_affine(path: Path, matrix: Path) -> NDArray[np.float64]:
+    """Where SPM's MATLAB file beside an Analyze pair puts its voxels, as nibabel reads it."""
+    files = dict(zip(("header", "image"), _pair(path), strict=True), mat=matrix)
+    holders = {
+        kind: nibabel.fileholders.FileHolder(os.fspath(file)) for kind, file in files.items()
+    }
+    try:
+        with _silent():
+            affine = nibabel.Spm2AnalyzeImage.from_file_map(holders).affine
+    except Exception as error:  # of scipy, which nibabel reads it with and which may be missing
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"{path}: {matrix.name} beside it may say where it lies, but cannot be read "
+            f"({reason}): install scipy if that is missing, save the image as NIfTI, or remove it"
+        ) from error
+    if affine is None or np.shape(affine) != (4, 4):
+        raise ValueError(f"{path}: {matrix.name} beside it holds no 4 × 4 matrix")
+    return np.asarray(affine, dtype=np.float64)
 
 
 def _unit(header: Any) -> tuple[float, list[str]]:

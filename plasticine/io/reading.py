@@ -8,7 +8,8 @@ from pathlib import Path
 
 from plasticine.io.arrays import read_array
 from plasticine.io.checks import named_errors
-from plasticine.io.itk import read_dicom, read_itk
+from plasticine.io.dicom import read_dicom
+from plasticine.io.itk import read_itk
 from plasticine.io.nifti import partner_of, read_nifti
 from plasticine.io.pictures import read_picture
 from plasticine.io.volume import Volume

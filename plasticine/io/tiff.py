@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tifffile import COMPRESSION, PHOTOMETRIC
 
 from plasticine.io.pixels import check_opaque, grey_of, narrow_note, orientation_note, upright
@@ -40,6 +40,7 @@ _BY_PILLOW = (
     COMPRESSION.CCITT_T6,
     COMPRESSION.LZW,
     COMPRESSION.JPEG,
+    COMPRESSION.ZSTD,
 )
 # The bits of one grey sample in Pillow's modes, and by what Pillow multiplies it.
 _MODES = {"1": (1,), "L": (2, 4, 8), "I;16": (12, 16), "I;16B": (16,), "I": (16, 32), "F": (32,)}
@@ -88,7 +89,7 @@ def read_tiff(path: Path) -> Volume:
     except _DAMAGE as error:
         if str(error).startswith(str(path)):
             raise
-        raise ValueError(f"{path}: the picture is cut short or damaged ({error})") from error
+        raise ValueError(f"{path}: {_reason(str(error))}") from error
     greys, notes = _grey_pages(stored, page, path)
     if not _needs_pillow(page):  # Pillow turns a TIFF itself
         each = orientations if len(orientations) == len(greys) else orientations[:1] * len(greys)
@@ -96,6 +97,18 @@ def read_tiff(path: Path) -> Volume:
     if any(one.shape != greys[0].shape for one in greys):
         raise ValueError(f"{path}: its pages differ in shape: {[one.shape for one in greys]}")
     return _volume(greys, path, (*notes, *orientation_note(set(orientations))))
+
+
+def _reason(error: str) -> str:
+    """What to say of what tifffile or Pillow said of a file."""
+    if "imagecodecs" in error:
+        return (
+            f"cannot read it, the package imagecodecs is missing ({error}): install that, or save "
+            "it without compression, in whole bytes a sample"
+        )
+    if "not a known COMPRESSION" in error or "not supported" in error:
+        return f"cannot read it ({error}): save it without compression, in whole bytes a sample"
+    return f"the picture is cut short or damaged ({error})"
 
 
 def _volume(pages: list[NDArray[Any]], path: Path, notes: tuple[str, ...]) -> Volume:
@@ -121,7 +134,7 @@ def _errors_raised(path: Path) -> Iterator[None]:
     finally:
         logger.removeFilter(take)
     if errors:
-        raise ValueError(f"{path}: the picture is cut short or damaged ({errors[0]})")
+        raise ValueError(f"{path}: {_reason(errors[0])}")
 
 
 def _only_series(file: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
@@ -238,14 +251,30 @@ def _needs_pillow(page: Any) -> bool:
 
 def _read_by_pillow(path: Path, count: int, page: Any) -> list[NDArray[Any]]:
     """The same of what tifffile cannot decode; turned upright already, as Pillow does."""
+    # libtiff gives the machine's own byte order; Pillow swaps all of these but uint16 once more.
+    if page.parent.byteorder == ">" and page.bitspersample > 8 and page.dtype != np.uint16:
+        raise _not_by_pillow(page, path)
     pages = []
-    with Image.open(path, formats=("TIFF",)) as picture:
+    try:
+        picture: Any = Image.open(path, formats=("TIFF",))
+    except UnidentifiedImageError as error:  # tifffile has read its tags: it is TIFF
+        raise _not_by_pillow(page, path) from error
+    with picture:
         if picture.n_frames != count:
             raise ValueError(f"{path}: its tags say {count} pages, but it holds {picture.n_frames}")
         for index in range(count):
             picture.seek(index)
             pages.append(_as_stored(np.asarray(picture), picture.mode, page, path))
     return pages
+
+
+def _not_by_pillow(page: Any, path: Path) -> ValueError:
+    order = {"<": "little", ">": "big"}[page.parent.byteorder]
+    return ValueError(
+        f"{path}: cannot read {page.samplesperpixel} samples of {page.bitspersample} bits "
+        f"({page.dtype}, {order}-endian) of compression {page.compression.name}: "
+        "save it without compression, in whole bytes a sample"
+    )
 
 
 def _as_stored(values: NDArray[Any], mode: str, page: Any, path: Path) -> NDArray[Any]:
@@ -259,10 +288,7 @@ def _as_stored(values: NDArray[Any], mode: str, page: Any, path: Path) -> NDArra
     else:
         known = (mode, samples) in (("LA", 2), ("RGB", 3), ("RGBA", 4)) and bits == 8
     if not known:
-        raise ValueError(
-            f"{path}: cannot read {samples} samples of {bits} bits of compression "
-            f"{page.compression.name}: save it without compression"
-        )
+        raise _not_by_pillow(page, path)
     if photometric != PHOTOMETRIC.PALETTE and samples == 1:
         if bits in _STRETCH:
             values = values // _STRETCH[bits]

@@ -15,6 +15,7 @@ from plasticine.io.grid import ModelGrid
 from plasticine.io.intensity import Normalisation
 from plasticine.io.model_images import ModelImages, model_images
 from plasticine.io.volume import Volume
+from plasticine.nn.modes import plain_modes
 from plasticine.nn.validity import landing_mask
 from plasticine.ops.folding import Folding
 from plasticine.ops.jacobian import jacobian_determinant
@@ -97,6 +98,7 @@ class VolumeTrace:
         return (self.displacement * spacing).square().sum(1, keepdim=True).sqrt()
 
 
+@plain_modes()
 def translate_volume(
     translator: Translator,
     volume: Volume,

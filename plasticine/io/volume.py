@@ -79,7 +79,7 @@ class Volume:
         if self.data.dtype.kind not in "biuf":
             raise TypeError(f"{self.path}: expected real numbers, got {self.data.dtype}")
         # A value beyond float32 becomes infinite, and is refused below.
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", under="ignore"):
             values = np.ascontiguousarray(self.data, dtype=np.float32)
         bad = ~np.isfinite(values)
         if bad.any():

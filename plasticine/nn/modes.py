@@ -15,7 +15,8 @@ _CPU = torch.device("cpu")
 def plain_modes() -> Iterator[None]:
     """Torch's modes as they are when Python starts, whatever the caller has set.
 
-    Default dtype float32, default device the CPU, no autocast and no inference mode. Whether
+    Default dtype float32, default device the CPU, no autocast, no inference mode, and denormal
+    numbers as they are. Whether
     gradients are recorded is left to what runs within: leaving the inference mode turns it on.
     As a decorator it serves whole functions. The default dtype is that of the process, so that
     where the caller has changed it, other threads see float32, too, for as long as this lasts.
@@ -32,7 +33,15 @@ def plain_modes() -> Iterator[None]:
         if before != torch.float32:
             torch.set_default_dtype(torch.float32)
             stack.callback(torch.set_default_dtype, before)
+        if _flushes_denormals():
+            torch.set_flush_denormal(False)
+            stack.callback(torch.set_flush_denormal, True)
         yield
+
+
+def _flushes_denormals() -> bool:
+    """Whether this thread takes the smallest numbers for 0; torch does not tell."""
+    return not torch.tensor(5e-324, dtype=torch.float64, device=_CPU).mul(1).item()
 
 
 @overload

@@ -7,12 +7,12 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
 _PREFIX = ".plasticine-"
-_LOCK = ".lock"
+_LOCK = ".plasticine-lock"
 _EARLIER = ".earlier"
 
 
@@ -26,7 +26,8 @@ class OutputFolder:
 
     Files of one set never lie beside those of an earlier one: where there are several, all of the
     earlier files are taken away before the first new one is put in its place, so that a process
-    killed in between leaves a set that lacks a file. What is in place is on the disk.
+    killed in between leaves a set that lacks a file. Nor do those of two processes: they take
+    turns to move them. What is in place is on the disk.
 
     A process that is killed leaves its hidden folder; the next one to enter removes it. A process
     keeps a lock on its own for as long as it lives, so that those of others at work are told from
@@ -38,11 +39,15 @@ class OutputFolder:
     Args:
         folder: Where the files are to be; created where it is missing.
         names: The files that will be written, all of them.
+        obsolete: Files that are taken away with the earlier ones, for they tell of those.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], names: Iterable[str]) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], names: Iterable[str], obsolete: Iterable[str] = ()
+    ) -> None:
         self.folder = Path(folder)
         self.names = tuple(names)
+        self.earlier = (*self.names, *obsolete)
         self._temporary: Path | None = None
         self._lock = -1
         self._created: list[Path] = []
@@ -63,7 +68,7 @@ class OutputFolder:
             existing = existing.parent
         if not existing.is_dir():
             raise NotADirectoryError(f"{self.folder}: cannot write there, {existing} is a file")
-        for name in self.names:
+        for name in self.earlier:
             if (self.folder / name).is_dir():
                 raise IsADirectoryError(f"{self.folder / name}: a folder is in the way of a file")
         try:
@@ -94,23 +99,24 @@ class OutputFolder:
                 missing = [n for n in self.names if not (self._temporary / n).is_file()]
                 if missing:
                     raise RuntimeError(f"{self.folder}: not written: {', '.join(missing)}")
-                self._move(self._temporary)
+                for name in self.names:
+                    _to_disk(self._temporary / name)
+                with _taking_turns(self.folder):
+                    self._move(self._temporary)
                 self._created.clear()
         finally:
             self._remove()
 
     def _move(self, temporary: Path) -> None:
         """Puts the new files in their places; on an error the earlier ones are put back."""
-        for name in self.names:
-            _to_disk(temporary / name)
-        if len(self.names) == 1:  # in one step
+        if len(self.earlier) == 1:  # in one step
             os.replace(temporary / self.names[0], self.folder / self.names[0])
             _to_disk(self.folder)
             return
         earlier = temporary / _EARLIER
         earlier.mkdir()
         try:
-            for name in self.names:
+            for name in self.earlier:
                 if os.path.lexists(self.folder / name):
                     os.replace(self.folder / name, earlier / name)
             _to_disk(self.folder)
@@ -125,7 +131,7 @@ class OutputFolder:
         for name in self.names:
             if not os.path.lexists(temporary / name):  # it is in its place
                 os.replace(self.folder / name, temporary / name)
-        for name in self.names:
+        for name in self.earlier:
             if os.path.lexists(earlier / name):
                 os.replace(earlier / name, self.folder / name)
 
@@ -142,13 +148,29 @@ class OutputFolder:
         self._created.clear()
 
 
+@contextlib.contextmanager
+def _taking_turns(folder: Path) -> Iterator[None]:
+    """Waits while another process moves its files into the folder."""
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a disk without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
 def remove_abandoned(folder: Path) -> None:
-    """Removes the hidden folders of processes that were killed; those in use are left alone."""
+    """Removes the hidden folders of processes that were killed.
+
+    Those in use are left alone, and so is a folder without our lock, whose name is chance.
+    """
     for hidden in folder.glob(f"{_PREFIX}*"):
         if hidden.is_symlink() or not hidden.is_dir():
             continue
-        with contextlib.suppress(OSError):  # its process lives, or none can tell whether it does
-            lock = _open_lock(hidden)
+        # It is not ours, its process lives, or none can tell whether it does.
+        with contextlib.suppress(OSError):
+            lock = os.open(hidden / _LOCK, os.O_RDWR)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(hidden, ignore_errors=True)

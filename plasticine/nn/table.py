@@ -65,6 +65,11 @@ def _faults(kind: type[Table], content: Any, error: ValidationError) -> Iterator
             bound = context.get("min_length", context.get("max_length"))
             least = "least" if code == "too_short" else "most"
             message = f"expected at {least} {bound} values; got {_shortened(value)}"
+        elif code == "json_invalid":
+            # It was written as JSON above, so that these two alone can be wrong with it.
+            deep = "recursion" in context["error"]
+            reason = "nested too deeply" if deep else "text with half of a surrogate pair"
+            message = f"it cannot be read: {reason}"
         elif code == "value_error":
             message = fault["msg"].removeprefix("Value error, ")
         else:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from plasticine.nn.losses import (
@@ -20,6 +22,9 @@ from plasticine.ops.compose import compose
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.warp import warp
 from plasticine.registration.deformation import Deformation
+
+# The upper bounds are for recipes; what lies below the lower ones, __post_init__ refuses, too.
+Weight = Annotated[float, Field(le=1e6)]
 
 
 @dataclass(frozen=True)
@@ -52,15 +57,15 @@ class RegistrationObjective:
             pay without aligning anything. 0 turns it off.
     """
 
-    smoothness: float = 4.0
-    alignment: float = 0.1
-    inverse_consistency: float = 0.1
-    structure: float = 0.5
-    jacobian: float = 0.1
-    affine: float = 30.0
-    jacobian_threshold: float = 0.05
-    bins: int = 32
-    jitter: float = 0.5
+    smoothness: Weight = 4.0
+    alignment: Weight = 0.1
+    inverse_consistency: Weight = 0.1
+    structure: Weight = 0.5
+    jacobian: Weight = 0.1
+    affine: Weight = 30.0
+    jacobian_threshold: Annotated[float, Field(ge=-1000, le=1000)] = 0.05
+    bins: Annotated[int, Field(le=1024)] = 32
+    jitter: Annotated[float, Field(le=64)] = 0.5
 
     def __post_init__(self) -> None:
         for name in (

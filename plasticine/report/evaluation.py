@@ -114,6 +114,8 @@ def evaluate(
         if name == "labels" and target_labels is not None:
             record["mean_of_labels"] = _mean_of_labels(record["labels"])
     report(1 + len(tasks), 1 + len(tasks))
+    # One file may be given as several things.
+    record["notes"] = list(dict.fromkeys(notes))
     plain = as_plain(record)
     assert isinstance(plain, dict)
     return plain

@@ -49,6 +49,19 @@ def interior_curve(
     return torch.stack([_levels(made, made_depth, depth), _levels(real, real_depth, depth)])
 
 
+def check_interior(images: Tensor, depth: int) -> None:
+    """Refuses images of which ``interior_curve`` knows no grey level.
+
+    Args:
+        images: (N, 1, *spatial) within [0, 1].
+        depth: voxels from the body's surface at which its interior begins, at least 1.
+
+    Raises:
+        ValueError: no voxel lies that deep.
+    """
+    _levels(images, depth_in_body(images, depth), depth)
+
+
 def match_interior(made: Tensor, made_depth: Tensor, curve: Tensor, depth: int) -> Tensor:
     """Sends the grey levels of the body's interior through a curve.
 

@@ -137,10 +137,10 @@ class RandomDeformation:
 
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
     scaling: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    translation: Annotated[float, Field(ge=0)] = 0.0
+    translation: Annotated[float, Field(ge=0, le=1000)] = 0.0
     mirror: bool = False
-    displacement: Annotated[float, Field(ge=0)] = 0.0
-    smoothness: Annotated[int, Field(ge=1)] = 16
+    displacement: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    smoothness: Annotated[int, Field(ge=1, le=1000)] = 16
 
     def __call__(self, images: list[Tensor], draws: Draws) -> list[Tensor]:
         """Warp images that belong together by the same map; edges are repeated.

@@ -39,10 +39,10 @@ class RandomIntensity:
     """
 
     remap: Annotated[float, Field(ge=0, le=1)] = 0.5
-    offset: Annotated[float, Field(ge=0)] = 0.05
-    field: Annotated[float, Field(ge=0)] = 0.05
-    blur: Annotated[float, Field(ge=0)] = 0.8
-    noise: Annotated[float, Field(ge=0)] = 0.02
+    offset: Annotated[float, Field(ge=0, le=1)] = 0.05
+    field: Annotated[float, Field(ge=0, le=10)] = 0.05
+    blur: Annotated[float, Field(ge=0, le=64)] = 0.8
+    noise: Annotated[float, Field(ge=0, le=10)] = 0.02
     background: Annotated[float, Field(ge=0, le=1)] = 0.02
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:

@@ -25,6 +25,20 @@ class Pairs(Protocol):
         """Where in each target a source's voxel lies: (count, d) voxels from it, or None for 0."""
 
 
+def targets_of_each(domains: Domains) -> int:
+    """How many targets every source may be shown, at least.
+
+    Raises:
+        ValueError: a source may be shown none.
+    """
+    available = len(domains.target)
+    if domains.pairable is not None:
+        available = int(domains.pairable.sum(1).min())
+    if available == 0:
+        raise ValueError("a source has no target but those of its own subject")
+    return available
+
+
 class NearestPairs:
     """Each source with one of the targets that are nearest to it in structure.
 
@@ -38,11 +52,7 @@ class NearestPairs:
     """
 
     def __init__(self, domains: Domains, structure: StructureMap, count: int) -> None:
-        available = len(domains.target)
-        if domains.pairable is not None:
-            available = int(domains.pairable.sum(1).min())
-        if available == 0:
-            raise ValueError("a source has no target but those of its own subject")
+        available = targets_of_each(domains)
         source, target = (
             structure_descriptor(
                 images,

@@ -28,8 +28,12 @@ else:
     import tomli as tomllib
 
 _LONGEST_NAME = 100
-Count = Annotated[int, Field(ge=1)]
-Size = Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)]
+# What no training can do is refused where the recipe is read, and not after its first stage.
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Samples = Annotated[int, Field(ge=1, le=2**16)]
+Size = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=2**16)], ...], Field(min_length=2, max_length=3)
+]
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 Domain = Literal["source", "target"]
 DOMAINS: tuple[Domain, ...] = ("source", "target")
@@ -43,11 +47,12 @@ def _one_part(name: str) -> str:
         or name[:1] in ("", ".")
         or "/" in name
         or "\\" in name
+        or name.endswith(".checkpoint")  # the model would be written over a stage's checkpoint
         or len(name.encode()) > _LONGEST_NAME
     ):
         raise ValueError(
-            "expected a name that is one part of a path: 1 to "
-            f"{_LONGEST_NAME} bytes without / and \\, not beginning with a dot; got {name!r}"
+            f"expected a name that is one part of a path: 1 to {_LONGEST_NAME} bytes without / "
+            f"and \\, not beginning with a dot and not ending in .checkpoint; got {name!r}"
         )
     return name
 
@@ -64,8 +69,8 @@ class Body(Table):
     """Keeps the body and drops thin things outside of it, as ``nn.body.body_mask`` has it."""
 
     threshold: Annotated[float, Field(ge=0, le=1)]
-    opening: Annotated[int, Field(ge=0)]
-    margin: Annotated[int, Field(ge=0)]
+    opening: Annotated[int, Field(ge=0, le=1024)]
+    margin: Annotated[int, Field(ge=0, le=1024)]
 
 
 class DomainImages(Table):
@@ -201,15 +206,15 @@ class StageSettings(Table):
     """
 
     steps: Count
-    batch: Count
-    learning_rate: Annotated[float, Field(gt=0)]
-    warmup: Annotated[int, Field(ge=0)]
-    weight_decay: Annotated[float, Field(ge=0)]
+    batch: Samples
+    learning_rate: Annotated[float, Field(gt=0, le=1000)]
+    warmup: Annotated[int, Field(ge=0, le=10**9)]
+    weight_decay: Annotated[float, Field(ge=0, le=1000)]
     ema: Annotated[float, Field(ge=0, lt=1)]
-    gradient_norm: Annotated[float, Field(gt=0)]
+    gradient_norm: Annotated[float, Field(gt=0, le=1e9)]
     precision: Precision
     checkpoint_every: Count
-    accumulation: Count = 1
+    accumulation: Samples = 1
 
 
 class StructureSettings(StageSettings):
@@ -275,7 +280,7 @@ class RegistrationSettings(StageSettings):
     """
 
     nearest: Count | None = None
-    transport: Annotated[float, Field(gt=0)] | None = None
+    transport: Annotated[float, Field(ge=1e-6, le=1e6)] | None = None
     labels: DifferentLabels | None = None
     noise_steps: Count
     augmentation: RandomDeformation | None = None

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from plasticine.nn.modes import plain_modes
-from plasticine.nn.seed import TRAINING_BITS, check_seed
+from plasticine.nn.seed import TRAINING_BITS, seed_of
 from plasticine.structure import BackTranslation
-from plasticine.training.data import Domains
+from plasticine.structure.interior import check_interior
+from plasticine.training.data import Domains, check_size
 from plasticine.training.losses import DenoisingLoss, RegistrationLoss, registration_guide
+from plasticine.training.pairs import TransportedPairs, targets_of_each
 from plasticine.training.processes import Processes
 from plasticine.training.reading import Progress as ReadingProgress
 from plasticine.training.reading import load_domains
@@ -23,6 +25,7 @@ from plasticine.translation.model import TranslationModel, save_model
 
 
 @plain_modes()
+@torch.enable_grad()
 def train(
     recipe: str | Path | Recipe,
     data_folder: Path | None,
@@ -80,7 +83,7 @@ def train(
         RuntimeError: a loss is not finite, or TensorBoard is asked for and not installed.
         OSError: ``output`` cannot be written to.
     """
-    check_seed(seed, TRAINING_BITS)
+    seed = seed_of(seed, TRAINING_BITS)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     has_labels = recipe.data.source_labels is not None if source is None else bool(source_labels)
     _check_labels(recipe, has_labels)
@@ -106,7 +109,7 @@ def train(
         ).to(processes.device)
         torch.manual_seed(seed)
         model = TranslationModel(recipe.model).to(processes.device)
-        _check_structure(recipe, model, domains)
+        _check_images(recipe, model, domains)
         deformation = recipe.augmentation
 
         def run(name: str, network: torch.nn.Module, loss: Loss, settings: StageSettings) -> None:
@@ -176,8 +179,10 @@ def _check_labels(recipe: Recipe, present: bool) -> None:
         )
 
 
-def _check_structure(recipe: Recipe, model: TranslationModel, domains: Domains) -> None:
-    """Refuses images that the structure map cannot take, before any training."""
+def _check_images(recipe: Recipe, model: TranslationModel, domains: Domains) -> None:
+    """Refuses images that a stage cannot take, before the first one is trained."""
+    if recipe.diffusion.patch is not None:
+        check_size("[diffusion] patch", recipe.diffusion.patch, domains.target)
     guide = registration_guide(model.structure, recipe.registration)
     for name, images, labels in (
         ("source", domains.source, domains.source_labels),
@@ -186,8 +191,14 @@ def _check_structure(recipe: Recipe, model: TranslationModel, domains: Domains) 
         try:
             model.structure.check(images, labels=labels if model.structure.needs_labels else None)
             guide.check(images, labels=labels)
+            if isinstance(model.structure, BackTranslation) and model.structure.interior:
+                check_interior((images + 1) / 2, model.structure.interior)
         except ValueError as error:
             raise ValueError(f"the {name} does not suit the recipe: {error}") from error
+    if recipe.registration.transport is None:
+        targets_of_each(domains)
+    else:
+        TransportedPairs(domains, guide, recipe.registration.transport)
 
 
 def _rejection(agreement: float, settings: StructureSettings) -> str | None:

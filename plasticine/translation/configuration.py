@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from plasticine.diffusion.sampler import find_solver
@@ -125,7 +126,7 @@ class VelocityOptions(Table):
     """Arguments of ``registration.VelocityNetwork``."""
 
     channels: Annotated[Widths, Field(min_length=2)] = (16, 32, 32, 32)
-    velocity_scale: Annotated[float, Field(gt=0)] = 1.0
+    velocity_scale: Annotated[float, Field(gt=0, le=1000)] = 1.0
     half_resolution: bool = True
     pooling: Cell = 1
     affine: bool = True
@@ -137,13 +138,13 @@ class VelocityOptions(Table):
 class SamplingOptions(Table):
     """A translation's defaults, as ``translation.sampling.Sampling`` documents them."""
 
-    steps: Annotated[int, Field(ge=1)]
-    guidance: float
+    steps: Annotated[int, Field(ge=1, le=10**6)]
+    guidance: Annotated[float, Field(ge=-1000, le=1000)]
     start: Annotated[float, Field(gt=0, le=1)]
     # A file from before there was a choice says nothing, and means DDIM.
     solver: str = "ddim"
-    slab: Annotated[int, Field(ge=0)] = 0
-    overlap: Annotated[int, Field(ge=0)] = 16
+    slab: Annotated[int, Field(ge=0, le=2**16)] = 0
+    overlap: Annotated[int, Field(ge=0, le=2**16)] = 16
     background: Annotated[float, Field(ge=0, le=1)] | None = None
     mirror: bool = False
 
@@ -197,6 +198,16 @@ class Window(Table):
     def _check(self) -> Window:
         if not self.low < self.high:
             raise ValueError(f"expected low < high; got {self.low:g} and {self.high:g}")
+        single = np.finfo(np.float32)
+        if max(abs(self.low), self.high - self.low) > float(single.max):
+            raise ValueError(
+                f"expected low and a width that float32 holds; got {self.low:g} and {self.high:g}"
+            )
+        if self.high - self.low < float(single.tiny):
+            raise ValueError(
+                f"expected a width of {single.tiny:.3g} at least; got {self.low:g} and "
+                f"{self.high:g}"
+            )
         return self
 
 

@@ -103,12 +103,13 @@ def load_model(path: Path) -> tuple[TranslationModel, dict[str, Any]]:
     """Read a model and its card.
 
     Returns:
-        The model, float32, in evaluation mode, on the CPU; and its card.
+        The model, float32, in evaluation mode, on the CPU; and its card, whose ``ndim`` is the
+        networks'.
 
     Raises:
         ModelError: the file is missing, not a model, of another format version, or damaged:
             its configuration or card are not right, its tensors are not the configuration's,
-            or a weight is NaN or infinite.
+            or a weight is NaN or infinite in float32.
     """
     try:
         tensors, metadata = load_tensors(path)
@@ -131,15 +132,20 @@ def load_model(path: Path) -> tuple[TranslationModel, dict[str, Any]]:
             raise ValueError(
                 f"card: ndim: expected {configuration.ndim}, as the networks'; got {card.ndim}"
             )
+        # Beyond float32's range float64 becomes infinite, so it is looked at as it will be.
+        tensors = {
+            name: tensor.float() if tensor.is_floating_point() else tensor
+            for name, tensor in tensors.items()
+        }
         check_all_finite(tensors, "the file")
         # The caller's draws go on as if nothing was built.
         with torch.random.fork_rng(devices=()), _AtMost(sum(x.numel() for x in tensors.values())):
             model = TranslationModel(configuration)
         _check_tensors(model, tensors)
-        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        model.load_state_dict(tensors)
     except (ValueError, RuntimeError) as error:
         raise ModelError(f"{path} is a damaged model: {error}") from error
-    return model.eval(), dict(metadata["card"])
+    return model.eval(), {**metadata["card"], "ndim": configuration.ndim}
 
 
 class _AtMost(TorchFunctionMode):

@@ -13,7 +13,7 @@ from plasticine.diffusion.denoiser import Denoiser
 from plasticine.diffusion.sampler import find_solver, sample, shared_noise
 from plasticine.diffusion.slabs import SlabDenoiser
 from plasticine.nn.precision import PRECISIONS
-from plasticine.nn.seed import TRANSLATION_BITS, check_seed
+from plasticine.nn.seed import TRANSLATION_BITS, seed_of
 from plasticine.translation.model import TranslationModel
 from plasticine.translation.moved_source import MovedSource
 
@@ -60,7 +60,7 @@ class Sampling:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        check_seed(self.seed, TRANSLATION_BITS)
+        object.__setattr__(self, "seed", seed_of(self.seed, TRANSLATION_BITS))
         if self.steps < 1 or self.samples < 1:
             raise ValueError(
                 f"steps and samples must be at least 1; got {self.steps} and {self.samples}"
