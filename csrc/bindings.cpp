@@ -16,7 +16,6 @@
 #include "jacobian/jacobian_cpu.h"
 #include "spline_coefficients/spline_coefficients_cpu.h"
 #include "warp/warp_cpu.h"
-#include "warp/warp_double_backward.h"
 #include "warp_exponential/warp_exponential_cpu.h"
 
 namespace py = pybind11;
@@ -98,9 +97,6 @@ PYBIND11_MODULE(_native, module) {
   module.doc() = "CPU operators of plasticine; called through plasticine.ops, which validates.";
   module.def("warp_forward", of_fields<T, T, T, T, Mode, Padding, int>(warp_forward), release());
   module.def("warp_backward", of_fields<T, T, T, T, T, T, T, Mode, Padding, int>(warp_backward),
-             release());
-  module.def("warp_double_backward",
-             of_fields<T, T, T, T, T, T, T, T, T, T, T, Padding, bool, int>(warp_double_backward),
              release());
   module.def("spline_coefficients", &spline_coefficients, release());
   module.def("compose_forward", &compose_forward, release());

@@ -14,7 +14,6 @@
 #include "jacobian/jacobian_cuda.h"
 #include "spline_coefficients/spline_coefficients_cuda.h"
 #include "warp/warp_cuda.h"
-#include "warp/warp_double_backward_cuda.h"
 #include "warp_exponential/warp_exponential_cuda.h"
 
 namespace py = pybind11;
@@ -56,10 +55,6 @@ PYBIND11_MODULE(_cuda, module) {
   module.doc() = "CUDA operators of plasticine over raw pointers; called by plasticine.ops.";
   module.def("warp_forward", &cuda::warp_forward, release());
   module.def("warp_backward", &cuda::warp_backward, release());
-  module.def("warp_double_backward",
-             of_fields<T, T, T, T, T, T, T, T, cuda::WarpGradients, Padding, bool>(
-                 cuda::warp_double_backward),
-             release());
   module.def("spline_coefficients", &cuda::spline_coefficients, release());
   module.def("compose_forward", &cuda::compose, release());
   module.def("compose_backward", &cuda::compose_gradients, release());

@@ -33,21 +33,6 @@ def warp_backward(
     device: int,
     stream: int,
 ) -> None: ...
-def warp_double_backward(
-    image_direction: NativeTensor | None,
-    field_direction: NativeTensor | None,
-    affine_direction: NativeTensor | None,
-    grad_out: NativeTensor,
-    image: NativeTensor,
-    displacement: NativeTensor,
-    affine: NativeTensor | None,
-    to_grad_out: NativeTensor | None,
-    gradients: _WarpGradients,
-    padding: int,
-    add: bool,
-    device: int,
-    stream: int,
-) -> None: ...
 def spline_coefficients(
     image: NativeTensor,
     out: NativeTensor,

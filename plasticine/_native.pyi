@@ -25,22 +25,6 @@ def warp_backward(
     padding: int,
     threads: int,
 ) -> None: ...
-def warp_double_backward(
-    image_direction: NativeTensor | None,
-    field_direction: NativeTensor | None,
-    affine_direction: NativeTensor | None,
-    grad_out: NativeTensor,
-    image: NativeTensor,
-    displacement: NativeTensor,
-    affine: NativeTensor | None,
-    to_grad_out: NativeTensor | None,
-    to_image: NativeTensor | None,
-    to_displacement: NativeTensor | None,
-    to_affine: NativeTensor | None,
-    padding: int,
-    add: bool,
-    threads: int,
-) -> None: ...
 def spline_coefficients(
     image: NativeTensor,
     out: NativeTensor,

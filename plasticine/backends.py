@@ -24,7 +24,6 @@ BACKENDS = ("cpu", "cuda", "triton", "reference")
 _COMPILED = frozenset(
     {
         "warp",
-        "warp_double_backward",
         "compose",
         "exponential",
         "warp_exponential",
@@ -41,7 +40,7 @@ OPERATORS = {
     "cpu": _COMPILED,
     "cuda": _COMPILED,
     "triton": _COMPILED,
-    "reference": _COMPILED | {"jacobian_double_backward"},
+    "reference": _COMPILED,
 }
 
 #: The operator whose kernels serve one that has none of its own: a splat is a gradient of a warp.

@@ -1,4 +1,7 @@
-"""The second derivatives of ``warp``, and of ``compose``, which is a warp that adds its field."""
+"""The second derivatives of ``warp``, and of ``compose``, which is a warp that adds its field.
+
+They are those of the definition, whatever the backend: no model and no peer asks for them.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from plasticine import backends
+from plasticine import reference
 from plasticine.ops import _checks
-from plasticine.ops._native_interface import device_type
 from plasticine.ops._operator import Operator, not_differentiable_again
-from plasticine.ops._warp_double_backward_backends import DOUBLE_BACKWARD, Results
 
 #: The modes that have second derivatives.
 MODES = ("linear", "nearest")
@@ -37,7 +38,7 @@ def differentiate_backward(
     Args:
         directions: the cotangents of the gradients of image, displacement and affine.
         saved: grad, image, displacement and affine.
-        options: mode, padding, add and backend.
+        options: mode, padding and add.
         needs: which of the saved want a gradient.
 
     Returns:
@@ -57,7 +58,7 @@ def tangent_of_result(
     Args:
         tangents: of image, displacement and affine, or None.
         inputs: image, displacement and affine.
-        options: mode, padding, add and backend.
+        options: mode, padding and add.
     """
     image, displacement, _ = inputs
     assert image is not None
@@ -81,7 +82,7 @@ def tangents_of_gradients(
         of_grad: what the tangent of grad gives; nothing where it has none.
         tangents: of image, displacement and affine, or None.
         saved: grad, image, displacement and affine.
-        options: mode, padding, add and backend.
+        options: mode, padding and add.
         found: which gradients were computed.
     """
     grad = saved[0]
@@ -141,14 +142,13 @@ def _kernel(
     mode: str,
     padding: str,
     add: bool,
-    backend: str,
     needs: list[bool],
 ) -> tuple[Tensor, ...]:
     """The gradients of grad, image, displacement and affine; an empty tensor where not needed."""
     directions = (image_direction, displacement_direction, affine_direction)
     check(directions, grad, image, displacement, affine, mode, padding, add)
     results = _unchecked(
-        *directions, grad, image, displacement, affine, mode, padding, add, backend, needs
+        *directions, grad, image, displacement, affine, mode, padding, add, needs
     )
     return tuple(image.new_empty(0) if x is None else x for x in results)
 
@@ -164,12 +164,10 @@ def _unchecked(
     mode: str,
     padding: str,
     add: bool,
-    backend: str,
     needs: Sequence[bool],
-) -> Results:
-    serve = DOUBLE_BACKWARD[backends.choose(backend, "warp_double_backward", device_type(image))]
+) -> tuple[Tensor | None, ...]:
     directions = (image_direction, displacement_direction, affine_direction)
-    return serve(directions, grad, image, displacement, affine, mode, padding, add, needs)
+    return reference.warp_double_backward(directions, grad, image, displacement, affine, mode, padding, add, needs)
 
 
 def _fake(
@@ -183,7 +181,6 @@ def _fake(
     mode: str,
     padding: str,
     add: bool,
-    backend: str,
     needs: list[bool],
 ) -> tuple[Tensor, ...]:
     directions = (image_direction, displacement_direction, affine_direction)
@@ -197,7 +194,7 @@ def _fake(
 WARP_DOUBLE_BACKWARD = Operator(
     "warp_double_backward(Tensor? image_direction, Tensor? displacement_direction,"
     " Tensor? affine_direction, Tensor grad, Tensor image, Tensor displacement, Tensor? affine,"
-    " str mode, str padding, bool add, str backend, bool[4] needs)"
+    " str mode, str padding, bool add, bool[4] needs)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     _kernel,
     _fake,

@@ -131,8 +131,8 @@ class _Compose(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        padding, backend = ctx.options
-        options = ("linear", padding, True, backend)
+        padding, _ = ctx.options
+        options = ("linear", padding, True)
         return tangent_of_result((*tangents[:2], None), (*ctx.saved_tensors, None), options)
 
     @staticmethod
@@ -155,19 +155,19 @@ class _ComposeBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        padding, backend = ctx.options
+        padding, _ = ctx.options
         directions = [x if found else None for x, found in zip(cotangents, ctx.found, strict=True)]
         results = differentiate_backward(
             (*directions, None),
             (*ctx.saved_tensors, None),
-            ("linear", padding, True, backend),
+            ("linear", padding, True),
             (*ctx.needs_input_grad[:3], False),
         )
         return (*results[:3], None, None, None, None)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, ...]:
-        padding, backend = ctx.options
+        padding, _ = ctx.options
         saved = ctx.saved_tensors
         of_grad: tuple[Tensor, ...] = ()
         if tangents[0] is not None:
@@ -179,7 +179,7 @@ class _ComposeBackward(torch.autograd.Function):
             of_grad,
             (*tangents[1:3], None),
             (*saved, None),
-            ("linear", padding, True, backend),
+            ("linear", padding, True),
             (*ctx.found, False),
         )
         return results[:2]

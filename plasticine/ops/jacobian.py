@@ -112,7 +112,6 @@ def _double_backward(
 ) -> tuple[Tensor, Tensor]:
     """The gradients of grad and displacement; an empty tensor where not needed."""
     _check_double_backward(direction, grad, displacement, scheme, spacing)
-    backends.choose(backend, "jacobian_double_backward", device_type(displacement))
 
     def function(field: Tensor) -> Tensor:
         return reference.jacobian_determinant(field, scheme, spacing)

@@ -225,9 +225,9 @@ class _Warp(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        mode, padding, backend = ctx.options
+        mode, padding, _ = ctx.options
         require_second_derivative(mode)  # the same kernel's
-        return tangent_of_result(tangents[:3], ctx.saved_tensors, (mode, padding, False, backend))
+        return tangent_of_result(tangents[:3], ctx.saved_tensors, (mode, padding, False))
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
@@ -249,27 +249,27 @@ class _WarpBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        mode, padding, backend = ctx.options
+        mode, padding, _ = ctx.options
         require_second_derivative(mode)
         # What stands for a gradient that was not asked for has no cotangent.
         directions = [x if found else None for x, found in zip(cotangents, ctx.found, strict=True)]
         results = differentiate_backward(
             directions,
             ctx.saved_tensors,
-            (mode, padding, False, backend),
+            (mode, padding, False),
             ctx.needs_input_grad[:4],
         )
         return (*results, None, None, None, None, None)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, ...]:
-        mode, padding, backend = ctx.options
+        mode, padding, _ = ctx.options
         require_second_derivative(mode)
         saved = ctx.saved_tensors
         of_grad: tuple[Tensor, ...] = ()
         if tangents[0] is not None:
             of_grad = WARP_BACKWARD(tangents[0], *saved[1:], *ctx.options, ctx.found)
-        options = (mode, padding, False, backend)
+        options = (mode, padding, False)
         return tangents_of_gradients(of_grad, tangents[1:4], saved, options, ctx.found)
 
     @staticmethod
