@@ -17,7 +17,6 @@ from selection import share, thinned
 from torch import Tensor
 
 import plasticine.backends
-from plasticine.backends import OPERATORS
 
 if TYPE_CHECKING:
     from plasticine.translation import Translator
@@ -87,14 +86,13 @@ def pytest_report_header() -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Gives the fixture ``served`` every backend that holds the test module's OPERATOR."""
+    """Gives the fixture ``served`` every backend."""
     if "served" not in metafunc.fixturenames:
         return
     candidates = [Served("cpu", "cpu"), Served("reference", "cpu")]
     if torch.cuda.is_available():
         candidates += [Served(name, "cuda") for name in ("cuda", "triton", "reference")]
-    holders = [x for x in candidates if metafunc.module.OPERATOR in OPERATORS[x.backend]]
-    metafunc.parametrize("served", holders, ids=str, indirect=True)
+    metafunc.parametrize("served", candidates, ids=str, indirect=True)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from torch import Tensor
 import plasticine
 from plasticine import reference
 from plasticine.nn import Exponential
-from plasticine.ops._native_interface import SHARED_SIZE
+from plasticine.ops._kernels import SHARED_SIZE
 from plasticine.ops.exponential import EXPONENTIAL, EXPONENTIAL_BACKWARD
 
 OPERATOR = "exponential"

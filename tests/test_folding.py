@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import plasticine
-from plasticine.ops._native_interface import SHARED_SIZE
+from plasticine.ops._kernels import SHARED_SIZE
 from plasticine.ops.folding import FOLDING
 
 OPERATOR = "folding"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import plasticine
 from plasticine import reference
-from plasticine.ops._native_interface import SHARED_SIZE
+from plasticine.ops._kernels import SHARED_SIZE
 from plasticine.ops.jacobian import JACOBIAN, JACOBIAN_BACKWARD, JACOBIAN_DOUBLE_BACKWARD
 
 OPERATOR = "jacobian"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import plasticine
 from plasticine import reference
-from plasticine.ops._native_interface import SHARED_SIZE
+from plasticine.ops._kernels import SHARED_SIZE
 
 OPERATOR = "warp"
 

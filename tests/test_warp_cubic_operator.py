@@ -10,7 +10,7 @@ from torch import Tensor
 import plasticine
 from plasticine.nn import Warp
 from plasticine.ops._checks import CUBIC_MODES, PADDINGS
-from plasticine.ops._native_interface import SHARED_SIZE
+from plasticine.ops._kernels import SHARED_SIZE
 from plasticine.ops.warp import WARP, WARP_BACKWARD
 
 OPERATOR = "warp"

@@ -13,7 +13,7 @@ from torch import Tensor
 import plasticine
 from plasticine import reference
 from plasticine.nn import WarpExponential
-from plasticine.ops._native_interface import SHARED_SIZE
+from plasticine.ops._kernels import SHARED_SIZE
 from plasticine.ops.warp_exponential import WARP_EXPONENTIAL, WARP_EXPONENTIAL_BACKWARD
 
 OPERATOR = "warp_exponential"
