@@ -13,7 +13,7 @@ from torch import Tensor
 import plasticine
 from plasticine import reference
 from plasticine.ops._kernels import SHARED_SIZE
-from plasticine.ops._warp_double_backward import WARP_DOUBLE_BACKWARD
+from plasticine.ops.warp import WARP_DOUBLE_BACKWARD
 
 OPERATOR = "warp_double_backward"
 

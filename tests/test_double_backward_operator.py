@@ -7,7 +7,7 @@ import torch
 from double_backward import assert_close, make_inputs, second
 
 import plasticine
-from plasticine.ops._warp_double_backward import WARP_DOUBLE_BACKWARD
+from plasticine.ops.warp import WARP_DOUBLE_BACKWARD
 from plasticine.ops.compose import COMPOSE_BACKWARD
 from plasticine.ops.warp import WARP_BACKWARD
 
