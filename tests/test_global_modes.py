@@ -26,7 +26,7 @@ from plasticine.registration import (
     Level,
     RegistrationObjective,
     VelocityNetwork,
-    affine_from_generator,
+    affine_exponential,
     shape_distance,
     transport_plan,
 )
@@ -208,7 +208,7 @@ def _matching() -> list[Tensor]:
         offset = objective.offset(labels)
     assert offset is not None
     distance = shape_distance(labels, labels.flip(0))
-    affine = affine_from_generator(0.1 * torch.ones_like(labels[:, 0, :2, :3]), (12, 14))
+    affine = affine_exponential(0.1 * torch.ones_like(labels[:, 0, :2, :3]), (12, 14))
     return [curve, offset, distance, transport_plan(distance + 1, 0.1), *affine]
 
 

@@ -43,7 +43,7 @@ from benchmarks.translation.task import load_task, some_slices
 from plasticine import compose, exponential, folding, jacobian_determinant, warp
 from plasticine.metrics import dice, end_point_error_map
 from plasticine.nn.gaussian import gaussian_blur
-from plasticine.nn.validity import landing_mask
+from plasticine.nn.validity import validity_mask
 from plasticine.registration import InstanceOptimisation
 from plasticine.structure import MultiOtsu
 from plasticine.translation import Trace, Translator
@@ -94,7 +94,7 @@ def known_velocity(
         u, inverse = exponential(velocity, inverse=True)
         if any(int(folding(field).folds) for field in (u, inverse)):
             continue
-        if not landing_mask(u)[brain].all():
+        if not validity_mask(u)[brain].all():
             continue
         away = abs(in_brain(u, brain).max().item() - arguments.largest)
         if best is None or away < best[0]:

@@ -16,7 +16,7 @@ from plasticine.io.intensity import Normalisation
 from plasticine.io.model_images import ModelImages, model_images
 from plasticine.io.volume import Volume
 from plasticine.nn.modes import plain_modes
-from plasticine.nn.validity import landing_mask
+from plasticine.nn.validity import validity_mask
 from plasticine.ops.folding import Folding
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.warp import warp
@@ -170,7 +170,7 @@ def translate_volume(
         translated=grid.from_model(trace.translated),
         displacement=displacement,
         jacobian=jacobian_determinant(displacement),
-        valid=landing_mask(displacement),
+        valid=validity_mask(displacement),
         residual=grid.from_model(trace.residual),
         folding=stack_folding(displacement, one_field=slice_smoothing is not None),
         labels=labels,

@@ -15,7 +15,7 @@ from plasticine.nn.body import exterior
 from plasticine.nn.finite import not_finite
 from plasticine.nn.losses import soft_dice
 from plasticine.nn.modes import plain_modes
-from plasticine.nn.validity import landing_mask
+from plasticine.nn.validity import validity_mask
 from plasticine.ops._checks import is_tensor
 from plasticine.ops.compose import compose
 from plasticine.ops.jacobian import jacobian_determinant
@@ -308,7 +308,7 @@ class Translator:
             "translated": (y + 1) / 2,
             "displacement": u,
             "inverse_displacement": u_inverse,
-            "valid": landing_mask(u),
+            "valid": validity_mask(u),
             "inverse_consistency": torch.linalg.vector_norm(compose(u_inverse, u), dim=1)[:, None],
         }
         self._check_results(result, sampling.precision)
