@@ -93,7 +93,8 @@ def _translator(model_file: Path) -> Translator:
 
 
 def _tensors(trace: Any) -> list[Tensor]:
-    return [value for value in vars(trace).values() if isinstance(value, Tensor)]
+    names = dict.fromkeys([*vars(trace), "jacobian", "valid"])  # which a trace works out when asked
+    return [value for name in names if isinstance(value := getattr(trace, name), Tensor)]
 
 
 def _translate(model_file: Path, folder: Path) -> list[Tensor]:

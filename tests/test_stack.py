@@ -178,7 +178,7 @@ class TestFiles:
         self, volume: Callable[[float], Volume], untrained: Callable[..., Translator]
     ) -> None:
         result = translate_volume(untrained(**OWN_WAYS), volume(5.0))
-        assert result.one_deformation
+        assert result.trace.one_deformation
         assert result.trace.arguments["slice_smoothing"] == pytest.approx(SLICE_SMOOTHING / 5)
         assert result.displacement.shape == (5, 2, 16, 14)
         assert result.folding.folds.shape == (1,)
@@ -188,7 +188,7 @@ class TestFiles:
         self, volume: Callable[[float], Volume], untrained: Callable[..., Translator]
     ) -> None:
         result = translate_volume(untrained(3, **OWN_WAYS), volume(2.0))
-        assert result.one_deformation
+        assert result.trace.one_deformation
         assert result.displacement.shape == (1, 3, 5, 16, 14)
 
     def test_pictures_without_spacing_have_a_deformation_each(
@@ -196,6 +196,6 @@ class TestFiles:
     ) -> None:
         np.save(tmp_path / "stack.npy", images(3, 16, 14).numpy())
         result = translate_volume(untrained(**OWN_WAYS), read_volume(tmp_path / "stack.npy"))
-        assert not result.one_deformation
+        assert not result.trace.one_deformation
         assert result.trace.arguments["slice_smoothing"] is None
         assert result.folding.folds.shape == (3,)
