@@ -57,19 +57,9 @@ def stack_deformation(
 
 def stack_part(stack: Deformation, first: int, count: int) -> Deformation:
     """The deformation of ``count`` of a stack's slices, from the slice ``first`` on."""
-
-    def cut(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor[first : first + count]
-
-    return dataclasses.replace(
-        stack,
-        velocity=stack.velocity[first : first + count],
-        inverse_velocity=cut(stack.inverse_velocity),
-        affine=cut(stack.affine),
-        inverse_affine=cut(stack.inverse_affine),
-        log_affine=cut(stack.log_affine),
-        features=(),
-    )
+    tensors = {name: value for name, value in vars(stack).items() if isinstance(value, Tensor)}
+    cut = {name: tensor[first : first + count] for name, tensor in tensors.items()}
+    return dataclasses.replace(stack, **cut, features=())
 
 
 def stack_folding(displacement: Tensor, *, one_field: bool = True) -> Folding:

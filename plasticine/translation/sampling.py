@@ -125,37 +125,6 @@ class Sampling:
         self.denoiser(model)  # which refuses slabs
 
 
-class Progress:
-    """Counts network runs over all batches and samples, and what comes before them.
-
-    Args:
-        batches: how many there are.
-        sampling: how each is sampled.
-        model: the networks.
-        iterations: of the instance optimisation of a batch; each counts as a network run does.
-        report: called as (runs and iterations done, those in all).
-    """
-
-    def __init__(
-        self,
-        batches: int,
-        sampling: Sampling,
-        model: TranslationModel,
-        iterations: int,
-        report: Callable[[int, int], None] | None,
-    ) -> None:
-        runs = sampling.samples * sampling.network_runs(model)
-        self.total = batches * (iterations + runs)
-        self.done = 0
-        self.report = report
-
-    def advance(self) -> None:
-        """Counts one more."""
-        self.done += 1
-        if self.report is not None:
-            self.report(self.done, self.total)
-
-
 def mean_sample(
     model: TranslationModel,
     source: WarpedSource,

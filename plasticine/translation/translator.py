@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,7 +32,7 @@ from plasticine.translation.registering import (
     cut_batches,
     find_displacements,
 )
-from plasticine.translation.sampling import Progress, Sampling, mean_sample
+from plasticine.translation.sampling import Sampling, mean_sample
 from plasticine.translation.trace import Trace
 from plasticine.translation.warped_source import WarpedSource
 
@@ -170,9 +171,15 @@ class Translator:
         batches = cut_batches(whole, batch, self.device)
         optimise = registration.optimise
         iterations = 0 if optimise is None else optimise.iterations
-        bar = Progress(len(batches), sampling, self.model, iterations, progress)
-        sources = self._warped_sources(batches, registration, sampling, bar.advance)
-        parts = [self._translate_batch(source, sampling, bar.advance) for source in sources]
+        runs = sampling.samples * sampling.network_runs(self.model)
+        done, total = itertools.count(1), len(batches) * (iterations + runs)
+
+        def advance() -> None:
+            if progress is not None:
+                progress(next(done), total)
+
+        sources = self._warped_sources(batches, registration, sampling, advance)
+        parts = [self._translate_batch(source, sampling, advance) for source in sources]
         joined = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
         residual = intensity_residual(joined["translated"], joined["warped"])
         self._check_results({"residual": residual}, sampling.precision)
