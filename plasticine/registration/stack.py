@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,7 +59,7 @@ def stack_deformation(
 def stack_part(stack: Deformation, first: int, count: int) -> Deformation:
     """The deformation of ``count`` of a stack's slices, from the slice ``first`` on."""
     tensors = {name: value for name, value in vars(stack).items() if isinstance(value, Tensor)}
-    cut = {name: tensor[first : first + count] for name, tensor in tensors.items()}
+    cut: dict[str, Any] = {name: tensor[first : first + count] for name, tensor in tensors.items()}
     return dataclasses.replace(stack, **cut, features=())
 
 
