@@ -36,8 +36,8 @@ def invertible_field(case: Case) -> Tensor:
     for axis, size in enumerate(case.spatial, 2):
         window = torch.sin(torch.linspace(0, torch.pi, size))
         field = field * window.view([-1 if i == axis else 1 for i in range(field.ndim)])
-    slopes = torch.gradient(field, dim=tuple(range(2, field.ndim)))
-    steepest = sum(slope.abs() for slope in slopes).max()
+    derivatives = torch.gradient(field, dim=tuple(range(2, field.ndim)))
+    steepest = sum(derivative.abs() for derivative in derivatives).max()
     return field * (0.6 / steepest)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import plasticine
-from plasticine.registration import AffineHead, Deformation, affine_from_generator
+from plasticine.registration import AffineHead, Deformation, affine_exponential
 
 SIZES = [(32, 24), (21, 35), (9, 16, 11)]
 
@@ -33,15 +33,15 @@ def bump(size: tuple[int, ...], amount: float) -> torch.Tensor:
 
 class TestAffine:
     @pytest.mark.parametrize("size", SIZES)
-    def test_zero_generator_is_the_identity_exactly(self, size: tuple[int, ...]) -> None:
+    def test_a_zero_logarithm_is_the_identity_exactly(self, size: tuple[int, ...]) -> None:
         d = len(size)
-        for affine in affine_from_generator(torch.zeros(2, d, d + 1), size):
+        for affine in affine_exponential(torch.zeros(2, d, d + 1), size):
             assert torch.equal(affine, torch.eye(d, d + 1).expand(2, d, d + 1))
 
     def test_quarter_turn_about_the_centre(self) -> None:
         turn = math.pi / 2
-        generator = torch.tensor([[[0, -turn, 0], [turn, 0, 0]]], dtype=torch.float64)
-        affine, inverse = affine_from_generator(generator, (5, 5))
+        log_affine = torch.tensor([[[0, -turn, 0], [turn, 0, 0]]], dtype=torch.float64)
+        affine, inverse = affine_exponential(log_affine, (5, 5))
         corner = torch.tensor([0.0, 0.0, 1.0]).double()
         assert torch.allclose(affine[0] @ corner, torch.tensor([4.0, 0.0]).double())
         assert torch.allclose(inverse[0] @ corner, torch.tensor([0.0, 4.0]).double())
@@ -49,20 +49,20 @@ class TestAffine:
         assert torch.allclose(affine[0] @ centre, centre[:2])
 
     def test_scale_and_translation(self) -> None:
-        generator = torch.zeros(1, 2, 3).double()
-        generator[0, 0, 0] = math.log(2)
-        affine, _ = affine_from_generator(generator, (5, 7))
+        log_affine = torch.zeros(1, 2, 3).double()
+        log_affine[0, 0, 0] = math.log(2)
+        affine, _ = affine_exponential(log_affine, (5, 7))
         assert torch.allclose(affine[0], torch.tensor([[2, 0, -2], [0, 1, 0]]).double())
-        generator = torch.tensor([[[0, 0, 1.5], [0, 0, -2.0]]]).double()
-        affine, inverse = affine_from_generator(generator, (5, 7))
+        log_affine = torch.tensor([[[0, 0, 1.5], [0, 0, -2.0]]]).double()
+        affine, inverse = affine_exponential(log_affine, (5, 7))
         assert torch.allclose(affine[0, :, 2], torch.tensor([1.5, -2.0]).double())
         assert torch.allclose(inverse[0, :, 2], torch.tensor([-1.5, 2.0]).double())
 
     @pytest.mark.parametrize("size", SIZES)
     def test_inverse_and_orientation(self, size: tuple[int, ...]) -> None:
         d = len(size)
-        generator = torch.randn(20, d, d + 1, dtype=torch.float64, generator=_generator(0))
-        forward, inverse = affine_from_generator(generator, size)
+        log_affine = torch.randn(20, d, d + 1, dtype=torch.float64, generator=_generator(0))
+        forward, inverse = affine_exponential(log_affine, size)
         assert (torch.linalg.det(forward[:, :, :d]) > 0).all()
         points = torch.randn(20, d, 9, dtype=torch.float64, generator=_generator(1))
         there = forward[:, :, :d] @ points + forward[:, :, d:]
@@ -70,20 +70,20 @@ class TestAffine:
         assert torch.allclose(back, points, atol=1e-9)
 
     def test_gradcheck_and_errors(self) -> None:
-        generator = (0.3 * torch.randn(2, 2, 3, generator=_generator(0))).double()
+        log_affine = (0.3 * torch.randn(2, 2, 3, generator=_generator(0))).double()
         assert torch.autograd.gradcheck(
-            lambda g: affine_from_generator(g, (5, 6)), (generator.requires_grad_(),)
+            lambda g: affine_exponential(g, (5, 6)), (log_affine.requires_grad_(),)
         )
         with pytest.raises(ValueError, match=r"must be \(N, 2, 3\); got \(2, 3, 4\)"):
-            affine_from_generator(torch.zeros(2, 3, 4), (5, 6))
+            affine_exponential(torch.zeros(2, 3, 4), (5, 6))
 
     @pytest.mark.parametrize("size", SIZES)
     def test_head_starts_at_zero_and_reads_position(self, size: tuple[int, ...]) -> None:
         head = AffineHead(len(size), channels=2)
         features = torch.randn(3, 2, *size, generator=_generator(0))
-        generator = head(features, size)
-        assert generator.shape == (3, len(size), len(size) + 1)
-        assert (generator == 0).all()
+        log_affine = head(features, size)
+        assert log_affine.shape == (3, len(size), len(size) + 1)
+        assert (log_affine == 0).all()
         with torch.no_grad():
             head.last.weight.normal_(generator=_generator(1))
         spot = torch.zeros(1, 2, *size)
@@ -96,7 +96,7 @@ class TestDeformation:
     def test_displacement_is_the_affine_after_the_exponential(self, size: tuple[int, ...]) -> None:
         d = len(size)
         raw = 0.05 * torch.randn(1, d, d + 1, dtype=torch.float64, generator=_generator(0))
-        affine, inverse_affine = affine_from_generator(raw, size)
+        affine, inverse_affine = affine_exponential(raw, size)
         velocity = bump(size, 1.5)
         deformation = Deformation(velocity, affine, inverse_affine)
         p = grid(size)
@@ -115,7 +115,7 @@ class TestDeformation:
         d = len(size)
         raw = 0.03 * torch.randn(1, d, d + 1, dtype=torch.float64, generator=_generator(0))
         raw[:, :, d] *= 20
-        affine, inverse_affine = affine_from_generator(raw, size)
+        affine, inverse_affine = affine_exponential(raw, size)
         velocity = bump(size, min(size) / 20)
         deformation = Deformation(
             velocity, affine, inverse_affine, inverse_velocity=-velocity, inverse_from=inverse_from
@@ -132,9 +132,9 @@ class TestDeformation:
             assert residual[0][inner].max() < 0.05
 
     def test_affine_alone(self) -> None:
-        generator = torch.zeros(2, 2, 3).double()
-        generator[:, 0, 0], generator[:, 1, 2] = math.log(1.25), 1.0
-        affine, inverse = affine_from_generator(generator, (10, 12))
+        log_affine = torch.zeros(2, 2, 3).double()
+        log_affine[:, 0, 0], log_affine[:, 1, 2] = math.log(1.25), 1.0
+        affine, inverse = affine_exponential(log_affine, (10, 12))
         deformation = Deformation(torch.zeros(2, 2, 10, 12).double(), affine, inverse)
         assert torch.allclose(deformation.jacobian(), torch.tensor(1.25).double())
         shifted = grid((10, 12)) + deformation.displacement()
@@ -153,14 +153,14 @@ class TestDeformation:
         assert torch.equal(deformation.inverse_displacement(), v)
 
     def test_gradcheck(self) -> None:
-        """Of both maps, with respect to velocity and generator, away from interpolation's kinks."""
+        """Of both maps, with respect to velocity and logarithm, away from interpolation's kinks."""
         velocity = (bump((5, 4), 0.7) + 0.013).requires_grad_()
-        generator = (0.05 * torch.randn(1, 2, 3, generator=_generator(3))).double()
+        log_affine = (0.05 * torch.randn(1, 2, 3, generator=_generator(3))).double()
 
         def maps(v: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return Deformation(v, *affine_from_generator(g, (5, 4)), steps=3).displacements()
+            return Deformation(v, *affine_exponential(g, (5, 4)), steps=3).displacements()
 
-        assert torch.autograd.gradcheck(maps, (velocity, generator.requires_grad_()))
+        assert torch.autograd.gradcheck(maps, (velocity, log_affine.requires_grad_()))
 
     def test_errors(self) -> None:
         velocity = torch.zeros(1, 2, 4, 4)

@@ -26,7 +26,7 @@ from plasticine.registration import (
     Level,
     RegistrationObjective,
     VelocityNetwork,
-    affine_from_generator,
+    affine_exponential,
     shape_distance,
     transport_plan,
 )
@@ -93,7 +93,8 @@ def _translator(model_file: Path) -> Translator:
 
 
 def _tensors(trace: Any) -> list[Tensor]:
-    return [value for value in vars(trace).values() if isinstance(value, Tensor)]
+    names = dict.fromkeys([*vars(trace), "jacobian", "valid"])  # which a trace works out when asked
+    return [value for name in names if isinstance(value := getattr(trace, name), Tensor)]
 
 
 def _translate(model_file: Path, folder: Path) -> list[Tensor]:
@@ -208,7 +209,7 @@ def _matching() -> list[Tensor]:
         offset = objective.offset(labels)
     assert offset is not None
     distance = shape_distance(labels, labels.flip(0))
-    affine = affine_from_generator(0.1 * torch.ones_like(labels[:, 0, :2, :3]), (12, 14))
+    affine = affine_exponential(0.1 * torch.ones_like(labels[:, 0, :2, :3]), (12, 14))
     return [curve, offset, distance, transport_plan(distance + 1, 0.1), *affine]
 
 

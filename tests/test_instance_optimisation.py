@@ -16,7 +16,7 @@ from plasticine.registration import (
     InstanceOptimisation,
     Level,
     VelocityNetwork,
-    affine_from_generator,
+    affine_exponential,
 )
 from plasticine.registration.instance import resized
 
@@ -45,7 +45,7 @@ def _inside(size: tuple[int, ...]) -> Tensor:
 @pytest.mark.parametrize("size", [(36, 32), (16, 16, 14)])
 def test_finds_a_known_deformation_across_contrasts(size: tuple[int, ...]) -> None:
     fixed = _texture(1, size)
-    phi, inverse = exponential(_velocity(size, 2.0), inverse=True)
+    displacement, inverse = exponential(_velocity(size, 2.0), inverse=True)
     moving = warp(fixed, inverse)  # so that moving∘φ is fixed
     remapped = 0.5 - fixed.abs()  # not monotone in the moving image's intensities
     settings = (
@@ -56,8 +56,8 @@ def test_finds_a_known_deformation_across_contrasts(size: tuple[int, ...]) -> No
         found = settings(
             moving.abs() - 0.5, remapped, progress=lambda done, total: calls.append((done, total))
         )
-    before = end_point_error(torch.zeros_like(phi), phi, mask=_inside(size))
-    after = end_point_error(found.displacement(), phi, mask=_inside(size))
+    before = end_point_error(torch.zeros_like(displacement), displacement, mask=_inside(size))
+    after = end_point_error(found.displacement(), displacement, mask=_inside(size))
     assert after < 0.4 * before
     assert int(folding(found.displacement()).folds) == 0
     assert not found.velocity.requires_grad
@@ -75,13 +75,13 @@ def test_pairs_do_not_see_each_other() -> None:
 
 def test_keeps_the_affine_part_and_starts_from_the_velocity() -> None:
     size = (28, 32)
-    generator = torch.tensor([[[0.05, -0.2, 2.0], [0.2, 0.0, -1.0]]])
-    affine, inverse_affine = affine_from_generator(generator, size)
+    log_affine = torch.tensor([[[0.05, -0.2, 2.0], [0.2, 0.0, -1.0]]])
+    affine, inverse_affine = affine_exponential(log_affine, size)
     velocity = _velocity(size, 1.5)
     truth = Deformation(velocity, affine, inverse_affine)
     fixed = _texture(1, size)
     moving = warp(fixed, truth.inverse_displacement())
-    initial = Deformation(torch.zeros_like(velocity), affine, inverse_affine, generator=generator)
+    initial = Deformation(torch.zeros_like(velocity), affine, inverse_affine, log_affine=log_affine)
     found = QUICK(moving, fixed, initial)
     assert found.affine is affine
     mask = _inside(size)
@@ -103,8 +103,8 @@ def test_refines_a_networks_answer() -> None:
 
 def test_resized_is_the_same_map() -> None:
     size, coarse = (41, 33), (21, 17)
-    generator = torch.tensor([[[0.02, -0.1, 2.0], [0.1, 0.0, -1.0]]])
-    affine, inverse_affine = affine_from_generator(generator, size)
+    log_affine = torch.tensor([[[0.02, -0.1, 2.0], [0.1, 0.0, -1.0]]])
+    affine, inverse_affine = affine_exponential(log_affine, size)
     deformation = Deformation(_velocity(size, 2.0), affine, inverse_affine)
     found = resized(deformation, coarse)
     for name in ("displacement", "inverse_displacement"):

@@ -189,7 +189,7 @@ class TestEveryFormat:
             reference=tmp_path / name,
         )
         np.testing.assert_allclose(result.affine, _affine(), atol=1e-5)
-        assert result.one_deformation
+        assert result.trace.one_deformation
         assert result.grid.to_file(result.translated).shape == SHAPE
 
     def test_what_is_written_of_one(self, tmp_path: Path, model_file: Path) -> None:

@@ -52,11 +52,11 @@ def test_a_refined_velocity_is_exact_where_it_is_linear(
     ndim = len(cells)
     size = [factor * n - 1 for n in cells]
     torch.manual_seed(0)
-    slope, constant = torch.randn(ndim, ndim).double(), torch.randn(ndim).double()
+    linear, constant = torch.randn(ndim, ndim).double(), torch.randn(ndim).double()
 
     def field(axes: list[torch.Tensor]) -> torch.Tensor:
         at = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-        return (torch.einsum("ij,j...->i...", slope, at) + constant.view(-1, *[1] * ndim))[None]
+        return (torch.einsum("ij,j...->i...", linear, at) + constant.view(-1, *[1] * ndim))[None]
 
     centres = [factor * torch.arange(n).double() + (factor - 1) / 2 for n in cells]
     voxels = [torch.arange(n).double() for n in size]
@@ -148,7 +148,7 @@ class TestVelocityNetwork:
         # The affine map is one of the full grid: the same rotation, twice the translation.
         assert got.affine is not None
         torch.testing.assert_close(got.affine[..., :-1], expected.affine[..., :-1])
-        torch.testing.assert_close(got.generator[..., -1], 2 * expected.generator[..., -1])
+        torch.testing.assert_close(got.log_affine[..., -1], 2 * expected.log_affine[..., -1])
 
     @pytest.mark.parametrize("pooling", [2, 3])
     def test_pooled_displacement_is_in_voxels_of_the_full_grid(self, pooling: int) -> None:

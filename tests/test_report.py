@@ -184,6 +184,17 @@ class TestResults:
         )
         assert record["normalisation"]["clipped_above"] > 0
 
+    def test_jacobian_and_folds_are_those_of_the_files_alone(
+        self, written: tuple[VolumeTrace, Path, Path]
+    ) -> None:
+        """On the model's own grid nobody has asked for them."""
+        trace = written[0].trace
+        assert not {"jacobian", "valid", "folding"} & vars(trace).keys()
+        asked = dataclasses.replace(trace)
+        assert torch.equal(asked.jacobian, jacobian_determinant(trace.displacement))
+        assert asked.jacobian is asked.jacobian
+        assert asked.folding.folds.tolist() == [0]  # of the volume
+
     def test_record_counts_folds(self, written: tuple[VolumeTrace, Path, Path]) -> None:
         result, _, _ = written
         expected = stack_folding(result.displacement)  # one φ for the volume

@@ -17,7 +17,7 @@ from plasticine.io.translate import SLICE_SMOOTHING
 from plasticine.io.volume import Volume
 from plasticine.nn.gaussian import gaussian_smooth
 from plasticine.ops.folding import folding
-from plasticine.registration import Deformation, VelocityNetwork, affine_from_generator
+from plasticine.registration import Deformation, VelocityNetwork, affine_exponential
 from plasticine.registration.stack import stack_deformation, stack_folding
 from plasticine.translation import Translator
 
@@ -47,12 +47,12 @@ class TestDeformation:
         if inverse_from == "head":
             inverse = torch.cat([part.inverse_velocity for part in parts])
             torch.testing.assert_close(stack.inverse_velocity, gaussian_smooth(inverse, 0, 1.5))
-        generators = torch.cat([part.generator for part in parts])
-        mean = (generators * body[:, None, None]).sum(0) / 100
-        torch.testing.assert_close(stack.generator, mean.expand(7, 2, 3))
+        log_affines = torch.cat([part.log_affine for part in parts])
+        mean = (log_affines * body[:, None, None]).sum(0) / 100
+        torch.testing.assert_close(stack.log_affine, mean.expand(7, 2, 3))
         for got, expected in zip(
             (stack.affine, stack.inverse_affine),
-            affine_from_generator(mean[None], SIZE),
+            affine_exponential(mean[None], SIZE),
             strict=True,
         ):
             torch.testing.assert_close(got, expected.expand(7, 2, 3))
@@ -60,8 +60,8 @@ class TestDeformation:
     def test_empty_slices_count_alike(self) -> None:
         parts = _parts()
         stack = stack_deformation(parts, torch.zeros(7, dtype=torch.int64), 0)
-        generators = torch.cat([part.generator for part in parts])
-        torch.testing.assert_close(stack.generator[0], generators.mean(0))
+        log_affines = torch.cat([part.log_affine for part in parts])
+        torch.testing.assert_close(stack.log_affine[0], log_affines.mean(0))
         assert torch.equal(stack.velocity, torch.cat([part.velocity for part in parts]))
 
     def test_a_network_without_an_affine_part(self) -> None:
@@ -178,7 +178,7 @@ class TestFiles:
         self, volume: Callable[[float], Volume], untrained: Callable[..., Translator]
     ) -> None:
         result = translate_volume(untrained(**OWN_WAYS), volume(5.0))
-        assert result.one_deformation
+        assert result.trace.one_deformation
         assert result.trace.arguments["slice_smoothing"] == pytest.approx(SLICE_SMOOTHING / 5)
         assert result.displacement.shape == (5, 2, 16, 14)
         assert result.folding.folds.shape == (1,)
@@ -188,7 +188,7 @@ class TestFiles:
         self, volume: Callable[[float], Volume], untrained: Callable[..., Translator]
     ) -> None:
         result = translate_volume(untrained(3, **OWN_WAYS), volume(2.0))
-        assert result.one_deformation
+        assert result.trace.one_deformation
         assert result.displacement.shape == (1, 3, 5, 16, 14)
 
     def test_pictures_without_spacing_have_a_deformation_each(
@@ -196,6 +196,6 @@ class TestFiles:
     ) -> None:
         np.save(tmp_path / "stack.npy", images(3, 16, 14).numpy())
         result = translate_volume(untrained(**OWN_WAYS), read_volume(tmp_path / "stack.npy"))
-        assert not result.one_deformation
+        assert not result.trace.one_deformation
         assert result.trace.arguments["slice_smoothing"] is None
         assert result.folding.folds.shape == (3,)

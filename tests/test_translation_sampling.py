@@ -10,8 +10,8 @@ import torch
 
 from plasticine.diffusion import SOLVERS, sample
 from plasticine.translation import Translator
-from plasticine.translation.moved_source import MovedSource
 from plasticine.translation.sampling import Sampling, antithetic_noise, mean_sample
+from plasticine.translation.warped_source import WarpedSource
 
 
 def test_seeds_repeat_and_differ(
@@ -93,13 +93,30 @@ def test_samples_begin_from_pairs_of_opposite_noise(images: Callable[..., torch.
     assert not torch.equal(antithetic_noise(image, 4, 0)[0], noises[0])
 
 
+def test_options_are_one_object_or_keywords(
+    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator]
+) -> None:
+    image, translator = images(1, 1, 16, 16), untrained()
+    chosen = {"steps": 2, "samples": 3, "seed": 4, "guidance": 2.0, "start": 0.5}
+    chosen |= {"slab": 8, "overlap": 4}
+    whole = translator.translate(image, sampling=Sampling.of(translator.model, **chosen))
+    apart = translator.translate(image, **chosen, mirror=None)
+    assert whole.arguments == apart.arguments
+    assert whole.arguments.items() >= chosen.items()
+    assert torch.equal(whole.translated, apart.translated)
+    both = translator.translate(image, sampling=Sampling(steps=1, guidance=0.5, seed=3), seed=0)
+    assert both.arguments.items() >= {"steps": 1, "guidance": 0.5, "seed": 0}.items()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'stepz'"):
+        translator.translate(image, stepz=3)
+
+
 @pytest.mark.parametrize("mirror", [False, True])
 def test_every_second_pair_of_samples_is_drawn_in_the_mirror(
     images: Callable[..., torch.Tensor], untrained: Callable[..., Translator], mirror: bool
 ) -> None:
     x = 2 * images(2, 1, 16, 14) - 1
     model = untrained(still=True).model
-    moved = MovedSource.unmoved(x, model.structure(x, "source"))
+    source = WarpedSource.undeformed(x, model.structure(x, "source"))
     first = torch.randn(1, 1, 16, 14, generator=torch.Generator().manual_seed(0))
     third = torch.randn(1, 1, 16, 14, generator=torch.Generator().manual_seed(2))
     k = torch.full((2,), 1000)
@@ -107,13 +124,13 @@ def test_every_second_pair_of_samples_is_drawn_in_the_mirror(
     for index, noise in enumerate((first, -first, third, -third)):
         axes = [3] if mirror and index >= 2 else []
         noisy = model.denoiser.schedule.add_noise(x, noise.expand_as(x), k).flip(axes)
-        condition = moved.structure.flip(axes)
+        condition = source.structure.flip(axes)
         with torch.no_grad():
             y = sample(model.denoiser, noisy, condition, steps=3, start=1000)
         drawn.append(y.flip(axes))
     sampling = Sampling.of(model, samples=4, mirror=mirror)
     with torch.no_grad():
-        mean, _ = mean_sample(model, moved, sampling, lambda: None)
+        mean, _ = mean_sample(model, source, sampling, lambda: None)
     torch.testing.assert_close(mean, torch.stack(drawn).mean(0))
 
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 
-from plasticine.nn.validity import landing_mask
+from plasticine.nn.validity import validity_mask
 
 
 class TestLandingMask:
     def test_of_a_shift(self) -> None:
         u = torch.zeros(1, 2, 5, 6)
-        assert landing_mask(u).all()
+        assert validity_mask(u).all()
         u[:, 0] = 1.5
-        mask = landing_mask(u)
+        mask = validity_mask(u)
         assert mask.shape == (1, 1, 5, 6)
         assert mask.dtype == torch.bool
         assert mask[0, 0, :, 0].tolist() == [True, True, True, False, False]
         u[:, 0] = -1.0
-        assert landing_mask(u)[0, 0, :, 0].tolist() == [False, True, True, True, True]
-        assert landing_mask(u - 0.0, size=(3, 6))[0, 0, :, 0].tolist() == [
+        assert validity_mask(u)[0, 0, :, 0].tolist() == [False, True, True, True, True]
+        assert validity_mask(u - 0.0, size=(3, 6))[0, 0, :, 0].tolist() == [
             False,
             True,
             True,
@@ -29,29 +29,29 @@ class TestLandingMask:
 
     def test_with_an_affine_and_broadcast(self) -> None:
         affine = torch.tensor([[[0.0, 1, 0], [1, 0, 0]], [[1.0, 0, -2], [0, 1, 0]]])
-        mask = landing_mask(torch.zeros(1, 2, 4, 6), affine)
+        mask = validity_mask(torch.zeros(1, 2, 4, 6), affine)
         assert mask.shape == (2, 1, 4, 6)
         assert mask[0, 0].tolist() == [[True] * 4 + [False] * 2] * 4
         assert mask[1, 0].tolist() == [[False] * 6] * 2 + [[True] * 6] * 2
-        assert landing_mask(torch.zeros(2, 3, 4, 4, 4)).all()
+        assert validity_mask(torch.zeros(2, 3, 4, 4, 4)).all()
 
     def test_nan_is_outside_and_half_precision_counts_voxels(self) -> None:
         u = torch.zeros(1, 2, 3, 3)
         u[0, 0, 1, 1] = torch.nan
-        assert landing_mask(u).sum() == 8
+        assert validity_mask(u).sum() == 8
         long = torch.zeros(1, 2, 1, 4098, dtype=torch.float16)
         long[:, 1] = 1.0
-        assert landing_mask(long).sum() == 4097
+        assert validity_mask(long).sum() == 4097
 
     def test_errors(self) -> None:
         u = torch.zeros(2, 2, 4, 4)
         with pytest.raises(ValueError, match="displacement must be"):
-            landing_mask(torch.zeros(1, 3, 4, 4))
+            validity_mask(torch.zeros(1, 3, 4, 4))
         with pytest.raises(TypeError, match="floating point"):
-            landing_mask(u.long())
+            validity_mask(u.long())
         with pytest.raises(ValueError, match="size must have 2"):
-            landing_mask(u, size=(4, 4, 4))
+            validity_mask(u, size=(4, 4, 4))
         with pytest.raises(ValueError, match="affine must be"):
-            landing_mask(u, torch.zeros(3, 2, 3))
+            validity_mask(u, torch.zeros(3, 2, 3))
         with pytest.raises(TypeError, match="dtype"):
-            landing_mask(u, torch.zeros(2, 2, 3, dtype=torch.float64))
+            validity_mask(u, torch.zeros(2, 2, 3, dtype=torch.float64))

@@ -28,7 +28,6 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from rich.progress import Progress
 from scipy.stats import wasserstein_distance
 from torch import Tensor, nn
 
@@ -41,7 +40,7 @@ from benchmarks.translation.segmenter import (
     Segmenter,
     segment,
 )
-from plasticine.cli.progress import training_progress
+from plasticine.cli.progress import progress, training_progress
 from plasticine.metrics import dice, surface_distance
 from plasticine.training import load_recipe
 from plasticine.training import train as train_model
@@ -286,13 +285,12 @@ def main() -> None:
     network, training = trained_segmenter(
         recipe, taught, Budget(steps=arguments.steps), arguments.output, arguments.seed
     )
-    with Progress() as bar:
-        task = bar.add_task("translating")
+    with progress("translating") as advance:
         trace = translator.translate(
             failing.images,
             samples=arguments.samples,
             seed=arguments.seed,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=advance,
         )
     figures, carried, found = measure(trace, failing, normal, network)
     draw(trace, failing, normal, carried, found, arguments.output / "cardiac.png")

@@ -24,7 +24,6 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from rich.progress import Progress
 from torch import Tensor, nn
 
 from benchmarks.translation.baselines import histogram_match, look_up_table, mask_alone
@@ -41,6 +40,7 @@ from benchmarks.translation.unconditional import (
     sdedit,
     unconditional_denoiser,
 )
+from plasticine.cli.progress import progress
 from plasticine.diffusion import Denoiser, ImageUNet
 from plasticine.metrics import (
     FEATURE_EXTRACTOR,
@@ -225,14 +225,9 @@ def methods(task: Task, peers: Peers) -> dict[str, tuple[Callable[[], Tensor], s
 
 def ours(name: str, source: Tensor, samples: int, seed: int) -> Tensor:
     """The mean of a Plasticine model's samples, without deformation, within [0, 1]."""
-    with Progress() as bar:
-        task = bar.add_task(f"{name}, samples {samples}")
+    with progress(f"{name}, samples {samples}") as advance:
         trace = Translator.load(name).translate(
-            source,
-            deform=False,
-            samples=samples,
-            seed=seed,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            source, deform=False, samples=samples, seed=seed, progress=advance
         )
     return trace.translated
 

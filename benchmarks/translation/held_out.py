@@ -22,11 +22,11 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from rich.progress import Progress
 
 from benchmarks.translation.baselines import histogram_match, mask_alone
 from benchmarks.translation.record import add_data_argument, machine, versions, write
 from benchmarks.translation.task import TASKS, load_task
+from plasticine.cli.progress import progress
 from plasticine.metrics import evaluate_translation
 from plasticine.translation import Trace, Translator
 
@@ -64,30 +64,23 @@ def measure(
         ),
     }
     traces = {}
-    with Progress() as bar:
-        for deform, count in ((False, 1), (True, 1), (False, samples), (True, samples)):
-            name = f"{'with φ, pulled back' if deform else 'without deformation'}, samples {count}"
-            task = bar.add_task(name)
+    for deform, count in ((False, 1), (True, 1), (False, samples), (True, samples)):
+        name = f"{'with φ, pulled back' if deform else 'without deformation'}, samples {count}"
+        with progress(name) as advance:
             trace = translator.translate(
-                source,
-                deform=deform,
-                samples=count,
-                **sampling,
-                progress=lambda done, total, task=task: bar.update(
-                    task, completed=done, total=total
-                ),
+                source, deform=deform, samples=count, **sampling, progress=advance
             )
-            figures[name] = score(trace.translated_in_source(), data) | {
-                "folds": int(trace.folding.folds.sum()),
-                "folding_scheme": trace.folding.scheme,
-                "folding_region": trace.folding.region,
-                "mean_displacement_voxels": trace.displacement.norm(dim=1).mean().item(),
-                "inverse_consistency_voxels": trace.inverse_consistency.mean().item(),
-                "sd_log_jacobian": trace.folding.sd_log_jacobian.mean().item(),
-                "structure_agreement": trace.structure_agreement.mean().item(),
-                "seconds": trace.seconds,
-            }
-            traces.setdefault("deformed" if deform else "still", trace)
+        figures[name] = score(trace.translated_in_source(), data) | {
+            "folds": int(trace.folding.folds.sum()),
+            "folding_scheme": trace.folding.scheme,
+            "folding_region": trace.folding.region,
+            "mean_displacement_voxels": trace.displacement.norm(dim=1).mean().item(),
+            "inverse_consistency_voxels": trace.inverse_consistency.mean().item(),
+            "sd_log_jacobian": trace.folding.sd_log_jacobian.mean().item(),
+            "structure_agreement": trace.structure_agreement.mean().item(),
+            "seconds": trace.seconds,
+        }
+        traces.setdefault("deformed" if deform else "still", trace)
     return figures, traces
 
 

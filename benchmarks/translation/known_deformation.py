@@ -41,9 +41,10 @@ from benchmarks.translation.record import (
 )
 from benchmarks.translation.task import load_task, some_slices
 from plasticine import compose, exponential, folding, jacobian_determinant, warp
+from plasticine.cli.progress import progress
 from plasticine.metrics import dice, end_point_error_map
 from plasticine.nn.gaussian import gaussian_blur
-from plasticine.nn.validity import landing_mask
+from plasticine.nn.validity import validity_mask
 from plasticine.registration import InstanceOptimisation
 from plasticine.structure import MultiOtsu
 from plasticine.translation import Trace, Translator
@@ -94,7 +95,7 @@ def known_velocity(
         u, inverse = exponential(velocity, inverse=True)
         if any(int(folding(field).folds) for field in (u, inverse)):
             continue
-        if not landing_mask(u)[brain].all():
+        if not validity_mask(u)[brain].all():
             continue
         away = abs(in_brain(u, brain).max().item() - arguments.largest)
         if best is None or away < best[0]:
@@ -217,17 +218,10 @@ def measure(
         },
     }
     found, traces = {}, {}
-    with Progress() as bar:
-        for name, options in ways.items():
-            task = bar.add_task(name)
-            traces[name] = translator.translate(
-                warped.moving,
-                progress=lambda done, total, task=task: bar.update(
-                    task, completed=done, total=total
-                ),
-                **options,
-            )
-            found[name] = figures(traces[name], warped, data)
+    for name, options in ways.items():
+        with progress(name) as advance:
+            traces[name] = translator.translate(warped.moving, progress=advance, **options)
+        found[name] = figures(traces[name], warped, data)
     return found, traces
 
 

@@ -32,12 +32,12 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from rich.progress import Progress
 from scipy import ndimage
 from torch import Tensor
 
 from benchmarks.translation.record import RESULTS, add_data_argument, machine, versions, write
 from benchmarks.translation.task import FOREGROUND
+from plasticine.cli.progress import progress
 from plasticine.io import model_images, read_volume
 from plasticine.io.translate import SLICE_SMOOTHING
 from plasticine.metrics import dice, dilate, erode, lesion_contrast
@@ -279,13 +279,12 @@ def main() -> None:
     folder = arguments.data / FOLDER
     translator = Translator.load(arguments.model)
     patient = load_patient(translator, folder, arguments.least)
-    with Progress() as bar:
-        task = bar.add_task("translating the volume")
+    with progress("translating the volume") as advance:
         trace = translator.translate(
             patient.source,
             samples=arguments.samples,
             slice_smoothing=SLICE_SMOOTHING,  # the slices lie 1 mm apart
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=advance,
         )
     figures, moved, blobs = measure(trace, patient, arguments.least)
     draw(patient, moved, blobs, arguments.picture)

@@ -15,7 +15,7 @@ from plasticine.ops.warp import warp
 from plasticine.registration import (
     Deformation,
     RegistrationObjective,
-    affine_from_generator,
+    affine_exponential,
     nearest_targets,
     structure_descriptor,
 )
@@ -63,17 +63,17 @@ def register(
     maps = structure(moving), structure(fixed)
     half = torch.tensor([n / 2 for n in size])
     grid = [-(-n // CONTROL) + 1 for n in size]
-    generator = torch.zeros(count, 2, 3, requires_grad=True)
+    log_affine = torch.zeros(count, 2, 3, requires_grad=True)
     control = torch.zeros(count, 2, *grid, requires_grad=deformable)
 
     def deformation() -> Deformation:
-        linear, translation = generator.split([2, 1], dim=2)
+        linear, translation = log_affine.split([2, 1], dim=2)
         in_voxels = torch.cat([linear, translation * half[:, None]], 2)
-        affine, inverse = affine_from_generator(in_voxels, size)
+        affine, inverse = affine_exponential(in_voxels, size)
         velocity = functional.interpolate(control, size, mode="bilinear", align_corners=True)
-        return Deformation(velocity, affine, inverse, generator=in_voxels)
+        return Deformation(velocity, affine, inverse, log_affine=in_voxels)
 
-    groups = [{"params": [generator], "lr": 0.005}]
+    groups = [{"params": [log_affine], "lr": 0.005}]
     if deformable:
         groups.append({"params": [control], "lr": 0.1})
     optimizer = torch.optim.Adam(groups)

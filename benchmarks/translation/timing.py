@@ -30,9 +30,9 @@ from torch import Tensor
 from benchmarks.memory import HOW, peak_bytes
 from benchmarks.translation.record import RESULTS, add_data_argument, machine, versions, write
 from benchmarks.translation.task import load_task
-from plasticine.translation import Translator
-from plasticine.translation.moved_source import MovedSource
+from plasticine.translation import Sampling, Translator
 from plasticine.translation.registering import Batch, predicted_deformation
+from plasticine.translation.warped_source import WarpedSource
 
 SOLVERS = ("ddim", "dpm-solver++")
 
@@ -63,8 +63,8 @@ def measure(
 
     @torch.no_grad()
     def register() -> None:
-        found = predicted_deformation(model, model.denoiser, batch, seed=0)
-        MovedSource(batch.x, structure, *found.displacements())
+        found = predicted_deformation(model, batch, Sampling())
+        WarpedSource(batch.x, structure, *found.displacements())
         if device.type == "cuda":
             torch.cuda.synchronize()
 

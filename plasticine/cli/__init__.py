@@ -195,32 +195,36 @@ def translate(
             print_results,
             write_results,
         )
-        from plasticine.translation import Translator
+        from plasticine.translation import Sampling, Translator
 
         started = time.perf_counter()
         volume = read_volume(source)
         with OutputFolder(output, RESULT_FILES, EVALUATION_FILES) as folder:
             check_device(device)
             translator = Translator.load(model, device=device)
+            sampling = Sampling.of(
+                translator.model,
+                solver=solver,
+                steps=steps,
+                samples=samples,
+                guidance=guidance,
+                start=start,
+                refine=refine,
+                seed=seed,
+                slab=slab,
+                overlap=overlap,
+                mirror=mirror,
+                precision=precision,
+            )
             with progress("translating") as advance:
                 result = translate_volume(
                     translator,
                     volume,
                     labels=labels,
-                    deform=deform,
-                    solver=solver,
-                    steps=steps,
-                    samples=samples,
-                    mirror=mirror,
-                    seed=seed,
-                    guidance=guidance,
-                    start=start,
                     reference=reference,
+                    deform=deform,
                     optimise=InstanceOptimisation() if optimise else None,
-                    refine=refine,
-                    slab=slab,
-                    overlap=overlap,
-                    precision=precision,
+                    sampling=sampling,
                     progress=advance,
                 )
             model_file = Translator.shipped().get(model, Path(model))

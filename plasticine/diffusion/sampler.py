@@ -254,18 +254,18 @@ def _dpm_solver(
 def _heun(
     predict: Predict, schedule: NoiseSchedule, noisy: Tensor, visited: list[int], draw: Draw
 ) -> Tensor:
-    """The mean of the slope ε − y at both ends of a step; the last step is Euler's.
+    """The mean of the velocity ε − y at both ends of a step; the last step is Euler's.
 
-    At t = 0 the noise, and so the slope, is no longer to be seen in the image.
+    At t = 0 the noise, and so the velocity, is no longer to be seen in the image.
     """
     time = schedule.spread.tolist()
     for here, there in itertools.pairwise(visited):
         clean, noise = predict(noisy, here)
         if there == 0:
             return clean
-        width, slope = time[there] - time[here], noise - clean
-        clean, noise = predict(noisy + width * slope, there)
-        noisy = noisy + width / 2 * (slope + noise - clean)
+        width, velocity = time[there] - time[here], noise - clean
+        clean, noise = predict(noisy + width * velocity, there)
+        noisy = noisy + width / 2 * (velocity + noise - clean)
     return noisy
 
 

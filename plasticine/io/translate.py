@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from plasticine.io.intensity import Normalisation
 from plasticine.io.model_images import ModelImages, model_images
 from plasticine.io.volume import Volume
 from plasticine.nn.modes import plain_modes
-from plasticine.nn.validity import landing_mask
+from plasticine.nn.validity import validity_mask
 from plasticine.ops.folding import Folding
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.warp import warp
@@ -52,7 +52,7 @@ class VolumeTrace:
         valid: ``(N, 1, *s)`` bool: whether φ lands inside the image.
         residual: ``(N, 1, *s)``, the trace's intensity residual; interpolated likewise.
         folding: Folding statistics of `displacement`, per image; of one field of the volume
-            where `one_deformation`.
+            where it has one φ.
         labels: The file of the volume's label map, where the model needs one.
         reference: The file of the target image that was registered to, if one was given.
     """
@@ -82,15 +82,11 @@ class VolumeTrace:
         return affine
 
     @property
-    def one_deformation(self) -> bool:
-        """Whether one φ moves all of the volume, rather than one each of several pictures."""
-        return len(self.source) == 1 or self.trace.arguments["slice_smoothing"] is not None
-
-    @property
     def warped_source(self) -> torch.Tensor:
         """``(N, 1, *s)``, x∘φ in the normalised intensities of `source`."""
         return warp(self.source, self.displacement, padding="border")
 
+    @functools.cached_property
     def displacement_lengths(self) -> torch.Tensor:
         """How far each voxel's sample lies, in millimetres: ``(N, 1, *s)``."""
         spacing = self.displacement.new_tensor(self.grid.input_spacing)
@@ -105,9 +101,7 @@ def translate_volume(
     *,
     labels: Path | None = None,
     reference: Path | None = None,
-    deform: bool = True,
-    progress: Callable[[int, int], None] | None = None,
-    **sampling: Any,
+    **options: Any,
 ) -> VolumeTrace:
     """Translates a volume in its own space.
 
@@ -129,10 +123,8 @@ def translate_volume(
             label nearest to each of the model's voxels is taken.
         reference: File of a target image on the volume's voxels to register to, normalised as
             the card says.
-        deform: False keeps the source's shape: φ = id, intensities alone are translated.
-        progress: Called with (done, total).
-        sampling: What `Translator.translate` takes besides, by name: solver, steps, samples,
-            seed, guidance, start, refine, slab, overlap, mirror, precision.
+        options: What `Translator.translate` takes besides, by name: sampling, or what it is
+            made of, deform, optimise, batch, progress.
 
     Returns:
         The trace on the volume's grid.
@@ -151,10 +143,8 @@ def translate_volume(
         laid.images,
         labels=label_map,
         reference=target,
-        deform=deform,
         slice_smoothing=slice_smoothing,
-        progress=progress,
-        **sampling,
+        **options,
     )
     displacement = grid.displacement_from_model(trace.displacement)
     notes = (*laid.volume.notes, *label_notes, *target_notes)
@@ -170,9 +160,9 @@ def translate_volume(
         translated=grid.from_model(trace.translated),
         displacement=displacement,
         jacobian=jacobian_determinant(displacement),
-        valid=landing_mask(displacement),
+        valid=validity_mask(displacement),
         residual=grid.from_model(trace.residual),
-        folding=stack_folding(displacement, one_field=slice_smoothing is not None),
+        folding=stack_folding(displacement, one_field=trace.one_deformation),
         labels=labels,
         reference=reference,
     )

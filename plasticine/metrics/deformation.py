@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from plasticine.metrics.images import check_pair, check_tensor
-from plasticine.nn.validity import landing_mask
+from plasticine.nn.validity import validity_mask
 from plasticine.ops.compose import compose
 
 
@@ -87,7 +87,7 @@ def inverse_consistency_error(
     """
     check_pair(displacement, inverse, ("displacement", "inverse"))
     left = _lengths(compose(inverse.double(), displacement.double()), spacing)
-    return _mean(left, landing_mask(displacement) if mask is None else mask)
+    return _mean(left, validity_mask(displacement) if mask is None else mask)
 
 
 def _lengths(field: torch.Tensor, spacing: Sequence[float] | None) -> torch.Tensor:

@@ -32,5 +32,5 @@ def resample(
     ndim = len(size)
     affine = torch.diag(images.new_tensor(list(step)))
     affine = torch.cat([affine, images.new_full((ndim, 1), offset)], 1)[None]
-    still = images.new_zeros(1).expand(1, ndim, *size)
-    return warp(images, still, affine=affine, mode=mode, padding="border", prefilter=False)
+    zero = images.new_zeros(1).expand(1, ndim, *size)
+    return warp(images, zero, affine=affine, mode=mode, padding="border", prefilter=False)

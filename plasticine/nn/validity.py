@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @torch.no_grad()
-def landing_mask(
+def validity_mask(
     displacement: Tensor, affine: Tensor | None = None, size: Sequence[int] | None = None
 ) -> Tensor:
     """True where the sample location lies within the sampled image.

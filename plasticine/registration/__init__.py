@@ -1,6 +1,6 @@
 """The spatial transformation module: which deformation carries one domain to another."""
 
-from plasticine.registration.affine import AffineHead, affine_from_generator
+from plasticine.registration.affine import AffineHead, affine_exponential
 from plasticine.registration.deformation import Deformation
 from plasticine.registration.instance import InstanceOptimisation, Level
 from plasticine.registration.matching import nearest_targets, structure_descriptor
@@ -16,7 +16,7 @@ __all__ = [
     "Level",
     "RegistrationObjective",
     "VelocityNetwork",
-    "affine_from_generator",
+    "affine_exponential",
     "nearest_targets",
     "shape_distance",
     "stack_deformation",

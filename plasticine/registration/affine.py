@@ -1,4 +1,4 @@
-"""The affine part of a deformation: a small network head and its generator."""
+"""The affine part of a deformation: the exponential of its logarithm, and a network head."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def affine_from_generator(generator: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+def affine_exponential(log_affine: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The affine map exp(G) about the image centre, and its inverse exp(-G).
 
-    The d x d part of the generator splits into an antisymmetric half, a rotation in
+    The d x d part of G splits into an antisymmetric half, a rotation in
     radians, and a symmetric half, logarithms of scale and shear; its last column is a
     translation in voxels. The matrix exponential makes every such map invertible and
     orientation-preserving, and its inverse the exponential of the negative: exact up to
     rounding. G = 0 gives the identity exactly.
 
     Args:
-        generator: (N, d, d + 1), float32 or float64.
+        log_affine: (N, d, d + 1), G, float32 or float64.
         size: spatial size of the image, whose centre is (size - 1) / 2.
 
     Returns:
         Two (N, d, d + 1) maps in voxels: A p = A[:, :, :d] @ p + A[:, :, d], and its inverse.
 
     Raises:
-        ValueError: the generator is not (N, d, d + 1) with d the length of ``size``.
+        ValueError: log_affine is not (N, d, d + 1) with d the length of ``size``.
     """
     ndim = len(size)
-    if generator.shape[1:] != (ndim, ndim + 1):
+    if log_affine.shape[1:] != (ndim, ndim + 1):
         raise ValueError(
-            f"a generator for {ndim} axes must be (N, {ndim}, {ndim + 1}); "
-            f"got {tuple(generator.shape)}"
+            f"log_affine for {ndim} axes must be (N, {ndim}, {ndim + 1}); "
+            f"got {tuple(log_affine.shape)}"
         )
     # In float64, whose products are left alone by autocast and by TF32, which round coordinates.
-    square = functional.pad(generator, (0, 0, 0, 1)).double()
+    square = functional.pad(log_affine, (0, 0, 0, 1)).double()
     centre = square.new_tensor([(n - 1) / 2 for n in size])
     forward = _about(torch.linalg.matrix_exp(square), centre)
     backward = _about(torch.linalg.matrix_exp(-square), centre)
-    return forward.to(generator.dtype), backward.to(generator.dtype)
+    return forward.to(log_affine.dtype), backward.to(log_affine.dtype)
 
 
 def _about(square: Tensor, centre: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def _about(square: Tensor, centre: Tensor) -> Tensor:
 
 
 class AffineHead(nn.Module):
-    """Features of an image, pooled, to the generator of an affine map.
+    """Features of an image, pooled, to the logarithm of an affine map.
 
     The features are pooled as spatial moments up to the second order (the mean of each
     channel times 1, x_i and x_i x_j, with x from -1 to 1 across the image), from which
@@ -78,7 +78,7 @@ class AffineHead(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, features: Tensor, size: Sequence[int]) -> Tensor:
-        """The generator for an image of spatial ``size``.
+        """The logarithm of the affine map for an image of spatial ``size``.
 
         Args:
             features: (N, channels, *any), floating point.
@@ -90,9 +90,9 @@ class AffineHead(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             moments = self._moments(features.to(self.last.weight.dtype))
             hidden = functional.leaky_relu(self.hidden(moments), 0.2)
-            generator = self.scale * self.last(hidden).view(-1, self.ndim, self.ndim + 1)
-        half = generator.new_tensor([n / 2 for n in size])
-        return torch.cat([generator[..., :-1], generator[..., -1:] * half[:, None]], 2)
+            log_affine = self.scale * self.last(hidden).view(-1, self.ndim, self.ndim + 1)
+        half = log_affine.new_tensor([n / 2 for n in size])
+        return torch.cat([log_affine[..., :-1], log_affine[..., -1:] * half[:, None]], 2)
 
     def _moments(self, features: Tensor) -> Tensor:
         """(N, channels, *any) to (N, channels x moments)."""

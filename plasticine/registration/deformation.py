@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plasticine.nn.validity import landing_mask
+from plasticine.nn.validity import validity_mask
 from plasticine.ops.exponential import exponential
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.warp import warp
@@ -17,12 +17,12 @@ INVERSES = ("negation", "head")
 
 @dataclass(frozen=True)
 class Deformation:
-    """phi(p) = A(exp(v)(p)), from target voxels to source voxels, and its inverse.
+    """φ(p) = A(exp(v)(p)), from target voxels to source voxels, and its inverse.
 
     With w = exponential(velocity) and A p = L p + t, the displacement is
-    u(p) = A(p + w(p)) - p. Its inverse is phi^-1(q) = exp(-v)(A^-1 q), so
-    u^-1(q) = A^-1 q + w^-(A^-1 q) - q, where w^- is the exponential of -v or, in the faithful
-    mode, of a second predicted field. Between voxels and outside the grid w^- is interpolated
+    u(p) = A(p + w(p)) - p. Its inverse is φ⁻¹(q) = exp(-v)(A⁻¹ q), so
+    u⁻¹(q) = A⁻¹ q + w⁻(A⁻¹ q) - q, where w⁻ is the exponential of -v or, in the faithful
+    mode, of a second predicted field. Between voxels and outside the grid w⁻ is interpolated
     and repeats its edge.
 
     Attributes:
@@ -33,8 +33,8 @@ class Deformation:
             where it was not run.
         features: what the stem made of the images, one tensor a scale (for the alignment of
             the two stems).
-        generator: (N, d, d + 1), the logarithm of A about the image centre, or None with it.
-        inverse_from: "negation" (w^- from -velocity) or "head" (from inverse_velocity).
+        log_affine: (N, d, d + 1), the logarithm of A about the image centre, or None with it.
+        inverse_from: "negation" (w⁻ from -velocity) or "head" (from inverse_velocity).
         steps: squarings of the exponential.
         checkpoint: "store" or "recompute", as ``plasticine.exponential`` has it.
     """
@@ -44,7 +44,7 @@ class Deformation:
     inverse_affine: Tensor | None = None
     inverse_velocity: Tensor | None = None
     features: tuple[Tensor, ...] = ()
-    generator: Tensor | None = None
+    log_affine: Tensor | None = None
     inverse_from: str = "negation"
     steps: int = 7
     checkpoint: str = "store"
@@ -64,7 +64,7 @@ class Deformation:
         )
 
     def inverse_displacement(self) -> Tensor:
-        """u^-1, (N, d, *spatial) voxels: the target image is sampled at q + u^-1(q).
+        """u⁻¹, (N, d, *spatial) voxels: the target image is sampled at q + u⁻¹(q).
 
         Raises:
             ValueError: the inverse comes from the second head, and that was not run.
@@ -74,7 +74,7 @@ class Deformation:
         )
 
     def displacements(self) -> tuple[Tensor, Tensor]:
-        """(u, u^-1) together.
+        """(u, u⁻¹) together.
 
         Raises:
             ValueError: the inverse comes from the second head, and that was not run.
@@ -87,12 +87,12 @@ class Deformation:
         return self.displacement(), self.inverse_displacement()
 
     def jacobian(self) -> Tensor:
-        """det(grad phi), (N, 1, *spatial), by central differences of the displacement."""
+        """det ∇φ, (N, 1, *spatial), by central differences of the displacement."""
         return jacobian_determinant(self.displacement())
 
     def valid(self) -> Tensor:
-        """(N, 1, *spatial) bool: where phi lands inside the source image."""
-        return landing_mask(self.displacement())
+        """(N, 1, *spatial) bool: where φ lands inside the source image."""
+        return validity_mask(self.displacement())
 
     def _inverse_field(self) -> Tensor:
         if self.inverse_from == "negation":
@@ -117,23 +117,23 @@ class Deformation:
         return turned + _affine_displacement(self.affine.to(w.dtype), w.shape[2:])
 
     def _before_affine(self, w: Tensor) -> Tensor:
-        """A^-1 q + w(A^-1 q) - q."""
+        """A⁻¹ q + w(A⁻¹ q) - q."""
         if self.inverse_affine is None:
             return w
         affine = self.inverse_affine.to(w.dtype)
-        rest = w.new_zeros(()).expand(1, *w.shape[1:])
-        moved = warp(w, rest, affine=affine, padding="border")
-        return moved + _affine_displacement(affine, w.shape[2:])
+        zero = w.new_zeros(()).expand(1, *w.shape[1:])
+        warped = warp(w, zero, affine=affine, padding="border")
+        return warped + _affine_displacement(affine, w.shape[2:])
 
 
 def _affine_displacement(affine: Tensor, size: torch.Size) -> Tensor:
     """A p - p on the grid of ``size``, (N, d, *size)."""
     ndim = len(size)
     shape = [1, ndim] + [1] * ndim
-    slope = affine[:, :, :ndim] - torch.eye(ndim, dtype=affine.dtype, device=affine.device)
+    linear = affine[:, :, :ndim] - torch.eye(ndim, dtype=affine.dtype, device=affine.device)
     out = affine[:, :, ndim].reshape(-1, *shape[1:])
     for axis, n in enumerate(size):
         line = torch.arange(n, dtype=affine.dtype, device=affine.device)
         along = [-1 if axis == other else 1 for other in range(ndim)]
-        out = out + slope[:, :, axis].reshape(-1, *shape[1:]) * line.view(along)
+        out = out + linear[:, :, axis].reshape(-1, *shape[1:]) * line.view(along)
     return out

@@ -14,7 +14,7 @@ from plasticine.nn.gaussian import gaussian_blur
 from plasticine.nn.losses import jacobian_hinge, smoothness
 from plasticine.nn.modes import plain_modes, recordable
 from plasticine.nn.resampling import resample
-from plasticine.nn.validity import landing_mask
+from plasticine.nn.validity import validity_mask
 from plasticine.ops._checks import is_tensor
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.warp import warp
@@ -142,7 +142,7 @@ class InstanceOptimisation:
                 velocity=recordable(initial.velocity).to(moving.dtype),
                 affine=recordable(initial.affine),
                 inverse_affine=recordable(initial.inverse_affine),
-                generator=recordable(initial.generator),
+                log_affine=recordable(initial.log_affine),
                 inverse_velocity=None,
                 inverse_from="negation",
                 features=(),
@@ -184,7 +184,7 @@ class InstanceOptimisation:
             # compute, and not a call, which would cut the gradient.
             drawn = structure.compute(warp(image, field, padding="border"))
             difference = (drawn - target).square().add(_EPSILON**2).sqrt().mean(1, keepdim=True)
-            valid = landing_mask(field)
+            valid = validity_mask(field)
             voxels = valid.flatten(1).sum(1).clamp_min(1)
             loss = loss + ((difference * valid).flatten(1).sum(1) / voxels).sum()
         return loss
@@ -225,7 +225,7 @@ def resized(deformation: Deformation, size: Sequence[int]) -> Deformation:
         size: the spatial size of the new grid.
 
     Returns:
-        The deformation in voxels of the new grid; without features or generator
+        The deformation in voxels of the new grid; without features or ``log_affine``
         where the size is another.
     """
     velocity = deformation.velocity

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plasticine.ops.warp import warp
-from plasticine.registration.affine import AffineHead, affine_from_generator
+from plasticine.nn.resampling import resample
+from plasticine.registration.affine import AffineHead, affine_exponential
 from plasticine.registration.deformation import INVERSES, Deformation
 
 _CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _POOL = {2: functional.avg_pool2d, 3: functional.avg_pool3d}
-_SLOPE = 0.2
+_NEGATIVE_SLOPE = 0.2
 
 
 class VelocityNetwork(nn.Module):
@@ -125,10 +125,10 @@ class VelocityNetwork(nn.Module):
         else:
             noise = torch.zeros_like(moving) if noise is None else noise
             features = self.pair_stem(self._cells(torch.cat([moving, fixed, noise], 1)))
-        generator = affine = inverse_affine = None
+        log_affine = affine = inverse_affine = None
         if self.affine_head is not None:
-            generator = self.affine_head(features[-1], size)
-            affine, inverse_affine = affine_from_generator(generator, size)
+            log_affine = self.affine_head(features[-1], size)
+            affine, inverse_affine = affine_exponential(log_affine, size)
         decoded = self.decoder(features[self.finest :])
         return Deformation(
             velocity=self._velocity(self.velocity_head, decoded, size),
@@ -140,7 +140,7 @@ class VelocityNetwork(nn.Module):
                 else None
             ),
             features=features[self.finest :],
-            generator=generator,
+            log_affine=log_affine,
             inverse_from=self.inverse_from,
             steps=self.steps,
             checkpoint=self.checkpoint,
@@ -202,10 +202,10 @@ class _Stem(nn.Module):
         )
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        features = [functional.leaky_relu(self.first(image), _SLOPE)]
+        features = [functional.leaky_relu(self.first(image), _NEGATIVE_SLOPE)]
         for reduce, refine in zip(self.reduce, self.refine, strict=True):
-            hidden = functional.leaky_relu(reduce(features[-1]), _SLOPE)
-            features.append(functional.leaky_relu(refine(hidden), _SLOPE))
+            hidden = functional.leaky_relu(reduce(features[-1]), _NEGATIVE_SLOPE)
+            features.append(functional.leaky_relu(refine(hidden), _NEGATIVE_SLOPE))
         return tuple(features)
 
 
@@ -225,8 +225,8 @@ class _Decoder(nn.Module):
         x = features[-1]
         for merge, skip in zip(self.merge, reversed(features[:-1]), strict=True):
             x = torch.cat([functional.interpolate(x, scale_factor=2.0), skip], 1)
-            x = functional.leaky_relu(merge(x), _SLOPE)
-        return functional.leaky_relu(self.refine(x), _SLOPE)
+            x = functional.leaky_relu(merge(x), _NEGATIVE_SLOPE)
+        return functional.leaky_relu(self.refine(x), _NEGATIVE_SLOPE)
 
 
 def _zero_convolution(ndim: int, channels: int) -> nn.Conv2d | nn.Conv3d:
@@ -265,9 +265,5 @@ def refine_velocity(velocity: Tensor, factor: int, size: Sequence[int]) -> Tenso
     Returns:
         (N, d, *size), in voxels.
     """
-    ndim = len(size)
-    linear = torch.eye(ndim, dtype=velocity.dtype, device=velocity.device) / factor
-    offset = torch.full_like(linear[:, :1], -(factor - 1) / (2 * factor))
-    nowhere = velocity.new_zeros(()).expand(1, ndim, *size)
-    affine = torch.cat([linear, offset], 1)[None]
-    return factor * warp(velocity, nowhere, affine=affine, padding="border")
+    offset = -(factor - 1) / (2 * factor)
+    return factor * resample(velocity, size, [1 / factor] * len(size), offset)

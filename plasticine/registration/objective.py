@@ -17,7 +17,7 @@ from plasticine.nn.losses import (
     smoothness,
     soft_dice,
 )
-from plasticine.nn.validity import landing_mask
+from plasticine.nn.validity import validity_mask
 from plasticine.ops.compose import compose
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.warp import warp
@@ -31,11 +31,11 @@ Weight = Annotated[float, Field(le=1e6)]
 class RegistrationObjective:
     """The loss of one pair of images, for the pair stem and the single stem together.
 
-    Each stem's deformation phi is charged
+    Each stem's deformation φ is charged
 
-        - I(x∘phi, y) - I(y∘phi⁻¹, x) + smoothness (|grad v|² + |grad v⁻|²)
-        + inverse_consistency C(phi, phi⁻¹) + structure (1 - Dice(S(x)∘phi, S(y)))
-        + jacobian mean relu(threshold - J) + affine |generator|²
+        - I(x∘φ, y) - I(y∘φ⁻¹, x) + smoothness (|grad v|² + |grad v⁻|²)
+        + inverse_consistency C(φ, φ⁻¹) + structure (1 - Dice(S(x)∘φ, S(y)))
+        + jacobian mean relu(threshold - J) + affine |log A|²
 
     and the loss is the mean of the two plus alignment |h_x - sg(h_pair)|². Mutual
     information (nats) and Dice count samples that land inside the image only.
@@ -46,7 +46,7 @@ class RegistrationObjective:
         inverse_consistency: weight of the mean squared residual, in voxels².
         structure: weight of one minus the Dice overlap of structure maps.
         jacobian: weight of the folding hinge.
-        affine: weight of the affine part's squared generator (its Frobenius norm, the
+        affine: weight of the affine part's squared logarithm (its Frobenius norm, the
             translation as a fraction of half the image), which keeps it near the identity.
         jacobian_threshold: the volume ratio below which the hinge acts.
         bins: bins of the mutual information.
@@ -178,9 +178,9 @@ class RegistrationObjective:
         }
         if overlap is not None:
             terms["structure"] = 1 - overlap
-        if deformation.generator is not None:
+        if deformation.log_affine is not None:
             half = u.new_tensor([n / 2 for n in u.shape[2:]])
-            linear, translation = deformation.generator.split([len(half), 1], dim=2)
+            linear, translation = deformation.log_affine.split([len(half), 1], dim=2)
             relative = torch.cat([linear, translation / half[:, None]], 2)
             terms["affine"] = relative.square().sum((1, 2)).mean()
         return terms
@@ -194,12 +194,12 @@ class RegistrationObjective:
         structure_moving: Tensor | None = None,
         structure_fixed: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Mutual information of moving∘phi with fixed and, with structure, the maps' Dice."""
+        """Mutual information of moving∘φ with fixed and, with structure, the maps' Dice."""
         if offset is None:
-            valid = landing_mask(u)
+            valid = validity_mask(u)
         else:
             u, fixed = compose(u, offset), warp(fixed, offset)
-            valid = landing_mask(u) & landing_mask(offset)
+            valid = validity_mask(u) & validity_mask(offset)
         information = mutual_information(warp(moving, u), fixed, bins=self.bins, valid=valid)
         if structure_moving is None or structure_fixed is None or self.structure == 0:
             return information, None

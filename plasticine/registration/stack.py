@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from plasticine.nn.gaussian import gaussian_smooth
 from plasticine.ops.folding import Folding, folding
-from plasticine.registration.affine import affine_from_generator
+from plasticine.registration.affine import affine_exponential
 from plasticine.registration.deformation import Deformation
 
 
@@ -21,7 +22,7 @@ def stack_deformation(
 
     The velocities, stacked, are smoothed by a Gaussian across slices, so that neighbouring
     slices move alike. All slices share one affine map: the exponential of the mean of their
-    generators, each counted as much as its slice holds of the body. Nothing moves across slices,
+    logarithms, each counted as much as its slice holds of the body. Nothing moves across slices,
     so the volume's Jacobian determinant is the slice's own.
 
     Args:
@@ -37,12 +38,12 @@ def stack_deformation(
     """
     first = parts[0]
     affine = inverse_affine = mean = None
-    if first.generator is not None:
-        generators = torch.cat([part.generator for part in parts if part.generator is not None])
-        weight = body.to(generators) if body.any() else torch.ones_like(generators[:, 0, 0])
-        mean = torch.einsum("n,nij->ij", weight / weight.sum(), generators)
-        mean = mean.expand_as(generators)
-        affine, inverse_affine = affine_from_generator(mean, first.velocity.shape[2:])
+    if first.log_affine is not None:
+        log_affines = torch.cat([part.log_affine for part in parts if part.log_affine is not None])
+        weight = body.to(log_affines) if body.any() else torch.ones_like(log_affines[:, 0, 0])
+        mean = torch.einsum("n,nij->ij", weight / weight.sum(), log_affines)
+        mean = mean.expand_as(log_affines)
+        affine, inverse_affine = affine_exponential(mean, first.velocity.shape[2:])
     inverses = [p.inverse_velocity for p in parts if p.inverse_velocity is not None]
     return dataclasses.replace(
         first,
@@ -50,26 +51,16 @@ def stack_deformation(
         inverse_velocity=_across_slices(inverses, slice_smoothing) if inverses else None,
         affine=affine,
         inverse_affine=inverse_affine,
-        generator=mean,
+        log_affine=mean,
         features=(),
     )
 
 
 def stack_part(stack: Deformation, first: int, count: int) -> Deformation:
     """The deformation of ``count`` of a stack's slices, from the slice ``first`` on."""
-
-    def cut(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor[first : first + count]
-
-    return dataclasses.replace(
-        stack,
-        velocity=stack.velocity[first : first + count],
-        inverse_velocity=cut(stack.inverse_velocity),
-        affine=cut(stack.affine),
-        inverse_affine=cut(stack.inverse_affine),
-        generator=cut(stack.generator),
-        features=(),
-    )
+    tensors = {name: value for name, value in vars(stack).items() if isinstance(value, Tensor)}
+    cut: dict[str, Any] = {name: tensor[first : first + count] for name, tensor in tensors.items()}
+    return dataclasses.replace(stack, **cut, features=())
 
 
 def stack_folding(displacement: Tensor, *, one_field: bool = True) -> Folding:

@@ -186,7 +186,7 @@ def _deformation(results: ResultFolder) -> dict[str, Any]:
     u, spacing = results.displacement, results.grid.input_spacing
     lengths = metrics.end_point_error_map(u, torch.zeros_like(u), spacing=spacing)
     one = results.record.get("one_deformation")
-    found = stack_folding(u, one_field=bool(one) and u.shape[1] == 2)
+    found = stack_folding(u, one_field=bool(one))
     of_trace = ("structure_agreement_mean", "inverse_consistency_mean_model_voxels")
     return (
         {"one_deformation": one}

@@ -222,7 +222,7 @@ def _colour_bar(figure: Figure, axis: Any, norm: Normalize, label: str, bottom: 
 def _write_heading(figure: Figure, result: VolumeTrace) -> None:
     folding, arguments = result.folding, result.trace.arguments
     height = float(figure.get_size_inches()[1])
-    lengths = result.displacement_lengths()
+    lengths = result.displacement_lengths
     folds = int(folding.folds.sum())
     marked = ", marked green" if folds else ""
     model = result.trace.model.get("name", "model")

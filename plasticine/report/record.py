@@ -44,7 +44,7 @@ def describe(result: VolumeTrace) -> dict[str, Any]:
         "input": _describe_input(result),
         "grid": _describe_grid(result),
         "normalisation": dataclasses.asdict(result.normalisation),
-        "one_deformation": result.one_deformation,
+        "one_deformation": result.trace.one_deformation,
         "folding": describe_folding(result.folding, result.jacobian),
         "metrics": _metrics(result),
         "device": result.device,
@@ -66,7 +66,7 @@ def deformation_in_words(result: VolumeTrace) -> str:
     """
     if not result.trace.arguments.get("deform", True):
         return "φ = id, shape kept"
-    if not result.one_deformation:
+    if not result.trace.one_deformation:
         return f"{len(result.source)} φ, one for each picture"
     slices = result.grid.ndim == 2 and len(result.source) > 1
     return "one φ, smooth across the slices" if slices else "one φ"
@@ -163,7 +163,7 @@ def describe_folding(folding: Folding, jacobian: torch.Tensor) -> dict[str, Any]
 
 
 def _metrics(result: VolumeTrace) -> dict[str, Any]:
-    lengths = result.displacement_lengths()
+    lengths = result.displacement_lengths
     trace = result.trace
     agreement = trace.structure_agreement
     return {

@@ -20,7 +20,7 @@ def print_results(result: VolumeTrace, folder: Path, seconds: float, files: dict
         seconds: Time it took, with reading and writing.
         files: Name and meaning of each file written.
     """
-    folding, lengths = result.folding, result.displacement_lengths()
+    folding, lengths = result.folding, result.displacement_lengths
     count = result.source.shape[0]
     shape = " x ".join(str(n) for n in result.grid.input_shape)
     images = "image" if count == 1 else "slices"

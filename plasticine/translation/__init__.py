@@ -7,11 +7,13 @@ from plasticine.translation.model import (
     save_model,
     shipped_models,
 )
+from plasticine.translation.sampling import Sampling
 from plasticine.translation.trace import Trace
 from plasticine.translation.translator import Translator
 
 __all__ = [
     "ModelError",
+    "Sampling",
     "Trace",
     "TranslationModel",
     "Translator",

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plasticine.diffusion.denoiser import Denoiser
 from plasticine.diffusion.sampler import shared_noise
-from plasticine.diffusion.slabs import SlabDenoiser
 from plasticine.registration.deformation import Deformation
 from plasticine.registration.instance import InstanceOptimisation
 from plasticine.registration.stack import stack_deformation, stack_part
 from plasticine.translation.model import TranslationModel
+from plasticine.translation.sampling import Sampling
 
 FOREGROUND = 0.02
 """Intensity, of [0, 1], above which a voxel counts as body."""
@@ -49,8 +48,8 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Moving:
-    """How the source is to move.
+class Registration:
+    """How the source is to be registered.
 
     Attributes:
         deform: False keeps its shape: φ = id.
@@ -64,17 +63,13 @@ class Moving:
     optimise: InstanceOptimisation | None
     slice_smoothing: float | None
 
-    def check(self, model: TranslationModel, *, reference: bool, refine: int) -> None:
+    def check(self, model: TranslationModel, images: Batch, sampling: Sampling) -> None:
         """Whether this goes together with the model and the rest of what was asked for.
-
-        Args:
-            model: the networks.
-            reference: whether there is one.
-            refine: times that φ is refined while sampling.
 
         Raises:
             ValueError: it does not.
         """
+        reference, refine = images.reference is not None, sampling.refine
         if reference and not self.deform:
             raise ValueError("a reference is registered to, which deform=False forbids")
         if self.optimise is not None and not self.deform:
@@ -104,18 +99,15 @@ def cut_batches(whole: Batch, size: int, device: torch.device) -> list[Batch]:
     ]
 
 
-def predicted_deformation(
-    model: TranslationModel, denoiser: Denoiser | SlabDenoiser, batch: Batch, seed: int
-) -> Deformation:
+def predicted_deformation(model: TranslationModel, batch: Batch, sampling: Sampling) -> Deformation:
     """φ = affine∘exp(v), as the registration network sees it.
 
     With a reference, the network's pair stem reads x, it, and the denoiser's noise estimate for it.
 
     Args:
         model: the networks.
-        denoiser: the model's, on the whole or in slabs.
         batch: the images.
-        seed: of the noise that the estimate is made for.
+        sampling: its seed is that of the noise that the estimate is made for.
 
     Returns:
         The deformation, without the network's features, which are large.
@@ -123,8 +115,9 @@ def predicted_deformation(
     x, y = batch.x, batch.y
     if y is None:
         return dataclasses.replace(model.velocity(x), features=())
+    denoiser = sampling.denoiser(model)
     k = torch.full((len(x),), max(1, denoiser.schedule.steps // 4), device=x.device)
-    drawn = shared_noise(y, torch.Generator().manual_seed(seed))
+    drawn = shared_noise(y, torch.Generator().manual_seed(sampling.seed))
     noisy = denoiser.schedule.add_noise(y, drawn, k)
     structure = model.structure(y, "target", labels=batch.reference_labels)
     noise = denoiser.predict_noise(noisy, structure, k)
@@ -132,27 +125,30 @@ def predicted_deformation(
 
 
 def find_displacements(
+    model: TranslationModel,
     batches: Sequence[Batch],
-    predict: Callable[[Batch], Deformation],
-    moving: Moving,
+    registration: Registration,
+    sampling: Sampling,
     advance: Callable[[], None],
 ) -> list[tuple[Tensor, Tensor]]:
     """u and u⁻¹ of φ for every batch.
 
-    With ``moving.slice_smoothing`` the images are the slices of one volume: what is predicted
+    With ``registration.slice_smoothing`` the images are the slices of one volume: what is predicted
     becomes one deformation of the volume, from which the slices are optimised, and so does what
     is found then.
 
     Args:
+        model: the networks.
         batches: the images, in order.
-        predict: what the registration network says of a batch.
-        moving: how the source is to move.
+        registration: how they are to be registered.
+        sampling: as ``predicted_deformation`` takes it.
         advance: called after every iteration of the optimisation.
 
     Returns:
         (u, u⁻¹) of each batch, each (n, d, *spatial) voxels.
     """
-    optimise, slice_smoothing = moving.optimise, moving.slice_smoothing
+    optimise, slice_smoothing = registration.optimise, registration.slice_smoothing
+    predicted = (predicted_deformation(model, batch, sampling) for batch in batches)
 
     def optimised(batch: Batch, initial: Deformation) -> Deformation:
         if optimise is None:
@@ -162,9 +158,10 @@ def find_displacements(
         return optimise(batch.x, y, initial, progress=lambda *_: advance())
 
     if slice_smoothing is None:
-        return [optimised(batch, predict(batch)).displacements() for batch in batches]
+        pairs = zip(batches, predicted, strict=True)
+        return [optimised(batch, initial).displacements() for batch, initial in pairs]
     body = torch.cat([(batch.image > FOREGROUND).flatten(1).sum(1) for batch in batches])
-    stack = stack_deformation([predict(batch) for batch in batches], body, slice_smoothing)
+    stack = stack_deformation(list(predicted), body, slice_smoothing)
     sizes = [len(batch.image) for batch in batches]
     firsts = [sum(sizes[:index]) for index in range(len(sizes))]
     if optimise is not None:

@@ -15,21 +15,24 @@ from plasticine.diffusion.slabs import SlabDenoiser
 from plasticine.nn.precision import PRECISIONS
 from plasticine.nn.seed import TRANSLATION_BITS, seed_of
 from plasticine.translation.model import TranslationModel
-from plasticine.translation.moved_source import MovedSource
+from plasticine.translation.warped_source import WarpedSource
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How a translation is sampled.
+    """How a translation is sampled: ``Sampling.of(translator.model, steps=20, samples=8)``.
 
     Attributes:
-        solver: one of ``diffusion.SOLVERS``.
+        solver: as ``diffusion.sample`` names them: "ddpm", "ddim" or "dpm-solver++" of a
+            diffusion, "euler" or "heun" of a rectified flow.
         steps: network runs of a sample, at most.
-        samples: samples whose mean is the translated image.
+        samples: samples whose mean is the translated image, an even number best: their noises
+            are pairs of opposite sign.
         guidance: strength of classifier-free guidance; 1 is none.
         start: K as a fraction of the schedule; 1 starts from noise, less keeps some of x∘φ.
-        refine: times that φ is refined, after each of the first sample's first network runs.
-        seed: of the noise, 0 … 2^48 - 1.
+        refine: times that φ is refined, after each of the first sample's first network runs, by
+            registering x∘φ to the clean image predicted there.
+        seed: of the noise, 0 … 2^48 - 1; the same seed gives the same bits on the same machine.
         slab: voxels of the slabs that take turns in memory, as ``diffusion.SlabDenoiser`` cuts
             the longest axis into; 0 denoises the whole at once.
         overlap: voxels that neighbouring slabs share, at least.
@@ -38,8 +41,10 @@ class Sampling:
             ŷ as it is drawn, for domains whose background is not 0.
         mirror: every second pair of samples is drawn of the image mirrored along its last axis,
             and mirrored back: the network's errors on either side differ, and the mean has less
-            of them. For models that were trained on mirrored images.
-        precision: of the denoiser's runs, one of ``nn.precision.PRECISIONS``.
+            of them. For models that were trained on mirrored images; it changes nothing where
+            there are fewer than three samples.
+        precision: of the denoiser's runs, one of ``nn.precision.PRECISIONS`` by autocast; φ, the
+            warps and the solver are float32 always.
 
     Raises:
         TypeError: the seed is not a whole number.
@@ -77,9 +82,12 @@ class Sampling:
     @classmethod
     def of(cls, model: TranslationModel, **chosen: Any) -> Sampling:
         """What was chosen, and the model's own default for what is None."""
-        own = model.configuration.sampling.model_dump()
+        return cls(**model.configuration.sampling.model_dump()).changed(**chosen)
+
+    def changed(self, **chosen: Any) -> Sampling:
+        """The same with what was chosen; what is None stays."""
         given = {name: value for name, value in chosen.items() if value is not None}
-        return cls(**{**own, **given})
+        return dataclasses.replace(self, **given)
 
     def denoiser(self, model: TranslationModel) -> Denoiser | SlabDenoiser:
         """The model's denoiser, in slabs where they are asked for.
@@ -101,11 +109,12 @@ class Sampling:
         solver = find_solver(self.solver, schedule)
         return solver.network_runs(schedule, self.start_step(model), self.steps)
 
-    def check_refine(self, model: TranslationModel) -> None:
-        """Whether there is room for the refinements.
+    def check(self, model: TranslationModel) -> None:
+        """Whether it suits the model.
 
         Raises:
-            ValueError: there are not that many network runs before the last.
+            ValueError: the solver, slab or overlap do not, or there are not as many network runs
+                before the last as refinements.
         """
         runs = self.network_runs(model)
         if self.refine >= runs:
@@ -113,45 +122,15 @@ class Sampling:
                 f"φ can be refined after each of a sample's {runs} network runs but the last: "
                 f"refine must be at most {runs - 1}; got {self.refine}"
             )
-
-
-class Progress:
-    """Counts network runs over all batches and samples, and what comes before them.
-
-    Args:
-        batches: how many there are.
-        sampling: how each is sampled.
-        model: the networks.
-        iterations: of the instance optimisation of a batch; each counts as a network run does.
-        report: called as (runs and iterations done, those in all).
-    """
-
-    def __init__(
-        self,
-        batches: int,
-        sampling: Sampling,
-        model: TranslationModel,
-        iterations: int,
-        report: Callable[[int, int], None] | None,
-    ) -> None:
-        runs = sampling.samples * sampling.network_runs(model)
-        self.total = batches * (iterations + runs)
-        self.done = 0
-        self.report = report
-
-    def advance(self) -> None:
-        """Counts one more."""
-        self.done += 1
-        if self.report is not None:
-            self.report(self.done, self.total)
+        self.denoiser(model)  # which refuses slabs
 
 
 def mean_sample(
     model: TranslationModel,
-    moved: MovedSource,
+    source: WarpedSource,
     sampling: Sampling,
     advance: Callable[[], None],
-) -> tuple[Tensor, MovedSource]:
+) -> tuple[Tensor, WarpedSource]:
     """The mean of the samples, each from noise of its own, and φ as they were drawn under it.
 
     The first sample refines φ, if it is to be refined: after each of its first network runs the
@@ -162,32 +141,32 @@ def mean_sample(
 
     Args:
         model: the networks.
-        moved: x∘φ and S(x)∘φ.
+        source: x∘φ and S(x)∘φ.
         sampling: the arguments.
         advance: called after every network run.
 
     Returns:
-        (N, 1, *spatial) float32 within [-1, 1]; and ``moved``, refined.
+        (N, 1, *spatial) float32 within [-1, 1]; and ``source``, refined.
     """
     denoiser = sampling.denoiser(model)
     start = sampling.start_step(model)
-    total = torch.zeros_like(moved.image)
+    total = torch.zeros_like(source.image)
 
     def revise(runs: int, clean: Tensor, noise: Tensor) -> Tensor:
-        nonlocal moved
+        nonlocal source
         if runs <= sampling.refine:
-            moved = moved.refined(model.velocity, clean, noise)
-        return moved.structure
+            source = source.refined(model.velocity, clean, noise)
+        return source.structure
 
     for index in range(sampling.samples):
-        noise, generator = antithetic_noise(moved.image, sampling.seed, index)
+        noise, generator = antithetic_noise(source.image, sampling.seed, index)
         k = torch.full((len(total),), start, device=total.device)
-        noisy = denoiser.schedule.add_noise(moved.image, noise, k)
+        noisy = denoiser.schedule.add_noise(source.image, noise, k)
         mirrored = [-1] if sampling.mirror and index % 4 >= 2 else []
         drawn = sample(
             denoiser,
             noisy.flip(mirrored),
-            moved.structure.flip(mirrored),
+            source.structure.flip(mirrored),
             solver=sampling.solver,
             start=start,
             steps=sampling.steps,
@@ -198,7 +177,7 @@ def mean_sample(
             progress=advance,
         )
         total += drawn.flip(mirrored)
-    return total / sampling.samples, moved
+    return total / sampling.samples, source
 
 
 def antithetic_noise(image: Tensor, seed: int, index: int) -> tuple[Tensor, torch.Generator]:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from plasticine.nn.finite import check_finite
 from plasticine.nn.labels import move_labels
+from plasticine.nn.modes import plain_modes
+from plasticine.nn.validity import validity_mask
 from plasticine.ops.folding import Folding
+from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.warp import warp
+from plasticine.registration.stack import stack_folding
 
 
 @dataclass(frozen=True)
@@ -26,12 +32,9 @@ class Trace:
         translated: (N, 1, *spatial) within [0, 1], ŷ: moved and recoloured.
         displacement: (N, d, *spatial) voxels, u of φ = id + u.
         inverse_displacement: (N, d, *spatial) voxels, that of φ⁻¹.
-        jacobian: (N, 1, *spatial), det ∇φ; not positive where φ folds.
-        valid: (N, 1, *spatial) bool, where φ lands inside the source.
         residual: (N, 1, *spatial), ŷ − f(x∘φ) with f the one intensity map that explains ŷ
             best: what recolouring alone does not account for.
         inverse_consistency: (N, 1, *spatial) voxels, |φ⁻¹(φ(p)) − p|.
-        folding: the folding statistics of φ, scheme and region named.
         model: name and version of the model.
         arguments: the arguments of the translation.
         seconds: wall-clock time it took.
@@ -45,15 +48,41 @@ class Trace:
     translated: Tensor
     displacement: Tensor
     inverse_displacement: Tensor
-    jacobian: Tensor
-    valid: Tensor
     residual: Tensor
     inverse_consistency: Tensor
-    folding: Folding
     model: dict[str, Any]
     arguments: dict[str, Any]
     seconds: float
     structure_agreement: Tensor | None = None
+
+    @property
+    def one_deformation(self) -> bool:
+        """Whether one φ moves all of the images, as the slices of a volume."""
+        return len(self.source) == 1 or self.arguments["slice_smoothing"] is not None
+
+    @cached_property
+    @plain_modes()
+    def jacobian(self) -> Tensor:
+        """(N, 1, *spatial), det ∇φ; not positive where φ folds.
+
+        Raises:
+            ValueError: it is beyond float32's range.
+        """
+        jacobian = jacobian_determinant(self.displacement)
+        check_finite(jacobian, "jacobian")
+        return jacobian
+
+    @cached_property
+    @plain_modes()
+    def valid(self) -> Tensor:
+        """(N, 1, *spatial) bool, where φ lands inside the source."""
+        return validity_mask(self.displacement)
+
+    @cached_property
+    @plain_modes()
+    def folding(self) -> Folding:
+        """The folding statistics of φ, of each image or of the volume; scheme and region named."""
+        return stack_folding(self.displacement, one_field=self.one_deformation)
 
     def to_source(self, points: Tensor) -> Tensor:
         """Where points of the translated image came from: φ(p).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,29 +16,25 @@ from plasticine.nn.body import exterior
 from plasticine.nn.finite import not_finite
 from plasticine.nn.losses import soft_dice
 from plasticine.nn.modes import plain_modes
-from plasticine.nn.validity import landing_mask
 from plasticine.ops._checks import is_tensor
 from plasticine.ops.compose import compose
-from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.registration.instance import InstanceOptimisation
-from plasticine.registration.stack import stack_folding
 from plasticine.translation.model import (
     ModelError,
     TranslationModel,
     load_model,
     shipped_models,
 )
-from plasticine.translation.moved_source import MovedSource
 from plasticine.translation.registering import (
     FOREGROUND,
     Batch,
-    Moving,
+    Registration,
     cut_batches,
     find_displacements,
-    predicted_deformation,
 )
-from plasticine.translation.sampling import Progress, Sampling, mean_sample
+from plasticine.translation.sampling import Sampling, mean_sample
 from plasticine.translation.trace import Trace
+from plasticine.translation.warped_source import WarpedSource
 
 
 class Translator:
@@ -99,20 +96,15 @@ class Translator:
         reference_labels: Tensor | None = None,
         optimise: InstanceOptimisation | None = None,
         deform: bool = True,
+        slice_smoothing: float | None = None,
+        sampling: Sampling | None = None,
         solver: str | None = None,
         steps: int | None = None,
-        samples: int = 1,
-        seed: int = 0,
-        guidance: float | None = None,
-        start: float | None = None,
-        refine: int = 0,
-        slab: int | None = None,
-        overlap: int | None = None,
-        mirror: bool | None = None,
-        slice_smoothing: float | None = None,
-        precision: str = "float32",
+        samples: int | None = None,
+        seed: int | None = None,
         batch: int = 8,
         progress: Callable[[int, int], None] | None = None,
+        **others: Any,
     ) -> Trace:
         """Translate images of the source domain.
 
@@ -133,94 +125,74 @@ class Translator:
                 Its iterations count as network runs do where progress is told. Of a volume's
                 slices (``slice_smoothing``) the velocities are smoothed anew afterwards.
             deform: False keeps the source's shape: φ = id, intensity translation only.
-            solver: as ``diffusion.sample`` names them: "ddpm", "ddim" or "dpm-solver++" of a
-                diffusion, "euler" or "heun" of a rectified flow; None is the model's default.
-            steps: network runs of a sample; None is the model's default.
-            samples: samples whose mean is ŷ, an even number best: their noises are pairs of
-                opposite sign.
-            seed: of the noise, 0 … 2^48 - 1; the same seed gives the same bits on the same
-                machine.
-            guidance: strength of classifier-free guidance; None is the model's default.
-            start: K as a fraction of the schedule; None is the model's default.
-            refine: times that φ is refined, after each of the first network runs of the first
-                sample, by registering x∘φ to the clean image predicted there.
-            slab: voxels of the slabs that take turns in memory; None is the model's default,
-                0 denoises the whole at once.
-            overlap: voxels that neighbouring slabs share; None is the model's default.
-            mirror: draw every second pair of samples of the mirrored image and mirror them back,
-                for models that were trained on mirrored images; it changes nothing where there
-                are fewer than three samples. None is the model's default.
             slice_smoothing: the images are neighbouring slices of one volume, which gets one φ:
                 the standard deviation, in slices, of the Gaussian that smooths the velocity
                 across them, as ``stack_deformation`` has it. None: each has a φ of its own.
-            precision: of the denoiser's runs, "float32", "bfloat16" or "float16" by autocast; φ,
-                the warps and the solver are float32 always.
+            sampling: how ŷ is sampled; None is the model's default.
+            solver: replaces that of ``sampling``, where it is given, as do steps, samples and
+                seed.
+            steps: network runs of a sample.
+            samples: samples whose mean is ŷ.
+            seed: of the noise.
             batch: images translated at a time.
             progress: called as (network runs and iterations done, those in all).
+            others: any other attribute of ``Sampling``, likewise.
 
         Returns:
             The trace.
 
         Raises:
-            TypeError: an image is not a float32 tensor, or the seed not a whole number.
+            TypeError: an image is not a float32 tensor, the seed not a whole number, or there is
+                no such argument.
             ValueError: its shape or values are not right, or an argument is out of range.
             RuntimeError: NaN or infinity came out: of damaged weights, or of a ``precision`` of
                 too small a range.
         """
         whole = Batch(image, labels, reference, reference_labels)
         self._check_images(whole)
-        sampling = Sampling.of(
-            self.model,
-            solver=solver,
-            steps=steps,
-            samples=samples,
-            guidance=guidance,
-            start=start,
-            refine=refine,
-            seed=seed,
-            slab=slab,
-            overlap=overlap,
-            mirror=mirror,
-            precision=precision,
+        sampling = (sampling or Sampling.of(self.model)).changed(
+            solver=solver, steps=steps, samples=samples, seed=seed, **others
         )
-        moving = Moving(deform, optimise, slice_smoothing)
-        moving.check(self.model, reference=reference is not None, refine=sampling.refine)
-        sampling.check_refine(self.model)
+        registration = Registration(deform, optimise, slice_smoothing)
+        registration.check(self.model, whole, sampling)
+        sampling.check(self.model)
         with plain_modes(), torch.no_grad():
-            return self._translate(whole, sampling, moving, batch, progress)
+            return self._translate(whole, registration, sampling, batch, progress)
 
     def _translate(
         self,
         whole: Batch,
+        registration: Registration,
         sampling: Sampling,
-        moving: Moving,
         batch: int,
         progress: Callable[[int, int], None] | None,
     ) -> Trace:
         began = time.perf_counter()
         batches = cut_batches(whole, batch, self.device)
-        iterations = 0 if moving.optimise is None else moving.optimise.iterations
-        bar = Progress(len(batches), sampling, self.model, iterations, progress)
-        moved = self._moved_sources(batches, sampling, moving, bar.advance)
-        parts = [self._translate_batch(source, sampling, bar.advance) for source in moved]
+        optimise = registration.optimise
+        iterations = 0 if optimise is None else optimise.iterations
+        runs = sampling.samples * sampling.network_runs(self.model)
+        done, total = itertools.count(1), len(batches) * (iterations + runs)
+
+        def advance() -> None:
+            if progress is not None:
+                progress(next(done), total)
+
+        sources = self._warped_sources(batches, registration, sampling, advance)
+        parts = [self._translate_batch(source, sampling, advance) for source in sources]
         joined = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
-        derived = {
-            "residual": intensity_residual(joined["translated"], joined["warped"]),
-            "jacobian": jacobian_determinant(joined["displacement"]),
-        }
-        self._check_results(derived, sampling.precision)
-        one_field = moving.slice_smoothing is not None
+        residual = intensity_residual(joined["translated"], joined["warped"])
+        self._check_results({"residual": residual}, sampling.precision)
         return Trace(
             source=whole.image.cpu(),
             **joined,
-            **derived,
-            folding=stack_folding(joined["displacement"], one_field=one_field),
+            residual=residual,
             model={key: self.card[key] for key in ("name", "title") if key in self.card},
             arguments={
                 "reference": whole.reference is not None,
                 "labels": whole.labels is not None,
             }
-            | dataclasses.asdict(moving)
+            | dataclasses.asdict(registration)
             | dataclasses.asdict(sampling),
             seconds=time.perf_counter() - began,
         )
@@ -267,48 +239,38 @@ class Translator:
                 f"{name} must lie within [0, 1], without NaN; got {float(low)} to {float(high)}"
             )
 
-    def _moved_sources(
+    def _warped_sources(
         self,
         batches: list[Batch],
+        registration: Registration,
         sampling: Sampling,
-        moving: Moving,
         advance: Callable[[], None],
-    ) -> Iterator[MovedSource]:
+    ) -> Iterator[WarpedSource]:
         """x and S(x) of every batch, warped by φ; φ of all batches is found before the first."""
-        denoiser = sampling.denoiser(self.model)
         displacements: list[tuple[Tensor, Tensor]] | None = None
-        if moving.deform:
-            displacements = find_displacements(
-                batches,
-                lambda batch: predicted_deformation(self.model, denoiser, batch, sampling.seed),
-                moving,
-                advance,
-            )
+        if registration.deform:
+            displacements = find_displacements(self.model, batches, registration, sampling, advance)
         for index, batch in enumerate(batches):
             x = batch.x
             structure = self.model.structure(x, "source", labels=batch.labels)
             if displacements is None:
-                yield MovedSource.unmoved(x, structure)
+                yield WarpedSource.undeformed(x, structure)
             else:
-                yield MovedSource(x, structure, *displacements[index])
+                yield WarpedSource(x, structure, *displacements[index])
 
     def _translate_batch(
-        self,
-        moved: MovedSource,
-        sampling: Sampling,
-        advance: Callable[[], None],
+        self, source: WarpedSource, sampling: Sampling, advance: Callable[[], None]
     ) -> dict[str, Tensor]:
-        y, moved = mean_sample(self.model, moved, sampling, advance)
-        warped = ((moved.image + 1) / 2).clamp(0, 1)
+        y, source = mean_sample(self.model, source, sampling, advance)
+        warped = ((source.image + 1) / 2).clamp(0, 1)
         if sampling.background is not None:
             y = y.masked_fill(exterior(warped, sampling.background), -1)
-        u, u_inverse = moved.displacement, moved.inverse_displacement
+        u, u_inverse = source.displacement, source.inverse_displacement
         result = {
             "warped": warped,
             "translated": (y + 1) / 2,
             "displacement": u,
             "inverse_displacement": u_inverse,
-            "valid": landing_mask(u),
             "inverse_consistency": torch.linalg.vector_norm(compose(u_inverse, u), dim=1)[:, None],
         }
         self._check_results(result, sampling.precision)
@@ -316,7 +278,7 @@ class Translator:
             drawn = self.model.structure(y, "target")
             body = (warped > FOREGROUND).to(y.dtype)
             agreement = [
-                soft_dice(drawn[i : i + 1], moved.structure[i : i + 1], body[i : i + 1])
+                soft_dice(drawn[i : i + 1], source.structure[i : i + 1], body[i : i + 1])
                 for i in range(len(y))
             ]
             result["structure_agreement"] = torch.stack(agreement)

@@ -101,7 +101,7 @@ def _bin_position(image: Tensor, bins: int) -> Tensor:
 
 
 def _sum_p_log_p(p: Tensor) -> Tensor:
-    """(N, ...) to (N,): sum of p log p, with 0 log 0 = 0 and a finite slope there."""
+    """(N, ...) to (N,): sum of p log p, with 0 log 0 = 0 and a finite derivative there."""
     return (p * p.clamp_min(torch.finfo(p.dtype).tiny).log()).flatten(1).sum(1)
 
 
@@ -124,7 +124,7 @@ def _spline(position: Tensor, bins: int) -> tuple[Tensor, Tensor]:
     return first.long().unsqueeze(-1) - 1, weights
 
 
-def _spline_slope(position: Tensor, bins: int) -> Tensor:
+def _spline_derivative(position: Tensor, bins: int) -> Tensor:
     """Derivative of the four weights of ``_spline`` with respect to the position, (N, c, 4)."""
     t = position - position.floor().clamp(1, bins - 3)
     s = 1 - t
@@ -185,6 +185,6 @@ def _pull(moved: Tensor, other: Tensor, grad: Tensor, weights: Tensor | None, bi
         first, _ = _spline(position, bins)
         by_bin = torch.bmm(_windows(other[:, part], bins)[0], grad)
         nearby = by_bin.gather(2, first + torch.arange(4, device=moved.device))
-        slope = (nearby * _spline_slope(position, bins)).sum(2)
-        out[:, part] = slope if weights is None else slope * weights[:, part]
+        gradient = (nearby * _spline_derivative(position, bins)).sum(2)
+        out[:, part] = gradient if weights is None else gradient * weights[:, part]
     return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plasticine.nn.validity import landing_mask
+from plasticine.nn.validity import validity_mask
 from plasticine.ops.compose import compose
 
 
@@ -41,13 +41,13 @@ def inverse_consistency(
 ) -> Tensor:
     """Mean squared length of what remains when a map and its inverse follow each other.
 
-    Half the sum over both orders: u(p) + u_inverse(p + u(p)) over the voxels p that phi
+    Half the sum over both orders: u(p) + u_inverse(p + u(p)) over the voxels p that φ
     sends inside the grid, and the same with the two exchanged; averaged over samples.
 
     Args:
         u: (N, d, *spatial) displacement, voxels.
         u_inverse: like u, the displacement of the inverse map.
-        valid: (N, 1, *spatial) bool, where p + u(p) counts; None is ``landing_mask(u)``.
+        valid: (N, 1, *spatial) bool, where p + u(p) counts; None is ``validity_mask(u)``.
         valid_inverse: likewise for u_inverse.
 
     Returns:
@@ -108,7 +108,7 @@ def _check_field(name: str, field: Tensor) -> None:
 
 def _mean_squared_length(residual: Tensor, valid: Tensor | None, displacement: Tensor) -> Tensor:
     if valid is None:
-        valid = landing_mask(displacement)
+        valid = validity_mask(displacement)
     if valid.dtype != torch.bool:
         raise TypeError(f"a validity mask must be bool; got {valid.dtype}")
     if valid.shape != (residual.shape[0], 1, *residual.shape[2:]):

@@ -1,4 +1,4 @@
-"""The source moved by φ: what the denoiser is to recolour."""
+"""The source warped by φ: what the denoiser is to recolour."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from plasticine.registration.network import VelocityNetwork
 
 
 @dataclass(frozen=True)
-class MovedSource:
+class WarpedSource:
     """A batch of source images and their structure maps, warped by φ = id + u.
 
     Attributes:
@@ -33,17 +33,17 @@ class MovedSource:
     structure: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        for name, still in (("image", self.x), ("structure", self.structure_of_x)):
-            object.__setattr__(self, name, warp(still, self.displacement))
+        for name, source in (("image", self.x), ("structure", self.structure_of_x)):
+            object.__setattr__(self, name, warp(source, self.displacement))
 
     @classmethod
-    def unmoved(cls, x: Tensor, structure_of_x: Tensor) -> MovedSource:
+    def undeformed(cls, x: Tensor, structure_of_x: Tensor) -> WarpedSource:
         """φ = id."""
-        still = x.new_zeros(len(x), x.ndim - 2, *x.shape[2:])
-        return cls(x, structure_of_x, still, still)
+        zero = x.new_zeros(len(x), x.ndim - 2, *x.shape[2:])
+        return cls(x, structure_of_x, zero, zero)
 
-    def refined(self, network: VelocityNetwork, y: Tensor, noise: Tensor) -> MovedSource:
-        """x moved by φ∘δ, where δ = exp(δv) carries x∘φ on to an image of the target domain.
+    def refined(self, network: VelocityNetwork, y: Tensor, noise: Tensor) -> WarpedSource:
+        """x warped by φ∘δ, where δ = exp(δv) carries x∘φ on to an image of the target domain.
 
         δv is what the network's pair stem sees; its affine map, which φ holds already, is not
         taken again. The whole φ∘δ is applied to x: x∘φ, interpolated once, is not interpolated
@@ -57,7 +57,7 @@ class MovedSource:
         step = network(self.image, y, noise)
         step = dataclasses.replace(step, affine=None, inverse_affine=None)
         forward, backward = step.displacements()
-        return MovedSource(
+        return WarpedSource(
             self.x,
             self.structure_of_x,
             compose(self.displacement, forward),
