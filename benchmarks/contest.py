@@ -260,7 +260,7 @@ def ours(
     """Every backend of ours that could serve an operator, under ``plasticine_<backend><suffix>``.
 
     Args:
-        operator: the name in ``plasticine.backends.OPERATORS``.
+        operator: the name in ``plasticine.ops.REGISTRY``.
         function: takes the inputs and ``backend=``.
         suffix: tells another way to call it.
         for_case: further arguments of ``function`` that depend on the case.
@@ -277,8 +277,7 @@ def ours(
         device = "cpu" if backend == "cpu" else "cuda"
         return Contender(f"plasticine_{backend}{suffix}", prepare, device=device, **options)
 
-    holders = [name for name in backends.BACKENDS if operator in backends.OPERATORS[name]]
-    return tuple(contender(name) for name in holders if name != "reference")
+    return tuple(contender(name) for name in backends.BACKENDS if name != "reference")
 
 
 def in_float32(case: Case, direction: str) -> bool:
