@@ -177,10 +177,8 @@ run_shares() {
 
 install=("$python" -m pip install --no-build-isolation --no-deps --no-index
   --target "$site/packages" "$root")
-operators=("$root"/tests/test_{warp,warp_edges,warp_operator,warp_cubic,warp_cubic_operator}.py
-  "$root"/tests/test_{double_backward,double_backward_operator,compose,exponential}.py
-  "$root"/tests/test_{exponential_methods,warp_exponential,jacobian,folding,invert,splat}.py
-  "$root"/tests/test_{splat_modes,spline_coefficients,transforms,autocast,large_tensors}.py)
+# Every test that goes through the backends.
+mapfile -t operators < <(grep -lw served "$root"/tests/test_*.py)
 sanitized=(-m pytest -c "$root/pyproject.toml" --rootdir "$root"
   -o addopts=--import-mode=importlib -p no:cacheprovider -q "$root/tests/test_on_gpu.py")
 

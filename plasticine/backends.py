@@ -22,12 +22,12 @@ from plasticine import __version__
 BACKENDS: tuple[str, ...] = ("cpu", "cuda", "triton", "reference")
 
 #: The operator whose kernels serve one that has none of its own: a splat is a gradient of a warp.
-_KERNELS_OF = {"splat": "warp"}
+KERNELS_OF = {"splat": "warp"}
 
-#: What "auto" takes, by the type of the tensors' device: the first that exists. An
-#: operator for which another order was measured to be faster stands in OVERRIDES with
-#: the record of benchmarks/results that shows it. No GPU has been measured yet. Until then CUDA
-#: goes first, because it needs no compilation at a first call and less of the host at every launch.
+#: What "auto" takes, by the type of the tensors' device: the first that exists. An operator for
+#: which another order was measured to be faster stands in OVERRIDES with the record of
+#: benchmarks/results that shows it. No GPU has been measured yet. Until then CUDA goes first,
+#: because it needs no compilation at a first call and less of the host at every launch.
 PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 #: The oldest compute capability that Triton compiles for.
 OLDEST_FOR_TRITON = (7, 0)
@@ -110,7 +110,7 @@ def triton_kernels(operator: str) -> tuple[Any, str | None]:
     Args:
         operator: its module has its name.
     """
-    name = _KERNELS_OF.get(operator, operator)
+    name = KERNELS_OF.get(operator, operator)
     try:
         return importlib.import_module(f"plasticine.kernels.{name}"), None
     except ImportError as error:
@@ -230,7 +230,7 @@ def choose(requested: str, operator: str, device: str) -> str:
 
 def _outdated(module: Any, operator: str) -> str | None:
     """Why a binary that loads does not hold an operator that its source holds."""
-    kernels = _KERNELS_OF.get(operator, operator)
+    kernels = KERNELS_OF.get(operator, operator)
     if any(hasattr(module, name) for name in (kernels, f"{kernels}_forward")):
         return None
     return f"{module.__name__} is older than this source: build it again (pip install .)"
