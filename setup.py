@@ -73,10 +73,19 @@ def relative(paths: list[Path]) -> list[str]:
     return sorted(path.relative_to(ROOT).as_posix() for path in paths)
 
 
+# The folder of a source says how it is compiled: csrc/<operator>/cpu once, rows once for each
+# instruction set, cuda with nvcc. Headers are named from csrc.
 CSRC = ROOT / "csrc"
-ROW_SOURCES = relative(list(CSRC.glob("*/*_rows.cpp")))
-CPU_SOURCES = relative([CSRC / "bindings.cpp", *CSRC.glob("*/*_cpu.cpp")])
-CUDA_SOURCES = relative([*CSRC.glob("bindings_cuda.cpp"), *CSRC.glob("*/*_cuda.cu")])
+ROW_SOURCES = relative(list(CSRC.glob("*/rows/*.cpp")))
+CPU_SOURCES = relative([CSRC / "bindings.cpp", *CSRC.glob("*/cpu/*.cpp")])
+CUDA_SOURCES = relative(
+    [*CSRC.glob("bindings_cuda.cpp"), *CSRC.glob("*/*_cuda.cu"), *CSRC.glob("*/cuda/*.cu")]
+)
+
+
+def object_name(source: str, suffix: str = "") -> str:
+    """Where a source's object goes, in folders as the source's."""
+    return f"{Path(source).with_suffix('')}{suffix}.o"
 
 
 def find_compiler() -> list[str]:
@@ -240,7 +249,8 @@ def compile_rule(graph: NinjaFile, compiler: list[str], flags: list[str]) -> Non
     """Adds the rule `compile`: one C++ source to one object."""
     user = os.environ.get("CPPFLAGS", "").split() + os.environ.get("CXXFLAGS", "").split()
     architecture = os.environ.get("ARCHFLAGS", "").split()
-    command = [*compiler, *COMMON_FLAGS, *flags, *include_flags(), *architecture, *user]
+    command = [*compiler, *COMMON_FLAGS, *flags, f"-I{CSRC}", *include_flags()]
+    command += [*architecture, *user]
     command += ["$flags", "-MMD", "-MF", "$out.d", "-c", "$in", "-o", "$out"]
     graph.rule("compile", command, "C++ $out", depfile=True)
 
@@ -258,13 +268,13 @@ def build_native(folder: Path, output: Path, version: str) -> dict[str, object]:
     link = [*compiler, *shared_library_flags(), "$in", "-o", "$out", *openmp_link, *user]
     graph.rule("link", link, "link $out")
     objects = [
-        graph.edge("compile", [str(ROOT / source)], f"{Path(source).stem}.o", [])
+        graph.edge("compile", [str(ROOT / source)], object_name(source), [])
         for source in CPU_SOURCES
     ]
     for name, flags in variants.items():
         simd = [*flags, f"-DPLASTICINE_SIMD={name}", f"-DPLASTICINE_SIMD_{name.upper()}"]
         objects += [
-            graph.edge("compile", [str(ROOT / source)], f"{Path(source).stem}_{name}.o", simd)
+            graph.edge("compile", [str(ROOT / source)], object_name(source, f"_{name}"), simd)
             for source in ROW_SOURCES
         ]
     graph.edge("link", objects, str(output), [])
@@ -296,6 +306,7 @@ def build_cuda(folder: Path, output: Path, version: str) -> dict[str, object]:
     compile_rule(graph, compiler, defines)
     host = ["-ccbin", compiler[0], "-Xcompiler=-fPIC,-fvisibility=hidden"]
     flags = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "--threads=0", *codes, *host]
+    flags.append(f"-I{CSRC}")
     if (number := re.search(r"release (\d+)", release)) and int(number[1]) >= 13:
         # A third of the size. Every driver that CUDA 13 runs on unpacks it; older ones may not.
         flags.append("--compress-mode=size")
@@ -307,7 +318,7 @@ def build_cuda(folder: Path, output: Path, version: str) -> dict[str, object]:
         graph.edge(
             "cuda" if source.endswith(".cu") else "compile",
             [str(ROOT / source)],
-            f"{Path(source).stem}.o",
+            object_name(source),
             [],
         )
         for source in CUDA_SOURCES

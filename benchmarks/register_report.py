@@ -2,7 +2,7 @@
 
     python benchmarks/register_report.py [--architecture 90] [--output registers.json] [--list]
 
-Compiles csrc/*/*_cuda.cu to machine code, and the Triton kernels in the instances of
+Compiles every csrc/**/*.cu to machine code, and the Triton kernels in the instances of
 tests/kernel_cases, prints one line per kernel family and architecture, and exits with 1 where a
 kernel spills registers to memory. ``--backend cuda`` or ``triton`` takes one of the two.
 """
@@ -38,6 +38,7 @@ def compile_and_parse(nvcc: str, source: Path, architecture: str) -> list[dict[s
         command = [
             nvcc,
             *("-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xptxas=-v", "-cubin"),
+            f"-I{ROOT / 'csrc'}",
             *(f"-arch=sm_{architecture}", "-o", str(Path(folder) / "kernel.cubin"), str(source)),
         ]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -69,7 +70,7 @@ def compile_cuda(architectures: list[str]) -> list[dict[str, object]]:
     kernels = [
         kernel
         for architecture in architectures
-        for source in sorted((ROOT / "csrc").glob("*/*_cuda.cu"))
+        for source in sorted((ROOT / "csrc").rglob("*.cu"))
         for kernel in compile_and_parse(nvcc, source, architecture)
     ]
     demangle(kernels)

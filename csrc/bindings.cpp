@@ -6,17 +6,17 @@
 #include <utility>
 #include <vector>
 
-#include "common/casters.h"
-#include "common/interruption.h"
-#include "common/simd.h"
-#include "compose/compose_cpu.h"
-#include "exponential/exponential_cpu.h"
-#include "folding/folding_cpu.h"
-#include "invert/invert_cpu.h"
-#include "jacobian/jacobian_cpu.h"
-#include "spline_coefficients/spline_coefficients_cpu.h"
-#include "warp/warp_cpu.h"
-#include "warp_exponential/warp_exponential_cpu.h"
+#include "compose/cpu/compose.h"
+#include "core/casters.h"
+#include "core/cpu/interruption.h"
+#include "core/cpu/simd.h"
+#include "exponential/cpu/exponential.h"
+#include "folding/cpu/folding.h"
+#include "invert/cpu/invert.h"
+#include "jacobian/cpu/jacobian.h"
+#include "spline_coefficients/cpu/spline_coefficients.h"
+#include "warp/cpu/warp.h"
+#include "warp_exponential/cpu/warp_exponential.h"
 
 namespace py = pybind11;
 

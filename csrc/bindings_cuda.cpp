@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "common/casters.h"
-#include "common/device_cuda.h"
 #include "compose/compose_cuda.h"
+#include "core/casters.h"
+#include "core/device_cuda.h"
 #include "exponential/exponential_cuda.h"
 #include "folding/folding_cuda.h"
 #include "invert/invert_cuda.h"

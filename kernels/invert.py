@@ -262,7 +262,7 @@ def invert_adjoint_kernel(
     tl.store(target, scale * (b_c[2] * right[0] + c_a[2] * right[1] + a_b[2] * right[2]), active)
 
 
-#: Newton's steps before as many of the fixed point's, as in csrc/invert/invert_math.h.
+#: Newton's steps before as many of the fixed point's, as in csrc/invert/math/invert.h.
 STEPS_IN_TURN = 12
 
 

@@ -1,4 +1,4 @@
-"""The compiled CPU operators; csrc/*/*_cpu.h say what each does."""
+"""The compiled CPU operators; csrc/*/cpu/*.h say what each does."""
 
 from collections.abc import Sequence
 

@@ -127,7 +127,7 @@ def emulated_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.getbasetemp().parent / "cuda_emulation"
     folder.mkdir(exist_ok=True)
     csrc = ROOT / "csrc"
-    includes = [EMULATION, sysconfig.get_path("include"), pybind11.get_include()]
+    includes = [csrc, EMULATION, sysconfig.get_path("include"), pybind11.get_include()]
     names = ("VERSION", "NVCC", "CUDA_ARCHS")
     flags = [
         *("-std=c++17", "-O0", "-fPIC", "-fvisibility=hidden", "-w", "-x", "c++"),
@@ -136,11 +136,13 @@ def emulated_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(f"'-DPLASTICINE_{name}=\"emulation\"'" for name in names),
     ]
     sources = [csrc / "bindings_cuda.cpp", *sorted(csrc.glob("*/*_cuda.cu"))]
+    sources += sorted(csrc.glob("*/cuda/*.cu"))
+    objects = {source: f"{source.relative_to(csrc).with_suffix('.o')}" for source in sources}
     rules = [
         f"rule compile\n  command = {compiler} {' '.join(flags)} -c $in -o $out",
         f"rule link\n  command = {compiler} -shared $in -o $out",
-        *(f"build {source.stem}.o: compile {source}" for source in sources),
-        f"build _cuda.so: link {' '.join(f'{source.stem}.o' for source in sources)}",
+        *(f"build {name}: compile {source}" for source, name in objects.items()),
+        f"build _cuda.so: link {' '.join(objects.values())}",
     ]
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

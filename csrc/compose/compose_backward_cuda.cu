@@ -3,9 +3,9 @@
 // field is its own displacement, the two meet in one buffer.
 //
 // Compiled as compose_cuda.cu.
-#include "../warp/warp_cuda_scatter.cuh"
-#include "compose_cuda.h"
-#include "compose_cuda_field.cuh"
+#include "compose/compose_cuda.h"
+#include "compose/compose_cuda_field.cuh"
+#include "warp/warp_cuda_scatter.cuh"
 
 namespace plasticine::cuda {
 namespace {

@@ -2,8 +2,8 @@
 // its voxel is sampled once, and reads all components there.
 //
 // Compiled are the instances of dispatch_instance.
-#include "compose_cuda.h"
-#include "compose_cuda_field.cuh"
+#include "compose/compose_cuda.h"
+#include "compose/compose_cuda_field.cuh"
 
 namespace plasticine::cuda {
 namespace {

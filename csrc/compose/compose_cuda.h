@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <optional>
 
-#include "../common/tensor.h"
-#include "../common/types.h"
+#include "core/tensor.h"
+#include "core/types.h"
 
 namespace plasticine::cuda {
 

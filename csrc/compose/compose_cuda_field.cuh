@@ -5,7 +5,7 @@
 
 #include <initializer_list>
 
-#include "../warp/warp_cuda_location.cuh"
+#include "warp/warp_cuda_location.cuh"
 
 namespace plasticine::cuda {
 

@@ -1,11 +1,11 @@
 // The exponential on the GPU: one launch a squaring, of exp(v) and exp(-v) together where both are
 // asked for, and one for the step before. Euler's u_0 = scale * v is never in memory: its squaring
 // reads the velocity.
-#include "exponential_cuda.h"
+#include "exponential/exponential_cuda.h"
 
-#include "../common/cuda_launch.h"
-#include "../compose/compose_cuda.h"
-#include "exponential_start_cuda.h"
+#include "compose/compose_cuda.h"
+#include "core/cuda_launch.h"
+#include "exponential/exponential_start_cuda.h"
 
 namespace plasticine::cuda {
 namespace {

@@ -1,9 +1,9 @@
-// The CUDA exponential as the bindings call it; see exponential_cpu.h for what each function does
+// The CUDA exponential as the bindings call it; see cpu/exponential.h for what each function does
 // and for the memory that it needs. All launches of a call are queued by it. Nothing here needs a
 // CUDA header.
 #pragma once
 
-#include "exponential_schedule.h"
+#include "exponential/schedule.h"
 
 namespace plasticine::cuda {
 

@@ -3,9 +3,9 @@
 //
 // Compiled are the instances of dispatch_layout for float32 and float64, of which alone
 // exponentials are computed.
-#include "../compose/compose_cuda_field.cuh"
-#include "exponential_cuda.h"
-#include "exponential_start_cuda.h"
+#include "compose/compose_cuda_field.cuh"
+#include "exponential/exponential_cuda.h"
+#include "exponential/exponential_start_cuda.h"
 
 namespace plasticine::cuda {
 namespace {

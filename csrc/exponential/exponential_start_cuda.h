@@ -1,7 +1,7 @@
 // The steps from the velocity that are no composition: launches on the current device.
 #pragma once
 
-#include "exponential_cpu.h"
+#include "exponential/cpu/exponential.h"
 
 namespace plasticine::cuda {
 

@@ -3,9 +3,9 @@
 //
 // Compiled: 2D and 3D, float32, float16, bfloat16 with 32-bit and 64-bit offsets, float64 with
 // 64-bit ones alone; scheme and region at run time, for the arithmetic of the cells outweighs them.
-#include "../jacobian/field_cuda.cuh"
-#include "folding_cuda.h"
-#include "folding_math.h"
+#include "folding/folding_cuda.h"
+#include "folding/math/folding.h"
+#include "jacobian/field_cuda.cuh"
 
 namespace plasticine::cuda {
 namespace {

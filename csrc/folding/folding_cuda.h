@@ -4,12 +4,12 @@
 #include <cstdint>
 #include <vector>
 
-#include "../common/tensor.h"
-#include "../common/types.h"
+#include "core/tensor.h"
+#include "core/types.h"
 
 namespace plasticine::cuda {
 
-// statistics: as folding_cpu.h has them. partial: contiguous float64 (N, blocks, 8), scratch, of at
+// statistics: as cpu/folding.h has them. partial: contiguous float64 (N, blocks, 8), scratch, of at
 // least one block a sample; what the sums are rounded to depends on the number of blocks, and on
 // nothing else. Launched on the stream; raises std::runtime_error with CUDA's message.
 void folding(const Tensor& displacement, const Tensor& partial, const Tensor& statistics,

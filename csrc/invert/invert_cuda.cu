@@ -1,10 +1,10 @@
 // The inversion of a displacement on the GPU, and the pointwise part of its adjoint.
 //
 // Compiled are the instances of dispatch_instance.
-#include "../jacobian/field_cuda.cuh"
-#include "../warp/warp_cuda_location.cuh"
-#include "invert_cuda.h"
-#include "invert_math.h"
+#include "invert/invert_cuda.h"
+#include "invert/math/invert.h"
+#include "jacobian/field_cuda.cuh"
+#include "warp/warp_cuda_location.cuh"
 
 namespace plasticine::cuda {
 namespace {

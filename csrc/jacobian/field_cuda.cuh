@@ -1,9 +1,9 @@
 // A displacement as kernels with stencils read it.
 #pragma once
 
-#include "../common/cuda_launch.h"
-#include "../common/half.h"
-#include "jacobian_math.h"
+#include "core/cuda_launch.h"
+#include "core/half.h"
+#include "jacobian/math/jacobian.h"
 
 namespace plasticine::cuda {
 

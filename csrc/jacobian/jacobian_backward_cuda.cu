@@ -3,8 +3,8 @@
 // Compiled: 2D and 3D, float32, float16, bfloat16 with 32-bit offsets, central differences in a
 // kernel of their own; the other schemes, 64-bit offsets, and float64 with those alone, are served
 // by one that takes any scheme at run time.
-#include "field_cuda.cuh"
-#include "jacobian_cuda.h"
+#include "jacobian/field_cuda.cuh"
+#include "jacobian/jacobian_cuda.h"
 
 namespace plasticine::cuda {
 namespace {

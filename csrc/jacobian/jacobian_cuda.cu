@@ -4,8 +4,8 @@
 // types) where sizes, strides and addresses allow, with central or one-sided differences at compile
 // time; voxel by voxel, the scheme at run time, for everything else, for 64-bit offsets, and for
 // float64 with those alone.
-#include "field_cuda.cuh"
-#include "jacobian_cuda.h"
+#include "jacobian/field_cuda.cuh"
+#include "jacobian/jacobian_cuda.h"
 
 namespace plasticine::cuda {
 namespace {

@@ -4,12 +4,12 @@
 #include <cstdint>
 #include <vector>
 
-#include "../common/tensor.h"
-#include "../common/types.h"
+#include "core/tensor.h"
+#include "core/types.h"
 
 namespace plasticine::cuda {
 
-// As jacobian_cpu.h has them: out (N, 1, *spatial) and grad_displacement are contiguous and written
+// As cpu/jacobian.h has them: out (N, 1, *spatial) and grad_displacement are contiguous and written
 // in full. Launched on the stream; raises std::runtime_error with CUDA's message.
 void jacobian_forward(const Tensor& displacement, const Tensor& out, Scheme scheme,
                       const std::vector<double>& spacing, int device, std::uintptr_t stream);

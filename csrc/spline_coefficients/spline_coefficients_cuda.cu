@@ -4,10 +4,10 @@
 // left, as far as the lines in flight fit there. Along any axis but the last, neighbouring threads
 // solve neighbouring lines, and every access is coalesced as it is. Rows along the last axis pass
 // through shared memory, a tile of columns at a time, which transposes them.
-#include "../common/cuda_launch.h"
-#include "../common/half.h"
-#include "spline_coefficients_cuda.h"
-#include "spline_math.h"
+#include "core/cuda_launch.h"
+#include "core/half.h"
+#include "spline_coefficients/math/spline.h"
+#include "spline_coefficients/spline_coefficients_cuda.h"
 
 namespace plasticine::cuda {
 namespace {

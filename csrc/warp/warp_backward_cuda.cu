@@ -3,8 +3,8 @@
 // A thread owns an output voxel. The image's gradient is scattered with atomics
 // (warp_cuda_scatter.cuh), in fixed point where a deterministic sum is asked for; the affine's is
 // summed in a fixed order, by warp, then by block, then by Python over the partial sums.
-#include "warp_cubic_cuda.h"
-#include "warp_cuda_adjoint.cuh"
+#include "warp/warp_cubic_cuda.h"
+#include "warp/warp_cuda_adjoint.cuh"
 
 namespace plasticine::cuda {
 namespace {

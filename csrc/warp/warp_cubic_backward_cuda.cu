@@ -3,9 +3,9 @@
 //
 // Which gradients are asked for is known at run time: the taps are read for the location's, then
 // walked again to scatter the image's, which needs fewer registers than both at once.
-#include "warp_cubic_cuda.h"
-#include "warp_cubic_cuda_cell.cuh"
-#include "warp_cuda_adjoint.cuh"
+#include "warp/warp_cubic_cuda.h"
+#include "warp/warp_cubic_cuda_cell.cuh"
+#include "warp/warp_cuda_adjoint.cuh"
 
 namespace plasticine::cuda {
 namespace {

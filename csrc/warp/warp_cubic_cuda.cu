@@ -1,7 +1,7 @@
 // warp forward in the cubic modes on the GPU: a thread finds its voxel's taps once, then serves its
 // channels.
-#include "warp_cubic_cuda.h"
-#include "warp_cubic_cuda_cell.cuh"
+#include "warp/warp_cubic_cuda.h"
+#include "warp/warp_cubic_cuda_cell.cuh"
 
 namespace plasticine::cuda {
 namespace {

@@ -1,7 +1,7 @@
 // The CUDA warp in its cubic modes as the bindings call it. Nothing here needs a CUDA header.
 #pragma once
 
-#include "warp_cuda.h"
+#include "warp/warp_cuda.h"
 
 namespace plasticine::cuda {
 

@@ -4,8 +4,8 @@
 // and axis, and on nothing in the loops over the taps.
 #pragma once
 
-#include "warp_cubic_math.h"
-#include "warp_cuda_location.cuh"
+#include "warp/math/cubic.h"
+#include "warp/warp_cuda_location.cuh"
 
 namespace plasticine::cuda {
 

@@ -1,7 +1,7 @@
 // warp forward on the GPU: a thread finds where its voxel is sampled once, then serves its
 // channels.
-#include "warp_cubic_cuda.h"
-#include "warp_cuda_location.cuh"
+#include "warp/warp_cubic_cuda.h"
+#include "warp/warp_cuda_location.cuh"
 
 namespace plasticine::cuda {
 namespace {

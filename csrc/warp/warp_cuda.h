@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "../common/tensor.h"
-#include "../common/types.h"
+#include "core/tensor.h"
+#include "core/types.h"
 
 namespace plasticine::cuda {
 

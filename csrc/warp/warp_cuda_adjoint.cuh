@@ -2,7 +2,7 @@
 // gradient.
 #pragma once
 
-#include "warp_cuda_scatter.cuh"
+#include "warp/warp_cuda_scatter.cuh"
 
 namespace plasticine::cuda {
 

@@ -1,10 +1,10 @@
 // What the forward and the backward kernel share: their inputs, and where a voxel is sampled.
 #pragma once
 
-#include "../common/cuda_boxes.cuh"
-#include "../common/cuda_memory.cuh"
-#include "warp_cuda.h"
-#include "warp_math.h"
+#include "core/cuda_boxes.cuh"
+#include "core/cuda_memory.cuh"
+#include "warp/math/linear.h"
+#include "warp/warp_cuda.h"
 
 namespace plasticine::cuda {
 

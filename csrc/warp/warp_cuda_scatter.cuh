@@ -6,7 +6,7 @@
 // a voxel of their own included.
 #pragma once
 
-#include "warp_cuda_location.cuh"
+#include "warp/warp_cuda_location.cuh"
 
 namespace plasticine::cuda {
 

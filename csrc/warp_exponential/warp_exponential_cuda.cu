@@ -5,9 +5,9 @@
 // header, with 32-bit offsets; the mode and the padding of the image are chosen at run time, the
 // same for a whole launch. plasticine/ops runs the exponential and the warp one after the other for
 // the rest.
-#include "warp_exponential_cuda.h"
+#include "warp_exponential/warp_exponential_cuda.h"
 
-#include "../compose/compose_cuda_field.cuh"
+#include "compose/compose_cuda_field.cuh"
 
 namespace plasticine::cuda {
 namespace {

@@ -1,7 +1,7 @@
 // The CUDA warp by an exponential, as the bindings call it. Nothing here needs a CUDA header.
 #pragma once
 
-#include "../exponential/exponential_cuda.h"
+#include "exponential/exponential_cuda.h"
 
 namespace plasticine::cuda {
 
