@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from torch import Tensor
 
@@ -76,12 +75,21 @@ def _cuda_backward(
     return None if buffers is None else buffers.total(u.dtype), grad_v
 
 
-def _triton_forward(*arguments: Any) -> Tensor:
-    return backends.triton_kernels("compose")[0].compose_forward(*arguments)
+def _triton_forward(u: Tensor, v: Tensor, padding: str) -> Tensor:
+    result = contiguous_like(v)
+    backends.triton_kernels("compose")[0].compose_forward(u, v, result, padding)
+    return result
 
 
-def _triton_backward(*arguments: Any) -> Gradients:
-    return backends.triton_kernels("compose")[0].compose_backward(*arguments)
+def _triton_backward(
+    grad: Tensor, u: Tensor, v: Tensor, padding: str, needs: Sequence[bool]
+) -> Gradients:
+    gradients = (
+        contiguous_like(u) if needs[0] else None,
+        contiguous_like(v) if needs[1] else None,
+    )
+    backends.triton_kernels("compose")[0].compose_backward(grad, u, v, *gradients, padding)
+    return gradients
 
 
 def _reference_forward(u: Tensor, v: Tensor, padding: str) -> Tensor:

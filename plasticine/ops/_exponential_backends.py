@@ -122,14 +122,27 @@ def cuda_backward(
     return _backward(_cuda(velocity), grad, velocity, stages, *options)
 
 
-def triton_forward(*arguments: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def triton_forward(
+    velocity: Tensor, steps: int, method: str, padding: str, inverse: bool, kept: list[int]
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """As :func:`cpu_forward`."""
-    return backends.triton_kernels("exponential")[0].exponential_forward(*arguments)
+    result = contiguous_like(velocity)
+    inverse_result = contiguous_like(velocity) if inverse else None
+    stages = stages_like(velocity, (2 if inverse else 1) * len(kept)) if kept else None
+    serve = backends.triton_kernels("exponential")[0].exponential_forward
+    results = result, inverse_result, stages
+    serve(velocity, *results, 0.5**steps, steps, method, padding, kept)
+    return results
 
 
-def triton_resume(*arguments: Any) -> Tensor:
+def triton_resume(
+    velocity: Tensor, stages: Tensor, steps: int, method: str, padding: str, kept: list[int]
+) -> Tensor:
     """As :func:`cpu_resume`."""
-    return backends.triton_kernels("exponential")[0].exponential_resume(*arguments)
+    result = contiguous_like(velocity)
+    serve = backends.triton_kernels("exponential")[0].exponential_resume
+    serve(velocity, stages, result, 0.5**steps, steps, method, padding, kept)
+    return result
 
 
 def triton_backward(
@@ -145,8 +158,10 @@ def triton_backward(
     """As :func:`cpu_backward`."""
     if torch.are_deterministic_algorithms_enabled():
         return _step_by_step("triton", grad, velocity, scale, steps, method, padding)
+    result = contiguous_like(velocity)
     serve = backends.triton_kernels("exponential")[0].exponential_backward
-    return serve(grad, velocity, stages, scale, steps, method, padding, kept)
+    serve(grad, velocity, stages, result, scale, steps, method, padding, kept)
+    return result
 
 
 class _Core(NamedTuple):

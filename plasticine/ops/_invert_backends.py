@@ -105,15 +105,17 @@ def _cuda_backward(grad: Tensor, displacement: Tensor, inverse: Tensor, padding:
 def _triton_forward(
     displacement: Tensor, tolerance: float, iterations: int, padding: str
 ) -> Solution:
-    kernels = backends.triton_kernels("invert")[0]
-    inverse, squared, used = kernels.invert(displacement, tolerance, iterations, padding)
-    return _solution_of(inverse, squared, used, tolerance)
+    results = results_like(displacement)
+    serve = backends.triton_kernels("invert")[0].invert_forward
+    serve(displacement, *results, tolerance, iterations, padding)
+    return results
 
 
 def _triton_backward(grad: Tensor, displacement: Tensor, inverse: Tensor, padding: str) -> Tensor:
-    kernels = backends.triton_kernels("invert")[0]
-    adjoint = kernels.invert_adjoint(grad, displacement, inverse, padding)
-    return _scattered("triton", adjoint, inverse, padding).to(displacement.dtype)
+    result = contiguous_like(displacement)
+    serve = backends.triton_kernels("invert")[0].invert_backward
+    serve(grad, displacement, inverse, result, padding)
+    return result
 
 
 def _solution_of(inverse: Tensor, squared: Tensor, used: Tensor, tolerance: float) -> Solution:

@@ -217,8 +217,10 @@ class ScatterBuffers:
 def _triton_forward(
     image: Tensor, displacement: Tensor, affine: Tensor | None, mode: str, padding: str
 ) -> Tensor:
+    result = image.new_empty(image.shape[:2] + displacement.shape[2:])
     forward = backends.triton_kernels("warp")[0].warp_forward
-    return forward(image, displacement, affine, mode, padding)
+    forward(image, displacement, affine, result, mode, padding)
+    return result
 
 
 def _triton_backward(
@@ -230,8 +232,10 @@ def _triton_backward(
     padding: str,
     needs: Sequence[bool],
 ) -> Gradients:
+    gradients = _empty_gradients((image, displacement, affine), needs)
     backward = backends.triton_kernels("warp")[0].warp_backward
-    return backward(grad, image, displacement, affine, mode, padding, needs)
+    backward(grad, image, displacement, affine, *gradients, mode, padding)
+    return gradients
 
 
 FORWARD: dict[str, Callable[..., Tensor]] = {

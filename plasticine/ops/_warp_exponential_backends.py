@@ -56,8 +56,22 @@ def _cuda_forward(
     return _warp_backends.FORWARD["cuda"](image, displacement, None, mode, padding), stages
 
 
-def _triton_forward(*arguments: Any) -> Result:
-    return backends.triton_kernels("warp_exponential")[0].warp_exponential_forward(*arguments)
+def _triton_forward(
+    image: Tensor,
+    velocity: Tensor,
+    steps: int,
+    method: str,
+    mode: str,
+    padding: str,
+    field_padding: str,
+    kept: list[int],
+) -> Result:
+    result = image.new_empty(image.shape[:2] + velocity.shape[2:])
+    stages = stages_like(velocity, len(kept)) if kept else None
+    serve = backends.triton_kernels("warp_exponential")[0].warp_exponential_forward
+    flow = 0.5**steps, steps, method, field_padding, kept
+    serve(image, velocity, result, stages, *flow, mode, padding)
+    return result, stages
 
 
 def _compiled_forward(

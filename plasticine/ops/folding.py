@@ -222,8 +222,10 @@ def _empty_statistics(displacement: Tensor) -> Tensor:
 def _triton_forward(
     displacement: Tensor, scheme: str, interior: bool, spacing: Sequence[float]
 ) -> Tensor:
+    statistics = _empty_statistics(displacement)
     kernels = backends.triton_kernels("folding")[0]
-    return kernels.folding(displacement, scheme, interior, spacing)
+    kernels.folding(displacement, statistics, scheme, interior, spacing)
+    return statistics
 
 
 FORWARD: dict[str, Callable[..., Tensor]] = {

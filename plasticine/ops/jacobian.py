@@ -272,15 +272,19 @@ def _cuda_backward(
 
 
 def _triton_forward(displacement: Tensor, scheme: str, spacing: Sequence[float]) -> Tensor:
+    result = displacement.new_empty(_shape(displacement))
     kernels = backends.triton_kernels("jacobian")[0]
-    return kernels.jacobian_forward(displacement, scheme, spacing)
+    kernels.jacobian_forward(displacement, result, scheme, spacing)
+    return result
 
 
 def _triton_backward(
     grad: Tensor, displacement: Tensor, scheme: str, spacing: Sequence[float]
 ) -> Tensor:
+    result = contiguous_like(displacement)
     kernels = backends.triton_kernels("jacobian")[0]
-    return kernels.jacobian_backward(grad, displacement, scheme, spacing)
+    kernels.jacobian_backward(grad, displacement, result, scheme, spacing)
+    return result
 
 
 def _reference_forward(displacement: Tensor, scheme: str, spacing: Sequence[float]) -> Tensor:

@@ -141,8 +141,10 @@ def _cuda_forward(image: Tensor, padding: str, adjoint: bool) -> Tensor:
 
 
 def _triton_forward(image: Tensor, padding: str, adjoint: bool) -> Tensor:
+    result = contiguous_like(image)
     kernels = backends.triton_kernels("spline_coefficients")[0]
-    return kernels.spline_coefficients(image, padding, adjoint)
+    kernels.spline_coefficients(image, result, padding, adjoint)
+    return result
 
 
 def _reference_forward(image: Tensor, padding: str, adjoint: bool) -> Tensor:

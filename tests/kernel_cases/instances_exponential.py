@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from plasticine.ops._exponential_backends import BACKWARD, FORWARD
+from plasticine.kernels.exponential import exponential_backward, exponential_forward
 
 # Method, padding, dtype, size: every value of each.
 INSTANCES = (
@@ -15,13 +15,15 @@ INSTANCES = (
 
 
 def launch() -> None:
-    """Calls the operator's Triton backend once for every instance; both directions, and one."""
+    """Calls the operator's functions once for every instance; both directions, and one."""
     for method, padding, dtype, size in INSTANCES:
         velocity = torch.zeros(2, len(size), *size, dtype=dtype)
-        FORWARD["triton"](velocity, 0, method, padding, False, [])
-        FORWARD["triton"](velocity, 1, method, padding, True, [])
-        BACKWARD["triton"](velocity, velocity, None, 0.5, 1, method, padding, [])
+        out, inverse = torch.empty_like(velocity), torch.empty_like(velocity)
+        exponential_forward(velocity, out, None, None, 1.0, 0, method, padding, [])
+        exponential_forward(velocity, out, inverse, None, 0.5, 1, method, padding, [])
+        exponential_backward(out, velocity, None, inverse, 0.5, 1, method, padding, [])
     # 64-bit offsets: rows that lie 2**30 elements apart, in memory that is never touched.
     velocity = torch.empty(2**31 + 16).as_strided((1, 2, 3, 4), (0, 4, 2**30, 1))
-    FORWARD["triton"](velocity, 1, "euler", "zeros", False, [])
-    BACKWARD["triton"](velocity, velocity, None, 0.5, 1, "rk4", "zeros", [])
+    out, grad = torch.empty(1, 2, 3, 4), torch.empty(1, 2, 3, 4)
+    exponential_forward(velocity, out, None, None, 0.5, 1, "euler", "zeros", [])
+    exponential_backward(out, velocity, None, grad, 0.5, 1, "rk4", "zeros", [])
