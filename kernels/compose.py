@@ -21,7 +21,7 @@ from .gather import (
     store_vector,
     zero_vector,
 )
-from .launch import element_strides, launch_over_voxels, spatial_size
+from .launch import field_of, launch_over_voxels
 from .location import block_of, corner, displaced, locate, reaching, voxel_number
 from .scatter import ScatteredSums, scatter
 from .tuning import SAMPLING, tuned
@@ -36,10 +36,6 @@ def compose_forward_kernel(
     u,
     v,
     out,
-    u_strides,
-    v_strides,
-    size,
-    out_size,
     size_class,
     NDIM: tl.constexpr,
     PADDING: tl.constexpr,
@@ -47,10 +43,10 @@ def compose_forward_kernel(
     ACC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One block of out, contiguous ``(n, d, *out_size)``."""
-    n, voxel, position, voxels, active = block_of(tl.program_id(0), out_size, INDEX, BLOCK)
-    step = load_vector(v, v_strides, n, position, active, NDIM, ACC)
-    further = sample_vector(u, u_strides, n, step, position, active, size, NDIM, PADDING)
+    """One block of out, contiguous, of the size of v."""
+    n, voxel, position, voxels, active = block_of(tl.program_id(0), v.size, INDEX, BLOCK)
+    step = load_vector(v, n, position, active, NDIM, ACC)
+    further = sample_vector(u, n, step, position, active, NDIM, PADDING)
     store_vector(out, n, added(further, step), voxel, voxels, active, NDIM)
 
 
@@ -64,12 +60,6 @@ def compose_backward_kernel(
     grad_u_fixed,
     fixed_scale,
     grad_v,
-    grad_strides,
-    u_strides,
-    v_strides,
-    passed_strides,
-    size,
-    out_size,
     scale,
     reach,
     passed_scale,
@@ -88,14 +78,15 @@ def compose_backward_kernel(
     be None.
     """
     UPPER_Z: tl.constexpr = 2 if NDIM == 3 else 1
-    n, voxel, position, voxels, active = block_of(tl.program_id(0), out_size, INDEX, BLOCK)
-    step = scaled(load_vector(v, v_strides, n, position, active, NDIM, ACC), tl.cast(reach, ACC))
+    n, voxel, position, voxels, active = block_of(tl.program_id(0), v.size, INDEX, BLOCK)
+    step = scaled(load_vector(v, n, position, active, NDIM, ACC), tl.cast(reach, ACC))
     location = displaced(position, step)
+    size = u.size
     first, weights, derivatives, undefined = locate(
         location, active, size, NDIM, "linear", PADDING, INDEX
     )
     reached = reaching(first, size, active & ~undefined, NDIM, "linear", PADDING)
-    upstream = load_vector(grad, grad_strides, n, position, reached, NDIM, ACC)
+    upstream = load_vector(grad, n, position, reached, NDIM, ACC)
     upstream = scaled(upstream, tl.cast(scale, ACC))
     integer_scale = 0.0
     if fixed_scale is not None:
@@ -115,7 +106,7 @@ def compose_backward_kernel(
                         share = upstream[axis] * product
                         scatter(grad_u, grad_u_fixed, plane, offset, share, inside, integer_scale)
                 if grad_v is not None:
-                    value = load_vector(u, u_strides, n, corner_voxel, inside, NDIM, ACC)
+                    value = load_vector(u, n, corner_voxel, inside, NDIM, ACC)
                     product = value[1] * upstream[1] + value[2] * upstream[2]
                     if NDIM == 3:
                         product += value[0] * upstream[0]
@@ -126,7 +117,7 @@ def compose_backward_kernel(
         result = (gradient[0] * z, gradient[1] * y, gradient[2] * x)
         result = scaled(result, tl.where(undefined, float("nan"), tl.cast(reach, ACC)))
         if passed is not None:
-            through = load_vector(passed, passed_strides, n, position, active, NDIM, ACC)
+            through = load_vector(passed, n, position, active, NDIM, ACC)
             result = added(result, scaled(through, tl.cast(passed_scale, ACC)))
         if ACCUMULATE:
             for axis in tl.static_range(3 - NDIM, 3):
@@ -148,13 +139,9 @@ def compose_forward(u: Tensor, v: Tensor, out: Tensor, padding: str) -> None:
     launch_over_voxels(
         compose_forward_kernel,
         v,
-        u,
-        v,
+        field_of(u),
+        field_of(v),
         out,
-        element_strides(u),
-        element_strides(v),
-        spatial_size(u),
-        spatial_size(v),
         touched=(u, v, out),
         PADDING=padding,
     )
@@ -220,20 +207,14 @@ def add_adjoint(
     launch_over_voxels(
         compose_backward_kernel,
         v,
-        grad,
-        u,
-        v,
-        passed,
+        field_of(grad),
+        field_of(u),
+        field_of(v),
+        None if passed is None else field_of(passed),
         grad_u,
         None if sums is None else sums.fixed,
         None if sums is None else sums.scale,
         grad_v,
-        element_strides(grad),
-        element_strides(u),
-        element_strides(v),
-        None if passed is None else element_strides(passed),
-        spatial_size(u),
-        spatial_size(v),
         scale,
         reach,
         passed_scale,

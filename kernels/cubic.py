@@ -65,18 +65,17 @@ def tap_along_z(lower, t, size, k, NDIM: tl.constexpr, MODE: tl.constexpr, PADDI
 @triton.jit
 def gather_cubic(
     plane,
-    strides,
+    image,
     lower,
     t,
     taps,
     undefined,
     active,
-    size,
     NDIM: tl.constexpr,
     MODE: tl.constexpr,
     PADDING: tl.constexpr,
 ):
-    """One channel at the cells that were located; NaN where there is no location."""
+    """As gather in ``gather.py``, at the taps of plane_taps."""
     ACC: tl.constexpr = t[2].dtype
     TAPS_Z: tl.constexpr = 4 if NDIM == 3 else 1
     y, inside_y, x, inside_x = taps
@@ -84,16 +83,16 @@ def gather_cubic(
     total = tl.zeros(active.shape, ACC)
     for dz in range(TAPS_Z):
         z, inside_z, weight_z, _derivative = tap_along_z(
-            lower[0], t[0], size[0], dz, NDIM, MODE, PADDING
+            lower[0], t[0], image.size[0], dz, NDIM, MODE, PADDING
         )
         readable = active & inside_z & ~undefined
         sum_y = tl.zeros(active.shape, ACC)
         for dy in tl.static_range(4):
-            row = plane + (z * strides[2] + y[dy] * strides[3])
+            row = plane + (z * image.strides[2] + y[dy] * image.strides[3])
             sum_x = tl.zeros(active.shape, ACC)
             for dx in tl.static_range(4):
                 mask = readable & inside_y[dy] & inside_x[dx]
-                value = tl.load(row + x[dx] * strides[4], mask=mask, other=0).to(ACC)
+                value = tl.load(row + x[dx] * image.strides[4], mask=mask, other=0).to(ACC)
                 sum_x += weights_x[dx] * value
             sum_y += weights_y[dy] * sum_x
         total += weight_z * sum_y
@@ -108,12 +107,11 @@ def cubic_adjoint(
     scale,
     target_plane,
     plane,
-    strides,
+    image,
     lower,
     t,
     taps,
     reached,
-    size,
     gradient,
     NDIM: tl.constexpr,
     MODE: tl.constexpr,
@@ -129,7 +127,7 @@ def cubic_adjoint(
     gradient_z, gradient_y, gradient_x = gradient
     for dz in range(TAPS_Z):
         z, inside_z, weight_z, derivative_z = tap_along_z(
-            lower[0], t[0], size[0], dz, NDIM, MODE, PADDING
+            lower[0], t[0], image.size[0], dz, NDIM, MODE, PADDING
         )
         readable = reached & inside_z
         # Of this plane: the sum over its taps, and its derivatives along y and x.
@@ -137,8 +135,8 @@ def cubic_adjoint(
         along_y = tl.zeros(reached.shape, ACC)
         along_x = tl.zeros(reached.shape, ACC)
         for dy in tl.static_range(4):
-            row = plane + (z * strides[2] + y[dy] * strides[3])
-            target_row = (z * size[1] + y[dy]) * size[2]
+            row = plane + (z * image.strides[2] + y[dy] * image.strides[3])
+            target_row = (z * image.size[1] + y[dy]) * image.size[2]
             share_row = upstream * (weight_z * weights_y[dy])
             sum_x = tl.zeros(reached.shape, ACC)
             sum_along_x = tl.zeros(reached.shape, ACC)
@@ -149,7 +147,7 @@ def cubic_adjoint(
                     offset = target_row + x[dx]
                     scatter(grad_image, grad_image_fixed, target_plane, offset, share, mask, scale)
                 if NEEDS_LOCATION:
-                    value = tl.load(row + x[dx] * strides[4], mask=mask, other=0).to(ACC)
+                    value = tl.load(row + x[dx] * image.strides[4], mask=mask, other=0).to(ACC)
                     sum_x += weights_x[dx] * value
                     sum_along_x += derivatives_x[dx] * value
             total += weights_y[dy] * sum_x

@@ -51,19 +51,18 @@ def launch_over_tiles(
     Args:
         kernel: takes the constants NDIM, INDEX, ACC, those of ``tile`` and of ``constants``.
         displacement: ``(N, d, *spatial)``.
-        arguments: the kernel's others, in order, before the size.
+        arguments: the kernel's others, in order.
         tile: of :func:`tile_for`.
         touched: what the kernel reads and writes at offsets of type INDEX.
         constants: by name.
     """
     if displacement.numel() == 0:
         return
-    _, height, width = size = spatial_size(displacement)
+    _, height, width = spatial_size(displacement)
     beyond = (tile["PLANES"] * (height + tile["ROWS"]) + tile["ROWS"]) * (width + tile["COLUMNS"])
     with torch.cuda.device_of(displacement):
         kernel[(displacement.shape[0] * tiles_of(displacement, tile),)](
             *arguments,
-            size,
             NDIM=displacement.shape[1],
             INDEX=index_type(beyond, *touched),
             ACC=accumulator_type(displacement),

@@ -20,7 +20,7 @@ from torch import Tensor
 from .compose import add_adjoint
 from .flow import first_stage, intermediate_velocities, next_displacement, step_of
 from .gather import load_vector, store_vector
-from .launch import element_strides, launch_over_voxels, spatial_size
+from .launch import Field, field_of, launch_over_voxels
 from .location import block_of
 from .tuning import SAMPLING, tuned
 
@@ -42,8 +42,6 @@ def step_kernel(
     out,
     inverse_field,
     inverse_out,
-    strides,
-    size,
     scale,
     inverse_scale,
     size_class,
@@ -57,18 +55,19 @@ def step_kernel(
     """One block of out, contiguous; and of inverse_out, where that is not None.
 
     The two programs of a block follow one another, so that a velocity which both read comes from
-    memory once. strides are those of both fields.
+    memory once. inverse_field is the data alone, with the strides of field.
     """
     program = tl.program_id(0)
+    data = field.data
     if inverse_out is not None:
         if program % 2 == 1:
-            field = inverse_field
+            data = inverse_field
             out = inverse_out
             scale = inverse_scale
         program = program // 2
-    n, voxel, position, voxels, active = block_of(program, size, INDEX, BLOCK)
-    where = (position, active, size)
-    result = next_displacement(field, strides, n, *where, scale, STEP, NDIM, PADDING, ACC)
+    field = Field(data, field.strides, field.size)
+    n, voxel, position, voxels, active = block_of(program, field.size, INDEX, BLOCK)
+    result = next_displacement(field, n, position, active, scale, STEP, NDIM, PADDING, ACC)
     store_vector(out, n, result, voxel, voxels, active, NDIM)
 
 
@@ -77,8 +76,6 @@ def intermediate_velocities_kernel(
     velocity,
     second,
     third,
-    strides,
-    size,
     scale,
     NDIM: tl.constexpr,
     PADDING: tl.constexpr,
@@ -87,10 +84,10 @@ def intermediate_velocities_kernel(
     BLOCK: tl.constexpr,
 ):
     """One block of what the adjoint of the classical Runge-Kutta step needs; contiguous."""
-    n, voxel, position, voxels, active = block_of(tl.program_id(0), size, INDEX, BLOCK)
-    first = load_vector(velocity, strides, n, position, active, NDIM, ACC)
-    where = (position, active, size, tl.cast(scale, ACC))
-    found, further = intermediate_velocities(velocity, strides, n, first, *where, NDIM, PADDING)
+    n, voxel, position, voxels, active = block_of(tl.program_id(0), velocity.size, INDEX, BLOCK)
+    first = load_vector(velocity, n, position, active, NDIM, ACC)
+    where = (position, active, tl.cast(scale, ACC))
+    found, further = intermediate_velocities(velocity, n, first, *where, NDIM, PADDING)
     store_vector(second, n, found, voxel, voxels, active, NDIM)
     store_vector(third, n, further, voxel, voxels, active, NDIM)
 
@@ -250,12 +247,10 @@ def advance(
     launch_over_voxels(
         step_kernel,
         velocity,
-        sources[0],
+        field_of(sources[0]),
         outs[0],
         sources[1] if pair else None,
         outs[1] if pair else None,
-        element_strides(sources[0]),
-        spatial_size(velocity),
         scale if starts else 1.0,
         -scale if starts else 1.0,
         touched=(velocity,),
@@ -332,11 +327,9 @@ def _adjoint_of_rk4(
     launch_over_voxels(
         intermediate_velocities_kernel,
         velocity,
-        velocity,
+        field_of(velocity),
         second,
         third,
-        element_strides(velocity),
-        spatial_size(velocity),
         scale,
         touched=(velocity,),
         block=_BLOCK,

@@ -14,33 +14,29 @@ from .gather import added, load_vector, sample_vector, scaled
 @triton.jit
 def intermediate_velocities(
     velocity,
-    strides,
     n,
     first,
     position,
     active,
-    size,
     scale,
     NDIM: tl.constexpr,
     PADDING: tl.constexpr,
 ):
     """The second and third velocity that the classical Runge-Kutta step meets on its way."""
-    where = (position, active, size)
+    where = (position, active)
     half = scaled(first, scale / 2)
-    second = sample_vector(velocity, strides, n, half, *where, NDIM, PADDING)
+    second = sample_vector(velocity, n, half, *where, NDIM, PADDING)
     half = scaled(second, scale / 2)
-    third = sample_vector(velocity, strides, n, half, *where, NDIM, PADDING)
+    third = sample_vector(velocity, n, half, *where, NDIM, PADDING)
     return second, third
 
 
 @triton.jit
 def next_displacement(
     field,
-    strides,
     n,
     position,
     active,
-    size,
     scale,
     STEP: tl.constexpr,
     NDIM: tl.constexpr,
@@ -53,24 +49,22 @@ def next_displacement(
     or "rk4" over the time ``scale``.
     """
     scale = tl.cast(scale, ACC)
-    where = (position, active, size)
-    value = load_vector(field, strides, n, position, active, NDIM, ACC)
+    where = (position, active)
+    value = load_vector(field, n, position, active, NDIM, ACC)
     if STEP == "euler":
         result = scaled(value, scale)
     elif STEP == "square":
         u = scaled(value, scale)
-        further = sample_vector(field, strides, n, u, *where, NDIM, PADDING)
+        further = sample_vector(field, n, u, *where, NDIM, PADDING)
         result = scaled(added(further, value), scale)
     elif STEP == "midpoint":
         half = scaled(value, scale / 2)
-        further = sample_vector(field, strides, n, half, *where, NDIM, PADDING)
+        further = sample_vector(field, n, half, *where, NDIM, PADDING)
         result = scaled(further, scale)
     else:
-        second, third = intermediate_velocities(
-            field, strides, n, value, *where, scale, NDIM, PADDING
-        )
+        second, third = intermediate_velocities(field, n, value, *where, scale, NDIM, PADDING)
         whole = scaled(third, scale)
-        fourth = sample_vector(field, strides, n, whole, *where, NDIM, PADDING)
+        fourth = sample_vector(field, n, whole, *where, NDIM, PADDING)
         inner = scaled(added(second, third), 2)
         result = scaled(added(added(value, inner), fourth), scale / 6)
     return result

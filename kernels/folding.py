@@ -26,7 +26,7 @@ from .differences import (
     tile_of,
     tiles_of,
 )
-from .launch import element_strides
+from .launch import field_of
 from .location import offset_of
 
 # The rows, columns and planes of a program. In float64 a thread takes one voxel of a plane: the
@@ -135,9 +135,7 @@ def in_region(index, size, INTERIOR: tl.constexpr):
 def folding_kernel(
     displacement,
     partial,
-    strides,
     scale,
-    size,
     NDIM: tl.constexpr,
     SCHEME: tl.constexpr,
     INTERIOR: tl.constexpr,
@@ -148,8 +146,9 @@ def folding_kernel(
     PLANES: tl.constexpr,
 ):
     """One tile: the record of the program goes to partial, ``(programs, 8)`` float64."""
+    strides, size = displacement.strides, displacement.size
     n, first, y, x = tile_of(tl.program_id(0), size, INDEX, ROWS, COLUMNS, PLANES)
-    field = displacement + n * strides[0]
+    field = displacement.data + n * strides[0]
     across_y = difference_at(y, size[1], strides[3], SCHEME, ACC)
     across_x = difference_at(x, size[2], strides[4], SCHEME, ACC)
     in_tile = (y < size[1]) & (x < size[2])
@@ -239,9 +238,8 @@ def folding(
     launch_over_tiles(
         folding_kernel,
         displacement,
-        displacement,
+        field_of(displacement),
         records,
-        element_strides(displacement),
         scale_of(spacing),
         tile=tile,
         touched=(displacement,),

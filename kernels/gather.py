@@ -16,16 +16,18 @@ from .location import corner, displaced, locate, offset_of
 @triton.jit
 def gather(
     plane,
-    strides,
+    image,
     first,
     weights,
     undefined,
     active,
-    size,
     NDIM: tl.constexpr,
     MODE: tl.constexpr,
 ):
-    """One channel at the cells that were located; NaN where there is no location."""
+    """One channel of an image at the cells that were located; NaN where there is no location.
+
+    plane points at the channel of the sample.
+    """
     ACC: tl.constexpr = weights[2].dtype
     UPPER: tl.constexpr = 1 if MODE == "nearest" else 2
     UPPER_Z: tl.constexpr = UPPER if NDIM == 3 else 1
@@ -33,9 +35,9 @@ def gather(
     for dz in tl.static_range(UPPER_Z):
         for dy in tl.static_range(UPPER):
             for dx in tl.static_range(UPPER):
-                voxel, weight, inside = corner(first, weights, size, dz, dy, dx, MODE)
+                voxel, weight, inside = corner(first, weights, image.size, dz, dy, dx, MODE)
                 readable = active & inside & ~undefined
-                value = tl.load(plane + offset_of(voxel, strides), mask=readable, other=0)
+                value = tl.load(plane + offset_of(voxel, image.strides), mask=readable, other=0)
                 total += weight[0] * weight[1] * weight[2] * value.to(ACC)
     return tl.where(undefined, float("nan"), total)
 
@@ -43,14 +45,12 @@ def gather(
 @triton.jit
 def sample_channels(
     image,
-    strides,
     out,
     location,
     n,
     voxel,
     voxels,
     active,
-    size,
     channels,
     NDIM: tl.constexpr,
     MODE: tl.constexpr,
@@ -58,20 +58,21 @@ def sample_channels(
 ):
     """Writes one block of out, contiguous ``(n, c, *out_size)``: the image at locations."""
     IS_CUBIC: tl.constexpr = MODE == "cubic" or MODE == "bspline"
+    size = image.size
     first, weights, _, undefined = locate(location, active, size, NDIM, MODE, PADDING, voxel.dtype)
     if IS_CUBIC:
         taps = plane_taps(first, size, PADDING)
-    plane = image + n * strides[0]
+    plane = image.data + n * image.strides[0]
     target = out + n * channels * voxels
     for _channel in range(channels):
         if IS_CUBIC:
             value = gather_cubic(
-                plane, strides, first, weights, taps, undefined, active, size, NDIM, MODE, PADDING
+                plane, image, first, weights, taps, undefined, active, NDIM, MODE, PADDING
             )
         else:
-            value = gather(plane, strides, first, weights, undefined, active, size, NDIM, MODE)
+            value = gather(plane, image, first, weights, undefined, active, NDIM, MODE)
         tl.store(target + voxel, value.to(out.dtype.element_ty), mask=active)
-        plane += strides[1]
+        plane += image.strides[1]
         target += voxels
 
 
@@ -96,10 +97,10 @@ def add_location_gradient(
 
 
 @triton.jit
-def load_vector(field, strides, n, position, active, NDIM: tl.constexpr, ACC: tl.constexpr):
+def load_vector(field, n, position, active, NDIM: tl.constexpr, ACC: tl.constexpr):
     """The vectors of a field at the voxels of a position."""
-    component = tl.cast(strides[1], tl.int64)
-    source = field + n * strides[0] + offset_of(position, strides)
+    component = tl.cast(field.strides[1], tl.int64)
+    source = field.data + n * field.strides[0] + offset_of(position, field.strides)
     z = tl.zeros(active.shape, ACC)
     if NDIM == 3:
         z = tl.load(source, mask=active, other=0).to(ACC)
@@ -119,52 +120,36 @@ def store_vector(field, n, vector, voxel, voxels, active, NDIM: tl.constexpr):
 
 @triton.jit
 def sample_vector(
-    field,
-    strides,
-    n,
-    displacement,
-    position,
-    active,
-    size,
-    NDIM: tl.constexpr,
-    PADDING: tl.constexpr,
+    field, n, displacement, position, active, NDIM: tl.constexpr, PADDING: tl.constexpr
 ):
     """The vectors of a field where a displacement leads from a position, linear interpolation."""
     ACC: tl.constexpr = displacement[2].dtype
     UPPER_Z: tl.constexpr = 2 if NDIM == 3 else 1
     location = displaced(position, displacement)
     first, weights, _, undefined = locate(
-        location, active, size, NDIM, "linear", PADDING, position[2].dtype
+        location, active, field.size, NDIM, "linear", PADDING, position[2].dtype
     )
     readable = active & ~undefined
     total = zero_vector(active, ACC)
     for dz in tl.static_range(UPPER_Z):
         for dy in tl.static_range(2):
             for dx in tl.static_range(2):
-                voxel, weight, inside = corner(first, weights, size, dz, dy, dx, "linear")
-                value = load_vector(field, strides, n, voxel, readable & inside, NDIM, ACC)
+                voxel, weight, inside = corner(first, weights, field.size, dz, dy, dx, "linear")
+                value = load_vector(field, n, voxel, readable & inside, NDIM, ACC)
                 total = added(total, scaled(value, weight[0] * weight[1] * weight[2]))
     return select(undefined, float("nan"), total)
 
 
 @triton.jit
 def sample_with_derivatives(
-    field,
-    strides,
-    n,
-    displacement,
-    position,
-    active,
-    size,
-    NDIM: tl.constexpr,
-    PADDING: tl.constexpr,
+    field, n, displacement, position, active, NDIM: tl.constexpr, PADDING: tl.constexpr
 ):
     """As sample_vector, with the derivatives of the vectors along z, y and x: four vectors."""
     ACC: tl.constexpr = displacement[2].dtype
     UPPER_Z: tl.constexpr = 2 if NDIM == 3 else 1
     location = displaced(position, displacement)
     first, weights, derivatives, undefined = locate(
-        location, active, size, NDIM, "linear", PADDING, position[2].dtype
+        location, active, field.size, NDIM, "linear", PADDING, position[2].dtype
     )
     total = zero_vector(active, ACC)
     along_z = zero_vector(active, ACC)
@@ -173,9 +158,9 @@ def sample_with_derivatives(
     for dz in tl.static_range(UPPER_Z):
         for dy in tl.static_range(2):
             for dx in tl.static_range(2):
-                voxel, weight, inside = corner(first, weights, size, dz, dy, dx, "linear")
+                voxel, weight, inside = corner(first, weights, field.size, dz, dy, dx, "linear")
                 readable = active & inside & ~undefined
-                value = load_vector(field, strides, n, voxel, readable, NDIM, ACC)
+                value = load_vector(field, n, voxel, readable, NDIM, ACC)
                 z, y, x = weight
                 total = added(total, scaled(value, z * y * x))
                 along_x = added(along_x, scaled(value, z * y * (2 * dx - 1)))

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .gather import added, load_vector, sample_with_derivatives, scaled, select, store_vector
-from .launch import accumulator, element_strides, launch_over_voxels, spatial_size
+from .launch import accumulator, field_of, launch_over_voxels
 from .location import block_of
 from .warp import warp_backward
 
@@ -75,8 +75,6 @@ def invert_kernel(
     out,
     squared_residual,
     iterations,
-    strides,
-    size,
     squared_tolerance,
     limit,
     NDIM: tl.constexpr,
@@ -86,17 +84,17 @@ def invert_kernel(
     ACC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One block of out, contiguous ``(n, d, *size)``, with its worst residual and most iterations.
+    """One block of out, contiguous, with its worst residual and most iterations.
 
     Residuals are squared, and squared_tolerance points at one number. Newton's steps and the fixed
     point's take turns, each with relaxation.
     """
     program = tl.program_id(0)
-    n, voxel, position, voxels, active = block_of(program, size, INDEX, BLOCK)
+    n, voxel, position, voxels, active = block_of(program, displacement.size, INDEX, BLOCK)
     tolerance = tl.load(squared_tolerance).to(ACC)
     infinity = float("inf")
 
-    u_z, u_y, u_x = load_vector(displacement, strides, n, position, active, NDIM, ACC)
+    u_z, u_y, u_x = load_vector(displacement, n, position, active, NDIM, ACC)
     w_z = tl.where(tl.abs(u_z) < infinity, -u_z, 0)
     w_y = tl.where(tl.abs(u_y) < infinity, -u_y, 0)
     w_x = tl.where(tl.abs(u_x) < infinity, -u_x, 0)
@@ -110,7 +108,7 @@ def invert_kernel(
     while is_running != 0:
         w = (w_z, w_y, w_x)
         value, along_z, along_y, along_x = sample_with_derivatives(
-            displacement, strides, n, w, position, is_open, size, NDIM, PADDING
+            displacement, n, w, position, is_open, NDIM, PADDING
         )
         residual = added(value, w)
         norm = residual[0] * residual[0] + residual[1] * residual[1] + residual[2] * residual[2]
@@ -145,23 +143,20 @@ def invert_adjoint_kernel(
     displacement,
     inverse,
     out,
-    grad_strides,
-    strides,
-    inverse_strides,
-    size,
     NDIM: tl.constexpr,
     PADDING: tl.constexpr,
     INDEX: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One block of ``-M^-T grad``, contiguous ``(n, d, *size)``, with M at ``p + w(p)``."""
+    """One block of ``-M^-T grad``, contiguous, with M at ``p + w(p)``."""
+    size = displacement.size
     n, voxel, position, voxels, active = block_of(tl.program_id(0), size, INDEX, BLOCK)
-    w = load_vector(inverse, inverse_strides, n, position, active, NDIM, ACC)
+    w = load_vector(inverse, n, position, active, NDIM, ACC)
     _, along_z, along_y, along_x = sample_with_derivatives(
-        displacement, strides, n, w, position, active, size, NDIM, PADDING
+        displacement, n, w, position, active, NDIM, PADDING
     )
-    right = load_vector(grad, grad_strides, n, position, active, NDIM, ACC)
+    right = load_vector(grad, n, position, active, NDIM, ACC)
     a, b, c = moved_columns(along_z, along_y, along_x)
     b_c, c_a, a_b = cross(b, c), cross(c, a), cross(a, b)
     z = b_c[0] * right[0] + c_a[0] * right[1] + a_b[0] * right[2]
@@ -205,12 +200,10 @@ def invert_forward(
     launch_over_voxels(
         invert_kernel,
         displacement,
-        displacement,
+        field_of(displacement),
         inverse,
         squared,
         used,
-        element_strides(displacement),
-        spatial_size(displacement),
         bound.square(),
         limit,
         touched=(displacement,),
@@ -244,14 +237,10 @@ def invert_backward(
     launch_over_voxels(
         invert_adjoint_kernel,
         displacement,
-        grad,
-        displacement,
-        inverse,
+        field_of(grad),
+        field_of(displacement),
+        field_of(inverse),
         adjoint,
-        element_strides(grad),
-        element_strides(displacement),
-        element_strides(inverse),
-        spatial_size(displacement),
         touched=(displacement, grad, inverse),
         block=_block_of(displacement),
         PADDING=padding,

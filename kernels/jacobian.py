@@ -29,7 +29,7 @@ from .differences import (
     tile_of,
 )
 from .gather import added
-from .launch import element_strides
+from .launch import field_of
 from .location import offset_of, voxel_number
 
 # The rows, columns and planes of a program. In float64 and backward a thread takes fewer voxels:
@@ -43,9 +43,7 @@ _BACKWARD_TILE = (4, 32, 8)
 def jacobian_forward_kernel(
     displacement,
     out,
-    strides,
     scale,
-    size,
     NDIM: tl.constexpr,
     SCHEME: tl.constexpr,
     INDEX: tl.constexpr,
@@ -55,8 +53,9 @@ def jacobian_forward_kernel(
     PLANES: tl.constexpr,
 ):
     """One tile of out, contiguous ``(n, 1, *size)``; scale is scale_of the spacing."""
+    strides, size = displacement.strides, displacement.size
     n, first, y, x = tile_of(tl.program_id(0), size, INDEX, ROWS, COLUMNS, PLANES)
-    field = displacement + n * strides[0]
+    field = displacement.data + n * strides[0]
     voxels = tl.cast(size[0], tl.int64) * size[1] * size[2]
     across_y = difference_at(y, size[1], strides[3], SCHEME, ACC)
     across_x = difference_at(x, size[2], strides[4], SCHEME, ACC)
@@ -128,10 +127,7 @@ def jacobian_backward_kernel(
     grad,
     displacement,
     out,
-    grad_strides,
-    strides,
     scale,
-    size,
     NDIM: tl.constexpr,
     SCHEME: tl.constexpr,
     INDEX: tl.constexpr,
@@ -141,9 +137,10 @@ def jacobian_backward_kernel(
     PLANES: tl.constexpr,
 ):
     """One tile of out, contiguous ``(n, d, *size)``: each voxel gathers, in a fixed order."""
+    strides, size = displacement.strides, displacement.size
     n, first, y, x = tile_of(tl.program_id(0), size, INDEX, ROWS, COLUMNS, PLANES)
-    field = displacement + n * strides[0]
-    source = grad + n * grad_strides[0]
+    field = displacement.data + n * strides[0]
+    source = grad.data + n * grad.strides[0]
     voxels = tl.cast(size[0], tl.int64) * size[1] * size[2]
     across_y = difference_at(y, size[1], strides[3], SCHEME, ACC)
     across_x = difference_at(x, size[2], strides[4], SCHEME, ACC)
@@ -153,8 +150,8 @@ def jacobian_backward_kernel(
         across = (difference_at(z, size[0], strides[2], SCHEME, ACC), across_y, across_x)
         position = (z, y, x)
         here = field + offset_of(position, strides)
-        up = source + offset_of(position, grad_strides)
-        voxel = (here, strides, up, grad_strides, position, size, across, scale, active)
+        up = source + offset_of(position, grad.strides)
+        voxel = (here, strides, up, grad.strides, position, size, across, scale, active)
         total = gather_axis(*voxel, 1, NDIM, SCHEME)
         total = added(total, gather_axis(*voxel, 2, NDIM, SCHEME))
         if NDIM == 3:
@@ -181,9 +178,8 @@ def jacobian_forward(
     launch_over_tiles(
         jacobian_forward_kernel,
         displacement,
-        displacement,
+        field_of(displacement),
         out,
-        element_strides(displacement),
         scale_of(spacing),
         tile=tile_for(displacement, *shape),
         touched=(displacement,),
@@ -210,11 +206,9 @@ def jacobian_backward(
     launch_over_tiles(
         jacobian_backward_kernel,
         displacement,
-        grad,
-        displacement,
+        field_of(grad),
+        field_of(displacement),
         grad_displacement,
-        element_strides(grad),
-        element_strides(displacement),
         scale_of(spacing),
         tile=tile_for(displacement, *_BACKWARD_TILE),
         touched=(displacement, grad),

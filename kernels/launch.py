@@ -5,7 +5,7 @@ Axes are (z, y, x); in 2D there is no z: its size is 1, its stride 0.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -18,16 +18,30 @@ from .tuning import Tuned, size_class
 _WARPS = 4
 
 
+class Field(NamedTuple):
+    """A tensor ``(N, C, *spatial)`` as the kernels take it; see :func:`field_of`."""
+
+    data: Tensor
+    strides: tuple[int, int, int, int, int]
+    size: tuple[int, int, int]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the autotuner looks at."""
+        return self.data.dtype
+
+
+def field_of(x: Tensor) -> Field:
+    """A tensor with its strides as (n, c, z, y, x) and its spatial size as (z, y, x)."""
+    strides = tuple(x.stride())
+    strides = strides if len(strides) == 5 else (*strides[:2], 0, *strides[2:])
+    return Field(x, strides, spatial_size(x))
+
+
 def spatial_size(x: Tensor) -> tuple[int, int, int]:
     """The spatial size of ``(N, C, *spatial)`` as (z, y, x)."""
     spatial = tuple(x.shape[2:])
     return spatial if len(spatial) == 3 else (1, *spatial)
-
-
-def element_strides(x: Tensor) -> tuple[int, int, int, int, int]:
-    """The strides of ``(N, C, *spatial)`` as (n, c, z, y, x)."""
-    strides = tuple(x.stride())
-    return strides if len(strides) == 5 else (*strides[:2], 0, *strides[2:])
 
 
 def index_type(block: int, *tensors: Tensor) -> tl.dtype:

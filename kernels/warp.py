@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .cubic import cubic_adjoint, plane_taps
 from .gather import add_location_gradient, load_vector, sample_channels, select, store_vector
-from .launch import accumulator, element_strides, launch_over_voxels, spatial_size
+from .launch import accumulator, field_of, launch_over_voxels
 from .location import (
     affine_displaced,
     block_of,
@@ -41,7 +41,6 @@ _BACKWARD_BLOCK = 128
 @triton.jit
 def locations_of(
     displacement,
-    strides,
     affine,
     affine_strides,
     n,
@@ -51,7 +50,7 @@ def locations_of(
     ACC: tl.constexpr,
 ):
     """Where the voxels at a position are sampled, (z, y, x); affine may be None."""
-    u = load_vector(displacement, strides, n, position, active, NDIM, ACC)
+    u = load_vector(displacement, n, position, active, NDIM, ACC)
     if affine is None:
         location = displaced(position, u)
     else:
@@ -64,12 +63,8 @@ def warp_forward_kernel(
     image,
     displacement,
     affine,
-    out,
-    image_strides,
-    displacement_strides,
     affine_strides,
-    size,
-    out_size,
+    out,
     channels,
     size_class,
     NDIM: tl.constexpr,
@@ -79,12 +74,11 @@ def warp_forward_kernel(
     ACC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One block of out, contiguous ``(n, c, *out_size)``; affine may be None."""
-    n, voxel, position, voxels, active = block_of(tl.program_id(0), out_size, INDEX, BLOCK)
-    field = (displacement, displacement_strides, affine, affine_strides)
-    location = locations_of(*field, n, position, active, NDIM, ACC)
-    block = (location, n, voxel, voxels, active, size, channels)
-    sample_channels(image, image_strides, out, *block, NDIM, MODE, PADDING)
+    """One block of out, contiguous; affine may be None."""
+    n, voxel, position, voxels, active = block_of(tl.program_id(0), displacement.size, INDEX, BLOCK)
+    location = locations_of(displacement, affine, affine_strides, n, position, active, NDIM, ACC)
+    block = (location, n, voxel, voxels, active, channels)
+    sample_channels(image, out, *block, NDIM, MODE, PADDING)
 
 
 _SAMPLE = tuned(*SAMPLING)(warp_forward_kernel)
@@ -102,11 +96,10 @@ def linear_adjoint(
     scale,
     target_plane,
     plane,
-    strides,
+    image,
     first,
     weights,
     reached,
-    size,
     gradient,
     NDIM: tl.constexpr,
     MODE: tl.constexpr,
@@ -122,16 +115,16 @@ def linear_adjoint(
     for dz in tl.static_range(UPPER_Z):
         for dy in tl.static_range(UPPER):
             for dx in tl.static_range(UPPER):
-                voxel, weight, inside = corner(first, weights, size, dz, dy, dx, MODE)
+                voxel, weight, inside = corner(first, weights, image.size, dz, dy, dx, MODE)
                 inside &= reached
                 if grad_image is not None:
-                    offset = voxel_number(voxel, size)
+                    offset = voxel_number(voxel, image.size)
                     share = upstream * (weight[0] * weight[1] * weight[2])
                     scatter(
                         grad_image, grad_image_fixed, target_plane, offset, share, inside, scale
                     )
                 if NEEDS_LOCATION:
-                    value = tl.load(plane + offset_of(voxel, strides), mask=inside, other=0)
+                    value = tl.load(plane + offset_of(voxel, image.strides), mask=inside, other=0)
                     value = value.to(upstream.dtype) * upstream
                     gradient = add_location_gradient(gradient, value, weight, dz, dy, dx)
     return gradient
@@ -143,17 +136,12 @@ def warp_backward_kernel(
     image,
     displacement,
     affine,
+    affine_strides,
     grad_image,
     grad_image_fixed,
     fixed_scale,
     grad_displacement,
     grad_affine,
-    grad_strides,
-    image_strides,
-    displacement_strides,
-    affine_strides,
-    size,
-    out_size,
     channels,
     NDIM: tl.constexpr,
     MODE: tl.constexpr,
@@ -170,9 +158,9 @@ def warp_backward_kernel(
     IS_CUBIC: tl.constexpr = MODE == "cubic" or MODE == "bspline"
     NEEDS_LOCATION: tl.constexpr = grad_displacement is not None or grad_affine is not None
     program = tl.program_id(0)
-    n, voxel, position, voxels, active = block_of(program, out_size, INDEX, BLOCK)
-    field = (displacement, displacement_strides, affine, affine_strides)
-    location = locations_of(*field, n, position, active, NDIM, ACC)
+    n, voxel, position, voxels, active = block_of(program, displacement.size, INDEX, BLOCK)
+    location = locations_of(displacement, affine, affine_strides, n, position, active, NDIM, ACC)
+    size = image.size
     first, weights, derivatives, undefined = locate(
         location, active, size, NDIM, MODE, PADDING, INDEX
     )
@@ -187,25 +175,25 @@ def warp_backward_kernel(
     gradient_x = tl.zeros([BLOCK], ACC)
     image_voxels = tl.cast(size[0], tl.int64) * size[1] * size[2]
     target_plane = n * channels * image_voxels
-    plane = image + n * image_strides[0]
-    source = grad + n * grad_strides[0]
-    source_offset = offset_of(position, grad_strides)
+    plane = image.data + n * image.strides[0]
+    source = grad.data + n * grad.strides[0]
+    source_offset = offset_of(position, grad.strides)
     for _channel in range(channels):
         upstream = tl.load(source + source_offset, mask=reached, other=0).to(ACC)
         target = (grad_image, grad_image_fixed, scale, target_plane)
         gradient = (gradient_z, gradient_y, gradient_x)
         if IS_CUBIC:
-            cells = (plane, image_strides, first, weights, taps, reached, size, gradient)
+            cells = (plane, image, first, weights, taps, reached, gradient)
             gradient_z, gradient_y, gradient_x = cubic_adjoint(
                 upstream, *target, *cells, NDIM, MODE, PADDING, NEEDS_LOCATION
             )
         else:
-            cells = (plane, image_strides, first, weights, reached, size, gradient)
+            cells = (plane, image, first, weights, reached, gradient)
             gradient_z, gradient_y, gradient_x = linear_adjoint(
                 upstream, *target, *cells, NDIM, MODE, NEEDS_LOCATION
             )
-        plane += image_strides[1]
-        source += grad_strides[1]
+        plane += image.strides[1]
+        source += grad.strides[1]
         target_plane += image_voxels
 
     if NEEDS_LOCATION:
@@ -247,15 +235,11 @@ def warp_forward(
     launch_over_voxels(
         _SAMPLE_CUBIC if mode in CUBIC_MODES else _SAMPLE,
         displacement,
-        image,
-        displacement,
+        field_of(image),
+        field_of(displacement),
         affine,
-        out,
-        element_strides(image),
-        element_strides(displacement),
         None if affine is None else affine.stride(),
-        spatial_size(image),
-        spatial_size(displacement),
+        out,
         image.shape[1],
         touched=(image, displacement, out),
         MODE=mode,
@@ -307,21 +291,16 @@ def warp_backward(
         launch_over_voxels(
             warp_backward_kernel,
             displacement,
-            grad,
-            image,
-            displacement,
+            field_of(grad),
+            field_of(image),
+            field_of(displacement),
             affine,
+            None if affine is None else affine.stride(),
             total.sums,
             total.fixed,
             total.scale,
             grad_displacement,
             partial,
-            element_strides(grad),
-            element_strides(image),
-            element_strides(displacement),
-            None if affine is None else affine.stride(),
-            spatial_size(image),
-            spatial_size(displacement),
             image.shape[1],
             touched=(image, displacement, grad),
             block=_BACKWARD_BLOCK,

@@ -17,7 +17,7 @@ from torch import Tensor
 from .exponential import advance, field_like
 from .flow import first_stage, next_displacement, step_of
 from .gather import sample_channels
-from .launch import element_strides, launch_over_voxels, spatial_size
+from .launch import field_of, launch_over_voxels
 from .location import block_of, displaced
 from .tuning import SAMPLING, tuned
 
@@ -28,10 +28,6 @@ def warp_exponential_kernel(
     image,
     field,
     out,
-    image_strides,
-    field_strides,
-    size,
-    out_size,
     scale,
     channels,
     size_class,
@@ -44,14 +40,13 @@ def warp_exponential_kernel(
     ACC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One block of out, contiguous ``(n, c, *out_size)``; the field has the size of out."""
-    n, voxel, position, voxels, active = block_of(tl.program_id(0), out_size, INDEX, BLOCK)
-    where = (position, active, out_size)
+    """One block of out, contiguous; the field has its size."""
+    n, voxel, position, voxels, active = block_of(tl.program_id(0), field.size, INDEX, BLOCK)
     displacement = next_displacement(
-        field, field_strides, n, *where, scale, STEP, NDIM, FIELD_PADDING, ACC
+        field, n, position, active, scale, STEP, NDIM, FIELD_PADDING, ACC
     )
-    block = (displaced(position, displacement), n, voxel, voxels, active, size, channels)
-    sample_channels(image, image_strides, out, *block, NDIM, MODE, PADDING)
+    block = (displaced(position, displacement), n, voxel, voxels, active, channels)
+    sample_channels(image, out, *block, NDIM, MODE, PADDING)
 
 
 def warp_exponential_forward(
@@ -98,13 +93,9 @@ def warp_exponential_forward(
     launch_over_voxels(
         warp_exponential_kernel,
         velocity,
-        image,
-        source,
+        field_of(image),
+        field_of(source),
         out,
-        element_strides(image),
-        element_strides(source),
-        spatial_size(image),
-        spatial_size(velocity),
         scale if field is None else 1.0,
         image.shape[1],
         touched=(image, source, out),
