@@ -52,7 +52,7 @@ def launch_over_tiles(
         kernel: takes the constants NDIM, INDEX, ACC, those of ``tile`` and of ``constants``.
         displacement: ``(N, d, *spatial)``.
         arguments: the kernel's others, in order.
-        tile: of :func:`tile_for`.
+        tile: as :func:`flattened` gives it.
         touched: what the kernel reads and writes at offsets of type INDEX.
         constants: by name.
     """
@@ -71,10 +71,9 @@ def launch_over_tiles(
         )
 
 
-def tile_for(displacement: Tensor, rows: int, columns: int, planes: int) -> dict[str, int]:
-    """The rows, columns and planes of a program, in 2D one plane, and its warps."""
-    planes = planes if displacement.shape[1] == 3 else 1
-    return {"ROWS": rows, "COLUMNS": columns, "PLANES": planes, "num_warps": 4}
+def flattened(tile: dict[str, int], displacement: Tensor) -> dict[str, int]:
+    """A tile, with "ROWS", "COLUMNS" and "PLANES", of which there is one in 2D."""
+    return tile if displacement.shape[1] == 3 else {**tile, "PLANES": 1}
 
 
 def tiles_of(displacement: Tensor, tile: dict[str, int]) -> int:

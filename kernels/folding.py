@@ -19,20 +19,20 @@ from torch import Tensor
 from .differences import (
     determinant_at,
     difference_at,
+    flattened,
     launch_over_tiles,
     scale_of,
     scaled,
-    tile_for,
     tile_of,
     tiles_of,
 )
 from .launch import field_of
 from .location import offset_of
 
-# The rows, columns and planes of a program. In float64 a thread takes one voxel of a plane: the
-# registers do not suffice for two.
-_TILE = (8, 32, 16)
-_FLOAT64_TILE = (4, 32, 16)
+# The rows, columns and planes of a program, and its warps. In float64 a thread takes one voxel of a
+# plane: the registers do not suffice for two.
+_TILE = {"ROWS": 8, "COLUMNS": 32, "PLANES": 16, "num_warps": 4}
+_FLOAT64_TILE = {**_TILE, "ROWS": 4}
 # What a record holds: voxels, folds, NaN, volume turned over, sum of logs; sum of squared distances
 # of the logs from their mean, minimum, maximum.
 _RECORD = 8
@@ -230,8 +230,8 @@ def folding(
         interior: leave out the outermost layer of voxels of every axis longer than 2.
         spacing: the voxel size along each axis.
     """
-    shape = _FLOAT64_TILE if displacement.dtype == torch.float64 else _TILE
-    tile = tile_for(displacement, *shape)
+    tile = _FLOAT64_TILE if displacement.dtype == torch.float64 else _TILE
+    tile = flattened(tile, displacement)
     tiles = max(tiles_of(displacement, tile), 1)  # of no voxels, one record of zeros
     allocate = statistics.new_empty if displacement.numel() else statistics.new_zeros
     records = allocate((len(statistics), tiles, _RECORD))

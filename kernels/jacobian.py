@@ -21,22 +21,22 @@ from .differences import (
     determinant_at,
     difference_at,
     difference_coefficient,
+    flattened,
     launch_over_tiles,
     moved_column,
     scale_of,
     scaled,
-    tile_for,
     tile_of,
 )
 from .gather import added
 from .launch import field_of
 from .location import offset_of, voxel_number
 
-# The rows, columns and planes of a program. In float64 and backward a thread takes fewer voxels:
-# with more, its registers leave few warps resident, or do not suffice.
-_FORWARD_TILE = (8, 64, 8)
-_FLOAT64_TILE = (8, 32, 8)
-_BACKWARD_TILE = (4, 32, 8)
+# The rows, columns and planes of a program, and its warps. In float64 and backward a thread takes
+# fewer voxels: with more, its registers leave few warps resident, or do not suffice.
+_FORWARD_TILE = {"ROWS": 8, "COLUMNS": 64, "PLANES": 8, "num_warps": 4}
+_FLOAT64_TILE = {**_FORWARD_TILE, "COLUMNS": 32}
+_BACKWARD_TILE = {"ROWS": 4, "COLUMNS": 32, "PLANES": 8, "num_warps": 4}
 
 
 @triton.jit
@@ -174,14 +174,14 @@ def jacobian_forward(
         scheme: "central", "forward" or "backward".
         spacing: the voxel size along each axis.
     """
-    shape = _FLOAT64_TILE if displacement.dtype == torch.float64 else _FORWARD_TILE
+    tile = _FLOAT64_TILE if displacement.dtype == torch.float64 else _FORWARD_TILE
     launch_over_tiles(
         jacobian_forward_kernel,
         displacement,
         field_of(displacement),
         out,
         scale_of(spacing),
-        tile=tile_for(displacement, *shape),
+        tile=flattened(tile, displacement),
         touched=(displacement,),
         SCHEME=scheme,
     )
@@ -210,7 +210,7 @@ def jacobian_backward(
         field_of(displacement),
         grad_displacement,
         scale_of(spacing),
-        tile=tile_for(displacement, *_BACKWARD_TILE),
+        tile=flattened(_BACKWARD_TILE, displacement),
         touched=(displacement, grad),
         SCHEME=scheme,
     )
