@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -18,9 +17,6 @@ from torch import Tensor
 
 import plasticine.backends
 from plasticine.backends import OPERATORS
-
-if TYPE_CHECKING:
-    from plasticine.translation import Translator
 
 
 @dataclass(frozen=True)
@@ -147,53 +143,6 @@ def warp_inputs(generator: torch.Generator) -> Callable[..., tuple[Tensor, Tenso
     return make
 
 
-@pytest.fixture
-def images() -> Callable[..., Tensor]:
-    """Builds images of the given shape within [0, 1], the same every time."""
-
-    def build(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=torch.Generator().manual_seed(3))
-
-    return build
-
-
-@pytest.fixture
-def untrained() -> Callable[..., Translator]:
-    """Builds small translators with random weights, whose deformation is not the identity."""
-    from plasticine.translation import TranslationModel, Translator
-
-    def build(
-        ndim: int = 2,
-        *,
-        structure: dict[str, Any] | None = None,
-        schedule: str = "cosine",
-        schedule_steps: int = 1000,
-        deviation: float = 0.05,
-        still: bool = False,
-        **sampling: Any,
-    ) -> Translator:
-        """``deviation`` is that of the weights; ``still`` keeps the velocity zero."""
-        flow = {"solver": "euler"} if schedule == "flow" else {}
-        configuration = {
-            "ndim": ndim,
-            "structure": structure or {"name": "mind", "dilations": [1, 2]},
-            "schedule": {"kind": schedule, "steps": schedule_steps},
-            "denoiser": {"channels": [8, 8], "blocks": 1},
-            "velocity": {"channels": [4, 4]},
-            "sampling": {"steps": 3, "guidance": 1.0, "start": 1.0, **flow, **sampling},
-        }
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            model = TranslationModel(configuration)
-            for name, parameter in model.named_parameters():
-                if not (still and name.startswith("velocity")):
-                    torch.nn.init.normal_(parameter, std=deviation)
-        card = {"name": "untrained", "ndim": ndim, "spacing_mm": 2.0, "orientation": "SPR"}
-        return Translator(model, card)
-
-    return build
-
-
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of real test data: PLASTICINE_DATA, or ../shared/data from the project's root."""
@@ -207,31 +156,14 @@ def data_folder() -> Path:
 @pytest.fixture(scope="session")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small untrained 2D model with a brain's card, whose deformation is not the identity."""
-    from plasticine.translation import TranslationModel, save_model
+    from small_models import NORMALISATION, deforming
 
-    configuration = {
-        "ndim": 2,
-        "structure": {"name": "mind", "dilations": [1]},
-        "schedule": {"kind": "cosine", "steps": 50},
-        "denoiser": {"channels": [8, 8], "blocks": 1, "patch_size": 2},
-        "velocity": {"channels": [4, 8, 8]},
-        "sampling": {"steps": 2, "guidance": 1.0, "start": 1.0},
-    }
-    card = {
-        "name": "small",
-        "ndim": 2,
-        "spacing_mm": 2.0,
-        "orientation": "SPR",
-        "normalisation": {"percentile": 99.9, "of": "positive"},
-    }
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = TranslationModel(configuration)
-        with torch.no_grad():  # untrained heads are zero
-            for parameter in model.velocity.velocity_head.parameters():
-                parameter.normal_(0, 4)
+    from plasticine.translation import save_model
+
+    card = {"name": "small", "ndim": 2, "spacing_mm": 2.0, "orientation": "SPR"}
+    card["normalisation"] = NORMALISATION
     path = tmp_path_factory.mktemp("model") / "small.safetensors"
-    save_model(path, model, card)
+    save_model(path, deforming(), card)
     return path
 
 

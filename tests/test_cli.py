@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
+from command_line import Process, Run
 from PIL import Image
 
 from plasticine.report import RESULT_FILES
@@ -29,17 +28,8 @@ socket.getaddrinfo = refuse
 """
 
 
-Process = Callable[..., subprocess.CompletedProcess[str]]
-
-
 class TestTranslate:
-    def test_process(
-        self,
-        process: Process,
-        head: Path,
-        model_file: Path,
-        tmp_path: Path,
-    ) -> None:
+    def test_process(self, process: Process, head: Path, model_file: Path, tmp_path: Path) -> None:
         done = process(
             "translate", head.name, "--model", model_file, "--output", "out", "--seed", "3",
             "--steps", "1", "--samples", "2", "--solver", "dpm-solver++", folder=tmp_path,
@@ -59,9 +49,7 @@ class TestTranslate:
         assert field.shape == (24, 28, 3, 1, 3)
         assert np.abs(np.asarray(field.dataobj)).max() > 0.5
 
-    def test_sampling_options(
-        self, run: Callable[..., tuple[int, str, str]], head: Path, model_file: Path, tmp_path: Path
-    ) -> None:
+    def test_sampling_options(self, run: Run, head: Path, model_file: Path, tmp_path: Path) -> None:
         image = nibabel.load(head)
         target = tmp_path / "target.nii.gz"
         flipped = np.asarray(image.dataobj)[::-1].copy()
@@ -105,9 +93,7 @@ class TestTranslate:
             assert code == 1
             assert message in err
 
-    def test_no_deform(
-        self, run: Callable[..., tuple[int, str, str]], head: Path, model_file: Path, tmp_path: Path
-    ) -> None:
+    def test_no_deform(self, run: Run, head: Path, model_file: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
         code, _, err = run("translate", head, "--model", model_file, "--output", out, "--no-deform")
         assert (code, err) == (0, "")
@@ -117,7 +103,7 @@ class TestTranslate:
         assert json.loads((out / "trace.json").read_text())["arguments"]["deform"] is False
 
     def test_seed_and_replacing_an_earlier_result(
-        self, run: Callable[..., tuple[int, str, str]], head: Path, model_file: Path, tmp_path: Path
+        self, run: Run, head: Path, model_file: Path, tmp_path: Path
     ) -> None:
         out = tmp_path / "out"
         images = []
@@ -132,9 +118,7 @@ class TestTranslate:
         assert {p.name for p in out.iterdir()} == set(RESULT_FILES)
 
     @pytest.mark.parametrize("name", ["one.png", "one.npy", "stack.npy"])
-    def test_other_inputs(
-        self, run: Callable[..., tuple[int, str, str]], model_file: Path, tmp_path: Path, name: str
-    ) -> None:
+    def test_other_inputs(self, run: Run, model_file: Path, tmp_path: Path, name: str) -> None:
         image = (np.indices((3, 30, 26)).sum(0) * 4).astype(np.uint8)
         data = image if name == "stack.npy" else image[0]
         if name.endswith("png"):
@@ -159,7 +143,7 @@ class TestOtherCommands:
             assert text in done.stdout
         assert not list(tmp_path.iterdir())
 
-    def test_help(self, run: Callable[..., tuple[int, str, str]]) -> None:
+    def test_help(self, run: Run) -> None:
         code, out, _ = run("--help")
         assert code == 0
         for command in ("info", "demo", "train", "translate"):

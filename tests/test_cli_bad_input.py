@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +12,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from command_line import Process, Run
 from PIL import Image
 
 from plasticine import cli
 from plasticine.translation import Translator
-
-Process = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def _not_nifti(folder: Path) -> Path:
@@ -106,13 +104,7 @@ def _assert_clear_error(result: tuple[int, str, str], message: str) -> None:
 
 class TestBadInput:
     @pytest.mark.parametrize("case", BAD_INPUTS)
-    def test_input(
-        self,
-        run: Callable[..., tuple[int, str, str]],
-        model_file: Path,
-        tmp_path: Path,
-        case: str,
-    ) -> None:
+    def test_input(self, run: Run, model_file: Path, tmp_path: Path, case: str) -> None:
         make, message = BAD_INPUTS[case]
         source, out = make(tmp_path), tmp_path / "results" / "out"
         result = run("translate", source, "--model", model_file, "--output", out)
@@ -120,16 +112,14 @@ class TestBadInput:
         assert not out.parent.exists()
 
     @pytest.mark.parametrize("case", BAD_MODELS)
-    def test_model(
-        self, run: Callable[..., tuple[int, str, str]], head: Path, tmp_path: Path, case: str
-    ) -> None:
+    def test_model(self, run: Run, head: Path, tmp_path: Path, case: str) -> None:
         model, out = BAD_MODELS[case](tmp_path), tmp_path / "out"
         result = run("translate", head, "--model", model, "--output", out)
         _assert_clear_error(result, re.escape(str(model)))
         assert not out.exists()
 
     def test_model_of_another_version(
-        self, run: Callable[..., tuple[int, str, str]], head: Path, model_file: Path, tmp_path: Path
+        self, run: Run, head: Path, model_file: Path, tmp_path: Path
     ) -> None:
         with safetensors.safe_open(model_file, framework="pt") as stored:
             metadata = {**stored.metadata(), "format_version": "99"}
@@ -142,11 +132,7 @@ class TestBadInput:
         assert not out.exists()
 
     def test_output_that_cannot_be_written(
-        self,
-        run: Callable[..., tuple[int, str, str]],
-        head: Path,
-        model_file: Path,
-        monkeypatch: pytest.MonkeyPatch,
+        self, run: Run, head: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def translate(*arguments: object, **options: object) -> None:
             raise AssertionError("translated before the folder was tried")
@@ -158,7 +144,7 @@ class TestBadInput:
 
     def test_failure_while_writing_leaves_the_earlier_result(
         self,
-        run: Callable[..., tuple[int, str, str]],
+        run: Run,
         head: Path,
         model_file: Path,
         tmp_path: Path,
@@ -179,12 +165,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("device", ["abacus", "cuda:99"])
     def test_device(
-        self,
-        run: Callable[..., tuple[int, str, str]],
-        head: Path,
-        model_file: Path,
-        tmp_path: Path,
-        device: str,
+        self, run: Run, head: Path, model_file: Path, tmp_path: Path, device: str
     ) -> None:
         result = run(
             "translate", head, "--model", model_file, "--output", tmp_path / "out",
@@ -193,9 +174,7 @@ class TestBadInput:
         _assert_clear_error(result, f"device '{device}' cannot be used here")
         assert not (tmp_path / "out").exists()
 
-    def test_markup_in_a_name_is_printed_as_it_is(
-        self, run: Callable[..., tuple[int, str, str]], tmp_path: Path
-    ) -> None:
+    def test_markup_in_a_name_is_printed_as_it_is(self, run: Run, tmp_path: Path) -> None:
         name = "[red]x[/red][/b].nii"
         result = run("translate", name, "--model", "m", "--output", tmp_path / "out")
         _assert_clear_error(result, re.escape(name))
@@ -221,12 +200,7 @@ class TestBadInput:
             cli.main()
         assert not (tmp_path / "out").exists()
 
-    def test_process(
-        self,
-        process: Process,
-        model_file: Path,
-        tmp_path: Path,
-    ) -> None:
+    def test_process(self, process: Process, model_file: Path, tmp_path: Path) -> None:
         _not_nifti(tmp_path)
         done = process(
             "translate", "bad.nii.gz", "--model", model_file, "--output", "out", folder=tmp_path
@@ -248,9 +222,7 @@ class TestBadInput:
             (["imagine"], "No such command 'imagine'"),
         ],
     )
-    def test_usage(
-        self, run: Callable[..., tuple[int, str, str]], arguments: list[str], message: str
-    ) -> None:
+    def test_usage(self, run: Run, arguments: list[str], message: str) -> None:
         code, _, err = run(*arguments)
         assert code == 2
         assert message in err
@@ -258,11 +230,7 @@ class TestBadInput:
 
 class TestOtherCommands:
     def test_demo_without_nilearn(
-        self,
-        run: Callable[..., tuple[int, str, str]],
-        monkeypatch: pytest.MonkeyPatch,
-        model_file: Path,
-        tmp_path: Path,
+        self, run: Run, monkeypatch: pytest.MonkeyPatch, model_file: Path, tmp_path: Path
     ) -> None:
         monkeypatch.setattr(Translator, "shipped", staticmethod(lambda: {}))
         monkeypatch.setattr("plasticine.demo.MODEL", str(model_file))
@@ -278,38 +246,25 @@ class TestOtherCommands:
             ("nonsense", "no recipe 'nonsense'"),
         ],
     )
-    def test_train_refuses(
-        self,
-        run: Callable[..., tuple[int, str, str]],
-        tmp_path: Path,
-        recipe: str,
-        message: str,
-    ) -> None:
+    def test_train_refuses(self, run: Run, tmp_path: Path, recipe: str, message: str) -> None:
         (tmp_path / "data").mkdir()
         result = run(
             "train", "--recipe", recipe, "--data", tmp_path / "data", "--output", tmp_path / "out"
         )
         _assert_clear_error(result, message)
 
-    def test_train_needs_data(
-        self, run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_train_needs_data(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("PLASTICINE_DATA", raising=False)
         result = run("train", "--recipe", "brain-t1-t2", "--output", "out")
         _assert_clear_error(result, "data folder")
 
-    def test_train_needs_both_folders(self, run: Callable[..., tuple[int, str, str]]) -> None:
+    def test_train_needs_both_folders(self, run: Run) -> None:
         result = run("train", "--recipe", "brain-t1-t2", "--output", "out", "--source", ".")
         _assert_clear_error(result, "--source and --target")
 
     @pytest.mark.parametrize("seed", [2**70, 2**48])
     def test_a_seed_that_is_too_large(
-        self,
-        run: Callable[..., tuple[int, str, str]],
-        head: Path,
-        model_file: Path,
-        tmp_path: Path,
-        seed: int,
+        self, run: Run, head: Path, model_file: Path, tmp_path: Path, seed: int
     ) -> None:
         out = tmp_path / "out"
         result = run("translate", head, "--model", model_file, "--output", out, "--seed", str(seed))
@@ -334,11 +289,7 @@ class TestOtherCommands:
         ids=" ".join,
     )
     def test_an_empty_path_is_not_the_current_folder(
-        self,
-        run: Callable[..., tuple[int, str, str]],
-        monkeypatch: pytest.MonkeyPatch,
-        tmp_path: Path,
-        arguments: tuple[str, ...],
+        self, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: tuple[str, ...]
     ) -> None:
         (tmp_path / "here").mkdir()
         monkeypatch.chdir(tmp_path / "here")

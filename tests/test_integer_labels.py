@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 import tifffile
 import torch
 from numpy.typing import NDArray
+from small_models import images, untrained
 
 from plasticine import metrics, structure
 from plasticine.io import (
@@ -204,13 +204,7 @@ def test_labels_are_resampled_exactly(tmp_path: Path) -> None:
         (torch.uint64, 2**64 - 2, 2**64 - 1),
     ],
 )
-def test_a_trace_carries_labels_exactly(
-    images: Callable[..., torch.Tensor],
-    untrained: Callable[..., Translator],
-    dtype: torch.dtype,
-    first: int,
-    second: int,
-) -> None:
+def test_a_trace_carries_labels_exactly(dtype: torch.dtype, first: int, second: int) -> None:
     trace = untrained().translate(images(1, 1, 20, 24))
     side = torch.arange(480).view(1, 1, 20, 24) % 2
     labels = torch.tensor([first, second], dtype=dtype)[side]
@@ -296,9 +290,7 @@ def test_a_structure_of_large_labels() -> None:
         )
 
 
-def test_a_translation_records_what_became_of_its_labels(
-    untrained: Callable[..., Translator], tmp_path: Path, head: Path
-) -> None:
+def test_a_translation_records_what_became_of_its_labels(tmp_path: Path, head: Path) -> None:
     translator = untrained(2, structure={"name": "labels", "labels": 3})
     translator.card["normalisation"] = {"percentile": 99.9, "of": "positive"}
     soft = _map(1, 2, "float32") * np.float32(1.0000153)

@@ -12,6 +12,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from command_line import Run
 from numpy.typing import NDArray
 
 from plasticine.io import Volume, files_in, read_stored, read_volume, translate_volume
@@ -239,9 +240,7 @@ class TestEveryFormat:
             read_volume(tmp_path / name)
 
 
-def test_the_shipped_model_takes_them(
-    tmp_path: Path, run: Callable[..., tuple[int, str, str]], head: Path
-) -> None:
+def test_the_shipped_model_takes_them(tmp_path: Path, run: Run, head: Path) -> None:
     image = nibabel.load(head)
     data = np.asarray(image.dataobj)
     nibabel.save(nibabel.MGHImage(data, image.affine), tmp_path / "head.mgz")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from small_models import images, untrained
 from typer.testing import CliRunner
 
 import plasticine
@@ -218,11 +219,7 @@ def test_the_labels_decide_what_the_translation_shows(recipe: Recipe, tmp_path: 
     assert trace.arguments["labels"] is True
 
 
-def test_the_channels_are_carried_linearly(
-    monkeypatch: pytest.MonkeyPatch,
-    images: Callable[..., torch.Tensor],
-    untrained: Callable[..., Translator],
-) -> None:
+def test_the_channels_are_carried_linearly(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def keep(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -243,9 +240,7 @@ def test_the_channels_are_carried_linearly(
     assert trace.structure_agreement is None
 
 
-def test_an_image_and_its_reference_need_their_labels(
-    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator]
-) -> None:
+def test_an_image_and_its_reference_need_their_labels() -> None:
     translator = untrained(3, structure=OF_LABELS)
     image, labels = images(1, 1, 8, 9, 10), torch.zeros(1, 1, 8, 9, 10, dtype=torch.uint8)
     with pytest.raises(ValueError, match="got none"):

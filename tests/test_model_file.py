@@ -12,6 +12,7 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
+from command_line import Run
 
 from plasticine.nn.tensor_file import load_tensors, save_tensors
 from plasticine.training.draws import Draws
@@ -216,10 +217,7 @@ def test_a_card_that_does_not_say_its_axes_has_the_networks(rewritten: Callable[
 
 
 def test_the_command_line_refuses_them_in_a_line(
-    run: Callable[..., tuple[int, str, str]],
-    rewritten: Callable[..., Path],
-    head: Path,
-    tmp_path: Path,
+    run: Run, rewritten: Callable[..., Path], head: Path, tmp_path: Path
 ) -> None:
     wrong = {"velocity.velocity_head.bias": torch.tensor([0.5, torch.nan]).half()}
     for path in (rewritten(tensors=wrong), rewritten({"configuration": "[" * 100_000})):

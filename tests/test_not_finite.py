@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_models import untrained
 from torch import Tensor
 
 from plasticine import metrics, structure
@@ -62,16 +63,14 @@ def test_an_optimisation_that_diverges_says_so() -> None:
 
 
 @pytest.mark.parametrize("name", ["image", "reference"])
-def test_a_translator_refuses_images(name: str, untrained: Callable[..., Translator]) -> None:
+def test_a_translator_refuses_images(name: str) -> None:
     images = {"image": _image(), "reference": _image()} | {name: _image(torch.nan)}
     with pytest.raises(ValueError, match=f"{name} must lie within .0, 1., without NaN"):
         untrained().translate(images["image"], reference=images["reference"])
 
 
 @pytest.mark.parametrize("part", ["denoiser", "velocity"])
-def test_a_translator_hands_nothing_on_that_is_not_finite(
-    part: str, untrained: Callable[..., Translator]
-) -> None:
+def test_a_translator_hands_nothing_on_that_is_not_finite(part: str) -> None:
     translator = untrained()
     with torch.no_grad():
         weights = list(getattr(translator.model, part).parameters())

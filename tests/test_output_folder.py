@@ -6,10 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command_line import Run
 
 from plasticine.io import OutputFolder
 from plasticine.nn import output_folder
@@ -102,11 +103,7 @@ def test_half_a_result_is_no_result(tmp_path: Path) -> None:
 
 
 def test_a_result_that_is_replaced_while_it_is_read_is_refused(
-    run: Callable[..., tuple[int, str, str]],
-    head: Path,
-    model_file: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    run: Run, head: Path, model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     assert run("translate", head, "--model", model_file, "--output", out, "--steps", "1")[0] == 0

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import Process, Run
 from recipe_file import as_toml
 
 from plasticine.report import RESULT_FILES
@@ -49,7 +50,7 @@ def start(tmp_path: Path) -> Callable[..., Started]:
         process.communicate()
 
 
-def _when(process: Started, happened: Callable[[], object]) -> None:
+def _when(process: Process, happened: Callable[[], object]) -> None:
     """Waits until something has happened that a running process does."""
     until = time.monotonic() + PATIENCE
     while not happened():
@@ -135,11 +136,7 @@ def test_a_request_whose_exception_python_swallows_is_no_success(
 
 
 def test_what_a_killed_translation_leaves_the_next_one_clears(
-    start: Callable[..., Started],
-    run: Callable[..., tuple[int, str, str]],
-    head: Path,
-    model_file: Path,
-    tmp_path: Path,
+    start: Callable[..., Started], run: Run, head: Path, model_file: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     process = start(*_endless(head, model_file, out))
