@@ -13,6 +13,7 @@ import pytest
 import tifffile
 import torch
 from numpy.typing import NDArray
+from recipe_file import OWN_DATA, small_recipe
 from small_models import images, untrained
 
 from plasticine import metrics, structure
@@ -25,7 +26,7 @@ from plasticine.io import (
     write_displacement,
 )
 from plasticine.report import describe, evaluate, write_evaluation, write_results
-from plasticine.training import load_domains, load_recipe
+from plasticine.training import load_domains
 from plasticine.translation import Translator
 
 NEIGHBOURS = (576073699, 576073704)
@@ -235,19 +236,9 @@ def test_training_keeps_labels_apart(tmp_path: Path) -> None:
     labels = np.zeros((4, 16, 20), np.int64)
     labels[:, 2:8], labels[:, 8:14] = large
     np.savez(tmp_path / "a.npz", a=images, b=images, a_labels=labels, b_labels=labels + 1e-4)
-    recipe = load_recipe("brain-t1-t2")
-    data: dict[str, Any] = {
-        "file": "a.npz",
-        "source": ["a"],
-        "target": ["b"],
-        "source_labels": ["a_labels"],
-        "target_labels": ["b_labels"],
-        "maximum": 255,
-        "crop": [12, 12],
-        "source_subjects": None,
-        "target_subjects": None,
-    }
-    recipe = recipe.changed(data=data)
+    data: dict[str, Any] = {"file": "a.npz", "maximum": 255, "crop": [12, 12]}
+    data |= {"source_labels": ["a_labels"], "target_labels": ["b_labels"]}
+    recipe = small_recipe(data=data)
     with pytest.warns(RuntimeWarning, match="b_labels: .* labels were rounded"):
         domains = load_domains(recipe, tmp_path, 0)
     for found in (domains.source_labels, domains.target_labels):
@@ -261,17 +252,10 @@ def test_training_keeps_labels_apart(tmp_path: Path) -> None:
         nibabel.save(image, tmp_path / part / "x.nii")
         image = nibabel.Nifti1Image(labels.transpose(1, 2, 0), affine, dtype="int64")
         nibabel.save(image, tmp_path / part / "x_labels.nii")
-    folders = {name: tmp_path / name.split("_")[0] for name in ("source", "target")}
-    recipe = recipe.changed(data=dict.fromkeys(data) | {"size": [18, 20]})
-    domains = load_domains(
-        recipe,
-        None,
-        0,
-        source=folders["source"],
-        target=folders["target"],
-        source_labels=folders["source"],
-        target_labels=folders["target"],
-    )
+    recipe = recipe.changed(data=dict.fromkeys(OWN_DATA | data) | {"size": [18, 20]})
+    names = ("source", "target", "source_labels", "target_labels")
+    folders = {name: tmp_path / name.split("_")[0] for name in names}
+    domains = load_domains(recipe, None, 0, **folders)
     assert domains.source_labels is not None
     assert domains.source_labels.unique().tolist() == [0, *large]
 

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from recipe_file import small_recipe, stop_at
 from small_models import images, untrained
 from typer.testing import CliRunner
 
 import plasticine
 from plasticine import cli, structure
 from plasticine.io import model_images, read_volume
-from plasticine.training import load_domains, load_recipe, train
+from plasticine.training import load_domains, train
 from plasticine.training.recipe import Recipe
 from plasticine.translation import Translator
 
@@ -46,27 +47,10 @@ def recipe(tmp_path: Path) -> Recipe:
         labels = _labels(6, seed)
         arrays |= {domain: grey[labels].astype(np.uint8), f"{domain}_labels": labels}
     np.savez(tmp_path / "images.npz", **arrays)
-    stage = {"steps": 4, "batch": 2, "checkpoint_every": 2, "precision": "float32"}
-    return load_recipe("brain-t1-t2").changed(
-        data={
-            "file": "images.npz",
-            "source": ["source"],
-            "target": ["target"],
-            "source_labels": ["source_labels"],
-            "target_labels": ["target_labels"],
-            "crop": None,
-            "source_subjects": None,
-            "target_subjects": None,
-        },
-        model={
-            "structure": OF_LABELS,
-            "denoiser": {"channels": [8, 8], "blocks": 1, "patch_size": 2},
-            "velocity": {"channels": [4, 4]},
-        },
-        augmentation={"translation": 1.0, "smoothness": 8},
-        structure=None,
-        diffusion=stage,
-        registration={**stage, "nearest": 2},
+    own = {"source": ["source"], "target": ["target"]}
+    labels = {f"{domain}_labels": [f"{domain}_labels"] for domain in BRIGHTNESS}
+    return small_recipe(
+        data=own | labels, structure=OF_LABELS, stage={"steps": 4, "checkpoint_every": 2}
     )
 
 
@@ -185,13 +169,9 @@ def test_a_training_without_fitting_labels_stops_before_it_begins(
 def test_a_stopped_training_on_labels_goes_on_to_the_same_bits(
     recipe: Recipe, tmp_path: Path
 ) -> None:
-    def stop(name: str, step: int, steps: int, values: dict[str, float]) -> None:
-        if (name, step) == ("registration", 3):
-            raise KeyboardInterrupt
-
     whole = Translator.load(train(recipe, tmp_path, tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, tmp_path, tmp_path / "stopped", progress=stop)
+        train(recipe, tmp_path, tmp_path / "stopped", progress=stop_at("registration", 3))
     resumed = Translator.load(train(recipe, tmp_path, tmp_path / "stopped", resume=True))
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name

@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from recipe_file import OWN_DATA
 
 from plasticine.io import files_in, normalise
 from plasticine.nn.body import body_mask
@@ -123,17 +124,8 @@ def test_a_window_is_scaled_and_counted() -> None:
 
 def test_a_domain_of_nearly_empty_images_is_told(recipe: Recipe, tmp_path: Path) -> None:
     np.savez(tmp_path / "dark.npz", a=np.zeros((3, 16, 12), np.uint8))
-    recipe = recipe.changed(
-        data={
-            "file": "dark.npz",
-            "source": ["a"],
-            "target": ["a"],
-            "source_subjects": None,
-            "target_subjects": None,
-            "foreground": 0.1,
-            "crop": None,
-        }
-    )
+    own = OWN_DATA | {"file": "dark.npz", "target": ["a"], "foreground": 0.1}
+    recipe = recipe.changed(data=own)
     with pytest.raises(ValueError, match="the source holds no image"):
         load_domains(recipe, tmp_path, 0)
 
@@ -155,8 +147,7 @@ def test_a_damaged_archive_is_told(recipe: Recipe, tmp_path: Path, kind: str) ->
     path = tmp_path / "images.npz"
     np.savez(path, a=np.zeros((3, 16, 12), np.uint8))
     path.write_bytes(_damaged(path.read_bytes(), kind))
-    named = {"file": path.name, "source": ["a"], "target": ["a"], "crop": None}
-    recipe = recipe.changed(data=named | {"source_subjects": None, "target_subjects": None})
+    recipe = recipe.changed(data=OWN_DATA | {"target": ["a"]})
     with pytest.raises(ValueError, match=r"images\.npz: (damaged|expected an \.npz archive)"):
         load_domains(recipe, tmp_path, 0)
 
@@ -168,8 +159,7 @@ def test_values_outside_of_the_range_are_refused(
     images = np.full((3, 16, 12), 100.0, np.float32)
     images[1, 2, 3] = value
     np.savez(tmp_path / "images.npz", a=images)
-    named = {"file": "images.npz", "source": ["a"], "target": ["a"], "crop": None}
-    recipe = recipe.changed(data=named | {"source_subjects": None, "target_subjects": None})
+    recipe = recipe.changed(data=OWN_DATA | {"target": ["a"]})
     with pytest.raises(ValueError, match=r"'a' of .*images\.npz: expected values of 0 to 255"):
         load_domains(recipe, tmp_path, 0)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from recipe_file import as_toml
+from recipe_file import small_recipe, stop_at, write_recipe
 
 from plasticine.nn.losses import inverse_consistency
 from plasticine.nn.tensor_file import load_tensors
-from plasticine.training import load_recipe, train
+from plasticine.training import train
 from plasticine.training.data import RandomDeformation, cut_patches
 from plasticine.training.draws import Draws
 from plasticine.training.recipe import Recipe, StageSettings
@@ -29,25 +29,10 @@ def recipe(tmp_path: Path) -> Recipe:
     ramp = np.add.outer(np.arange(12), np.arange(16)) * 8
     source = (ramp + generator.integers(0, 30, (6, 12, 16))).astype(np.uint8)
     np.savez(tmp_path / "images.npz", a=source, b=255 - source)
-    stage = {"batch": 4, "warmup": 1, "checkpoint_every": 2, "precision": "float32"}
-    return load_recipe("brain-t1-t2").changed(
-        data={
-            "file": "images.npz",
-            "source": ["a"],
-            "target": ["b"],
-            "crop": None,
-            "source_subjects": None,
-            "target_subjects": None,
-        },
-        model={
-            "structure": {"name": "mind", "dilations": [1]},
-            "denoiser": {"channels": [8, 8], "blocks": 1},
-            "velocity": {"channels": [4, 4]},
-        },
-        augmentation={"translation": 1.0, "smoothness": 8},
-        structure=None,
-        diffusion={**stage, "steps": 5, "patch": [8, 12]},
-        registration={**stage, "steps": 4, "nearest": 3},
+    return small_recipe(
+        stage={"batch": 4, "warmup": 1, "checkpoint_every": 2},
+        diffusion={"steps": 5, "patch": [8, 12]},
+        registration={"steps": 4, "nearest": 3},
     )
 
 
@@ -74,7 +59,7 @@ def test_two_processes_and_two_parts_give_one_process_loss_curve(
     train(recipe, tmp_path, tmp_path / "one")
     parts = {"accumulation": 2}
     recipe = recipe.changed(diffusion=parts, registration=parts)
-    (tmp_path / "tiny.toml").write_text(as_toml(recipe), encoding="utf-8")
+    write_recipe(recipe, tmp_path / "tiny.toml")
     done = subprocess.run(
         [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
@@ -137,12 +122,8 @@ def test_inverse_consistency_is_the_mean_of_the_samples() -> None:
 def test_a_resumed_log_has_every_step_once(recipe: Recipe, tmp_path: Path) -> None:
     train(recipe, tmp_path, tmp_path / "whole")
 
-    def stop(name: str, step: int, steps: int, values: dict[str, float]) -> None:
-        if (name, step) == ("diffusion", 3):
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, tmp_path, tmp_path / "stopped", progress=stop)
+        train(recipe, tmp_path, tmp_path / "stopped", progress=stop_at("diffusion", 3))
     assert [row["step"] for row in _rows(tmp_path / "stopped", "diffusion")] == [1, 2, 3]
     with (tmp_path / "stopped" / "diffusion.csv").open("a", encoding="utf-8") as file:
         file.write("4,0.")  # a row that was cut off by the kill
@@ -210,12 +191,8 @@ def test_float16_scales_its_loss_and_resumes_with_the_scale(tmp_path: Path) -> N
     scale = load_tensors(tmp_path / "whole" / "linear.checkpoint.safetensors")[1]["scaler"]
     assert scale["scale"] == 65536 / 4
 
-    def stop(name: str, step: int, steps: int, values: dict[str, float]) -> None:
-        if step == 5:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        _stage(tmp_path / "stopped", "float16").run(stop)
+        _stage(tmp_path / "stopped", "float16").run(stop_at("linear", 5))
     resumed = _stage(tmp_path / "stopped", "float16")
     resumed.load()
     assert resumed.step == 4
