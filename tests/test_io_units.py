@@ -9,6 +9,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from image_files import save, sitk, write_itk
 from numpy.typing import NDArray
 
 from plasticine.io import (
@@ -36,23 +37,10 @@ def _turned(degrees: float, spacing: tuple[float, float, float]) -> NDArray[np.f
 
 
 def _save(
-    path: Path,
-    affine: NDArray[np.float64],
-    *,
-    unit: str | int = "mm",
-    shape: tuple[int, ...] = (4, 5, 6),
-    intent: int = 0,
+    path: Path, affine: NDArray[np.float64], shape: tuple[int, ...] = (4, 5, 6), **options: Any
 ) -> Path:
-    image = nibabel.Nifti1Image(np.ones(shape, np.float32), affine)
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
-    if isinstance(unit, str):
-        image.header.set_xyzt_units(unit, "sec")  # the unit of time shares the byte
-    else:
-        image.header["xyzt_units"] = unit
-    image.header["intent_code"] = intent
-    nibabel.save(image, path)
-    return path
+    """Ones that lie where both forms say, in millimetres unless said otherwise."""
+    return save(path, np.ones(shape, np.float32), affine, **{"unit": "mm", "codes": 1, **options})
 
 
 def _patch(path: Path, offset: int, kind: str, value: float) -> None:
@@ -64,7 +52,6 @@ def _patch(path: Path, offset: int, kind: str, value: float) -> None:
 
 def _itk_affine(path: Path) -> NDArray[np.float64]:
     """SimpleITK's placement of the same file, turned to RAS+."""
-    sitk = pytest.importorskip("SimpleITK")
     image = sitk.ReadImage(str(path))
     columns = [
         image.TransformIndexToPhysicalPoint([int(i == j) for i in range(3)]) for j in (0, 1, 2)
@@ -139,11 +126,8 @@ class TestUnits:
     def test_units_that_itk_leaves_out(
         self, tmp_path: Path, name: str, line: bytes, unit: bytes
     ) -> None:
-        sitk = pytest.importorskip("SimpleITK")
-        image = sitk.GetImageFromArray(np.ones((4, 5, 6), np.int16))
-        image.SetSpacing((400, 300, 200))
-        image.SetOrigin((10, 20, 30))
-        sitk.WriteImage(image, str(tmp_path / name))
+        ones, place = np.ones((4, 5, 6), np.int16), {"spacing": (400, 300, 200)}
+        write_itk(tmp_path / name, ones, **place, origin=(10, 20, 30))
         text = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(text.replace(unit, line + unit, 1))
         volume = read_volume(tmp_path / name)
@@ -206,11 +190,8 @@ class TestAffines:
 
     @pytest.mark.parametrize("name", ["a.mha", "a.nrrd"])
     def test_itk_files(self, tmp_path: Path, name: str) -> None:
-        sitk = pytest.importorskip("SimpleITK")
-        image = sitk.GetImageFromArray(np.ones((4, 5, 6), np.int16))
-        image.SetSpacing((0.0009, 0.0009, 0.0009))
-        sitk.WriteImage(image, str(tmp_path / name))
-        volume = read_volume(tmp_path / name)
+        ones = np.ones((4, 5, 6), np.int16)
+        volume = read_volume(write_itk(tmp_path / name, ones, spacing=(0.0009,) * 3))
         np.testing.assert_allclose(np.diag(volume.affine)[:3], [-0.0009, -0.0009, 0.0009])
 
 
@@ -305,9 +286,9 @@ class TestSameGrid:
 def test_a_translation_of_microns(model_file: Path, tmp_path: Path, run: Any) -> None:
     rng = np.random.default_rng(0)
     affine = np.diag([2000.0, 2000.0, 4000.0, 1.0])
-    image = nibabel.Nifti1Image((200 * rng.random((20, 22, 2))).astype(np.uint8), affine)
-    image.header.set_xyzt_units("micron")
-    nibabel.save(image, tmp_path / "x.nii")
+    save(
+        tmp_path / "x.nii", (200 * rng.random((20, 22, 2))).astype(np.uint8), affine, unit="micron"
+    )
     out = tmp_path / "out"
     code, _, err = run("translate", tmp_path / "x.nii", "--model", model_file, "--output", out)
     assert code == 0, err
