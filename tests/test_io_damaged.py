@@ -15,6 +15,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from refusal import refuses
 
 from plasticine.io import read_displacement, read_stored, read_volume, write_displacement
 from plasticine.io.checks import check_claim, named_errors
@@ -63,8 +64,7 @@ class TestClaims:
         assert 27_000 < path.stat().st_size < 29_000
         tracemalloc.start()
         try:
-            with pytest.raises(ValueError, match=r"claims 4000000352 bytes, it holds 27788"):
-                read_volume(path)
+            refuses(ValueError, r"claims 4000000352 bytes, it holds 27788", read_volume, path)
             assert tracemalloc.get_traced_memory()[1] < 1_000_000
         finally:
             tracemalloc.stop()
@@ -73,8 +73,7 @@ class TestClaims:
     @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
     def test_an_impossible_offset(self, tmp_path: Path, name: str, offset: float) -> None:
         path = _patched(tmp_path / name, VOX_OFFSET, "f", offset)
-        with pytest.raises(ValueError, match=rf"{name}: "):
-            read_volume(path)
+        refuses(ValueError, rf"{name}: ", read_volume, path)
 
     def test_what_a_gzip_can_hold_is_read(self, tmp_path: Path) -> None:
         # All zeros: as much as deflate can pack.
@@ -91,8 +90,7 @@ class TestClaims:
             check_claim(Path("x"), claimed, 1000, compressed=False)
         check_claim(Path("x"), 1000, 1000, compressed=False)
         check_claim(Path("x"), 1_032_000, 1000, compressed=True)
-        with pytest.raises(ValueError, match="at most"):
-            check_claim(Path("x"), 1_040_000, 1000, compressed=True)
+        refuses(ValueError, "at most", check_claim, Path("x"), 1_040_000, 1000, compressed=True)
 
     @pytest.mark.parametrize("kind", [nibabel.Nifti1Pair, nibabel.AnalyzeImage])
     def test_a_pair(self, tmp_path: Path, kind: Any) -> None:
@@ -108,8 +106,7 @@ class TestClaims:
         data = bytearray((tmp_path / "a.mgh").read_bytes())
         struct.pack_into(">3i", data, 4, 5000, 5000, 5000)
         (tmp_path / name).write_bytes(gzip.compress(bytes(data)) if name == "a.mgz" else data)
-        with pytest.raises(ValueError, match=rf"{name}: .*claims"):
-            read_volume(tmp_path / name)
+        refuses(ValueError, rf"{name}: .*claims", read_volume, tmp_path / name)
 
     @pytest.mark.parametrize("name", ["a.mha", "a.mhd", "a.nrrd", "a.nhdr"])
     def test_the_checksum_of_what_itk_inflates(self, tmp_path: Path, name: str, capfd: Any) -> None:
@@ -123,8 +120,7 @@ class TestClaims:
         damages = [whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :] for at in places]
         for damaged in (*damages, whole[:-1], whole[:-9], whole[: len(whole) * 2 // 3]):
             path.write_bytes(damaged)
-            with pytest.raises(ValueError, match=rf"{name}: .*cut short or damaged"):
-                read_volume(tmp_path / name)
+            refuses(ValueError, rf"{name}: .*cut short or damaged", read_volume, tmp_path / name)
         path.write_bytes(whole)
         header = (tmp_path / name).read_bytes()
         for claim in (b"22 21 19", b"22 21 21"):
@@ -158,8 +154,7 @@ class TestClaims:
             header = {"descr": "<f8", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             file.write(bytes(1000))
-        with pytest.raises(ValueError, match=r"a\.npy: "):
-            read_volume(path)
+        refuses(ValueError, r"a\.npy: ", read_volume, path)
 
     @pytest.mark.parametrize("name", ["a.mha", "a.mhd", "a.nrrd", "a.nhdr"])
     @pytest.mark.parametrize("compressed", [True, False])
@@ -170,8 +165,7 @@ class TestClaims:
         data = (tmp_path / name).read_bytes()
         assert b"6 5 4" in data
         (tmp_path / name).write_bytes(data.replace(b"6 5 4", b"6000 5000 4000", 1))
-        with pytest.raises(ValueError, match=rf"{name}: .*claims 2400000\d+ bytes"):
-            read_volume(tmp_path / name)
+        refuses(ValueError, rf"{name}: .*claims 2400000\d+ bytes", read_volume, tmp_path / name)
         assert capfd.readouterr().err == ""
 
 
@@ -240,8 +234,7 @@ class TestNames:
             data = bytearray(path.read_bytes())
             data[10 : 10 + len(text)] = text
             (tmp_path / "b.npy").write_bytes(data)
-            with pytest.raises(ValueError, match=r"b\.npy: "):
-                read_volume(tmp_path / "b.npy")
+            refuses(ValueError, r"b\.npy: ", read_volume, tmp_path / "b.npy")
 
     @pytest.mark.filterwarnings("ignore")
     def test_a_tiff_with_unknown_tags(self, tmp_path: Path) -> None:
@@ -269,8 +262,7 @@ class TestNames:
             tmp_path / "displacement.nii.gz", np.ones((3, 4, 5, 6), np.float32), np.eye(4)
         )
         (tmp_path / "trace.json").write_text(text)
-        with pytest.raises(ValueError, match=f"{tmp_path}: not the folder of a translation"):
-            read_results(tmp_path)
+        refuses(ValueError, f"{tmp_path}: not the folder of a translation", read_results, tmp_path)
 
     def test_a_result_moved_elsewhere(self, tmp_path: Path, model_file: Path) -> None:
         from plasticine.io import translate_volume, write_image

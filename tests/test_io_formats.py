@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from command_line import Run
 from numpy.typing import NDArray
+from refusal import refuses
 
 from plasticine.io import Volume, files_in, read_stored, read_volume, translate_volume
 from plasticine.report import read_results, write_results
@@ -275,8 +276,7 @@ class TestFreeSurfer:
     def test_four_axes_are_refused(self, tmp_path: Path) -> None:
         frames = np.ones((4, 5, 6, 2), np.float32)
         nibabel.save(nibabel.MGHImage(frames, np.eye(4)), tmp_path / "a.mgz")
-        with pytest.raises(ValueError, match=r"2D or 3D .*\(4, 5, 6, 2\)"):
-            read_volume(tmp_path / "a.mgz")
+        refuses(ValueError, r"2D or 3D .*\(4, 5, 6, 2\)", read_volume, tmp_path / "a.mgz")
 
 
 class TestPairs:
@@ -301,8 +301,7 @@ class TestPairs:
         _write_pair(tmp_path / "a.img")
         (tmp_path / f"a{gone}").unlink()
         (left,) = files_in(tmp_path)
-        with pytest.raises(FileNotFoundError, match=f"{left.name}: its header or data is missing"):
-            read_volume(left)
+        refuses(FileNotFoundError, f"{left.name}: its header or data is missing", read_volume, left)
 
     def test_analyze_is_noted(self, tmp_path: Path) -> None:
         image = nibabel.AnalyzeImage(_data(), None)
@@ -353,8 +352,7 @@ class TestPairs:
         found = _with_label_files(tmp_path / "images", tmp_path / "labels")
         assert [(a.name, b and b.name) for a, b in found] == [("anna.nii", "anna.img")]
         _write_mgh(tmp_path / "labels" / "anna.mgz")  # which of the two?
-        with pytest.raises(ValueError, match="found 2"):
-            _with_label_files(tmp_path / "images", tmp_path / "labels")
+        refuses(ValueError, "found 2", _with_label_files, tmp_path / "images", tmp_path / "labels")
 
 
 class TestItk:
@@ -379,8 +377,7 @@ class TestItk:
         sitk.WriteImage(
             sitk.GetImageFromArray(np.ones((2, 3, 4, 5)), isVector=False), str(tmp_path / name)
         )
-        with pytest.raises(ValueError, match=r"2D or 3D .*\(5, 4, 3, 2\)"):
-            read_volume(tmp_path / name)
+        refuses(ValueError, r"2D or 3D .*\(5, 4, 3, 2\)", read_volume, tmp_path / name)
 
     def test_nrrd_along_other_axes(self, tmp_path: Path, sitk: Any) -> None:
         _write_itk(tmp_path / "a.nrrd")
@@ -465,8 +462,7 @@ class TestDicom:
     def test_slices_out_of_place(self, tmp_path: Path, at: list[float], message: str) -> None:
         lps = TO_RAS @ _affine()
         _write_dicom(tmp_path / "a", positions=[lps[:3, 3] + z * lps[:3, 2] for z in at])
-        with pytest.raises(ValueError, match=rf"a: .*{message}"):
-            read_volume(tmp_path / "a")
+        refuses(ValueError, rf"a: .*{message}", read_volume, tmp_path / "a")
 
     def test_several_series_are_listed(self, tmp_path: Path) -> None:
         _write_dicom(tmp_path / "a", names="a{:02d}.dcm")
@@ -481,8 +477,7 @@ class TestDicom:
         with pytest.raises(ValueError, match="expected a file or a DICOM series, got a folder"):
             read_volume(tmp_path)
         (tmp_path / "x.dcm").write_text("hello")
-        with pytest.raises(ValueError, match="no DICOM file in it can be read"):
-            read_volume(tmp_path)
+        refuses(ValueError, "no DICOM file in it can be read", read_volume, tmp_path)
 
     @pytest.mark.parametrize(
         ("tag", "name"),
@@ -498,8 +493,7 @@ class TestDicom:
             mark, other = struct.pack("<HH", *tag), struct.pack("<HH", tag[0], tag[1] + 1)
             assert data.count(mark) == 1
             file.write_bytes(data.replace(mark, other))
-        with pytest.raises(ValueError, match=rf"a: expected \d numbers of {name}"):
-            read_volume(tmp_path / "a")
+        refuses(ValueError, rf"a: expected \d numbers of {name}", read_volume, tmp_path / "a")
 
     def test_colours(self, tmp_path: Path, sitk: Any) -> None:
         image = sitk.GetImageFromArray(np.ones((1, 20, 22, 3), np.uint8), isVector=True)
@@ -514,8 +508,7 @@ class TestDicom:
     def test_a_slice_that_is_damaged_is_named(self, tmp_path: Path, z: int, length: int) -> None:
         path = _write_dicom(tmp_path / "a") / f"{50 - z}.dcm"
         path.write_bytes(path.read_bytes()[:length])
-        with pytest.raises(ValueError, match=rf"a: .*{path.name}"):
-            read_volume(tmp_path / "a")
+        refuses(ValueError, rf"a: .*{path.name}", read_volume, tmp_path / "a")
 
     def test_a_dicomdir_is_no_slice(self, tmp_path: Path) -> None:
         _write_dicom(tmp_path / "a")
@@ -535,25 +528,21 @@ class TestDicom:
         whole = path.read_bytes()
         for length in (0, 2, 100, 878):
             _dicom_by_hand(path, "1.2.840.10008.1.2" + syntax, pixels[:length])
-            with pytest.raises(ValueError, match=r"a: .*x\.dcm"):
-                read_volume(folder)
+            refuses(ValueError, r"a: .*x\.dcm", read_volume, folder)
             path.write_bytes(whole[: length - 880])
-            with pytest.raises(ValueError, match=r"a: (no DICOM file|x\.dcm is cut short)"):
-                read_volume(folder)
+            refuses(ValueError, r"a: (no DICOM file|x\.dcm is cut short)", read_volume, folder)
         # An element behind the pixels makes up for the length of the file.
         _dicom_by_hand(path, "1.2.840.10008.1.2" + syntax, pixels[:878])
         order, kind = (">" if syntax == ".2" else "<"), b"OB\0\0" if syntax else b""
         behind = struct.pack(order + "HH", 0xFFFC, 0xFFFC) + kind + struct.pack(order + "I", 60)
         path.write_bytes(path.read_bytes() + behind + bytes(60))
-        with pytest.raises(ValueError, match=r"x\.dcm is cut short .* 880 bytes .* got 878"):
-            read_volume(folder)
+        refuses(ValueError, r"x\.dcm is cut short .* 880 bytes .* got 878", read_volume, folder)
 
     def test_a_slice_cut_short(self, tmp_path: Path) -> None:
         _write_dicom(tmp_path / "a")
         path = tmp_path / "a" / "48.dcm"
         path.write_bytes(path.read_bytes()[:-300])
-        with pytest.raises(ValueError, match=f"{tmp_path / 'a'}: "):
-            read_volume(tmp_path / "a")
+        refuses(ValueError, f"{tmp_path / 'a'}: ", read_volume, tmp_path / "a")
 
 
 def test_kinds_without_spacing_are_pictures(tmp_path: Path, model_file: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from image_files import oblique, random_image, reoriented, save, sitk, write_itk
 from numpy.typing import NDArray
+from refusal import refuses
 
 from plasticine.io import (
     ModelGrid,
@@ -82,8 +83,7 @@ class TestOrientation:
         for orientation in ("SPS", "SP", "XPR", "SPRL"):
             with pytest.raises(ValueError, match="three axis codes"):
                 _grid((3, 4, 5), np.eye(4), orientation=orientation)
-        with pytest.raises(ValueError, match="2 or 3, got 4"):
-            _grid((3, 4, 5), np.eye(4), ndim=4)
+        refuses(ValueError, "2 or 3, got 4", _grid, (3, 4, 5), np.eye(4), ndim=4)
 
 
 class TestResampling:
@@ -215,17 +215,12 @@ class TestDisplacementFile:
 
     def test_refuses_other_files(self, tmp_path: Path) -> None:
         path = tmp_path / "u.nii"
-        with pytest.raises(FileNotFoundError, match=r"u\.nii: no such file"):
-            read_displacement(path)
+        refuses(FileNotFoundError, r"u\.nii: no such file", read_displacement, path)
         save(path, np.ones((4, 5, 6), np.float32))
-        with pytest.raises(ValueError, match=r"\(X, Y, Z, 1, 3\), got shape \(4, 5, 6\)"):
-            read_displacement(path)
+        refuses(ValueError, r"\(X, Y, Z, 1, 3\), got shape \(4, 5, 6\)", read_displacement, path)
         save(path, np.ones((4, 5, 6, 1, 2), np.float32))
-        with pytest.raises(ValueError, match=r"got shape \(4, 5, 6, 1, 2\)"):
-            read_displacement(path)
+        refuses(ValueError, r"got shape \(4, 5, 6, 1, 2\)", read_displacement, path)
         save(path, np.ones((4, 5, 6, 1, 3), np.float32))
-        with pytest.raises(ValueError, match=r"intent 1007 .vector., got 0"):
-            read_displacement(path)
+        refuses(ValueError, r"intent 1007 .vector., got 0", read_displacement, path)
         write_displacement(path, np.full((3, 4, 5, 6), np.nan, np.float32), np.eye(4))
-        with pytest.raises(ValueError, match="NaN or infinite"):
-            read_displacement(path)
+        refuses(ValueError, "NaN or infinite", read_displacement, path)

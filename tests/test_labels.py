@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from recipe_file import small_recipe, stop_at
+from refusal import refuses
 from small_models import images, untrained
 from typer.testing import CliRunner
 
@@ -83,16 +84,12 @@ def test_wrong_labels_are_refused() -> None:
     for value, found in ((3, "0 to 3"), (-1, "-1 to 0")):
         wrong = labels.clone()
         wrong[0, 0, 1, 1] = value
-        with pytest.raises(ValueError, match=rf"within 0 … 2; got {found}"):
-            map_(image, labels=wrong)
-    with pytest.raises(ValueError, match="made from a label map; got none"):
-        map_(image)
+        refuses(ValueError, rf"within 0 … 2; got {found}", map_, image, labels=wrong)
+    refuses(ValueError, "made from a label map; got none", map_, image)
     with pytest.raises(ValueError, match=r"\(1, 1, 4, 4\); got \(1, 1, 4, 5\)"):
         map_(image, labels=torch.zeros(1, 1, 4, 5, dtype=torch.int32))
-    with pytest.raises(TypeError, match="float32"):
-        map_(image, labels=labels.float())
-    with pytest.raises(ValueError, match="MIND takes no labels"):
-        structure.create("mind", 2)(image, labels=labels)
+    refuses(TypeError, "float32", map_, image, labels=labels.float())
+    refuses(ValueError, "MIND takes no labels", structure.create("mind", 2), image, labels=labels)
     for wrong_count in (0, [], [1, 1]):
         with pytest.raises(ValueError, match="labels must be a positive number"):
             structure.create("labels", 2, labels=wrong_count)
@@ -145,8 +142,7 @@ def test_folders_of_labels(recipe: Recipe, tmp_path: Path, together: bool) -> No
     with pytest.raises(ValueError, match=r"bert.nii.gz needs one label map .* found 0"):
         load_domains(recipe, None, 0, **folders)
     del folders["target_labels"]
-    with pytest.raises(ValueError, match="needed together"):
-        load_domains(recipe, None, 0, **folders)
+    refuses(ValueError, "needed together", load_domains, recipe, None, 0, **folders)
 
 
 def test_a_training_without_fitting_labels_stops_before_it_begins(
@@ -223,10 +219,8 @@ def test_the_channels_are_carried_linearly(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_image_and_its_reference_need_their_labels() -> None:
     translator = untrained(3, structure=OF_LABELS)
     image, labels = images(1, 1, 8, 9, 10), torch.zeros(1, 1, 8, 9, 10, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="got none"):
-        translator.translate(image)
-    with pytest.raises(ValueError, match="got none"):
-        translator.translate(image, labels=labels, reference=image)
+    refuses(ValueError, "got none", translator.translate, image)
+    refuses(ValueError, "got none", translator.translate, image, labels=labels, reference=image)
     with pytest.raises(ValueError, match="no reference"):
         translator.translate(image, labels=labels, reference_labels=labels)
     other = translator.translate(
@@ -251,8 +245,7 @@ def test_labels_are_taken_to_the_models_voxels(tmp_path: Path) -> None:
     expected = laid.grid.to_images(100.0 * fine)[..., ::2, ::2].long()
     assert torch.equal(labels[..., :-1, :-1], expected)
     _save(tmp_path / "elsewhere.nii.gz", fine, spacing=1.5)
-    with pytest.raises(ValueError, match="position in space"):
-        laid.labels(tmp_path / "elsewhere.nii.gz")
+    refuses(ValueError, "position in space", laid.labels, tmp_path / "elsewhere.nii.gz")
 
 
 def test_the_command_line_trains_and_translates_on_labels(recipe: Recipe, tmp_path: Path) -> None:
@@ -286,8 +279,7 @@ def test_labels_teach_the_registration_of_a_model_that_needs_none(
     trace = translator.translate(load_domains(recipe, tmp_path, 0).source / 2 + 0.5, steps=1)
     assert trace.displacement.abs().max() > 0
     recipe = recipe.changed(registration={"labels": [7]})
-    with pytest.raises(ValueError, match="nothing is labelled in 6 of 6"):
-        train(recipe, tmp_path, tmp_path / "none")
+    refuses(ValueError, "nothing is labelled in 6 of 6", train, recipe, tmp_path, tmp_path / "none")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from refusal import refuses
 
 from plasticine import metrics
 
@@ -119,11 +120,9 @@ class TestSsim:
 
     def test_too_small(self) -> None:
         x, y = _pair((1, 1, 10, 16))
-        with pytest.raises(ValueError, match="at least 11"):
-            metrics.ssim(x, y)
+        refuses(ValueError, "at least 11", metrics.ssim, x, y)
         x, y = _pair((1, 1, 4, 16))
-        with pytest.raises(ValueError, match="at least 5"):
-            metrics.ssim_map(x, y)
+        refuses(ValueError, "at least 5", metrics.ssim_map, x, y)
 
 
 class TestCorrelation:
@@ -183,10 +182,8 @@ class TestDice:
 
     def test_refuses(self) -> None:
         a = torch.tensor([0, 1])
-        with pytest.raises(TypeError, match="float32"):
-            metrics.dice(a.float(), a)
-        with pytest.raises(ValueError, match=r"\(2,\).*\(3,\)"):
-            metrics.dice(a, torch.tensor([0, 1, 1]))
+        refuses(TypeError, "float32", metrics.dice, a.float(), a)
+        refuses(ValueError, r"\(2,\).*\(3,\)", metrics.dice, a, torch.tensor([0, 1, 1]))
 
 
 class TestErode:
@@ -210,12 +207,9 @@ class TestErode:
         assert int(metrics.erode(mask, 5).sum()) == 0
 
     def test_refuses(self) -> None:
-        with pytest.raises(TypeError, match="uint8"):
-            metrics.erode(torch.ones(1, 1, 4, 4, dtype=torch.uint8), 1)
-        with pytest.raises(ValueError, match="got -1"):
-            metrics.erode(torch.ones(1, 1, 4, 4, dtype=torch.bool), -1)
-        with pytest.raises(ValueError, match=r"\(4, 4\)"):
-            metrics.erode(torch.ones(4, 4, dtype=torch.bool), 1)
+        refuses(TypeError, "uint8", metrics.erode, torch.ones(1, 1, 4, 4, dtype=torch.uint8), 1)
+        refuses(ValueError, "got -1", metrics.erode, torch.ones(1, 1, 4, 4, dtype=torch.bool), -1)
+        refuses(ValueError, r"\(4, 4\)", metrics.erode, torch.ones(4, 4, dtype=torch.bool), 1)
 
 
 class TestEvaluateTranslation:
@@ -263,12 +257,10 @@ class TestEvaluateTranslation:
             metrics.evaluate_translation(translated, truth, mask=mask[..., 1:])
         with pytest.raises(ValueError, match=r"\(1, 1, 12, 12\) and \(1, 1, 12, 11\)"):
             metrics.evaluate_translation(translated, truth[..., 1:])
-        with pytest.raises(TypeError, match="int64"):
-            metrics.evaluate_translation(translated.long(), truth)
+        refuses(TypeError, "int64", metrics.evaluate_translation, translated.long(), truth)
         with pytest.raises(ValueError, match=r"\(12, 12\)"):
             metrics.evaluate_translation(translated[0, 0], truth[0, 0])
-        with pytest.raises(ValueError, match="positive number"):
-            metrics.psnr(translated, truth, data_range=0)
+        refuses(ValueError, "positive number", metrics.psnr, translated, truth, data_range=0)
 
 
 _ARRAY = np.zeros((1, 1, 12, 12), np.float32)
@@ -305,8 +297,7 @@ def test_arrays_are_refused_by_name(
     figure: Callable[..., object], arguments: tuple[object, ...], name: str
 ) -> None:
     message = f"{name}: expected a torch.Tensor, got numpy.ndarray; torch.from_numpy"
-    with pytest.raises(TypeError, match=message):
-        figure(*arguments)
+    refuses(TypeError, message, figure, *arguments)
 
 
 def test_masks_that_are_arrays_are_refused() -> None:
@@ -314,5 +305,4 @@ def test_masks_that_are_arrays_are_refused() -> None:
         lambda: metrics.psnr(_IMAGE, _IMAGE, mask=_ARRAY > 0),
         lambda: metrics.end_point_error(_FIELD, _FIELD, mask=_ARRAY > 0),
     ):
-        with pytest.raises(TypeError, match=r"mask: expected a torch.Tensor, got numpy.ndarray"):
-            call()
+        refuses(TypeError, r"mask: expected a torch.Tensor, got numpy.ndarray", call)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from command_line import Run
+from refusal import refuses
 
 from plasticine.io import OutputFolder
 from plasticine.nn import output_folder
@@ -137,8 +138,7 @@ def test_an_error_between_two_files_puts_the_old_ones_back(
 
     monkeypatch.setattr(os, "replace", failing)
     if step < 5:  # two old files and three new ones
-        with pytest.raises(error, match="stopped"):
-            _written(tmp_path, "new")
+        refuses(error, "stopped", _written, tmp_path, "new")
         assert _found(tmp_path) == {"a": "old", "b": "old"}
     else:
         _written(tmp_path, "new")
@@ -316,19 +316,16 @@ def test_failure_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> N
 def test_a_forgotten_file_is_an_error(tmp_path: Path) -> None:
     output = OutputFolder(tmp_path, ["a", "b"])
     (output.__enter__() / "a").write_text("1")
-    with pytest.raises(RuntimeError, match="not written: b"):
-        output.__exit__(None, None, None)
+    refuses(RuntimeError, "not written: b", output.__exit__, None, None, None)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(NotADirectoryError, match="is a file"):
-            OutputFolder(folder, ["a"]).__enter__()
+        refuses(NotADirectoryError, "is a file", OutputFolder(folder, ["a"]).__enter__)
     (tmp_path / "b").mkdir()
-    with pytest.raises(IsADirectoryError, match="in the way"):
-        OutputFolder(tmp_path, ["b"]).__enter__()
+    refuses(IsADirectoryError, "in the way", OutputFolder(tmp_path, ["b"]).__enter__)
     assert (tmp_path / "file").read_text() == "kept"
     if Path("/proc/self").exists():
         with pytest.raises(OSError, match=r"/proc/plasticine: cannot write there"):
@@ -338,5 +335,4 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path: Pa
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_read_only_folder(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(PermissionError, match="cannot write there"):
-        OutputFolder(tmp_path, ["a"]).__enter__()
+    refuses(PermissionError, "cannot write there", OutputFolder(tmp_path, ["a"]).__enter__)

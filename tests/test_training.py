@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from recipe_file import small_recipe, stop_at
+from refusal import refuses
 
 import plasticine
 from plasticine.nn.tensor_file import load_tensors, save_tensors
@@ -80,15 +81,12 @@ def test_a_shipped_recipe_trains_on_its_data(name: str, data_folder: Path, tmp_p
 
 
 def test_unreadable_recipes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"'nothing'.*brain-t1-t2"):
-        load_recipe("nothing")
+    refuses(FileNotFoundError, r"'nothing'.*brain-t1-t2", load_recipe, "nothing")
     path = tmp_path / "bad.toml"
     path.write_text("name = [")
-    with pytest.raises(ValueError, match=r"bad\.toml is not a TOML recipe"):
-        load_recipe(path)
+    refuses(ValueError, r"bad\.toml is not a TOML recipe", load_recipe, path)
     path.write_text("name = 'x'\n[data]\n[cards]\n")
-    with pytest.raises(ValueError, match=r"bad\.toml: .*model: missing; .*\[cards\]: unknown key"):
-        load_recipe(path)
+    refuses(ValueError, r"bad\.toml: .*model: missing; .*\[cards\]: unknown key", load_recipe, path)
 
 
 def test_domains_are_scaled_and_shuffled_apart(recipe: Recipe, tmp_path: Path) -> None:
@@ -113,8 +111,7 @@ def test_a_crop_is_cut_from_the_middle(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"does not fit images of \(16, 20\)"):
         load_domains(recipe.changed(data={"crop": [17, 20]}), tmp_path, seed=0)
     for crop, message in (([10], "at least 2 values"), ([0, 5], "greater than or equal to 1")):
-        with pytest.raises(ValueError, match=rf"\[data\] crop.*{message}"):
-            recipe.changed(data={"crop": crop})
+        refuses(ValueError, rf"\[data\] crop.*{message}", recipe.changed, data={"crop": crop})
 
 
 def test_images_of_one_subject_never_meet(recipe: Recipe, tmp_path: Path) -> None:
@@ -217,10 +214,8 @@ def test_a_resumed_stage_gives_the_same_bits(tmp_path: Path) -> None:
 
 def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
     _stage(tmp_path, 5).run()
-    with pytest.raises(ValueError, match="its seed is 0, this run's is 1"):
-        _stage(tmp_path, 5, seed=1).load()
-    with pytest.raises(ValueError, match="settings"):
-        _stage(tmp_path, 6).load()
+    refuses(ValueError, "its seed is 0, this run's is 1", _stage(tmp_path, 5, seed=1).load)
+    refuses(ValueError, "settings", _stage(tmp_path, 6).load)
     with pytest.raises(FileNotFoundError):
         _stage(tmp_path / "empty", 5).load()
 
@@ -228,8 +223,7 @@ def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     stage = _stage(tmp_path, 5)
     stage.loss = lambda draws: (stage.network.weight.sum() * torch.nan, {})
-    with pytest.raises(RuntimeError, match="linear: the loss is nan at step 1"):
-        stage.run()
+    refuses(RuntimeError, "linear: the loss is nan at step 1", stage.run)
 
 
 def test_training_writes_a_model_and_resumes_to_the_same_bits(
@@ -248,8 +242,7 @@ def test_training_writes_a_model_and_resumes_to_the_same_bits(
 
     with pytest.raises(KeyboardInterrupt):
         train(recipe, tmp_path, tmp_path / "stopped", progress=stop_at("registration", 3))
-    with pytest.raises(ValueError, match="an earlier run: resume it"):
-        train(recipe, tmp_path, tmp_path / "stopped")
+    refuses(ValueError, "an earlier run: resume it", train, recipe, tmp_path, tmp_path / "stopped")
     resumed = train(recipe, tmp_path, tmp_path / "stopped", resume=True)
     again = load_model(resumed)[0].state_dict()
     for name, tensor in model.state_dict().items():
@@ -303,8 +296,7 @@ def test_tensor_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert metadata == {"about": {"n": 1}}
     assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
     path.write_bytes(b"not tensors")
-    with pytest.raises(ValueError, match=r"a\.safetensors is not a safetensors file"):
-        load_tensors(path)
+    refuses(ValueError, r"a\.safetensors is not a safetensors file", load_tensors, path)
 
 
 @pytest.mark.parametrize(
@@ -341,8 +333,7 @@ def test_images_that_a_later_stage_cannot_take_are_refused_before_the_first(
         raise AssertionError("a stage has begun")
 
     recipe = recipe.changed(**changes)
-    with pytest.raises(ValueError, match=message):
-        train(recipe, tmp_path, tmp_path / "run", progress=trained)
+    refuses(ValueError, message, train, recipe, tmp_path, tmp_path / "run", progress=trained)
 
 
 def test_torchs_modes_do_not_change_a_training(recipe: Recipe, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from refusal import refuses
 from small_models import images, untrained
 
 import plasticine
@@ -164,12 +165,10 @@ def test_points_and_labels_follow_the_deformation() -> None:
     assert carried.dtype == torch.int64
     origin = (points[0, 0] + trace.displacement[0, :, 3, 4]).round().long()
     assert carried[0, 0, 3, 4] == labels[0, 0, origin[0], origin[1]]
-    with pytest.raises(TypeError, match="float32"):
-        trace.labels_to_target(labels.float())
+    refuses(TypeError, "float32", trace.labels_to_target, labels.float())
     with pytest.raises(ValueError, match=r"\(1, 1, 20, 24\); got \(1, 1, 20, 25\)"):
         trace.labels_to_target(torch.zeros(1, 1, 20, 25, dtype=torch.uint8))
-    with pytest.raises(ValueError, match=r"\(1, M, 2\); got \(1, 3, 3\)"):
-        trace.to_source(torch.zeros(1, 3, 3))
+    refuses(ValueError, r"\(1, M, 2\); got \(1, 3, 3\)", trace.to_source, torch.zeros(1, 3, 3))
 
 
 def test_points_move_by_the_interpolated_field_in_3d() -> None:
@@ -205,31 +204,26 @@ def test_residual_of_pure_recolouring_is_zero(generator: torch.Generator) -> Non
 def test_wrong_images_are_refused(
     image: torch.Tensor, error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=message):
-        untrained().translate(image)
+    refuses(error, message, untrained().translate, image)
 
 
 def test_wrong_arguments_are_refused() -> None:
     translator, image = untrained(), images(1, 1, 8, 8)
-    with pytest.raises(ValueError, match="steps and samples"):
-        translator.translate(image, steps=0)
-    with pytest.raises(ValueError, match="start"):
-        translator.translate(image, start=1.5)
+    refuses(ValueError, "steps and samples", translator.translate, image, steps=0)
+    refuses(ValueError, "start", translator.translate, image, start=1.5)
     for seed in (2**70, 2**48, -1):
         with pytest.raises(ValueError, match=rf"seed must lie within 0 … {2**48 - 1} .*got {seed}"):
             translator.translate(image, seed=seed)
     assert type(Sampling(seed=np.int64(3)).seed) is int
     for seed in (1.0, "1", None):
-        with pytest.raises(TypeError, match="seed must be a whole number; got"):
-            Sampling(seed=seed)
+        refuses(TypeError, "seed must be a whole number; got", Sampling, seed=seed)
     with pytest.raises(TypeError, match=r"image must be a torch\.Tensor, got ndarray"):
         translator.translate(image.numpy())
     with pytest.raises(TypeError, match=r"reference must be a torch\.Tensor, got ndarray"):
         translator.translate(image, reference=image.numpy())
     with pytest.raises(ValueError, match="reference must have"):
         translator.translate(image, reference=images(1, 1, 8, 9))
-    with pytest.raises(ValueError, match="deform=False"):
-        translator.translate(image, reference=image, deform=False)
+    refuses(ValueError, "deform=False", translator.translate, image, reference=image, deform=False)
 
 
 def test_a_model_file_holds_the_model(tmp_path: Path) -> None:
@@ -244,21 +238,16 @@ def test_a_model_file_holds_the_model(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_model_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="'nothing': neither a file nor a shipped name"):
-        Translator.load("nothing")
+    refuses(ModelError, "'nothing': neither a file nor a shipped name", Translator.load, "nothing")
     path = tmp_path / "model.safetensors"
     path.write_text("not a model")
-    with pytest.raises(ModelError, match=r"model\.safetensors is not a safetensors file"):
-        load_model(path)
+    refuses(ModelError, r"model\.safetensors is not a safetensors file", load_model, path)
     save_tensors(path, {"t": torch.zeros(1)}, {})
-    with pytest.raises(ModelError, match=r"not a Plasticine model: expected.*got None"):
-        load_model(path)
+    refuses(ModelError, r"not a Plasticine model: expected.*got None", load_model, path)
     save_model(path, untrained().model, CARD)
     tensors, metadata = load_tensors(path)
     save_tensors(path, tensors, metadata | {"format_version": 99})
-    with pytest.raises(ModelError, match="format version 99; this Plasticine reads version 1"):
-        load_model(path)
+    refuses(ModelError, "format version 99; this Plasticine reads version 1", load_model, path)
     tensors.popitem()
     save_tensors(path, tensors, metadata)
-    with pytest.raises(ModelError, match="is a damaged model"):
-        load_model(path)
+    refuses(ModelError, "is a damaged model", load_model, path)
