@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,13 @@ from numpy.typing import NDArray
 
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Turns ITK's coordinates into NIfTI's, and back."""
+
+SHAPE = (20, 22, 6)
+
+
+def voxels(dtype: str = "int16") -> NDArray[Any]:
+    """Of SHAPE, within 0 to 200."""
+    return (200 * np.random.default_rng(0).random(SHAPE)).astype(dtype)
 
 
 def random_image(*shape: int, seed: int = 0) -> NDArray[np.float32]:
@@ -82,3 +90,50 @@ def write_itk(path: Path, data: NDArray[Any], *, compressed: bool = False, **pla
     """Writes an array along its own axes, z first."""
     sitk.WriteImage(itk_image(data, **place), str(path), compressed)
     return path
+
+
+def write_oblique(path: Path, *, compressed: bool = False) -> None:
+    """The volume, placed by ``oblique``."""
+    lps = TO_RAS @ oblique()
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image = itk_image(voxels().T, spacing, lps[:3, 3])
+    image.SetDirection((lps[:3, :3] / spacing).ravel())
+    sitk.WriteImage(image, str(path), compressed)
+
+
+def write_dicom(
+    folder: Path,
+    *,
+    positions: list[NDArray[np.float64]] | None = None,
+    series: str = "1.2.3.4",
+    names: str = "{:02d}.dcm",
+) -> Path:
+    """A series of slices in files whose names run against their positions."""
+    folder.mkdir(exist_ok=True)
+    data, lps = voxels(), TO_RAS @ oblique()
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    directions = lps[:3, :3] / spacing
+    if positions is None:
+        positions = [lps[:3, 3] + z * lps[:3, 2] for z in range(SHAPE[2])]
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    language = locale.setlocale(locale.LC_ALL)
+    for z, position in enumerate(positions):
+        image = itk_image(data[:, :, z].T[None], spacing, position)
+        image.SetDirection([float(d) for d in directions.ravel()])
+        values = {
+            "0008|0060": "MR",
+            "0008|103e": f"slices of {series}",
+            "0020|000d": "1.2.3",
+            "0020|000e": series,
+            "0008|0018": f"{series}.{z + 1}",
+            "0020|0013": str(z + 1),
+            "0020|0032": "\\".join(f"{p:.10g}" for p in position),
+            "0020|0037": "\\".join(f"{d:.12g}" for d in directions[:, :2].T.ravel()),
+        }
+        for key, value in values.items():
+            image.SetMetaData(key, value)
+        writer.SetFileName(str(folder / names.format(50 - z)))
+        writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, language)  # GDCM's writer sets "C"
+    return folder

@@ -121,7 +121,7 @@ def test_a_request_whose_exception_python_swallows_is_no_success(
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=3 * PATIENCE,
         check=True,
     )
     statuses = json.loads(done.stdout)

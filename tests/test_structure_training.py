@@ -62,11 +62,8 @@ def test_a_resumed_training_gives_the_same_model(recipe: Recipe, tmp_path: Path)
 
 
 def test_the_target_takes_the_sources_look(recipe: Recipe, tmp_path: Path) -> None:
-    recipe = recipe.changed(
-        structure={
-            "base_steps": 100, "steps": 60, "rounds": 1, "batch": 4, "learning_rate": 1e-2
-        }
-    )  # fmt: skip
+    steps = {"base_steps": 40, "steps": 50, "rounds": 1, "batch": 4, "learning_rate": 2e-2}
+    recipe = recipe.changed(structure=steps)
     model, _ = load_model(train(recipe, tmp_path, tmp_path / "run"))
     with np.load(tmp_path / "images.npz") as archive:
         target = torch.from_numpy(archive["b"])[:, None] / 255
