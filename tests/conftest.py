@@ -18,6 +18,12 @@ from torch import Tensor
 import plasticine.backends
 from plasticine.backends import OPERATORS
 
+# Of about a minute and more: one of them begun last would leave the other workers idle.
+LONG = (
+    *("test_benchmarks", "test_packaging", "test_signals", "test_kernels_triton"),
+    *("test_structure_training", "test_processes", "test_cli", "test_cuda_build"),
+)
+
 
 @dataclass(frozen=True)
 class Served:
@@ -54,22 +60,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Chooses how long Hypothesis searches; without the option nothing imports it here."""
+    """Chooses how long Hypothesis searches, and which share of the cores a worker takes.
+
+    Without its option nothing imports Hypothesis here.
+    """
     if config.getoption("--thorough"):
         import search_profiles
 
         search_profiles.search_thoroughly()
+    # Threads that wait for one another spin, and keep the other workers' from their cores.
+    if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+        threads = max(1, torch.get_num_threads() // int(workers))
+        torch.set_num_threads(threads)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # of the processes that tests start
+    # Modules go to the workers in the order of the tests, not by how many of them each has.
+    config.option.loadscopereorder = False
 
 
 @pytest.hookimpl(trylast=True)  # of what -k has left
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what ``--most-on-gpu`` and ``--share`` do."""
+    """Leaves out what ``--most-on-gpu`` and ``--share`` do, and puts long modules first."""
     before = list(items)
     if (most := config.getoption("--most-on-gpu")) is not None:
         items[:] = thinned(items, most)
     if (wanted := config.getoption("--share")) is not None:
         part, parts = wanted
         items[:] = items[part - 1 :: parts]
+    items.sort(key=lambda item: item.path.stem not in LONG)
     kept = set(items)
     config.hook.pytest_deselected(items=[item for item in before if item not in kept])
 

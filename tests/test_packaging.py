@@ -142,7 +142,7 @@ def test_wheel_without_cuda_has_the_native_extension_and_says_why_not_cuda(wheel
         names = archive.namelist()
         record = json.loads(archive.read("plasticine/_build.json"))
     assert [n for n in names if n.startswith("plasticine/_native.") and n.endswith(".so")]
-    assert not [n for n in names if n.startswith("plasticine/_cuda.")]
+    assert not [n for n in names if n.startswith("plasticine/_cuda.") and n.endswith(".so")]
     assert record["native"]["error"] is None
     assert record["native"]["simd"][0] == "baseline"
     assert "PLASTICINE_CUDA=0" in record["cuda"]["error"]
@@ -210,7 +210,9 @@ def test_a_failing_cuda_build_is_recorded_under_auto(
         unpacked, "build_wheel", tmp_path / "wheel", PLASTICINE_CUDA="auto", CUDACXX=failing_nvcc
     )
     with zipfile.ZipFile(path) as archive:
-        assert not [n for n in archive.namelist() if n.startswith("plasticine/_cuda.")]
+        assert not [
+            n for n in archive.namelist() if n.startswith("plasticine/_cuda.") and n.endswith(".so")
+        ]
         record = json.loads(archive.read("plasticine/_build.json"))
     assert record["native"]["error"] is None
     assert failing_nvcc in record["cuda"]["error"]
