@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import Process, Run, ran
 from selection import share, thinned
 from torch import Tensor
 
@@ -185,31 +186,24 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def process() -> Callable[..., subprocess.CompletedProcess[str]]:
+def process() -> Process:
     """Runs ``python -m plasticine`` in a folder of its own, as a user would."""
 
     def call(
         *arguments: str | Path, folder: Path, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        environment = {k: v for k, v in os.environ.items() if k != "PLASTICINE_DATA"}
-        environment |= {"OMP_NUM_THREADS": "1", "COLUMNS": "120", **variables}
-        return subprocess.run(
-            [sys.executable, "-m", "plasticine", *map(str, arguments)],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=300,
-            check=False,
+        return ran(
+            *(sys.executable, "-m", "plasticine", *arguments),
+            folder=folder,
+            without="PLASTICINE_DATA",
+            **{"OMP_NUM_THREADS": "1", "COLUMNS": "120", **variables},
         )
 
     return call
 
 
 @pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs the command line in this process: exit code, stdout, stderr."""
     from plasticine import cli
 

@@ -8,8 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from plasticine.training import load_recipe
-from plasticine.training.recipe import Recipe
+from plasticine.training.draws import Draws
+from plasticine.training.recipe import Recipe, StageSettings
+from plasticine.training.stage import Stage
 
 OWN_DATA: dict[str, Any] = {
     "file": "images.npz",
@@ -55,6 +59,22 @@ def small_recipe(
         registration=both | {"nearest": 2} | (registration or {}),
         **tables,
     )
+
+
+def linear_stage(
+    folder: Path,
+    loss: Callable[[torch.nn.Module, Draws], torch.Tensor],
+    *,
+    seed: int = 0,
+    **settings: Any,
+) -> Stage:
+    """A stage of a training whose network has four weights."""
+    torch.manual_seed(1)
+    network = torch.nn.Linear(3, 1)
+    common = {"steps": 4, "batch": 4, "checkpoint_every": 2, "precision": "float32", "ema": 0.9}
+    rate = {"learning_rate": 0.1, "warmup": 1, "weight_decay": 0.0, "gradient_norm": 1.0}
+    table = StageSettings(**common | rate | settings)
+    return Stage("linear", network, lambda draws: (loss(network, draws), {}), table, folder, seed)
 
 
 def stop_at(stage: str, step: int) -> Callable[..., None]:

@@ -96,21 +96,6 @@ class TestTranslate:
             assert code == 1
             assert message in err
 
-    def test_seed_and_replacing_an_earlier_result(
-        self, run: Run, head: Path, model_file: Path, tmp_path: Path
-    ) -> None:
-        out = tmp_path / "out"
-        images = []
-        for seed in (1, 2, 1):
-            code, _, _ = run(
-                "translate", head, "--model", model_file, "--output", out, "--seed", str(seed)
-            )
-            assert code == 0
-            images.append(np.asarray(nibabel.load(out / "translated.nii.gz").dataobj))
-        np.testing.assert_array_equal(images[0], images[2])
-        assert (images[0] != images[1]).any()
-        assert {p.name for p in out.iterdir()} == set(RESULT_FILES)
-
     def test_a_picture(self, run: Run, model_file: Path, tmp_path: Path) -> None:
         image = (np.indices((30, 26)).sum(0) * 4).astype(np.uint8)
         Image.fromarray(image).save(tmp_path / "a.png")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from recipe_file import small_recipe, stop_at
+from recipe_file import small_recipe
 from refusal import refuses
 from small_models import images, untrained
 from typer.testing import CliRunner
@@ -160,17 +160,6 @@ def test_a_training_without_fitting_labels_stops_before_it_begins(
     with pytest.raises(ValueError, match="needs the images' label maps; got none"):
         train(without, tmp_path, tmp_path / "none")  # before it looks for the file
     assert not (tmp_path / "none").exists()
-
-
-def test_a_stopped_training_on_labels_goes_on_to_the_same_bits(
-    recipe: Recipe, tmp_path: Path
-) -> None:
-    whole = Translator.load(train(recipe, tmp_path, tmp_path / "whole"))
-    with pytest.raises(KeyboardInterrupt):
-        train(recipe, tmp_path, tmp_path / "stopped", progress=stop_at("registration", 3))
-    resumed = Translator.load(train(recipe, tmp_path, tmp_path / "stopped", resume=True))
-    for name, tensor in whole.model.state_dict().items():
-        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
 
 
 def test_the_labels_decide_what_the_translation_shows(recipe: Recipe, tmp_path: Path) -> None:

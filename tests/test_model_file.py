@@ -12,12 +12,11 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
+from recipe_file import linear_stage
 from refusal import refuses
 from small_models import CONFIGURATION
 
 from plasticine.nn.tensor_file import load_tensors, save_tensors
-from plasticine.training.draws import Draws
-from plasticine.training.recipe import StageSettings
 from plasticine.training.stage import Stage
 from plasticine.translation import (
     ModelError,
@@ -266,17 +265,7 @@ def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
 
 
 def _stage(folder: Path) -> Stage:
-    torch.manual_seed(1)
-    network = torch.nn.Linear(3, 1)
-
-    def loss(draws: Draws) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return network(draws.normal(3)).square().mean(), {}
-
-    settings = StageSettings(
-        steps=4, batch=4, learning_rate=0.1, warmup=1, weight_decay=0.0,
-        ema=0.9, gradient_norm=1.0, checkpoint_every=2, precision="float32",
-    )  # fmt: skip
-    return Stage("linear", network, loss, settings, folder, 0)
+    return linear_stage(folder, lambda network, draws: network(draws.normal(3)).square().mean())
 
 
 def test_equal_trainings_give_equal_checkpoints(tmp_path: Path) -> None:

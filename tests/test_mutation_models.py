@@ -12,14 +12,13 @@ import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from mutations import Damage, Misfit, damages, misfits, read_or_refuse
-from recipe_file import as_toml, small_recipe
+from recipe_file import as_toml, linear_stage, small_recipe
 from search_profiles import more_examples
 
 from plasticine.io import read_volume, translate_volume
@@ -83,15 +82,8 @@ def with_other_metadata(data: bytes, misfit: Misfit) -> bytes:
 
 
 def stage(folder: Path) -> Stage:
-    """A stage of a network with four weights."""
-
-    def loss(draws: Any) -> Any:
-        raise AssertionError("no step is taken")
-
-    torch.manual_seed(0)
-    network = torch.nn.Linear(3, 1)
-    settings = load_recipe("brain-t1-t2").registration
-    return Stage("diffusion", network, loss, settings, folder, seed=3)
+    """One of which no step is taken."""
+    return linear_stage(folder, lambda network, draws: pytest.fail("a step"), seed=3)
 
 
 @pytest.fixture(scope="module")

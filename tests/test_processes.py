@@ -11,6 +11,7 @@ import textwrap
 import time
 
 import pytest
+from command_line import ran
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -174,15 +175,8 @@ for program, given in (("plasticine", None), ("plasticine", "active"), ("train.p
 
 
 def test_only_the_command_line_waits_passively():
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-    result = subprocess.run(
-        [sys.executable, "-c", WAITING],
-        cwd=AWAY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    result = ran(sys.executable, "-c", WAITING, folder=AWAY, without="OMP_WAIT_POLICY")
+    assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["passive", "active", "None"]
 
 
@@ -190,16 +184,10 @@ def test_only_the_command_line_waits_passively():
 @pytest.mark.parametrize(("module", "spins"), [("plasticine", False), ("plasticine.info", True)])
 def test_a_module_that_is_run_waits_as_it_should(module, spins):
     """What the runtime itself took from the environment: it was set early enough."""
+    command = (sys.executable, "-m", module, "--version")
     dropped = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-    environment = {k: v for k, v in os.environ.items() if k not in dropped}
-    result = subprocess.run(
-        [sys.executable, "-m", module, "--version"],
-        cwd=AWAY,
-        env=environment | {"OMP_DISPLAY_ENV": "VERBOSE"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    result = ran(*command, folder=AWAY, without=dropped, OMP_DISPLAY_ENV="VERBOSE")
+    assert result.returncode == 0, result.stderr
     lines = [line.strip() for line in result.stderr.splitlines() if "GOMP_SPINCOUNT" in line]
     assert lines
     assert all((line != "GOMP_SPINCOUNT = '0'") == spins for line in lines), lines
@@ -218,12 +206,5 @@ sys.exit(3)
 
 
 def test_a_program_ends_while_another_thread_is_in_a_call():
-    run = subprocess.run(
-        [sys.executable, "-c", DAEMON],
-        cwd=AWAY,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    run = ran(sys.executable, "-c", DAEMON, folder=AWAY, timeout=60)
     assert run.returncode == 3, run.stderr

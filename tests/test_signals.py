@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import Process, Run
+from command_line import Run, ran
 from recipe_file import small_recipe, write_recipe
 
 from plasticine.report import RESULT_FILES
@@ -51,7 +51,7 @@ def start(tmp_path: Path) -> Callable[..., Started]:
         process.communicate()
 
 
-def _when(process: Process, happened: Callable[[], object]) -> None:
+def _when(process: Started, happened: Callable[[], object]) -> None:
     """Waits until something has happened that a running process does."""
     until = time.monotonic() + PATIENCE
     while not happened():
@@ -115,15 +115,10 @@ print(json.dumps(statuses))
 def test_a_request_whose_exception_python_swallows_is_no_success(
     head: Path, model_file: Path, tmp_path: Path
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", SWALLOWED, "translate", head, "--model", model_file, "--steps", "1"],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=3 * PATIENCE,
-        check=True,
-    )
+    translation = ("translate", head, "--model", model_file, "--steps", "1")
+    command = (sys.executable, "-c", SWALLOWED, *translation)
+    done = ran(*command, folder=tmp_path, timeout=3 * PATIENCE, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
     statuses = json.loads(done.stdout)
     assert len(statuses) == 6
     for case, status in statuses.items():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from recipe_file import small_recipe, stop_at
+from recipe_file import linear_stage, small_recipe, stop_at
 from refusal import refuses
 
 import plasticine
@@ -17,7 +17,7 @@ from plasticine.training import load_recipe, shipped_recipes, train
 from plasticine.training.data import RandomDeformation
 from plasticine.training.draws import Draws
 from plasticine.training.reading import load_domains
-from plasticine.training.recipe import Recipe, StageSettings
+from plasticine.training.recipe import Recipe
 from plasticine.training.stage import Stage, ema_update
 from plasticine.translation import Translator, load_model
 
@@ -170,27 +170,14 @@ def test_average_follows_slowly() -> None:
     assert average[0].item() == pytest.approx(0.9 + 0.1 * 0.1)
 
 
+def _loss(network: torch.nn.Module, draws: Draws) -> torch.Tensor:
+    x = draws.normal(3)
+    return (network(x) - x @ torch.tensor([[1.0], [-2.0], [0.5]])).square().mean()
+
+
 def _stage(folder: Path, steps: int, seed: int = 0) -> Stage:
-    torch.manual_seed(1)
-    network = torch.nn.Linear(3, 1)
-
-    def loss(draws: Draws) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        x = draws.normal(3)
-        wanted = x @ torch.tensor([[1.0], [-2.0], [0.5]])
-        return (network(x) - wanted).square().mean(), {}
-
-    settings = StageSettings(
-        steps=steps,
-        batch=8,
-        precision="float32",
-        learning_rate=0.1,
-        warmup=2,
-        weight_decay=0.0,
-        ema=0.9,
-        gradient_norm=10.0,
-        checkpoint_every=5,
-    )
-    return Stage("linear", network, loss, settings, folder, seed)
+    rate = {"warmup": 2, "gradient_norm": 10.0, "checkpoint_every": 5}
+    return linear_stage(folder, _loss, seed=seed, steps=steps, batch=8, **rate)
 
 
 def test_a_stage_learns(tmp_path: Path) -> None:
