@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plasticine.diffusion import Denoiser, NoiseSchedule
 from plasticine.translation import TranslationModel, Translator
 
 CONFIGURATION: dict[str, Any] = {
@@ -34,6 +35,15 @@ def deforming(**changes: Any) -> TranslationModel:
             for parameter in model.velocity.velocity_head.parameters():
                 parameter.normal_(0, 4)
     return model
+
+
+def denoiser(kind: str = "cosine") -> Denoiser:
+    """A 2D network of two channels of structure, whose schedule has 100 steps."""
+    torch.manual_seed(0)
+    network = Denoiser(2, 2, NoiseSchedule(kind, 100), channels=(8, 16), blocks=1)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    return network.eval()
 
 
 def untrained(

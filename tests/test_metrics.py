@@ -168,19 +168,21 @@ class TestDice:
         refuses(ValueError, r"\(2,\).*\(3,\)", metrics.dice, a, torch.tensor([0, 1, 1]))
 
 
-class TestErode:
+class TestMasks:
+    @pytest.mark.parametrize(("name", "filled"), [("erode", 0.95), ("dilate", 0.03)])
     @pytest.mark.parametrize("shape", [(2, 1, 17, 14), (1, 2, 9, 10, 11)])
     @pytest.mark.parametrize("distance", [0, 1, 3])
-    def test_equals_scipy(self, shape: tuple[int, ...], distance: int) -> None:
+    def test_equals_scipy(
+        self, shape: tuple[int, ...], distance: int, name: str, filled: float
+    ) -> None:
         ndimage = pytest.importorskip("scipy.ndimage")
-        mask = torch.rand(shape, generator=torch.Generator().manual_seed(1)) > 0.05
-        eroded = metrics.erode(mask, distance)
-        for n in range(shape[0]):
-            for c in range(shape[1]):
-                expected = mask[n, c].numpy()
-                if distance:  # scipy reads iterations=0 as "until nothing changes"
-                    expected = ndimage.binary_erosion(expected, iterations=distance)
-                assert (eroded[n, c].numpy() == expected).all()
+        theirs = {"erode": ndimage.binary_erosion, "dilate": ndimage.binary_dilation}[name]
+        mask = torch.rand(shape, generator=torch.Generator().manual_seed(1)) > 1 - filled
+        found = getattr(metrics, name)(mask, distance).flatten(0, 1)
+        for one, before in zip(found.numpy(), mask.flatten(0, 1).numpy(), strict=True):
+            # scipy reads iterations=0 as "until nothing changes".
+            expected = theirs(before, iterations=distance) if distance else before
+            assert (one == expected).all()
 
     def test_square_loses_a_diamond(self) -> None:
         mask = torch.zeros(1, 1, 11, 11, dtype=torch.bool)

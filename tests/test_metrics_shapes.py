@@ -88,21 +88,6 @@ class TestSurfaceDistance:
         refuses(ValueError, "positive", metrics.surface_distance, a, a, spacing=[1, 0])
 
 
-class TestDilate:
-    @pytest.mark.parametrize("shape", [(2, 1, 17, 14), (1, 2, 9, 10, 11)])
-    @pytest.mark.parametrize("distance", [0, 1, 3])
-    def test_equals_scipy(self, shape: tuple[int, ...], distance: int) -> None:
-        ndimage = pytest.importorskip("scipy.ndimage")
-        mask = torch.rand(shape, generator=torch.Generator().manual_seed(1)) > 0.97
-        dilated = metrics.dilate(mask, distance)
-        for n in range(shape[0]):
-            for c in range(shape[1]):
-                expected = mask[n, c].numpy()
-                if distance:
-                    expected = ndimage.binary_dilation(expected, iterations=distance)
-                assert (dilated[n, c].numpy() == expected).all()
-
-
 class TestEndPointError:
     def test_hand_values(self) -> None:
         truth = torch.zeros(1, 2, 4, 4)
