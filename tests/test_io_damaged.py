@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import struct
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import nibabel
 import numpy as np
 import pytest
 from image_files import write_itk
+from PIL import Image
 from refusal import refuses
 
 from plasticine.io import (
     read_displacement,
+    read_stored,
     read_volume,
     translate_volume,
     write_displacement,
@@ -254,3 +257,65 @@ class TestNames:
         write_image(tmp_path / "warped.nii.gz", volume.data, moved)
         with pytest.raises(ValueError, match=r"warped\.nii\.gz lies up to 3 voxels \(3 mm\) off"):
             read_results(tmp_path)
+
+
+def _reads_or_says(path: Path) -> bool:
+    """Whether a file is read; if not, that its name is told."""
+    try:
+        read_stored(path)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        message = str(error)
+    else:
+        return True
+    assert message.startswith(f"{path}: ")
+    return False
+
+
+def _mutated(write: Callable[[Path], Any], path: Path, seed: int, header: int) -> int:
+    """How many of a file's mutations are refused: bytes changed, most in its header; or cut."""
+    write(path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(seed)
+    refused = 0
+    for turn in range(100):
+        data = bytearray(whole)
+        if turn % 5 == 0:
+            del data[rng.integers(len(data)) :]
+        for place in rng.integers(0, min(header, len(data)) + 1, 4):
+            if place < len(data):
+                data[place] = rng.choice([0, 255, 127, 128, rng.integers(256)])
+        path.write_bytes(data)
+        refused += not _reads_or_says(path)
+    return refused
+
+
+MUTATED: dict[str, tuple[Callable[[Path], Any], int]] = {
+    "a.nii": (_nifti, 352),
+    "a.nii.gz": (_nifti, 200),
+    "a.img": (lambda path: _nifti(path, kind=nibabel.Nifti1Pair), 480),
+    "a.hdr": (lambda path: _nifti(path.with_suffix(".img"), kind=nibabel.Nifti1Pair), 348),
+    "a.mgh": (lambda path: _nifti(path, kind=nibabel.MGHImage), 90),
+    "a.mgz": (lambda path: _nifti(path, kind=nibabel.MGHImage), 100),
+    "a.npy": (lambda path: np.save(path, np.ones((3, 4, 5))), 128),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", MUTATED)
+def test_mutations_are_read_or_told(tmp_path: Path, name: str) -> None:
+    write, header = MUTATED[name]
+    # The elements of an image file of a pair are any bytes: only those cut short are refused.
+    assert _mutated(write, tmp_path / name, 0, header) >= (15 if name == "a.img" else 25)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_tiff_with_unknown_tags(tmp_path: Path) -> None:
+    Image.fromarray(np.ones((5, 7), np.uint8)).save(tmp_path / "a.tif")
+    whole = (tmp_path / "a.tif").read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        data = bytearray(whole)
+        for place in rng.integers(0, len(data), 3):
+            data[place] = rng.integers(256)
+        (tmp_path / "b.tif").write_bytes(data)
+        _reads_or_says(tmp_path / "b.tif")
