@@ -7,9 +7,8 @@ import torch
 from double_backward import assert_close, make_inputs, second
 
 import plasticine
-from plasticine.ops.warp import WARP_DOUBLE_BACKWARD
 from plasticine.ops.compose import COMPOSE_BACKWARD
-from plasticine.ops.warp import WARP_BACKWARD
+from plasticine.ops.warp import WARP_BACKWARD, WARP_DOUBLE_BACKWARD
 
 OPERATOR = "warp_double_backward"
 

@@ -9,7 +9,6 @@ from types import ModuleType
 import pytest
 
 from plasticine import backends
-from plasticine.ops import _kernels
 
 
 def stubs(name: str) -> dict[str, int]:
