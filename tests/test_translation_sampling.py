@@ -76,9 +76,7 @@ def test_samples_begin_from_pairs_of_opposite_noise() -> None:
     assert not torch.equal(antithetic_noise(image, 4, 0)[0], noises[0])
 
 
-def test_options_are_one_object_or_keywords(
-    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator]
-) -> None:
+def test_options_are_one_object_or_keywords() -> None:
     image, translator = images(1, 1, 16, 16), untrained()
     chosen = {"steps": 2, "samples": 3, "seed": 4, "guidance": 2.0, "start": 0.5}
     chosen |= {"slab": 8, "overlap": 4}
