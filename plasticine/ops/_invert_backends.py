@@ -20,7 +20,7 @@ from plasticine.ops._native_interface import (
 #: The inverse, the residual and the number of iterations.
 Solution = tuple[Tensor, Tensor, Tensor]
 
-# What csrc/invert/invert_cuda.h calls kInvertThreads.
+# What csrc/invert/cuda/invert.h calls kInvertThreads.
 _CUDA_THREADS = 128
 
 
