@@ -10,7 +10,15 @@ namespace plasticine::cuda {
 // Montgomery, "Division by invariant integers using multiplication", PLDI 1994), for dividends
 // below 2^31; 64-bit: the hardware's own, for volumes that large are bound by memory anyhow.
 template <typename Index>
-class Divisor;
+class Divisor {
+ public:
+  Divisor() = default;
+  explicit Divisor(std::int64_t divisor) : divisor_(divisor) {}
+  __device__ __forceinline__ Index divide(Index dividend) const { return dividend / divisor_; }
+
+ private:
+  std::int64_t divisor_ = 1;
+};
 
 template <>
 class Divisor<std::int32_t> {
@@ -33,19 +41,6 @@ class Divisor<std::int32_t> {
   std::uint32_t divisor_ = 1;
   std::uint32_t multiplier_ = 1;
   std::uint32_t shift_ = 0;
-};
-
-template <>
-class Divisor<std::int64_t> {
- public:
-  Divisor() = default;
-  explicit Divisor(std::int64_t divisor) : divisor_(divisor) {}
-  __device__ __forceinline__ std::int64_t divide(std::int64_t dividend) const {
-    return dividend / divisor_;
-  }
-
- private:
-  std::int64_t divisor_ = 1;
 };
 
 // A (N, C, *spatial) tensor but for its address. Offsets within a channel are of type Index;

@@ -73,22 +73,16 @@ inline int multiprocessors() {
   return count;
 }
 
-inline std::int64_t element_count(const Tensor& tensor) {
+inline std::int64_t element_count(const Tensor& tensor, int first_axis = 0) {
   std::int64_t count = 1;
-  for (int axis = 0; axis < tensor.ndim; ++axis) {
+  for (int axis = first_axis; axis < tensor.ndim; ++axis) {
     count *= tensor.shape[axis];
   }
   return count;
 }
 
 // The voxels of a channel of a (N, C, *spatial) tensor.
-inline std::int64_t voxel_count(const Tensor& tensor) {
-  std::int64_t count = 1;
-  for (int axis = 2; axis < tensor.ndim; ++axis) {
-    count *= tensor.shape[axis];
-  }
-  return count;
-}
+inline std::int64_t voxel_count(const Tensor& tensor) { return element_count(tensor, 2); }
 
 // Blocks along y or z for so many items; where there are fewer, each goes on in strides of the
 // grid.

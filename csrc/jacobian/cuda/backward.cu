@@ -98,7 +98,6 @@ struct Gather {
     T cofactor[D][D];
     jacobian_cofactors<D>(gradient, cofactor);
     const T share = coefficient * load(grad[step * grad_layout.stride[axis]]);
-#pragma unroll
     for (int i = 0; i < D; ++i) {
       sum[i] += share * cofactor[i][axis];
     }

@@ -25,7 +25,6 @@ struct alignas(V * sizeof(Stored)) Pack {
 template <int V, typename Stored, typename T>
 __device__ __forceinline__ void load_pack(const Stored* source, T (&target)[V]) {
   const Pack<V, Stored> pack = *reinterpret_cast<const Pack<V, Stored>*>(source);
-#pragma unroll
   for (int k = 0; k < V; ++k) {
     target[k] = load(pack.value[k]);
   }
@@ -34,7 +33,6 @@ __device__ __forceinline__ void load_pack(const Stored* source, T (&target)[V]) 
 template <int V, typename Stored, typename T>
 __device__ __forceinline__ void store_pack(Stored* target, const T (&source)[V]) {
   Pack<V, Stored> pack;
-#pragma unroll
   for (int k = 0; k < V; ++k) {
     pack.value[k] = store<Stored>(source[k]);
   }
@@ -99,7 +97,6 @@ __global__ void __launch_bounds__(kThreads, 2) jacobian_forward_kernel(
         T along[V + 2];
         along[0] = load(centre[x > 0 ? -step : 0]);
         along[V + 1] = load(centre[x + V <= last_x ? V * step : (V - 1) * step]);
-#pragma unroll
         for (int k = 0; k < V; ++k) {
           along[k + 1] = here[i][k];
         }
@@ -123,14 +120,12 @@ __global__ void __launch_bounds__(kThreads, 2) jacobian_forward_kernel(
         }
       }
       T determinant[V];
-#pragma unroll
       for (int k = 0; k < V; ++k) {
         determinant[k] = jacobian_of<D>(gradient[k]);
       }
       store_pack<V>(target + static_cast<std::int64_t>(plane) * plane_size, determinant);
 #pragma unroll
       for (int i = 0; i < D; ++i) {
-#pragma unroll
         for (int k = 0; k < V; ++k) {
           before[i][k] = here[i][k];
           here[i][k] = after[i][k];
