@@ -1,4 +1,5 @@
 #include "core/cpu/huge_pages.h"
+#include "core/cpu/without.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -11,7 +12,8 @@ namespace plasticine {
 void prefer_huge_pages(const Tensor& result) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr std::uintptr_t kHugePage = std::uintptr_t{1} << 21;
-  if (result.data == nullptr) {
+  static const bool without = is_without("huge_pages");
+  if (result.data == nullptr || without) {
     return;
   }
   std::int64_t bytes = element_size(result.dtype);

@@ -1,4 +1,5 @@
 #include "invert/cpu/invert.h"
+#include "core/cpu/without.h"
 
 #include <cmath>
 #include <limits>
@@ -123,7 +124,8 @@ class Inversion {
         // The nearest row before that is not of this block.
         const std::int64_t back =
             std::max<std::int64_t>(divide_up(begin + length, grid_.size[last]), 1);
-        if (back > kFarthestRow || known < back) {
+        static const bool without = is_without("neighbouring_rows");
+        if (back > kFarthestRow || known < back || without) {
           start_plainly(length, inverse + begin);
         } else {
           start_from_rows(sample, axis, voxel, back, known > back, length, inverse + begin);
@@ -182,7 +184,8 @@ class Inversion {
         break;
       }
       // To iterate what has converged costs less than to sort it out, up to a point.
-      if (4 * remaining.open <= n) {
+      static const bool without = is_without("put_aside");
+      if (4 * remaining.open <= n && !without) {
         put_aside(false, working, &outcome);
       }
     }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/avx512/lanes.h"
+#include "core/cpu/without.h"
 #include "warp/rows/locate.h"
 
 #if defined(PLASTICINE_SIMD_AVX512)
@@ -50,6 +51,8 @@ struct CellLanes {
 
 // How far ahead the displacement is fetched, in voxels: it is read from several places in turn,
 // each too briefly for the hardware to run ahead.
+inline const bool without_inner = is_without("inner_cells");
+
 constexpr int kAhead = 256;
 
 // Locates the voxels of a piece. A copy of what is constant along it, so that no store of a result
@@ -80,7 +83,7 @@ class Locator {
       within = _mm512_mask_cmp_ps_mask(within, x[axis], all_lanes(last_[axis]), _CMP_LT_OQ);
     }
     cell.row = IndexLanes{};
-    cell.inner = within == first_bits(kLanes);
+    cell.inner = within == first_bits(kLanes) && !without_inner;
     if (cell.inner) {
       for (int axis = 0; axis < D; ++axis) {
         place(axis, inner_axis_cell<IndexLanes>(x[axis]), &cell);

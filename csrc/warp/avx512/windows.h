@@ -8,11 +8,16 @@
 #pragma once
 
 #include "core/avx512/lanes.h"
+#include "core/cpu/without.h"
 #include "warp/rows/locate.h"
 
 #if defined(PLASTICINE_SIMD_AVX512)
 
 PLASTICINE_NAMESPACE_BEGIN
+
+inline const bool without_windows = is_without("windows");
+inline const bool without_in_order = is_without("in_order");
+inline const bool without_second = is_without("second_window");
 
 constexpr int kWindow = 2 * kLanes;
 
@@ -219,7 +224,7 @@ PLASTICINE_INLINE void for_each_corners(const Channels<const void*>& image,
   FloatLanes corner[1 << D];
   // A window from the first cell on.
   const RowWindow<D> front(row, column, lane_0(row), lane_0(column), size, live);
-  if (front.is_in_order(live)) {
+  if (!without_windows && !without_in_order && front.is_in_order(live)) {
     for (std::int64_t channel = 0; channel < channels; ++channel) {
       front.read(source + channel * stride, offset, corner);
       work(channel, corner);
@@ -227,7 +232,7 @@ PLASTICINE_INLINE void for_each_corners(const Channels<const void*>& image,
     return;
   }
   const unsigned left = live & ~static_cast<unsigned>(front.found);
-  if (left == 0) {
+  if (left == 0 && !without_windows) {
     for (std::int64_t channel = 0; channel < channels; ++channel) {
       front.look_up(source + channel * stride, offset, corner);
       work(channel, corner);
@@ -237,7 +242,7 @@ PLASTICINE_INLINE void for_each_corners(const Channels<const void*>& image,
   // Where that is not all, another that ends with the last cell.
   const int end = lane_15(column) - (kWindow - 2);
   const RowWindow<D> back(row, column, lane_15(row), end > 0 ? end : 0, size, left);
-  if ((left & ~static_cast<unsigned>(back.found)) == 0) {
+  if ((left & ~static_cast<unsigned>(back.found)) == 0 && !without_second && !without_windows) {
     for (std::int64_t channel = 0; channel < channels; ++channel) {
       front.look_up(source + channel * stride, offset, corner);
       back.add(source + channel * stride, offset, corner);

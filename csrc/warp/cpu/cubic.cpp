@@ -1,4 +1,5 @@
 #include "warp/cpu/cubic.h"
+#include "core/cpu/without.h"
 
 #include <algorithm>
 
@@ -62,7 +63,7 @@ void forward(const WarpForward& call) {
                                  call.padding, cells, block.count,
                                  block_target(call.out, sample, channel, block));
     };
-    bool fold = true;
+    bool fold = !is_without("fold");
     located.locate(sample, block, fold, false, &cells);
     for (std::int64_t channel = 0; channel < call.image.shape[1]; ++channel) {
       if (!gather(channel) && fold) {
@@ -96,7 +97,7 @@ void differentiate(const WarpBackward& call) {
                               cells, n, grad, gradient);
       }
     };
-    sum_channels(true);
+    sum_channels(!is_without("fold"));
     bool nan = false;
     for (int axis = 0; axis < grid.ndim; ++axis) {
       nan = nan || convert.has_nan(gradient + axis * kBlock, n);

@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "core/cpu/parallel.h"
+#include "core/cpu/without.h"
 #include "warp/cpu/blocks.h"
 #include "warp/cpu/cubic.h"
 #include "warp/rows/cubic.h"
@@ -184,7 +185,7 @@ class CubicScatter {
     const int n = block.count;
     locations_.load_displacement(sample, block, coordinates);
     locations_.coordinates(sample, block, coordinates, coordinates);
-    bool fold = true;
+    bool fold = !is_without("fold");
     rows.locate(coordinates, target, call_.mode, call_.padding, fold, n, false, &cells);
     for (std::int64_t channel = 0; channel < channels_; ++channel) {
       load_block(call_.grad_out, locations_.grid, sample, channel, block, grad);

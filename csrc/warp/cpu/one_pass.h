@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "core/cpu/without.h"
 #include "warp/cpu/blocks.h"
 #include "warp/cpu/scalar_backward.h"
 #include "warp/cpu/warp.h"
@@ -16,6 +17,10 @@ class OnePass {
   // Whether WarpRows::backward_row does all that is asked for; target: how the image's gradient is
   // summed.
   static bool suffices(const WarpBackward& call, const ImageShape& target) {
+    static const bool without = is_without("one_pass");
+    if (without) {
+      return false;
+    }
     const auto& rows = select_warp_rows<T>(call.image.dtype, is_wide(target));
     const std::int64_t channels = call.image.shape[1];
     bool same_strides = true;

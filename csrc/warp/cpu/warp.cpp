@@ -1,4 +1,5 @@
 #include "warp/cpu/warp.h"
+#include "core/cpu/without.h"
 
 #include <algorithm>
 #include <cmath>
@@ -87,7 +88,8 @@ class Forward {
         }
       }
     });
-    return change <= most;
+    static const bool without = is_without("smoothness");
+    return change <= most || without;
   }
 
   // Where a NaN or an infinity is met.
@@ -321,6 +323,9 @@ void backward(const WarpBackward& call) {
     if (call.grad_image.data != nullptr) {
       scatter_to_image<T>(call);
     }
+  } else if (field && is_without("common_blocks")) {
+    Gradient<T>(call).run();
+    scatter_to_image<T>(call);
   } else if (field) {
     const Gradient<T> gradient(call);
     scatter_to_image<T>(call, [&](std::int64_t sample, const Block& block) {

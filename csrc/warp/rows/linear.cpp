@@ -1,6 +1,7 @@
 // Compiled once per instruction set; see macros.h. No header of the standard library that defines
 // functions may be included here.
 #include "warp/rows/linear.h"
+#include "core/cpu/without.h"
 
 #include "core/rows/table.h"
 #include "warp/avx512/linear.h"
@@ -14,14 +15,17 @@ namespace PLASTICINE_SIMD {
 namespace {
 
 template <typename Stored, typename Index>
-constexpr WarpRows<accumulator_t<Stored>> with_fused_rows(WarpRows<accumulator_t<Stored>> rows) {
+WarpRows<accumulator_t<Stored>> with_fused_rows(WarpRows<accumulator_t<Stored>> rows) {
 #if defined(PLASTICINE_SIMD_AVX512)
   if constexpr (sizeof(accumulator_t<Stored>) == sizeof(float)) {
-    rows.gather_row = gather_row<Stored>;
-    rows.gradient_row = gradient_row<Stored>;
-    rows.scatter_row = scatter_row;
+    if (is_without("all_rows")) {
+      return rows;
+    }
+    rows.gather_row = is_without("gather_row") ? nullptr : gather_row<Stored>;
+    rows.gradient_row = is_without("gradient_row") ? nullptr : gradient_row<Stored>;
+    rows.scatter_row = is_without("scatter_row") ? nullptr : scatter_row;
     rows.backward_row = backward_row<Stored>;
-    rows.nearest_row = nearest_row<Stored>;
+    rows.nearest_row = is_without("nearest_row") ? nullptr : nearest_row<Stored>;
   }
 #endif
   return rows;
@@ -29,7 +33,7 @@ constexpr WarpRows<accumulator_t<Stored>> with_fused_rows(WarpRows<accumulator_t
 
 struct Tables {
   template <typename Stored, typename Index>
-  static constexpr WarpRows<accumulator_t<Stored>> value = with_fused_rows<Stored, Index>({
+  static inline const WarpRows<accumulator_t<Stored>> value = with_fused_rows<Stored, Index>({
       locate<accumulator_t<Stored>, Index>,
       gather<Stored, Index>,
       gradient<Stored, Index>,

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "core/avx512/lanes.h"
+#include "core/cpu/without.h"
 #include "warp/rows/locate.h"
 
 PLASTICINE_NAMESPACE_BEGIN
@@ -73,7 +74,8 @@ PLASTICINE_INLINE void add_run(T* cell, const std::int64_t (&offset)[kLines],
 template <int kLines>
 PLASTICINE_INLINE void add_run(float* cell, const std::int64_t (&offset)[kLines],
                                const float (&values)[kLines][kBlock], int start, int n) {
-  if (n <= 2) {
+  static const bool without = is_without("short_runs");
+  if (n <= 2 && !without) {
     for (int line = 0; line < kLines; ++line) {
       float* target = cell + offset[line];
       target[0] += values[line][start];
