@@ -50,12 +50,14 @@ def rows_of(library: str | None) -> dict[str, Callable[[], None]]:
     """A call for every row and direction; inputs are made at the first."""
     if library is not None:
         spec = importlib.util.spec_from_file_location("plasticine._native", library)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         sys.modules["plasticine._native"] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules["plasticine._native"])
     import torch
 
     import plasticine
+    from benchmarks.bench_invert import invertible_field
     from benchmarks.contest import BATCH_2D, FULL_3D
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -74,7 +76,10 @@ def rows_of(library: str | None) -> dict[str, Callable[[], None]]:
         "exponential": (operators.exponential, field),
         "exponential 2d": (operators.exponential, BATCH_2D.field),
         "warp_exponential": (operators.warp_exponential, image, field),
-        "invert": (lambda u: operators.invert(u).displacement, lambda: 0.25 * field()),
+        "invert": (
+            lambda u: operators.invert(u).displacement,
+            functools.partial(invertible_field, FULL_3D),
+        ),
         "jacobian": (operators.jacobian_determinant, field),
         "folding": (lambda u: operators.folding(u).folds, field),
     }
@@ -129,7 +134,8 @@ class Variant:
 
     def seconds(self, row: str) -> float:
         """Of one call."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.write(row + "\n")
         self.process.stdin.flush()
         return float(self.process.stdout.readline())
@@ -141,9 +147,11 @@ class Variant:
         self.process.wait()
 
 
-def measure(variants: dict[str, Variant], rows: list[str], seconds: float) -> dict[str, object]:
+def measure(
+    variants: dict[str, Variant], rows: list[str], seconds: float
+) -> dict[str, dict[str, float]]:
     """The least milliseconds of every variant for every row."""
-    found: dict[str, object] = {}
+    found: dict[str, dict[str, float]] = {}
     for row in rows:
         for variant in variants.values():
             variant.seconds(row)

@@ -37,6 +37,12 @@ inline std::int64_t element_size(DType dtype) {
   }
 }
 
+// Calls work(T{}) with the type that a stored type is computed in on the CPU.
+template <typename Work>
+auto with_accumulator(DType dtype, const Work& work) {
+  return dtype == DType::float64 ? work(double{}) : work(float{});
+}
+
 inline std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace plasticine

@@ -60,9 +60,9 @@ struct CubicCell {
       }
       if constexpr (has_slopes) {
         if (mode == Mode::bspline) {
-          cubic_slopes<Mode::bspline>(t, slope[axis]);
+          cubic_derivatives<Mode::bspline>(t, slope[axis]);
         } else {
-          cubic_slopes<Mode::cubic>(t, slope[axis]);
+          cubic_derivatives<Mode::cubic>(t, slope[axis]);
         }
       }
       first[axis] = lower - 1;

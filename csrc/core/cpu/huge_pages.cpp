@@ -1,5 +1,4 @@
 #include "core/cpu/huge_pages.h"
-#include "core/cpu/without.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -12,8 +11,7 @@ namespace plasticine {
 void prefer_huge_pages(const Tensor& result) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr std::uintptr_t kHugePage = std::uintptr_t{1} << 21;
-  static const bool without = is_without("huge_pages");
-  if (result.data == nullptr || without) {
+  if (result.data == nullptr) {
     return;
   }
   std::int64_t bytes = element_size(result.dtype);

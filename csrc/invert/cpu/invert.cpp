@@ -1,13 +1,12 @@
 #include "invert/cpu/invert.h"
-#include "core/cpu/without.h"
 
 #include <cmath>
 #include <limits>
 #include <vector>
 
+#include "core/cpu/blocks.h"
 #include "core/cpu/parallel.h"
 #include "invert/cpu/field.h"
-#include "warp/cpu/blocks.h"
 
 namespace plasticine {
 
@@ -89,10 +88,7 @@ class Inversion {
       start(sample, block, first * kBlock, &working);
       outcome.add(iterate(field.data, &working));
       const T* result = working.whole ? working.iterates.inverse : working.finished;
-      const auto store = select_convert_rows<T>().store[static_cast<int>(call_.out.dtype)];
-      for (int axis = 0; axis < grid_.ndim; ++axis) {
-        store(result + axis * kBlock, block.count, block_target(call_.out, sample, axis, block));
-      }
+      store_rows(result, call_.out, sample, block);
     }
     return outcome;
   }
@@ -124,8 +120,7 @@ class Inversion {
         // The nearest row before that is not of this block.
         const std::int64_t back =
             std::max<std::int64_t>(divide_up(begin + length, grid_.size[last]), 1);
-        static const bool without = is_without("neighbouring_rows");
-        if (back > kFarthestRow || known < back || without) {
+        if (back > kFarthestRow || known < back) {
           start_plainly(length, inverse + begin);
         } else {
           start_from_rows(sample, axis, voxel, back, known > back, length, inverse + begin);
@@ -174,7 +169,7 @@ class Inversion {
                : rows.advance(field, field_.shape, call_.padding, n, squared_tolerance_, newton,
                               iterates);
       if (remaining.undefined > 0) {
-        remaining.open += advance_carefully(field, last, working);
+        remaining.open += advance_scalar(field, last, working);
       }
       outcome.iterations = iteration;
       if (iteration % kIterationsBetweenQuestions == kIterationsBetweenQuestions - 1) {
@@ -184,8 +179,7 @@ class Inversion {
         break;
       }
       // To iterate what has converged costs less than to sort it out, up to a point.
-      static const bool without = is_without("put_aside");
-      if (4 * remaining.open <= n && !without) {
+      if (4 * remaining.open <= n) {
         put_aside(false, working, &outcome);
       }
     }
@@ -226,15 +220,14 @@ class Inversion {
 
   // The iterates whose residual is not finite, one by one; returns how many are open. One that has
   // no finite residual becomes NaN, and is done.
-  int advance_carefully(const void* const* field, bool last, Working* working) const {
+  int advance_scalar(const void* const* field, bool last, Working* working) const {
     int open = 0;
     for (int j = 0; j < working->count; ++j) {
       const T squared = working->iterates.squared_residual[j];
       if (!(squared - squared == T(0))) {
-        with_stored<T>(call_.displacement.dtype, [&](auto stored) {
-          using Stored = decltype(stored);
-          open += grid_.ndim == 2 ? advance_voxel<2, Stored>(field, last, j, &working->iterates)
-                                  : advance_voxel<3, Stored>(field, last, j, &working->iterates);
+        with_stored<T>(call_.displacement.dtype, grid_.ndim, [&](auto stored, auto dimension) {
+          open +=
+              advance_voxel<dimension.value, decltype(stored)>(field, last, j, &working->iterates);
         });
       }
     }
@@ -250,8 +243,8 @@ class Inversion {
     }
     T residual[D];
     T gradient[D][D];
-    sample_carefully<D, Stored>(field, field_.shape, call_.padding, coordinates, j, residual,
-                                gradient);
+    sample_scalar<D, Stored>(field, field_.shape, call_.padding, coordinates, j, residual,
+                             gradient);
     T squared = T(0);
     for (int axis = 0; axis < D; ++axis) {
       residual[axis] += iterates->inverse[axis * kBlock + j];
@@ -280,11 +273,8 @@ class Inversion {
 }  // namespace
 
 void invert_forward(const Invert& call) {
-  if (call.displacement.dtype == DType::float64) {
-    Inversion<double>(call).run();
-  } else {
-    Inversion<float>(call).run();
-  }
+  with_accumulator(call.displacement.dtype,
+                   [&](auto zero) { Inversion<decltype(zero)>(call).run(); });
 }
 
 }  // namespace plasticine

@@ -180,22 +180,19 @@ void backward(const Tensor& grad_out, const Tensor& displacement, const Tensor& 
 void jacobian_forward(const Tensor& displacement, const Tensor& out, Scheme scheme,
                       const std::vector<double>& spacing, int threads) {
   prefer_huge_pages(out);
-  if (displacement.dtype == DType::float64) {
-    forward<double>(displacement, out, scheme, spacing.data(), threads);
-  } else {
-    forward<float>(displacement, out, scheme, spacing.data(), threads);
-  }
+  with_accumulator(displacement.dtype, [&](auto zero) {
+    forward<decltype(zero)>(displacement, out, scheme, spacing.data(), threads);
+  });
 }
 
 void jacobian_backward(const Tensor& grad_out, const Tensor& displacement,
                        const Tensor& grad_displacement, Scheme scheme,
                        const std::vector<double>& spacing, int threads) {
   prefer_huge_pages(grad_displacement);
-  if (displacement.dtype == DType::float64) {
-    backward<double>(grad_out, displacement, grad_displacement, scheme, spacing.data(), threads);
-  } else {
-    backward<float>(grad_out, displacement, grad_displacement, scheme, spacing.data(), threads);
-  }
+  with_accumulator(displacement.dtype, [&](auto zero) {
+    backward<decltype(zero)>(grad_out, displacement, grad_displacement, scheme, spacing.data(),
+                             threads);
+  });
 }
 
 }  // namespace plasticine

@@ -13,8 +13,6 @@ namespace plasticine {
 
 namespace {
 
-std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
 // One pass over all lines along one axis, from one tensor to another, or in place.
 template <typename T>
 class AxisPass {
@@ -151,11 +149,9 @@ void spline_coefficients(const Tensor& image, const Tensor& out, const Tensor& s
   }
   prefer_huge_pages(out);
   prefer_huge_pages(scratch);
-  if (image.dtype == DType::float64) {
-    solve<double>(image, out, scratch, padding, adjoint, threads);
-  } else {
-    solve<float>(image, out, scratch, padding, adjoint, threads);
-  }
+  with_accumulator(image.dtype, [&](auto zero) {
+    solve<decltype(zero)>(image, out, scratch, padding, adjoint, threads);
+  });
 }
 
 }  // namespace plasticine

@@ -1,5 +1,4 @@
-// Corner values of 16 cells at a time on AVX-512. Part of rows/linear.cpp, which is compiled once
-// per instruction set.
+// Corner values of 16 cells at a time on AVX-512.
 //
 // Neighbouring output voxels mostly sample one row of the image within a few voxels of each other:
 // a window of 32 contiguous voxels then holds what 16 cells need of a line, and two permutations
@@ -8,20 +7,15 @@
 #pragma once
 
 #include "core/avx512/lanes.h"
-#include "core/cpu/without.h"
 #include "warp/rows/locate.h"
 
 #if defined(PLASTICINE_SIMD_AVX512)
 
 PLASTICINE_NAMESPACE_BEGIN
 
-inline const bool without_windows = is_without("windows");
-inline const bool without_in_order = is_without("in_order");
-inline const bool without_second = is_without("second_window");
-
 constexpr int kWindow = 2 * kLanes;
 
-// A piece of an image line: voxels [0, 16) in low, [16, 32) in high.
+// A part of an image line: voxels [0, 16) in low, [16, 32) in high.
 struct Window {
   __m512 low;
   __m512 high;
@@ -224,7 +218,7 @@ PLASTICINE_INLINE void for_each_corners(const Channels<const void*>& image,
   FloatLanes corner[1 << D];
   // A window from the first cell on.
   const RowWindow<D> front(row, column, lane_0(row), lane_0(column), size, live);
-  if (!without_windows && !without_in_order && front.is_in_order(live)) {
+  if (front.is_in_order(live)) {
     for (std::int64_t channel = 0; channel < channels; ++channel) {
       front.read(source + channel * stride, offset, corner);
       work(channel, corner);
@@ -232,7 +226,7 @@ PLASTICINE_INLINE void for_each_corners(const Channels<const void*>& image,
     return;
   }
   const unsigned left = live & ~static_cast<unsigned>(front.found);
-  if (left == 0 && !without_windows) {
+  if (left == 0) {
     for (std::int64_t channel = 0; channel < channels; ++channel) {
       front.look_up(source + channel * stride, offset, corner);
       work(channel, corner);
@@ -242,7 +236,7 @@ PLASTICINE_INLINE void for_each_corners(const Channels<const void*>& image,
   // Where that is not all, another that ends with the last cell.
   const int end = lane_15(column) - (kWindow - 2);
   const RowWindow<D> back(row, column, lane_15(row), end > 0 ? end : 0, size, left);
-  if ((left & ~static_cast<unsigned>(back.found)) == 0 && !without_second && !without_windows) {
+  if ((left & ~static_cast<unsigned>(back.found)) == 0) {
     for (std::int64_t channel = 0; channel < channels; ++channel) {
       front.look_up(source + channel * stride, offset, corner);
       back.add(source + channel * stride, offset, corner);

@@ -1,7 +1,6 @@
 // Compiled once per instruction set; see macros.h. No header of the standard library that defines
 // functions may be included here.
 #include "warp/rows/linear.h"
-#include "core/cpu/without.h"
 
 #include "core/rows/table.h"
 #include "warp/avx512/linear.h"
@@ -15,17 +14,14 @@ namespace PLASTICINE_SIMD {
 namespace {
 
 template <typename Stored, typename Index>
-WarpRows<accumulator_t<Stored>> with_fused_rows(WarpRows<accumulator_t<Stored>> rows) {
+constexpr WarpRows<accumulator_t<Stored>> with_fused_rows(WarpRows<accumulator_t<Stored>> rows) {
 #if defined(PLASTICINE_SIMD_AVX512)
   if constexpr (sizeof(accumulator_t<Stored>) == sizeof(float)) {
-    if (is_without("all_rows")) {
-      return rows;
-    }
-    rows.gather_row = is_without("gather_row") ? nullptr : gather_row<Stored>;
-    rows.gradient_row = is_without("gradient_row") ? nullptr : gradient_row<Stored>;
-    rows.scatter_row = is_without("scatter_row") ? nullptr : scatter_row;
+    rows.gather_row = gather_row<Stored>;
+    rows.gradient_row = gradient_row<Stored>;
+    rows.scatter_row = scatter_row;
     rows.backward_row = backward_row<Stored>;
-    rows.nearest_row = is_without("nearest_row") ? nullptr : nearest_row<Stored>;
+    rows.nearest_row = nearest_row<Stored>;
   }
 #endif
   return rows;
@@ -33,7 +29,7 @@ WarpRows<accumulator_t<Stored>> with_fused_rows(WarpRows<accumulator_t<Stored>> 
 
 struct Tables {
   template <typename Stored, typename Index>
-  static inline const WarpRows<accumulator_t<Stored>> value = with_fused_rows<Stored, Index>({
+  static constexpr WarpRows<accumulator_t<Stored>> value = with_fused_rows<Stored, Index>({
       locate<accumulator_t<Stored>, Index>,
       gather<Stored, Index>,
       gradient<Stored, Index>,
@@ -52,17 +48,12 @@ struct Tables {
 }  // namespace
 
 template <typename T>
-const WarpRows<T>& warp_rows(DType image, bool wide);
-
-template <>
-const WarpRows<float>& warp_rows<float>(DType image, bool wide) {
-  return table_of<Tables, float>(image, wide);
+const WarpRows<T>& warp_rows(DType image, bool wide) {
+  return table_of<Tables, T>(image, wide);
 }
 
-template <>
-const WarpRows<double>& warp_rows<double>(DType image, bool wide) {
-  return table_of<Tables, double>(image, wide);
-}
+template const WarpRows<float>& warp_rows(DType, bool);
+template const WarpRows<double>& warp_rows(DType, bool);
 
 }  // namespace PLASTICINE_SIMD
 }  // namespace plasticine
