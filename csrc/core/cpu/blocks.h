@@ -41,14 +41,6 @@ inline bool is_wide(const ImageShape& shape) {
   return wide || span >= kLimit;
 }
 
-inline const void* element(const Tensor& tensor, std::int64_t offset) {
-  return static_cast<const char*>(tensor.data) + offset * element_size(tensor.dtype);
-}
-
-inline void* mutable_element(const Tensor& tensor, std::int64_t offset) {
-  return static_cast<char*>(tensor.data) + offset * element_size(tensor.dtype);
-}
-
 // Consecutive voxels of one sample of the output.
 struct Block {
   std::int64_t index;

@@ -67,18 +67,24 @@ class Backward {
   }
 
  private:
-  // The output's gradient of a block, of some channels.
-  struct Values {
+  // Calls visit(row, start, grad) for each row in the block; grad: the output's gradient there, of
+  // `count` channels from `first` on.
+  template <typename Visit>
+  void for_each_row(std::int64_t sample, const Block& block, std::int64_t first, std::int64_t count,
+                    const Visit& visit) const {
     alignas(64) T buffer[kScatterChannels * kBlock];
-    const T* channel[kScatterChannels];
-  };
-
-  void load_values(std::int64_t sample, const Block& block, std::int64_t first, std::int64_t count,
-                   Values* values) const {
+    const T* values[kScatterChannels];
     for (std::int64_t c = 0; c < count; ++c) {
-      values->channel[c] = block_values(call_.grad_out, locations_.grid, sample, first + c, block,
-                                        values->buffer + c * kBlock);
+      values[c] = block_values(call_.grad_out, locations_.grid, sample, first + c, block,
+                               buffer + c * kBlock);
     }
+    locations_.for_each_row(sample, block, nullptr, [&](const Row<T>& row, int start) {
+      const T* grad[kScatterChannels];
+      for (std::int64_t c = 0; c < count; ++c) {
+        grad[c] = values[c] + start;
+      }
+      visit(row, start, grad);
+    });
   }
 
   Channels<const void*> image_of(std::int64_t sample) const {
@@ -121,11 +127,12 @@ class Backward {
       affine->add(sample, block, gradient);
     }
     if (call_.grad_displacement.data != nullptr) {
-      store_gradient(sample, block, gradient);
+      finish_gradient(sample, block, gradient);
+      store_rows(gradient, call_.grad_displacement, sample, block);
     }
   }
 
-  // Without what is added and the scale where they are left to store_gradient. True where the
+  // Without what is added and the scale where they are left to finish_gradient. True where the
   // result has been stored.
   bool differentiate_rows(std::int64_t sample, const Block& block, bool may_store,
                           T* gradient) const {
@@ -144,9 +151,7 @@ class Backward {
                finite;
     });
     if (!finite) {
-      alignas(64) T coordinates[3 * kBlock];
-      load_coordinates(sample, block, coordinates);
-      differentiate_scalars(sample, block, coordinates, gradient);
+      differentiate_scalars(sample, block, gradient);
     }
     return stores && finite;
   }
@@ -174,14 +179,15 @@ class Backward {
       rows_.gradient(channel_of(sample, channel), shape_, cells, block.count, grad, gradient);
     }
     if (has_nan_row(gradient, shape_.ndim, block.count)) {
-      differentiate_scalars(sample, block, coordinates, gradient);
+      differentiate_scalars(sample, block, gradient);
     }
   }
 
   // Where a NaN or an infinity is met.
-  void differentiate_scalars(std::int64_t sample, const Block& block, const T* coordinates,
-                             T* gradient) const {
+  void differentiate_scalars(std::int64_t sample, const Block& block, T* gradient) const {
+    alignas(64) T coordinates[3 * kBlock];
     alignas(64) T grad[kBlock];
+    load_coordinates(sample, block, coordinates);
     std::fill_n(gradient, 3 * kBlock, T(0));
     for (std::int64_t channel = 0; channel < call_.image.shape[1]; ++channel) {
       load_block(call_.grad_out, locations_.grid, sample, channel, block, grad);
@@ -190,7 +196,8 @@ class Backward {
     }
   }
 
-  void store_gradient(std::int64_t sample, const Block& block, T* gradient) const {
+  // Brings in what is added and the scales.
+  void finish_gradient(std::int64_t sample, const Block& block, T* gradient) const {
     const T scale = static_cast<T>(call_.scale);
     const T inner = static_cast<T>(call_.displacement_scale);
     alignas(64) T grad[kBlock];
@@ -207,7 +214,6 @@ class Backward {
         }
       }
     }
-    store_rows(gradient, call_.grad_displacement, sample, block);
   }
 
   // --- To the image ---
@@ -230,22 +236,18 @@ class Backward {
 
   void scatter_rows(const WarpRows<T>& rows, std::int64_t sample, const Block& block,
                     const OwnedImage<T>& image) const {
-    Values values;
     for (std::int64_t first = 0; first < image.channels.count; first += kScatterChannels) {
       const Channels<T*> some = {
           image.channels.data + first * image.channels.stride, image.channels.stride,
           std::min<std::int64_t>(kScatterChannels, image.channels.count - first)};
-      load_values(sample, block, first, some.count, &values);
-      locations_.for_each_row(sample, block, nullptr, [&](const Row<T>& row, int start) {
-        const T* grad[kScatterChannels];
-        for (std::int64_t c = 0; c < some.count; ++c) {
-          grad[c] = values.channel[c] + start;
-        }
-        if (!rows.scatter_row(row, image.shape, call_.padding, grad, static_cast<T>(call_.scale),
-                              some, image.range)) {
-          scatter_scalars(sample, block, start, row.n, grad, {image.range, some, image.shape});
-        }
-      });
+      for_each_row(sample, block, first, some.count,
+                   [&](const Row<T>& row, int start, const T* const* grad) {
+                     if (!rows.scatter_row(row, image.shape, call_.padding, grad,
+                                           static_cast<T>(call_.scale), some, image.range)) {
+                       scatter_scalars(sample, block, start, row.n, grad,
+                                       {image.range, some, image.shape});
+                     }
+                   });
     }
   }
 
@@ -309,22 +311,6 @@ class Backward {
            plasticine::has_one_pass(target.ndim, call_.image.shape[1]);
   }
 
-  // Calls visit(row, start, grad) for each row in the block; grad: the output's
-  // gradient there, of each channel.
-  template <typename Visit>
-  void for_each_row(std::int64_t sample, const Block& block, const Visit& visit) const {
-    Values values;
-    const std::int64_t channels = call_.image.shape[1];
-    load_values(sample, block, 0, channels, &values);
-    locations_.for_each_row(sample, block, nullptr, [&](const Row<T>& row, int start) {
-      const T* grad[kScatterChannels];
-      for (std::int64_t c = 0; c < channels; ++c) {
-        grad[c] = values.channel[c] + start;
-      }
-      visit(row, start, grad);
-    });
-  }
-
   // False where the displacement's gradient met a NaN or an infinity.
   bool run_row(std::int64_t sample, const Block& block, const Row<T>& row, int start,
                const T* const* grad, const OwnedImage<T>& image, T* const* out) const {
@@ -342,11 +328,12 @@ class Backward {
   bool store_both(std::int64_t sample, const Block& block, const OwnedImage<T>& image) const {
     alignas(64) T results[3 * kBlock];
     bool finite = true;
-    for_each_row(sample, block, [&](const Row<T>& row, int start, const T* const* grad) {
-      T* target[3];
-      point_at(sample, block, in_place_, results, start, target);
-      finite = run_row(sample, block, row, start, grad, image, target) && finite;
-    });
+    for_each_row(sample, block, 0, image.channels.count,
+                 [&](const Row<T>& row, int start, const T* const* grad) {
+                   T* target[3];
+                   point_at(sample, block, in_place_, results, start, target);
+                   finite = run_row(sample, block, row, start, grad, image, target) && finite;
+                 });
     if (finite && !in_place_) {
       store_rows(results, call_.grad_displacement, sample, block);
     }
@@ -360,45 +347,31 @@ class Backward {
                bool reaches) const {
     alignas(64) T gradient[3 * kBlock];
     T* const rows[3] = {gradient, gradient + kBlock, gradient + 2 * kBlock};
-    for_each_row(sample, block, [&](const Row<T>& row, int start, const T* const* grad) {
-      const OwnedRange& owned = image.range;
-      const std::int64_t voxel = block.first + start;
-      const std::int64_t position = voxel / shape_.stride[owned.axis] % shape_.size[owned.axis];
-      const bool holds = position >= owned.first && position < owned.last;
-      if (!holds && !reaches) {
-        return;
-      }
-      if (!run_row(sample, block, row, start, grad, image, rows) && holds) {
-        differentiate_row(sample, block, start, row.n, grad, gradient);
-      }
-      for (int axis = 0; holds && axis < shape_.ndim; ++axis) {
-        T* sum = image.channels.data + axis * image.channels.stride + voxel;
-        for (int j = 0; j < row.n; ++j) {
-          sum[j] += rows[axis][j];
-        }
-      }
-    });
-  }
-
-  // The displacement's gradient of n voxels from `start` of the block on, where a NaN or an
-  // infinity is met, with what is added and the scale.
-  void differentiate_row(std::int64_t sample, const Block& block, int start, int n,
-                         const T* const* grad, T* gradient) const {
-    alignas(64) T coordinates[3 * kBlock];
-    load_coordinates(sample, block, coordinates);
-    std::fill_n(gradient, 3 * kBlock, T(0));
-    for (std::int64_t channel = 0; channel < call_.image.shape[1]; ++channel) {
-      differentiate_scalar(channel_of(sample, channel), call_.image.dtype, shape_, call_.padding,
-                           coordinates + start, n, grad[channel], gradient);
-    }
-    const T scale = static_cast<T>(call_.scale);
-    const T inner = static_cast<T>(call_.displacement_scale);
-    for (int axis = 0; axis < shape_.ndim; ++axis) {
-      T* row = gradient + axis * kBlock;
-      for (int j = 0; j < n; ++j) {
-        row[j] = scale * (inner * row[j] + (call_.add ? grad[axis][j] : T(0)));
-      }
-    }
+    for_each_row(sample, block, 0, image.channels.count,
+                 [&](const Row<T>& row, int start, const T* const* grad) {
+                   const OwnedRange& owned = image.range;
+                   const std::int64_t voxel = block.first + start;
+                   const std::int64_t position =
+                       voxel / shape_.stride[owned.axis] % shape_.size[owned.axis];
+                   const bool holds = position >= owned.first && position < owned.last;
+                   if (!holds && !reaches) {
+                     return;
+                   }
+                   if (!run_row(sample, block, row, start, grad, image, rows) && holds) {
+                     alignas(64) T whole[3 * kBlock];
+                     differentiate_scalars(sample, block, whole);
+                     finish_gradient(sample, block, whole);
+                     for (int axis = 0; axis < shape_.ndim; ++axis) {
+                       std::copy_n(whole + axis * kBlock + start, row.n, rows[axis]);
+                     }
+                   }
+                   for (int axis = 0; holds && axis < shape_.ndim; ++axis) {
+                     T* sum = image.channels.data + axis * image.channels.stride + voxel;
+                     for (int j = 0; j < row.n; ++j) {
+                       sum[j] += rows[axis][j];
+                     }
+                   }
+                 });
   }
 
   const WarpBackward& call_;
