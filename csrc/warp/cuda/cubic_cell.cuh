@@ -29,11 +29,11 @@ __device__ __forceinline__ T pick(const T (&x)[kTaps], int k) {
   return k < 2 ? lower : upper;
 }
 
-// has_slopes: also the derivatives of the weights with respect to the location.
-template <int D, bool has_slopes, typename T, typename Index>
+// differentiable: also the derivatives of the weights with respect to the location.
+template <int D, bool differentiable, typename T, typename Index>
 struct CubicCell {
   T weight[D][kTaps];
-  T slope[has_slopes ? D : 1][kTaps];
+  T derivative[differentiable ? D : 1][kTaps];
   Index index[D][kTaps];  // of a voxel of the image, whether the tap reads it or not
   unsigned inside[D];     // bit k: tap k reads a voxel
   Index first[D];         // where tap 0 lies, before it is padded
@@ -62,8 +62,8 @@ struct CubicCell {
       inside[axis] = 0;
 #pragma unroll
       for (int k = 0; k < kTaps; ++k) {
-        if constexpr (has_slopes) {
-          slope[axis][k] *= padded.derivative;
+        if constexpr (differentiable) {
+          derivative[axis][k] *= padded.derivative;
         }
         const Index tap = tap_index<Index>(padding, first[axis] + k, last);
         inside[axis] |= tap >= 0 && tap <= last ? 1u << k : 0u;
@@ -98,7 +98,7 @@ struct CubicCell {
   }
 
   // The weighted sum of a channel's voxels, NaN at a location that does not exist; gradient[axis]
-  // receives its derivative where the cell has slopes. A voxel that no tap reads is not loaded: it
+  // receives its derivative where it is differentiable. A voxel that no tap reads is not loaded: it
   // may hold NaN.
   template <typename Stored>
   __device__ __forceinline__ T sum(const Stored* __restrict__ channel, const Index (&stride)[D],
@@ -119,8 +119,8 @@ struct CubicCell {
   template <Mode mode>
   __device__ __forceinline__ void find_weights(int axis, T t) {
     cubic_weights<mode>(t, weight[axis]);
-    if constexpr (has_slopes) {
-      cubic_slopes<mode>(t, slope[axis]);
+    if constexpr (differentiable) {
+      cubic_derivatives<mode>(t, derivative[axis]);
     }
   }
 
@@ -143,8 +143,8 @@ struct CubicCell {
         add_rows<checked>(channel + pick(index[0], i) * stride[0], row_stride, plane,
                           plane_gradient);
         total += pick(weight[0], i) * plane;
-        if constexpr (has_slopes) {
-          gradient[0] += pick(slope[0], i) * plane;
+        if constexpr (differentiable) {
+          gradient[0] += pick(derivative[0], i) * plane;
           gradient[1] += pick(weight[0], i) * plane_gradient[0];
           gradient[2] += pick(weight[0], i) * plane_gradient[1];
         }
@@ -171,18 +171,18 @@ struct CubicCell {
         value[k] = !checked || is_inside(x, k) ? read(row + index[x][k] * stride[1]) : T(0);
       }
       T along = T(0);
-      T slope_along = T(0);
+      T derivative_along = T(0);
 #pragma unroll
       for (int k = 0; k < kTaps; ++k) {
         along += weight[x][k] * value[k];
-        if constexpr (has_slopes) {
-          slope_along += slope[x][k] * value[k];
+        if constexpr (differentiable) {
+          derivative_along += derivative[x][k] * value[k];
         }
       }
       total += pick(weight[y], j) * along;
-      if constexpr (has_slopes) {
-        gradient[0] += pick(slope[y], j) * along;
-        gradient[1] += pick(weight[y], j) * slope_along;
+      if constexpr (differentiable) {
+        gradient[0] += pick(derivative[y], j) * along;
+        gradient[1] += pick(weight[y], j) * derivative_along;
       }
     }
   }

@@ -1,5 +1,4 @@
-// What forward, backward and scatter share: cutting the output into blocks, and the coordinates of
-// a block.
+// A grid of voxels in blocks, and the locations of a block that an affine and a displacement give.
 #pragma once
 
 #include <algorithm>
@@ -7,9 +6,10 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/cpu/parallel.h"
+#include "core/rows/block.h"
 #include "core/rows/convert.h"
 #include "core/tensor.h"
-#include "warp/rows/linear.h"
 
 namespace plasticine {
 
@@ -41,14 +41,6 @@ inline bool is_wide(const ImageShape& shape) {
   return wide || span >= kLimit;
 }
 
-inline const void* element(const Tensor& tensor, std::int64_t offset) {
-  return static_cast<const char*>(tensor.data) + offset * element_size(tensor.dtype);
-}
-
-inline void* mutable_element(const Tensor& tensor, std::int64_t offset) {
-  return static_cast<char*>(tensor.data) + offset * element_size(tensor.dtype);
-}
-
 // Consecutive voxels of one sample of the output.
 struct Block {
   std::int64_t index;
@@ -74,6 +66,11 @@ struct Grid {
     tasks = divide_up(blocks, kBlocksPerTask);
   }
 
+  // Which of all samples' tasks a block is in.
+  std::int64_t task_of(std::int64_t sample, const Block& block) const {
+    return sample * tasks + block.index / kBlocksPerTask;
+  }
+
   Block block(std::int64_t index) const {
     Block block = {index, index * kBlock, {0, 0, 0}, 0};
     std::int64_t rest = block.first;
@@ -86,16 +83,7 @@ struct Grid {
     return block;
   }
 
-  // Calls visit(block) for the blocks of a task.
-  template <typename Visit>
-  void for_each_block(std::int64_t task, const Visit& visit) const {
-    const std::int64_t end = std::min((task + 1) * kBlocksPerTask, blocks);
-    for (std::int64_t index = task * kBlocksPerTask; index < end; ++index) {
-      visit(block(index));
-    }
-  }
-
-  // Calls visit(position, start, length) for each piece of a row in the block; start counts from
+  // Calls visit(position, start, length) for each row in the block; start counts from
   // the block's first voxel.
   template <typename Visit>
   void for_each_row(const Block& block, const Visit& visit) const {
@@ -116,6 +104,19 @@ struct Grid {
     }
   }
 };
+
+// Calls visit(sample, block) for every block of every sample; the blocks of a task in order, on one
+// thread.
+template <typename Visit>
+void for_each_block(std::int64_t samples, const Grid& grid, int threads, const Visit& visit) {
+  parallel_for(samples * grid.tasks, kTaskGrain, threads, [&](std::int64_t task) {
+    const std::int64_t first = task % grid.tasks * kBlocksPerTask;
+    const std::int64_t end = std::min(first + kBlocksPerTask, grid.blocks);
+    for (std::int64_t index = first; index < end; ++index) {
+      visit(task / grid.tasks, grid.block(index));
+    }
+  });
+}
 
 // Whether a channel's voxels follow each other in memory.
 inline bool is_dense(const Tensor& tensor) {
@@ -176,6 +177,25 @@ inline void* block_target(const Tensor& tensor, std::int64_t sample, std::int64_
                          sample * tensor.strides[0] + channel * tensor.strides[1] + block.first);
 }
 
+// Writes a block of all channels of a contiguous tensor from rows of kBlock, converted.
+template <typename T>
+void store_rows(const T* rows, const Tensor& out, std::int64_t sample, const Block& block) {
+  const auto store = select_convert_rows<T>().store[static_cast<int>(out.dtype)];
+  for (std::int64_t channel = 0; channel < out.shape[1]; ++channel) {
+    store(rows + channel * kBlock, block.count, block_target(out, sample, channel, block));
+  }
+}
+
+// Whether some of the first n values of a row of kBlock are NaN.
+template <typename T>
+bool has_nan_row(const T* rows, int count, int n) {
+  bool nan = false;
+  for (int row = 0; row < count; ++row) {
+    nan = nan || select_convert_rows<T>().has_nan(rows + row * kBlock, n);
+  }
+  return nan;
+}
+
 // Sample locations: affine p + scale * displacement(p).
 template <typename T>
 class Locations {
@@ -212,32 +232,26 @@ class Locations {
     axis_coordinates(sample, block, axis, out, out);
   }
 
-  // Calls visit(piece, start) for each piece of a row in the block; start counts from its first
-  // voxel.
+  // Calls visit(row, start) for each row in the block; start counts from its first
+  // voxel. rows: another displacement, in rows of kBlock per axis, or null.
   template <typename Visit>
-  void for_each_piece(std::int64_t sample, const Block& block, const Visit& visit) const {
-    const void* displacement[3];
-    if (is_dense(displacement_)) {
-      for (int axis = 0; axis < grid.ndim; ++axis) {
-        displacement[axis] =
-            element(displacement_, sample * displacement_.strides[0] +
-                                       axis * displacement_.strides[1] + block.first);
-      }
-      visit_pieces(sample, block, displacement_.dtype, displacement, visit);
-      return;
-    }
-    alignas(64) T buffer[3 * kBlock];
-    load_displacement(sample, block, buffer);
-    for_each_piece(sample, block, buffer, visit);
-  }
-
-  // The same with another displacement: rows of kBlock per axis.
-  template <typename Visit>
-  void for_each_piece(std::int64_t sample, const Block& block, const T* rows,
-                      const Visit& visit) const {
+  void for_each_row(std::int64_t sample, const Block& block, const T* rows,
+                    const Visit& visit) const {
     constexpr DType computed = sizeof(T) == sizeof(double) ? DType::float64 : DType::float32;
-    const void* displacement[3] = {rows, rows + kBlock, rows + 2 * kBlock};
-    visit_pieces(sample, block, computed, displacement, visit);
+    alignas(64) T buffer[3 * kBlock];
+    const void* displacement[3];
+    const bool in_memory = rows == nullptr && is_dense(displacement_);
+    if (rows == nullptr && !in_memory) {
+      load_displacement(sample, block, buffer);
+      rows = buffer;
+    }
+    for (int axis = 0; axis < grid.ndim; ++axis) {
+      displacement[axis] =
+          in_memory ? element(displacement_, sample * displacement_.strides[0] +
+                                                 axis * displacement_.strides[1] + block.first)
+                    : rows + axis * kBlock;
+    }
+    visit_rows(sample, block, in_memory ? displacement_.dtype : computed, displacement, visit);
   }
 
   const Grid grid;
@@ -250,21 +264,21 @@ class Locations {
   };
 
   template <typename Visit>
-  void visit_pieces(std::int64_t sample, const Block& block, DType stored,
-                    const void* const* displacement, const Visit& visit) const {
+  void visit_rows(std::int64_t sample, const Block& block, DType stored,
+                  const void* const* displacement, const Visit& visit) const {
     const std::int64_t bytes = element_size(stored);
     grid.for_each_row(block, [&](const std::int64_t* position, int start, int length) {
-      RowPiece<T> piece;
-      piece.n = length;
-      piece.scale = scale_;
-      piece.stored = stored;
+      Row<T> row;
+      row.n = length;
+      row.scale = scale_;
+      row.stored = stored;
       for (int axis = 0; axis < grid.ndim; ++axis) {
         const Ramp ramp = ramp_at(sample, axis, position);
-        piece.displacement[axis] = static_cast<const char*>(displacement[axis]) + start * bytes;
-        piece.start[axis] = ramp.start;
-        piece.step[axis] = ramp.step;
+        row.displacement[axis] = static_cast<const char*>(displacement[axis]) + start * bytes;
+        row.start[axis] = ramp.start;
+        row.step[axis] = ramp.step;
       }
-      visit(piece, start);
+      visit(row, start);
     });
   }
 
