@@ -1,6 +1,8 @@
 // A displacement as kernels with stencils read it.
 #pragma once
 
+#include <vector>
+
 #include "core/cuda/dispatch.h"
 #include "core/cuda/grid.cuh"
 #include "core/half.h"

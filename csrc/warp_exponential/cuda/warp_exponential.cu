@@ -95,6 +95,9 @@ void warp_exponential_forward(const Tensor& image, const Flow& flow, const Tenso
   }
   const DeviceGuard guard(device);
   const Flow last = last_step(flow, stages, scratch, stream);
+  if (element_count(out) == 0) {
+    return;
+  }
   const bool is_midpoint = last.method == Method::midpoint;
   const double distance = is_midpoint ? 0.5 * last.scale : last.scale;
   const Composition step{last.velocity, last.velocity, last.scale, distance, !is_midpoint};
