@@ -5,16 +5,16 @@
 #include <cstdint>
 #include <vector>
 
-#include "compose/compose_cuda.h"
+#include "compose/cuda/compose.h"
 #include "core/casters.h"
-#include "core/device_cuda.h"
-#include "exponential/exponential_cuda.h"
-#include "folding/folding_cuda.h"
-#include "invert/invert_cuda.h"
-#include "jacobian/jacobian_cuda.h"
-#include "spline_coefficients/spline_coefficients_cuda.h"
-#include "warp/warp_cuda.h"
-#include "warp_exponential/warp_exponential_cuda.h"
+#include "core/cuda/device.h"
+#include "exponential/cuda/exponential.h"
+#include "folding/cuda/folding.h"
+#include "invert/cuda/invert.h"
+#include "jacobian/cuda/jacobian.h"
+#include "spline_coefficients/cuda/spline_coefficients.h"
+#include "warp/cuda/warp.h"
+#include "warp_exponential/cuda/warp_exponential.h"
 
 namespace py = pybind11;
 
@@ -31,6 +31,14 @@ struct type_caster<WarpGradients>
 template <>
 struct type_caster<CompositionGradients>
     : fields_caster<CompositionGradients, Tensor, Tensor, Tensor, Tensor> {};
+
+template <>
+struct type_caster<plasticine::Flow> : fields_caster<plasticine::Flow, Tensor, double, int,
+                                                     plasticine::Method, plasticine::Padding, int> {
+};
+template <>
+struct type_caster<plasticine::Stages>
+    : fields_caster<plasticine::Stages, Tensor, std::vector<int>> {};
 
 }  // namespace pybind11::detail
 

@@ -135,8 +135,7 @@ def emulated_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(f"-I{include}" for include in includes),
         *(f"'-DPLASTICINE_{name}=\"emulation\"'" for name in names),
     ]
-    sources = [csrc / "bindings_cuda.cpp", *sorted(csrc.glob("*/*_cuda.cu"))]
-    sources += sorted(csrc.glob("*/cuda/*.cu"))
+    sources = [csrc / "bindings_cuda.cpp", *sorted(csrc.glob("*/cuda/*.cu"))]
     objects = {source: f"{source.relative_to(csrc).with_suffix('.o')}" for source in sources}
     rules = [
         f"rule compile\n  command = {compiler} {' '.join(flags)} -c $in -o $out",
