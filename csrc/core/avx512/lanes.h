@@ -33,6 +33,9 @@ PLASTICINE_INLINE IndexLanes as_indices(__m512i x) { return reinterpret_cast<Ind
 PLASTICINE_INLINE std::int32_t lane_0(IndexLanes x) {
   return _mm_cvtsi128_si32(_mm512_castsi512_si128(as_integers(x)));
 }
+PLASTICINE_INLINE std::int32_t lane_15(IndexLanes x) {
+  return _mm_extract_epi32(_mm512_extracti32x4_epi32(as_integers(x), 3), 3);
+}
 
 // Lane j of the result is lane j - 1 of x; its lane 0 is lane 15 of before.
 PLASTICINE_INLINE IndexLanes shifted_up(IndexLanes x, IndexLanes before) {

@@ -99,11 +99,12 @@ void nearest_row_of(const Row<float>& row, const ImageShape& shape,
   const auto nan = stored_lanes(store<Stored>(__builtin_nanf("")));
   for_each_lanes(row.n, [&](int start, unsigned live) PLASTICINE_INLINE_LAMBDA {
     const NearestLanes nearest = nearest_lanes(locator, start, live);
-    const RowWindow<D> window(nearest.row, nearest.column, size, nearest.inside);
-    if (window.found == live) {
+    const RowWindow<D> front(nearest.row, nearest.column, lane_0(nearest.row),
+                             lane_0(nearest.column), size, nearest.inside);
+    if (front.found == live) {
       for (std::int64_t channel = 0; channel < image.count; ++channel) {
-        const Stored* line = source + channel * image.stride + window.first;
-        store_where(live, pick(line, window.valid, window.index),
+        const Stored* line = source + channel * image.stride + front.first;
+        store_where(live, pick(line, front.valid, front.index),
                     target + channel * out.stride + start);
       }
       return;

@@ -152,11 +152,9 @@ struct RowWindow {
   unsigned valid;      // which of its voxels are in the row
   __mmask16 found;     // the cells that it serves
 
-  // From the first cell on. row, column: the offset of each cell's row and its index on the last
-  // axis, of size `size`.
-  PLASTICINE_INLINE RowWindow(IndexLanes row, IndexLanes column, int size, unsigned wanted) {
-    const int from_row = lane_0(row);
-    const int from_column = lane_0(column);
+  // row, column: the offset of each cell's row and its index on the last axis, of size `size`.
+  PLASTICINE_INLINE RowWindow(IndexLanes row, IndexLanes column, int from_row, int from_column,
+                              int size, unsigned wanted) {
     index = column - from_column;
     const __mmask16 on_row = _mm512_mask_cmpeq_epi32_mask(
         static_cast<__mmask16>(wanted), as_integers(row), as_integers(all_lanes(from_row)));
@@ -167,6 +165,24 @@ struct RowWindow {
     first = static_cast<std::int64_t>(from_row) + from_column;
   }
 
+  // Whether the cells of `wanted` follow each other voxel by voxel, as where a field is smooth and
+  // small.
+  PLASTICINE_INLINE bool is_in_order(unsigned wanted) const {
+    return _mm512_mask_cmpeq_epi32_mask(found, as_integers(index), as_integers(lane_numbers())) ==
+           wanted;
+  }
+
+  // What look_up does for such cells: nothing is to be picked.
+  template <typename Stored>
+  PLASTICINE_INLINE void read(const Stored* image, const std::int64_t (&offset)[kLines],
+                              FloatLanes (&corner)[1 << D]) const {
+    for (int i = 0; i < kLines; ++i) {
+      const Stored* line = image + first + offset[i];
+      corner[2 * i] = load_lanes(line, valid);
+      corner[2 * i + 1] = load_lanes(line + 1, valid >> 1);
+    }
+  }
+
   // offset: the distance of each line of a cell from its first.
   template <typename Stored>
   PLASTICINE_INLINE void look_up(const Stored* image, const std::int64_t (&offset)[kLines],
@@ -174,6 +190,17 @@ struct RowWindow {
     const PairPicker<Stored> picker(index);
     for (int i = 0; i < kLines; ++i) {
       picker.pick(image + first + offset[i], valid, &corner[2 * i], &corner[2 * i + 1]);
+    }
+  }
+
+  // The same for the cells that it serves alone.
+  template <typename Stored>
+  PLASTICINE_INLINE void add(const Stored* image, const std::int64_t (&offset)[kLines],
+                             FloatLanes (&corner)[1 << D]) const {
+    FloatLanes own[1 << D];
+    look_up(image, offset, own);
+    for (int i = 0; i < 1 << D; ++i) {
+      corner[i] = _mm512_mask_mov_ps(corner[i], found, own[i]);
     }
   }
 };
@@ -189,10 +216,30 @@ PLASTICINE_INLINE void for_each_corners(const Channels<const void*>& image,
   const std::int64_t stride = image.stride;
   const std::int64_t channels = image.count;
   FloatLanes corner[1 << D];
-  const RowWindow<D> window(row, column, size, live);
-  if (window.found == live) {
+  // A window from the first cell on.
+  const RowWindow<D> front(row, column, lane_0(row), lane_0(column), size, live);
+  if (front.is_in_order(live)) {
     for (std::int64_t channel = 0; channel < channels; ++channel) {
-      window.look_up(source + channel * stride, offset, corner);
+      front.read(source + channel * stride, offset, corner);
+      work(channel, corner);
+    }
+    return;
+  }
+  const unsigned left = live & ~static_cast<unsigned>(front.found);
+  if (left == 0) {
+    for (std::int64_t channel = 0; channel < channels; ++channel) {
+      front.look_up(source + channel * stride, offset, corner);
+      work(channel, corner);
+    }
+    return;
+  }
+  // Where that is not all, another that ends with the last cell.
+  const int end = lane_15(column) - (kWindow - 2);
+  const RowWindow<D> back(row, column, lane_15(row), end > 0 ? end : 0, size, left);
+  if ((left & ~static_cast<unsigned>(back.found)) == 0) {
+    for (std::int64_t channel = 0; channel < channels; ++channel) {
+      front.look_up(source + channel * stride, offset, corner);
+      back.add(source + channel * stride, offset, corner);
       work(channel, corner);
     }
     return;
