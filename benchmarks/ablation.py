@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
 ROWS = (
@@ -63,7 +64,7 @@ def rows_of(library: str | None) -> dict[str, Callable[[], None]]:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     small = replace(FULL_3D, displacement="small")
     image, field, operators = FULL_3D.image, FULL_3D.field, plasticine
-    cases = {
+    cases: dict[str, tuple[Callable[..., Any], ...]] = {
         "warp": (operators.warp, image, field),
         "warp small": (operators.warp, image, small.field),
         "warp 2d": (operators.warp, BATCH_2D.image, BATCH_2D.field),

@@ -47,7 +47,7 @@ struct WarpRows {
   void (*locate)(const T* coordinates, const ImageShape& shape, Padding padding, int n,
                  bool derivatives, CellStorage<T>* cells);
   // out[j] = scale * (image at cell j + add[j]), add may be null. False when some result is NaN:
-  // then the block must be computed again with careful arithmetic.
+  // then it must be computed again voxel by voxel (cpu/scalar.h).
   bool (*gather)(const void* image, const ImageShape& shape, const CellStorage<T>& cells, int n,
                  T scale, const T* add, void* out);
   // gradient[axis * kBlock + j] += grad[j] * d(image at cell j) / d(coordinate on axis).
