@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import kernel_backends
 import numpy as np
 import pytest
 import torch
@@ -32,6 +33,11 @@ class Served:
 
     def __str__(self) -> str:
         return f"{self.backend}_on_{self.device}"
+
+    @property
+    def slow(self) -> bool:
+        """Whether a GPU's backend runs on the CPU: Triton interpreted, or CUDA emulated."""
+        return self.device == "cpu" and self.backend in ("triton", "cuda")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -87,13 +93,17 @@ def pytest_report_header() -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Gives the fixture ``served`` every backend that holds the test module's OPERATOR."""
+    """Gives the fixture ``served`` every backend; of a module's OPERATOR, those that hold it."""
     if "served" not in metafunc.fixturenames:
         return
     candidates = [Served("cpu", "cpu"), Served("reference", "cpu")]
     if torch.cuda.is_available():
         candidates += [Served(name, "cuda") for name in ("cuda", "triton", "reference")]
-    holders = [x for x in candidates if metafunc.module.OPERATOR in OPERATORS[x.backend]]
+    if kernel_backends.NAMED is not None:
+        name = "triton" if kernel_backends.NAMED == "triton" else "cuda"
+        candidates = [Served(name, "cpu")]
+    operator = getattr(metafunc.module, "OPERATOR", None)
+    holders = [x for x in candidates if operator is None or operator in OPERATORS[x.backend]]
     metafunc.parametrize("served", holders, ids=str, indirect=True)
 
 
@@ -101,10 +111,40 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def served(request: pytest.FixtureRequest) -> Served:
     """A backend, and the device that it serves; skips with the reason where it is missing."""
     served: Served = request.param
-    reason = plasticine.backends.unsuited(served.backend, request.module.OPERATOR, served.device)
+    if served.slow:
+        request.getfixturevalue("kernel_backend")
+    operator = getattr(request.module, "OPERATOR", None)
+    operator = operator or request.getfixturevalue("operator").name
+    reason = plasticine.backends.unsuited(served.backend, operator, served.device)
     if reason is not None:
         pytest.skip(reason)
     return served
+
+
+@pytest.fixture(scope="session")
+def kernel_backend() -> str:
+    """The backend under test that PLASTICINE_KERNELS names, on the CPU: see kernel_backends.py."""
+    if kernel_backends.NAMED in ("cpu", "reference"):
+        return kernel_backends.NAMED
+    return kernel_backends.start(os.environ["PLASTICINE_KERNELS"])
+
+
+@pytest.fixture
+def overflow_checked() -> Iterator[None]:
+    """Triton's interpreter raises where a sum or a product of 32-bit integers overflows."""
+    if kernel_backends.NAMED == "triton":
+        kernel_backends.check_overflow(True)
+    yield
+    if kernel_backends.NAMED == "triton":
+        kernel_backends.check_overflow(False)
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """Deterministic algorithms, which also fill what torch.empty returns with NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture

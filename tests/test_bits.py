@@ -73,11 +73,11 @@ def calls(dtype: torch.dtype, size: tuple[int, ...]) -> Iterator[tuple[str, Tens
         for method, inverse in itertools.product(("euler", "midpoint", "rk4"), (False, True)):
 
             def integrate(v, method=method, inverse=inverse, options=options):
-                return plasticine.exponential(
-                    v, steps=4, method=method, inverse=inverse, **options
-                )
+                return plasticine.exponential(v, steps=4, method=method, inverse=inverse, **options)
 
-            yield from results_of(f"exponential {method} {inverse} {padding}", [velocity], integrate)
+            yield from results_of(
+                f"exponential {method} {inverse} {padding}", [velocity], integrate
+            )
         yield from results_of(
             f"warp_exponential {padding}",
             [image, velocity],
@@ -86,9 +86,7 @@ def calls(dtype: torch.dtype, size: tuple[int, ...]) -> Iterator[tuple[str, Tens
         yield from results_of(
             f"invert {padding}",
             [field * 0.1],
-            lambda u, options=options: plasticine.invert(
-                u, tolerance=1e-3, **options
-            ).displacement,
+            lambda u, options=options: plasticine.invert(u, tolerance=1e-3, **options).displacement,
         )
     for scheme in ("central", "forward", "backward"):
         spacing = [1.0, 1.5, 2.0][:ndim]
