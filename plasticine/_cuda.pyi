@@ -5,139 +5,142 @@ Each works on a device, by its index, and queues its kernels on a stream of it.
 
 from collections.abc import Sequence
 
-from plasticine.ops._native_interface import NativeFlow, NativeStages, NativeTensor
+from torch import Tensor
+
+# Velocity, scale, steps, method, padding, and a CPU's threads.
+Flow = tuple[Tensor, float, int, str, str, int]
+# A stack of displacements, and which steps they are.
+Stages = tuple[Tensor | None, list[int]]
 
 # Image, image in fixed point, its scale, displacement, partial sums of the affine.
-_WarpGradients = tuple[NativeTensor | None, ...]
+_WarpGradients = tuple[Tensor | None, ...]
 # Field, field in fixed point, its scale, displacement.
-_CompositionGradients = tuple[NativeTensor | None, ...]
+_CompositionGradients = tuple[Tensor | None, ...]
 
 def warp_forward(
-    image: NativeTensor,
-    displacement: NativeTensor,
-    affine: NativeTensor | None,
-    out: NativeTensor,
-    mode: int,
-    padding: int,
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    out: Tensor,
+    mode: str,
+    padding: str,
     device: int,
     stream: int,
 ) -> None: ...
 def warp_backward(
-    grad: NativeTensor,
-    image: NativeTensor,
-    displacement: NativeTensor,
-    affine: NativeTensor | None,
+    grad: Tensor,
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
     gradients: _WarpGradients,
-    mode: int,
-    padding: int,
+    mode: str,
+    padding: str,
     device: int,
     stream: int,
 ) -> None: ...
 def spline_coefficients(
-    image: NativeTensor,
-    out: NativeTensor,
-    scratch: NativeTensor | None,
-    padding: int,
+    image: Tensor,
+    out: Tensor,
+    scratch: Tensor | None,
+    padding: str,
     adjoint: bool,
     device: int,
     stream: int,
 ) -> None: ...
 def compose_forward(
-    u: NativeTensor, v: NativeTensor, out: NativeTensor, padding: int, device: int, stream: int
+    u: Tensor, v: Tensor, out: Tensor, padding: str, device: int, stream: int
 ) -> None: ...
 def compose_backward(
-    grad: NativeTensor,
-    u: NativeTensor,
-    v: NativeTensor,
+    grad: Tensor,
+    u: Tensor,
+    v: Tensor,
     gradients: _CompositionGradients,
-    padding: int,
+    padding: str,
     device: int,
     stream: int,
 ) -> None: ...
 def exponential_forward(
-    flow: NativeFlow,
-    out: NativeTensor,
-    inverse: NativeTensor | None,
-    stages: NativeStages,
-    scratch: NativeTensor,
+    flow: Flow,
+    out: Tensor,
+    inverse: Tensor | None,
+    stages: Stages,
+    scratch: Tensor,
     device: int,
     stream: int,
 ) -> None: ...
 def exponential_resume(
-    flow: NativeFlow,
-    out: NativeTensor,
-    stages: NativeStages,
-    scratch: NativeTensor,
+    flow: Flow,
+    out: Tensor,
+    stages: Stages,
+    scratch: Tensor,
     device: int,
     stream: int,
 ) -> None: ...
 def exponential_backward(
-    flow: NativeFlow,
-    grad_out: NativeTensor,
-    stages: NativeStages,
-    grad_velocity: NativeTensor,
-    scratch: NativeTensor,
+    flow: Flow,
+    grad_out: Tensor,
+    stages: Stages,
+    grad_velocity: Tensor,
+    scratch: Tensor,
     device: int,
     stream: int,
 ) -> None: ...
-def exponential_peak(
-    velocity: NativeTensor, peak: NativeTensor, device: int, stream: int
-) -> None: ...
+def exponential_peak(velocity: Tensor, peak: Tensor, device: int, stream: int) -> None: ...
 def warp_exponential_forward(
-    image: NativeTensor,
-    flow: NativeFlow,
-    out: NativeTensor,
-    stages: NativeStages,
-    scratch: NativeTensor | None,
-    mode: int,
-    padding: int,
+    image: Tensor,
+    flow: Flow,
+    out: Tensor,
+    stages: Stages,
+    scratch: Tensor | None,
+    mode: str,
+    padding: str,
     device: int,
     stream: int,
 ) -> None: ...
 def jacobian_forward(
-    displacement: NativeTensor,
-    out: NativeTensor,
-    scheme: int,
+    displacement: Tensor,
+    out: Tensor,
+    scheme: str,
     spacing: Sequence[float],
     device: int,
     stream: int,
 ) -> None: ...
 def jacobian_backward(
-    grad: NativeTensor,
-    displacement: NativeTensor,
-    grad_displacement: NativeTensor,
-    scheme: int,
+    grad: Tensor,
+    displacement: Tensor,
+    grad_displacement: Tensor,
+    scheme: str,
     spacing: Sequence[float],
     device: int,
     stream: int,
 ) -> None: ...
 def folding(
-    displacement: NativeTensor,
-    partial: NativeTensor,
-    statistics: NativeTensor,
-    scheme: int,
+    displacement: Tensor,
+    partial: Tensor,
+    statistics: Tensor,
+    scheme: str,
     interior: bool,
     spacing: Sequence[float],
     device: int,
     stream: int,
 ) -> None: ...
 def invert_forward(
-    displacement: NativeTensor,
-    out: NativeTensor,
-    squared_residual: NativeTensor,
-    iterations: NativeTensor,
+    displacement: Tensor,
+    out: Tensor,
+    squared_residual: Tensor,
+    iterations: Tensor,
     tolerance: float,
     limit: int,
-    padding: int,
+    padding: str,
     device: int,
     stream: int,
 ) -> None: ...
 def invert_adjoint(
-    grad: NativeTensor,
-    displacement: NativeTensor,
-    inverse: NativeTensor,
-    adjoint: NativeTensor,
-    padding: int,
+    grad: Tensor,
+    displacement: Tensor,
+    inverse: Tensor,
+    adjoint: Tensor,
+    padding: str,
     device: int,
     stream: int,
 ) -> None: ...

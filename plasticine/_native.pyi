@@ -2,116 +2,117 @@
 
 from collections.abc import Sequence
 
-from plasticine.ops._native_interface import NativeFlow, NativeStages, NativeTensor
+from torch import Tensor
+
+# Velocity, scale, steps, method, padding, and a CPU's threads.
+Flow = tuple[Tensor, float, int, str, str, int]
+# A stack of displacements, and which steps they are.
+Stages = tuple[Tensor | None, list[int]]
 
 def warp_forward(
-    image: NativeTensor,
-    displacement: NativeTensor,
-    affine: NativeTensor | None,
-    out: NativeTensor,
-    mode: int,
-    padding: int,
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    out: Tensor,
+    mode: str,
+    padding: str,
     threads: int,
 ) -> None: ...
 def warp_backward(
-    grad_out: NativeTensor,
-    image: NativeTensor,
-    displacement: NativeTensor,
-    affine: NativeTensor | None,
-    grad_image: NativeTensor | None,
-    grad_displacement: NativeTensor | None,
-    grad_affine: NativeTensor | None,
-    mode: int,
-    padding: int,
+    grad_out: Tensor,
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    grad_image: Tensor | None,
+    grad_displacement: Tensor | None,
+    grad_affine: Tensor | None,
+    mode: str,
+    padding: str,
     threads: int,
 ) -> None: ...
 def spline_coefficients(
-    image: NativeTensor,
-    out: NativeTensor,
-    scratch: NativeTensor | None,
-    padding: int,
+    image: Tensor,
+    out: Tensor,
+    scratch: Tensor | None,
+    padding: str,
     adjoint: bool,
     threads: int,
 ) -> None: ...
-def compose_forward(
-    u: NativeTensor, v: NativeTensor, out: NativeTensor, padding: int, threads: int
-) -> None: ...
+def compose_forward(u: Tensor, v: Tensor, out: Tensor, padding: str, threads: int) -> None: ...
 def compose_backward(
-    grad_out: NativeTensor,
-    u: NativeTensor,
-    v: NativeTensor,
-    grad_u: NativeTensor | None,
-    grad_v: NativeTensor | None,
-    padding: int,
+    grad_out: Tensor,
+    u: Tensor,
+    v: Tensor,
+    grad_u: Tensor | None,
+    grad_v: Tensor | None,
+    padding: str,
     threads: int,
 ) -> None: ...
 def exponential_forward(
-    flow: NativeFlow,
-    out: NativeTensor,
-    inverse: NativeTensor | None,
-    stages: NativeStages,
-    scratch: NativeTensor,
+    flow: Flow,
+    out: Tensor,
+    inverse: Tensor | None,
+    stages: Stages,
+    scratch: Tensor,
 ) -> None: ...
-def exponential_resume(
-    flow: NativeFlow, out: NativeTensor, stages: NativeStages, scratch: NativeTensor
-) -> None: ...
+def exponential_resume(flow: Flow, out: Tensor, stages: Stages, scratch: Tensor) -> None: ...
 def exponential_backward(
-    flow: NativeFlow,
-    grad_out: NativeTensor,
-    stages: NativeStages,
-    grad_velocity: NativeTensor,
-    scratch: NativeTensor,
+    flow: Flow,
+    grad_out: Tensor,
+    stages: Stages,
+    grad_velocity: Tensor,
+    scratch: Tensor,
 ) -> None: ...
-def exponential_peak(velocity: NativeTensor, threads: int) -> float: ...
+def exponential_peak(velocity: Tensor, threads: int) -> float: ...
 def warp_exponential_forward(
-    image: NativeTensor,
-    flow: NativeFlow,
-    out: NativeTensor,
-    stages: NativeStages,
-    scratch: NativeTensor | None,
-    mode: int,
-    padding: int,
+    image: Tensor,
+    flow: Flow,
+    out: Tensor,
+    stages: Stages,
+    scratch: Tensor | None,
+    mode: str,
+    padding: str,
 ) -> None: ...
 def jacobian_forward(
-    displacement: NativeTensor,
-    out: NativeTensor,
-    scheme: int,
+    displacement: Tensor,
+    out: Tensor,
+    scheme: str,
     spacing: Sequence[float],
     threads: int,
 ) -> None: ...
 def jacobian_backward(
-    grad_out: NativeTensor,
-    displacement: NativeTensor,
-    grad_displacement: NativeTensor,
-    scheme: int,
+    grad_out: Tensor,
+    displacement: Tensor,
+    grad_displacement: Tensor,
+    scheme: str,
     spacing: Sequence[float],
     threads: int,
 ) -> None: ...
 def folding(
-    displacement: NativeTensor,
-    statistics: NativeTensor,
-    scheme: int,
+    displacement: Tensor,
+    statistics: Tensor,
+    scheme: str,
     interior: bool,
     spacing: Sequence[float],
     threads: int,
 ) -> None: ...
 def invert_forward(
-    displacement: NativeTensor,
-    out: NativeTensor,
-    residual: NativeTensor,
-    iterations: NativeTensor,
+    displacement: Tensor,
+    out: Tensor,
+    residual: Tensor,
+    iterations: Tensor,
     tolerance: float,
     limit: int,
-    padding: int,
+    padding: str,
     threads: int,
 ) -> None: ...
 def invert_backward(
-    grad_out: NativeTensor,
-    displacement: NativeTensor,
-    inverse: NativeTensor,
-    adjoint: NativeTensor,
-    grad_displacement: NativeTensor,
-    padding: int,
+    grad_out: Tensor,
+    displacement: Tensor,
+    inverse: Tensor,
+    adjoint: Tensor,
+    grad_displacement: Tensor,
+    padding: str,
     threads: int,
 ) -> None: ...
 def simd_level() -> str: ...

@@ -19,35 +19,13 @@ import torch
 
 from plasticine import __version__
 
-BACKENDS = ("cpu", "cuda", "triton", "reference")
-
-_COMPILED = frozenset(
-    {
-        "warp",
-        "compose",
-        "exponential",
-        "warp_exponential",
-        "jacobian",
-        "folding",
-        "splat",
-        "spline_coefficients",
-        "invert",
-    }
-)
-
-#: The operators that each backend holds.
-OPERATORS = {
-    "cpu": _COMPILED,
-    "cuda": _COMPILED,
-    "triton": _COMPILED,
-    "reference": _COMPILED,
-}
+BACKENDS: tuple[str, ...] = ("cpu", "cuda", "triton", "reference")
 
 #: The operator whose kernels serve one that has none of its own: a splat is a gradient of a warp.
 _KERNELS_OF = {"splat": "warp"}
 
-#: What "auto" takes, by the type of the tensors' device: the first that exists and holds the
-#: operator. An operator for which another order was measured to be faster stands in OVERRIDES with
+#: What "auto" takes, by the type of the tensors' device: the first that exists. An
+#: operator for which another order was measured to be faster stands in OVERRIDES with
 #: the record of benchmarks/results that shows it. No GPU has been measured yet. Until then CUDA
 #: goes first, because it needs no compilation at a first call and less of the host at every launch.
 PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
@@ -130,7 +108,7 @@ def triton_kernels(operator: str) -> tuple[Any, str | None]:
     """The module of an operator's Triton kernels, or why it does not load; imported on first use.
 
     Args:
-        operator: one of OPERATORS["triton"]; its module has its name.
+        operator: its module has its name.
     """
     name = _KERNELS_OF.get(operator, operator)
     try:
@@ -223,12 +201,12 @@ def choose(requested: str, operator: str, device: str) -> str:
 
     Args:
         requested: "auto", or a backend by name.
-        operator: one of OPERATORS: "warp", "compose", ...
+        operator: "warp", "compose", ...
         device: the tensors' device: "cpu", "cuda:0", "mps", ...; "cuda" is the current GPU.
 
     Returns:
         "cpu", "cuda", "triton" or "reference". "auto" takes the first of PREFERENCE, or
-        of OVERRIDES, that exists and holds the operator; else the reference.
+        of OVERRIDES, that can serve the call; else the reference.
 
     Raises:
         ValueError: ``requested`` is no backend.
@@ -260,8 +238,6 @@ def _outdated(module: Any, operator: str) -> str | None:
 
 def unsuited(backend: str, operator: str, device: str) -> str | None:
     """Why a backend cannot serve an operator on a device; None where it can."""
-    if operator not in OPERATORS[backend]:
-        return f"it holds only {', '.join(sorted(OPERATORS[backend]))} in this version"
     if backend == "reference":
         return None
     kind, _, index = device.partition(":")

@@ -102,7 +102,7 @@ class Operator:
     """One operator, and what is special to it.
 
     Attributes:
-        name: as backends.OPERATORS has it.
+        name: as plasticine.ops.REGISTRY has it.
         function: the public function.
         definition: of float64 tensors, without a backend: what ``result`` makes of the function's.
         tensors: the names of the tensors that it takes, with a maker's where that has another.

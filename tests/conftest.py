@@ -18,7 +18,6 @@ from selection import share, thinned
 from torch import Tensor
 
 import plasticine.backends
-from plasticine.backends import OPERATORS
 
 if TYPE_CHECKING:
     from plasticine.translation import Translator
@@ -93,18 +92,24 @@ def pytest_report_header() -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Gives the fixture ``served`` every backend; of a module's OPERATOR, those that hold it."""
+<<<<<<< HEAD
+    """Gives the fixture ``served`` every backend."""
+=======
+    """Gives the fixture ``served`` every backend."""
+>>>>>>> house
     if "served" not in metafunc.fixturenames:
         return
     candidates = [Served("cpu", "cpu"), Served("reference", "cpu")]
     if torch.cuda.is_available():
         candidates += [Served(name, "cuda") for name in ("cuda", "triton", "reference")]
+<<<<<<< HEAD
     if kernel_backends.NAMED is not None:
         name = "triton" if kernel_backends.NAMED == "triton" else "cuda"
         candidates = [Served(name, "cpu")]
-    operator = getattr(metafunc.module, "OPERATOR", None)
-    holders = [x for x in candidates if operator is None or operator in OPERATORS[x.backend]]
-    metafunc.parametrize("served", holders, ids=str, indirect=True)
+    metafunc.parametrize("served", candidates, ids=str, indirect=True)
+=======
+    metafunc.parametrize("served", candidates, ids=str, indirect=True)
+>>>>>>> house
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from plasticine import backends
-from plasticine.ops import _warp_backends
 
 NAMED = os.environ.get("PLASTICINE_KERNELS")
 
@@ -34,8 +33,9 @@ def start(which: str) -> str:
     backends.CUDA = module
     torch._C._cuda_getCurrentRawStream = lambda device: 0  # absent without CUDA
     # Fewer than the voxels would fill, so that a block takes several turns, and several meet.
-    _warp_backends._CUDA_BLOCKS = 2
-    folding = importlib.import_module("plasticine.ops.folding")  # whose name the function takes
+    # By import_module, because the functions take the modules' names.
+    importlib.import_module("plasticine.ops.warp")._CUDA_BLOCKS = 2
+    folding = importlib.import_module("plasticine.ops.folding")
     folding._CUDA_BLOCK_VOXELS, folding._CUDA_BLOCKS = 32, 3
     elsewhere = backends.unsuited
     backends.unsuited = lambda backend, operator, device: (

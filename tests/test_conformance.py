@@ -18,7 +18,7 @@ from comparison import assert_close, order_of_sums
 from conformance import HALF, OPERATORS, SIZES, Operator, Options, Tensors, variants
 from torch import Tensor
 
-from plasticine.ops._native_interface import SHARED_SIZE
+from plasticine.ops._kernels import SHARED_SIZE
 
 ALL = list(OPERATORS.values())
 DTYPES = [

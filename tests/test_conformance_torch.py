@@ -412,4 +412,4 @@ def test_refused_inputs(operator, name, change, error, message):
 
 
 def test_the_suite_has_every_public_operator():
-    assert set(OPERATORS) == set(plasticine.backends.OPERATORS["reference"])
+    assert set(OPERATORS) == set(plasticine.ops.REGISTRY)

@@ -15,7 +15,12 @@ from torch import Tensor
 import plasticine
 from plasticine import reference
 from plasticine.nn import Invert
-from plasticine.ops._native_interface import SHARED_SIZE
+<<<<<<< HEAD
+from plasticine.ops._kernels import SHARED_SIZE
+=======
+from plasticine.ops._kernels import SHARED_SIZE
+from plasticine.ops.invert import INVERT, INVERT_BACKWARD
+>>>>>>> house
 
 OPERATOR = "invert"
 

@@ -14,7 +14,13 @@ from torch import Tensor
 import plasticine
 from plasticine import reference
 from plasticine.nn import Splat
-from plasticine.ops._native_interface import SHARED_SIZE
+<<<<<<< HEAD
+from plasticine.ops._kernels import SHARED_SIZE
+=======
+from plasticine.ops._checks import MODES, PADDINGS
+from plasticine.ops._kernels import SHARED_SIZE
+from plasticine.ops.splat import SPLAT
+>>>>>>> house
 
 OPERATOR = "splat"
 

@@ -1,9 +1,10 @@
-// pybind11 conversions of what the native functions take: tensors, codes, and structs of both.
+// pybind11 conversions of what the native functions take: tensors, words, and structs of both.
 #pragma once
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <initializer_list>
 #include <tuple>
 #include <utility>
 
@@ -22,73 +23,117 @@ auto of_fields(void (*run)(const Call&, Rest...)) {
 
 namespace pybind11::detail {
 
-// From (data_ptr, dtype code, shape, strides); None is a tensor without data.
+// From a torch.Tensor, by its attributes: no header of torch's is needed. None is a tensor without
+// data.
 template <>
 struct type_caster<plasticine::Tensor> {
  public:
-  PYBIND11_TYPE_CASTER(plasticine::Tensor,
-                       const_name("tuple[int, int, tuple[int, ...], tuple[int, ...]] | None"));
+  PYBIND11_TYPE_CASTER(plasticine::Tensor, const_name("torch.Tensor | None"));
 
   bool load(handle source, bool /*convert*/) {
-    PyObject* tuple = source.ptr();
-    if (tuple == Py_None) {
+    if (source.is_none()) {
       return true;
     }
-    if (!PyTuple_Check(tuple) || PyTuple_GET_SIZE(tuple) != 4) {
-      return false;
-    }
-    PyObject* shape = PyTuple_GET_ITEM(tuple, 2);
-    PyObject* strides = PyTuple_GET_ITEM(tuple, 3);
-    if (!PyTuple_Check(shape) || !PyTuple_Check(strides) ||
-        PyTuple_GET_SIZE(shape) > plasticine::kMaxAxes ||
-        PyTuple_GET_SIZE(shape) != PyTuple_GET_SIZE(strides)) {
-      return false;
-    }
-    value.data = PyLong_AsVoidPtr(PyTuple_GET_ITEM(tuple, 0));
-    value.dtype = static_cast<plasticine::DType>(PyLong_AsLong(PyTuple_GET_ITEM(tuple, 1)));
-    value.ndim = static_cast<int>(PyTuple_GET_SIZE(shape));
-    for (int axis = 0; axis < value.ndim; ++axis) {
-      value.shape[axis] = PyLong_AsLongLong(PyTuple_GET_ITEM(shape, axis));
-      value.strides[axis] = PyLong_AsLongLong(PyTuple_GET_ITEM(strides, axis));
-    }
-    if (PyErr_Occurred() != nullptr) {
+    static const Names names;
+    const object address = call(source, names.data_ptr);
+    const object shape = get(source, names.shape);
+    const object strides = call(source, names.stride);
+    const object dtype = get(source, names.dtype);
+    if (!address || !shape || !strides || !dtype || !PyTuple_Check(shape.ptr()) ||
+        !PyTuple_Check(strides.ptr()) || PyTuple_GET_SIZE(shape.ptr()) > plasticine::kMaxAxes) {
       PyErr_Clear();
       return false;
     }
-    return true;
+    value.data = PyLong_AsVoidPtr(address.ptr());
+    value.ndim = static_cast<int>(PyTuple_GET_SIZE(shape.ptr()));
+    for (int axis = 0; axis < value.ndim; ++axis) {
+      value.shape[axis] = PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), axis));
+      value.strides[axis] = PyLong_AsLongLong(PyTuple_GET_ITEM(strides.ptr(), axis));
+    }
+    for (int code = 0; code < kTypes; ++code) {
+      if (dtype.ptr() == names.dtypes[code]) {
+        value.dtype = static_cast<plasticine::DType>(code);
+        return true;
+      }
+    }
+    return false;
   }
 
   static handle cast(const plasticine::Tensor&, return_value_policy, handle) {
     throw cast_error("a plasticine::Tensor is only ever an argument");
   }
+
+ private:
+  static constexpr int kTypes = 5;
+
+  // What is asked for at every call, made once; as long-lived as the process.
+  struct Names {
+    PyObject* data_ptr = PyUnicode_InternFromString("data_ptr");
+    PyObject* shape = PyUnicode_InternFromString("shape");
+    PyObject* stride = PyUnicode_InternFromString("stride");
+    PyObject* dtype = PyUnicode_InternFromString("dtype");
+    PyObject* dtypes[kTypes];
+
+    Names() {
+      const module_ torch = module_::import("torch");
+      int code = 0;
+      for (const char* name : {"float32", "float64", "float16", "bfloat16", "int64"}) {
+        dtypes[code++] = torch.attr(name).cast<object>().release().ptr();
+      }
+    }
+  };
+
+  static object get(handle source, PyObject* name) {
+    return reinterpret_steal<object>(PyObject_GetAttr(source.ptr(), name));
+  }
+  static object call(handle source, PyObject* name) {
+    return reinterpret_steal<object>(PyObject_CallMethodNoArgs(source.ptr(), name));
+  }
 };
 
-// From the codes of plasticine/ops/_native_interface.py.
+// From the words of the public functions.
 template <typename Enum>
-struct code_caster {
+struct word_caster {
  public:
-  PYBIND11_TYPE_CASTER(Enum, const_name("int"));
+  PYBIND11_TYPE_CASTER(Enum, const_name("str"));
 
-  bool load(handle source, bool /*convert*/) {
-    if (!PyLong_Check(source.ptr())) {
+  bool load_word(handle source, std::initializer_list<const char*> words) {
+    if (!PyUnicode_Check(source.ptr())) {
       return false;
     }
-    value = static_cast<Enum>(PyLong_AsLong(source.ptr()));
-    return true;
+    int code = 0;
+    for (const char* word : words) {
+      if (PyUnicode_CompareWithASCIIString(source.ptr(), word) == 0) {
+        value = static_cast<Enum>(code);
+        return true;
+      }
+      ++code;
+    }
+    return false;
   }
 
-  static handle cast(Enum code, return_value_policy, handle) {
-    return PyLong_FromLong(static_cast<long>(code));
+  static handle cast(Enum, return_value_policy, handle) {
+    throw cast_error("a word of the native functions is only ever an argument");
   }
 };
 template <>
-struct type_caster<plasticine::Mode> : code_caster<plasticine::Mode> {};
+struct type_caster<plasticine::Mode> : word_caster<plasticine::Mode> {
+  bool load(handle source, bool) {
+    return load_word(source, {"linear", "nearest", "cubic", "bspline"});
+  }
+};
 template <>
-struct type_caster<plasticine::Padding> : code_caster<plasticine::Padding> {};
+struct type_caster<plasticine::Padding> : word_caster<plasticine::Padding> {
+  bool load(handle source, bool) { return load_word(source, {"zeros", "border", "reflection"}); }
+};
 template <>
-struct type_caster<plasticine::Method> : code_caster<plasticine::Method> {};
+struct type_caster<plasticine::Method> : word_caster<plasticine::Method> {
+  bool load(handle source, bool) { return load_word(source, {"euler", "midpoint", "rk4"}); }
+};
 template <>
-struct type_caster<plasticine::Scheme> : code_caster<plasticine::Scheme> {};
+struct type_caster<plasticine::Scheme> : word_caster<plasticine::Scheme> {
+  bool load(handle source, bool) { return load_word(source, {"central", "forward", "backward"}); }
+};
 
 // A struct from the tuple of its fields.
 template <typename Struct, typename... Fields>

@@ -1,4 +1,4 @@
-// Codes shared with Python, and the types that code for every backend is written in.
+// What options and dtypes may be, and the types that code for every backend is written in.
 #pragma once
 
 #include <cstdint>

@@ -12,6 +12,7 @@ from torch import Tensor
 
 MODES = ("linear", "nearest")
 CUBIC_MODES = ("cubic", "bspline")
+SAMPLING_MODES = MODES + CUBIC_MODES
 PADDINGS = ("zeros", "border", "reflection")
 SCHEMES = ("central", "forward", "backward")
 REGIONS = ("full", "interior")

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from plasticine.ops import _compose_backends, _warp_backends
+from plasticine.ops.compose import COMPOSE_BACKWARD
+from plasticine.ops.warp import WARP, WARP_BACKWARD
 
 
 def deterministic_backward(
@@ -36,12 +37,9 @@ def deterministic_backward(
     Returns:
         The gradient, of the velocity's shape and dtype.
     """
-    unsquare = _compose_backends.BACKWARD[backend]
     for u in reversed(stages):
-        first, second = unsquare(grad, u, u, padding, (True, True))
-        assert first is not None
-        assert second is not None
-        grad = first.add_(second)
+        of_field, of_location = COMPOSE_BACKWARD.serve[backend](grad, u, u, padding, (True, True))
+        grad = of_field.add_(of_location)
     return _start_backward(backend, grad, velocity, scale, method, padding)
 
 
@@ -51,28 +49,27 @@ def _start_backward(
     """The gradient of a Runge-Kutta step; see :func:`plasticine.reference.first_displacement`."""
 
     def at(displacement: Tensor) -> Tensor:
-        return _warp_backends.FORWARD[backend](velocity, displacement, None, "linear", padding)
+        return WARP.serve[backend](velocity, displacement, None, "linear", padding)
 
-    def unsample(grad: Tensor, displacement: Tensor) -> tuple[Tensor, Tensor]:
-        needs = (True, True, False)
-        options = None, "linear", padding, needs
-        first, second, _ = _warp_backends.BACKWARD[backend](grad, velocity, displacement, *options)
-        assert first is not None
-        assert second is not None
-        return first, second
+    def of_sample(grad: Tensor, displacement: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients of the field that is sampled, and of where it is."""
+        arguments = velocity, displacement, None, "linear", padding, (True, True, False)
+        of_field, of_location, _ = WARP_BACKWARD.serve[backend](grad, *arguments)
+        return of_field, of_location
 
     if method == "euler":
         return (grad * scale).contiguous()
     half = velocity * (scale / 2)
     if method == "midpoint":
-        total, slope = unsample(grad * scale, half)
-        return total.add_(slope, alpha=scale / 2)
+        total, of_location = of_sample(grad * scale, half)
+        return total.add_(of_location, alpha=scale / 2)
     second = at(half)
     third = at(second * (scale / 2))
-    total, slope = unsample(grad * (scale / 6), third * scale)
-    grad_third = slope * scale + grad * (scale / 3)
-    share, slope = unsample(grad_third, second * (scale / 2))
+    total, of_location = of_sample(grad * (scale / 6), third * scale)
+    grad_third = of_location * scale + grad * (scale / 3)
+    share, of_location = of_sample(grad_third, second * (scale / 2))
     total.add_(share)
-    grad_second = slope * (scale / 2) + grad * (scale / 3)
-    share, slope = unsample(grad_second, half)
-    return total.add_(share).add_(slope, alpha=scale / 2).add_(grad, alpha=scale / 6)
+    grad_second = of_location * (scale / 2) + grad * (scale / 3)
+    share, of_location = of_sample(grad_second, half)
+    total.add_(share).add_(of_location, alpha=scale / 2)
+    return total.add_(grad, alpha=scale / 6)

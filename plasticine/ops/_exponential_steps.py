@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plasticine import backends
 from plasticine.ops import _checks
-from plasticine.ops._native_interface import cuda_launch, device_type, native, threads_for
+from plasticine.ops._kernels import call, device_type
 
 # The greatest speed, in voxels, up to which 0, 1, 2, ... squarings suffice: on Gaussian-smoothed
 # noise (sigma 8 voxels, 2D and 3D) the mean error stays below 0.01 voxel and the 99th percentile
@@ -46,10 +46,10 @@ def peak(velocity: Tensor, backend: str) -> float:
     """The greatest Euclidean norm of a voxel's velocity; those that are not finite do not count."""
     velocity = _innermost(velocity)
     if backend == "cpu" and type(velocity) in (Tensor, torch.nn.Parameter):
-        return backends.NATIVE.exponential_peak(native(velocity), threads_for(velocity))
+        return call("cpu", "exponential_peak", velocity, velocity)
     if backend == "cuda" and type(velocity) in (Tensor, torch.nn.Parameter):
         square = velocity.new_zeros(1, dtype=torch.float64)
-        backends.CUDA.exponential_peak(native(velocity), native(square), *cuda_launch(velocity))
+        call("cuda", "exponential_peak", velocity, velocity, square)
         return math.sqrt(square.item())
     norm = torch.linalg.vector_norm(velocity.double(), dim=1)
     norm = torch.where(norm.isfinite(), norm, 0.0)

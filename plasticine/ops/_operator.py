@@ -1,4 +1,4 @@
-"""How an operator is registered with PyTorch, and how a call reaches it.
+"""An operator is declared once: what calls it, checks it, allocates for it and differentiates it.
 
 Every operator is a ``torch.library`` operator with a fake kernel and an autograd formula, so that
 ``torch.compile``, ``torch.export``, dispatch modes and subclasses see it. An eager call on plain
@@ -8,14 +8,23 @@ than a small warp: such a call goes straight to the kernel (through the same aut
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from plasticine import backends
+from plasticine.ops import _checks
+from plasticine.ops._derivative import Derivative, formula_of, plain_apply
+from plasticine.ops._kernels import Kernel, call, device_type
+
 LIBRARY = torch.library.Library("plasticine", "FRAGMENT")
+
+#: Every operator that a user calls, by name: what tests, benchmarks and the GPU round go through.
+REGISTRY: dict[str, Operator] = {}
 
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
@@ -27,47 +36,78 @@ _is_profiled = torch.autograd._profiler_enabled
 _is_functorch_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 _is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 
-Kernel = Callable[..., Any]
-
 
 class Operator:
     """A registered operator: ``operator(*arguments)`` takes the shortest way that is right.
 
+    Its arguments are tensors (or None), then options, then, where there are several gradients to
+    choose from, ``needs``, and last the backend.
+
     Attributes:
+        name: in ``torch.ops.plasticine``.
+        inputs: the names of the tensors.
+        choices: the words that an option may be, by the option's name.
+        serve: for each backend the function of the arguments without the last that computes.
         overload: the ``torch.ops.plasticine`` overload.
     """
 
     def __init__(
         self,
         schema: str,
-        kernel: Kernel,
-        fake: Kernel,
-        function: type[torch.autograd.Function],
-        tensors: int,
-        unchecked: Kernel | None = None,
+        *,
+        check: Callable[..., Any],
+        results: Callable[..., Any],
+        derivative: Derivative,
+        choices: Mapping[str, Sequence[str]] | None = None,
+        kernel: str = "",
+        field: int = 0,
+        serve: Mapping[str, Kernel],
+        held_as: str = "",
+        input_axes: Sequence[int] = (),
+        result_axes: Sequence[int] = (),
     ) -> None:
         """Registers an operator.
 
         Args:
-            schema: as ``torch.library.define`` takes it.
-            kernel: checks its arguments and computes, on any device.
-            fake: checks its arguments and returns empty results of the same shapes and strides.
-            function: the autograd formula; it is applied to the operator's arguments and, last, to
-                the callable that computes the result from them.
-            tensors: how many leading arguments are tensors or None.
-            unchecked: of a backward operator, the kernel without its checks: what autograd saved
-                has passed those of the forward operator. It may return None for a gradient that is
-                not needed.
+            schema: as ``torch.library.define`` takes it, without ``str backend``, which is added.
+            check: raises unless the arguments, without ``needs`` and backend, fit together.
+            results: the shape rule, a function of the arguments without the backend: memory for
+                the result or the results, None for one that is not wanted.
+            derivative: what autograd does.
+            choices: the words that options may be.
+            kernel: the name of the compiled functions that take the tensors, the results and the
+                options, and serve every backend that is not in ``serve``.
+            field: which argument has as many voxels as there are to compute.
+            serve: functions of the arguments without the backend that return the results, by
+                backend; "reference" is needed.
+            held_as: the operator by whose name a backend is chosen; its own by default.
+            input_axes: the batch axis of each tensor, where it is not always 0.
+            result_axes: the same of the results.
         """
         self.name = schema[: schema.index("(")]
-        self._kernel = kernel
-        self._unchecked = kernel if unchecked is None else unchecked
+        parameters = re.findall(r"([\w?\[\]]+) (\w+)[,)]", schema.partition(" -> ")[0])
+        self.inputs = tuple(name for kind, name in parameters if kind.startswith("Tensor"))
+        self.choices = dict(choices or {})
+        self._tensors = len(self.inputs)
+        has_needs = parameters[-1][1] == "needs"
+        # What the checks look at, and what comes after the tensors and before needs and backend.
+        self._checkable = slice(0, len(parameters) - has_needs)
+        self._options = slice(self._tensors, len(parameters) - has_needs)
+        names = [name for _, name in parameters]
+        self._words = [(names.index(name), name, words) for name, words in self.choices.items()]
+        self._check_arguments = check
+        self._results = results
+        self._field = field
+        self._held_as = held_as or self.name
+        self._axes = input_axes or (0,) * self._tensors, result_axes
+        self.serve = {name: self._compiled(name, kernel) for name in backends.BACKENDS} | {**serve}
+        function = formula_of(self.name, self._tensors, derivative, self._map_over_batch)
         self._function = function
-        self._apply = _apply_without_transforms(function)
-        self._tensors = tensors
+        self._apply = plain_apply(function)
+        schema = schema.replace(") ->", ", str backend) ->")
         LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
         LIBRARY.impl(self.name, self._dispatched, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"plasticine::{self.name}", fake, lib=LIBRARY)
+        torch.library.register_fake(f"plasticine::{self.name}", self._fake, lib=LIBRARY)
         self.overload = getattr(torch.ops.plasticine, self.name).default
         LIBRARY.impl(self.name, self._autograd, "Autograd", with_keyset=True)
 
@@ -78,11 +118,54 @@ class Operator:
 
     def __call__(self, *arguments: Any) -> Any:
         """Calls the operator."""
-        return self._call(self._kernel, arguments)
+        return self._call(self._checked, arguments)
 
     def from_autograd(self, *arguments: Any) -> Any:
-        """Calls a backward operator with what its forward operator saved."""
-        return self._call(self._unchecked, arguments)
+        """Calls it with what a forward operator saved, whose checks that has passed.
+
+        A gradient that is not needed may come back as None.
+        """
+        return self._call(self._compute, arguments)
+
+    def check(self, *arguments: Any) -> None:
+        """Raises unless the arguments, without ``needs`` and the backend, are what it takes."""
+        for index, name, words in self._words:
+            if arguments[index] not in words:
+                _checks.one_of(arguments[index], name, words)
+        self._check_arguments(*arguments)
+
+    def _compute(self, *arguments: Any) -> Any:
+        device = device_type(arguments[self._field])
+        chosen = backends.choose(arguments[-1], self._held_as, device)
+        return self.serve[chosen](*arguments[:-1])
+
+    def _checked(self, *arguments: Any) -> Any:
+        self.check(*arguments[self._checkable])
+        found = self._compute(*arguments)
+        return self._without_none(found, arguments) if type(found) is tuple else found
+
+    def _compiled(self, backend: str, kernel: str) -> Kernel:
+        """A backend's function of that name, which fills what the shape rule allocates."""
+        tensors, field, options, allocate = self._tensors, self._field, self._options, self._results
+
+        def serve(*arguments: Any) -> Any:
+            results = allocate(*arguments)
+            found = results if type(results) is tuple else (results,)
+            inputs = arguments[:tensors]
+            call(backend, kernel, arguments[field], *inputs, *found, *arguments[options])
+            return results
+
+        return serve
+
+    def _fake(self, *arguments: Any) -> Any:
+        self.check(*arguments[self._checkable])
+        results = self._results(*arguments[:-1])
+        return self._without_none(results, arguments) if type(results) is tuple else results
+
+    def _without_none(self, results: tuple[Any, ...], arguments: tuple[Any, ...]) -> Any:
+        """The dispatcher's results: an empty tensor of one axis where one is not wanted."""
+        like = arguments[self._field]
+        return tuple(like.new_empty(0) if x is None else x for x in results)
 
     def _call(self, kernel: Kernel, arguments: tuple[Any, ...]) -> Any:
         if torch.compiler.is_compiling():
@@ -111,7 +194,7 @@ class Operator:
 
     def _dispatched(self, *arguments: Any) -> Any:
         """The kernel as the dispatcher calls it: also with subclasses, whose methods may differ."""
-        return self._kernel(
+        return self._checked(
             *(
                 x.as_subclass(Tensor)
                 if isinstance(x, Tensor) and type(x) not in _PLAIN_TYPES
@@ -129,6 +212,46 @@ class Operator:
         if _is_recorded(arguments[: self._tensors]):
             return self._apply(*arguments, below)
         return below(*arguments)
+
+    def _map_over_batch(self, info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        """The vmap rule: fold vmap's axis into the batch axis of every tensor.
+
+        A tensor that is not mapped is a view of stride 0 where its own batch is 1; a larger batch
+        would have to interleave with the mapped axis, and is copied.
+        """
+        *operands, execute = arguments
+        size = info.batch_size
+        input_axes, result_axes = self._axes
+        folded = [
+            None if x is None else fold_batch(x, axis, batch, size)
+            for x, axis, batch in zip(operands, in_dims, input_axes, strict=False)
+        ]
+        results = execute(*folded, *operands[self._tensors :])
+        several = isinstance(results, tuple)
+        unfolded, out_dims = [], []
+        found = results if several else (results,)
+        for x, batch in zip(found, result_axes or (0,) * len(found), strict=True):
+            # One that was not asked for is an empty tensor of one axis.
+            absent = x.shape == (0,)
+            unfolded.append(x if absent else x.unflatten(batch, (size, -1)))
+            out_dims.append(None if absent else batch)
+        return (tuple(unfolded), tuple(out_dims)) if several else (unfolded[0], out_dims[0])
+
+
+def fold_batch(x: Tensor, axis: int | None, batch: int, size: int) -> Tensor:
+    """A tensor with vmap's axis folded into its batch axis.
+
+    Args:
+        x: a vmap rule's argument.
+        axis: its mapped axis, or None.
+        batch: its batch axis, without the mapped one.
+        size: the length of the mapped axis.
+    """
+    if axis is None:
+        x = x.unsqueeze(batch).expand(*x.shape[:batch], size, *x.shape[batch:])
+    else:
+        x = x.movedim(axis, batch)
+    return x.flatten(batch, batch + 1)
 
 
 def _primal_of(x: Any) -> Any:
@@ -148,25 +271,6 @@ def _is_recorded(tensors: Sequence[Tensor | None]) -> bool:
     return False
 
 
-def _apply_without_transforms(function: type[torch.autograd.Function]) -> Kernel:
-    """``apply`` of the same formula where no torch.func transform is active.
-
-    A function that torch.func can take costs 10 us more a call (it binds its arguments to a
-    signature), and the checks in front of ``apply`` 1.5 us.
-    """
-
-    def forward(ctx: Any, *arguments: Any) -> Any:
-        output = arguments[-1](*arguments[:-1])
-        function.setup_context(ctx, arguments, output)
-        return output
-
-    members = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
-    plain: type[torch.autograd.Function] = type(
-        function.__name__.lstrip("_"), (torch.autograd.Function,), members
-    )
-    return super(torch.autograd.Function, plain).apply  # type: ignore[misc]
-
-
 def _is_plain(tensors: Sequence[Tensor | None]) -> bool:
     """Whether only a kernel and autograd would see a call with these tensors."""
     if _dispatch_modes() or _function_modes() or _tracing_state() is not None or _is_profiled():
@@ -183,147 +287,3 @@ def _is_plain(tensors: Sequence[Tensor | None]) -> bool:
         ):
             return False
     return True
-
-
-def not_twice_differentiable(name: str, tensors: int) -> type[torch.autograd.Function]:
-    """The autograd function of a backward operator: it says that there is no second derivative.
-
-    Args:
-        name: the public operator's name.
-        tensors: how many leading arguments are tensors.
-    """
-    return not_differentiable_again(
-        f"plasticine.{name} has no second derivative: its gradient cannot be differentiated again "
-        "(create_graph=True followed by a second backward)",
-        tensors,
-    )
-
-
-def not_differentiable_again(message: str, tensors: int) -> type[torch.autograd.Function]:
-    """The autograd function of an operator that has no derivative: it says so.
-
-    Args:
-        message: the error's.
-        tensors: how many leading arguments are tensors.
-    """
-
-    class NotDifferentiableAgain(torch.autograd.Function):
-        @staticmethod
-        def forward(*arguments: Any) -> Any:
-            return arguments[-1](*arguments[:-1])
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            pass
-
-        @staticmethod
-        def backward(ctx: Any, *gradients: Tensor) -> Any:
-            raise RuntimeError(message)
-
-        @staticmethod
-        def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
-            return map_over_batch(info, in_dims, arguments, tensors)
-
-    return NotDifferentiableAgain
-
-
-def keep_for_tangents(ctx: Any, *tensors: Tensor | None) -> None:
-    """Saves tensors for a formula's ``jvp``, where forward-mode differentiation is on."""
-    if forward_ad._current_level >= 0:
-        ctx.save_for_forward(*tensors)
-
-
-def map_over_batch(
-    info: Any, in_dims: tuple[Any, ...], arguments: tuple[Any, ...], tensors: int
-) -> tuple[Any, Any]:
-    """A vmap rule for operators whose tensors all begin with the batch axis: fold vmap's into it.
-
-    A tensor that is not mapped is a view of stride 0 where its own batch is 1; a larger batch would
-    have to interleave with the mapped axis, and is copied.
-
-    Args:
-        info: with ``batch_size``, as vmap rules receive it.
-        in_dims: the mapped axis of each argument, or None.
-        arguments: the operator's, then the callable that computes the result.
-        tensors: how many leading arguments are tensors.
-
-    Returns:
-        The result or results with the mapped axis first, and ``out_dims``.
-    """
-    *operands, execute = arguments
-    size = info.batch_size
-    folded: list[Tensor | None] = []
-    for x, axis in zip(operands[:tensors], in_dims[:tensors], strict=True):
-        if x is None:
-            folded.append(None)
-            continue
-        x = x.unsqueeze(0).expand(size, *x.shape) if axis is None else x.movedim(axis, 0)
-        folded.append(x.flatten(0, 1))
-    results = execute(*folded, *operands[tensors:])
-    single = isinstance(results, Tensor)
-    # A gradient that was not asked for is an empty tensor of one axis.
-    unfolded = [
-        x.unflatten(0, (size, -1)) if x.dim() > 1 else x for x in ([results] if single else results)
-    ]
-    out_dims = [0 if x.dim() > 2 else None for x in unfolded]
-    return (unfolded[0], out_dims[0]) if single else (tuple(unfolded), tuple(out_dims))
-
-
-def fold_batch(info: Any, x: Tensor | None, axis: int | None, batch: int = 0) -> Tensor | None:
-    """A tensor with vmap's axis folded into its batch axis; None stays None.
-
-    Args:
-        info: with ``batch_size``, as vmap rules receive it.
-        x: a vmap rule's argument.
-        axis: its mapped axis, or None.
-        batch: its batch axis, without the mapped one.
-    """
-    if x is None:
-        return None
-    if axis is None:
-        shape = (*x.shape[:batch], info.batch_size, *x.shape[batch:])
-        return x.unsqueeze(batch).expand(shape).flatten(batch, batch + 1)
-    return x.movedim(axis, batch).flatten(batch, batch + 1)
-
-
-def reference_gradients(
-    function: Kernel,
-    inputs: Sequence[Tensor | None],
-    needs: Sequence[bool],
-    grad: Tensor,
-) -> tuple[Tensor | None, ...]:
-    """The gradients of a reference implementation, by autograd.
-
-    Args:
-        function: of the inputs, to the result.
-        inputs: tensors or None.
-        needs: which inputs want a gradient.
-        grad: the result's gradient.
-
-    Returns:
-        For each input its contiguous gradient, or None where none is needed.
-    """
-    with torch.inference_mode(False), torch.enable_grad():
-        # An inference tensor cannot be recorded; its copy can.
-        leaves = [
-            x if x is None else (x.clone() if x.is_inference() else x.detach()).requires_grad_(need)
-            for x, need in zip(inputs, needs, strict=True)
-        ]
-        found: tuple[Tensor | None, ...]
-        wanted = [x for x, need in zip(leaves, needs, strict=True) if x is not None and need]
-        result = function(*leaves)
-        if result.requires_grad:
-            found = torch.autograd.grad(result, wanted, grad, allow_unused=True)
-        else:
-            found = tuple(None for _ in wanted)
-    gradients = iter(found)
-    return tuple(
-        _contiguous_gradient(next(gradients), x) if x is not None and need else None
-        for x, need in zip(inputs, needs, strict=True)
-    )
-
-
-def _contiguous_gradient(gradient: Tensor | None, of: Tensor) -> Tensor:
-    if gradient is None:
-        return torch.zeros_like(of, memory_format=torch.contiguous_format)
-    return gradient.contiguous()

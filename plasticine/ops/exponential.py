@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from plasticine import backends
-from plasticine.ops import _autocast, _checks
-from plasticine.ops._exponential_backends import (
-    BACKWARD,
-    FORWARD,
-    no_stages,
-    stages_like,
-    stored_stages,
-)
+from plasticine.ops import _autocast, _checks, _exponential_backends
+from plasticine.ops._derivative import Derivative, MaybeTensors
+from plasticine.ops._exponential_backends import Flow, stages_like, stored_stages
 from plasticine.ops._exponential_steps import steps_for
-from plasticine.ops._native_interface import device_type
-from plasticine.ops._operator import Operator, fold_batch
+from plasticine.ops._kernels import contiguous_like
+from plasticine.ops._operator import REGISTRY, Operator
 from plasticine.ops.compose import compose
 from plasticine.ops.warp import warp
 
@@ -127,7 +123,7 @@ def exponential(
     return (result, results[1].to(velocity.dtype)) if inverse else result
 
 
-def check(velocity: Tensor, steps: int, method: str, padding: str) -> None:
+def check(velocity: Tensor, steps: int, *_: Any) -> None:
     """Raises unless the arguments are those that the public function passes on."""
     _checks.field(velocity, "velocity")
     if velocity.dtype not in (torch.float32, torch.float64):
@@ -136,8 +132,6 @@ def check(velocity: Tensor, steps: int, method: str, padding: str) -> None:
             "plasticine.exponential takes half types"
         )
     _checks.steps_of(steps)
-    _checks.one_of(method, "method", _checks.METHODS)
-    _checks.one_of(padding, "padding", _checks.PADDINGS)
 
 
 def as_chain(
@@ -174,46 +168,30 @@ def as_chain(
     return u
 
 
-def _forward(
-    velocity: Tensor,
-    steps: int,
-    method: str,
-    padding: str,
-    inverse: bool,
-    store: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """exp(v), exp(-v), and the stages kept for the backward pass; empty where not asked for."""
-    check(velocity, steps, method, padding)
-    serve = FORWARD[backends.choose(backend, "exponential", device_type(velocity))]
-    kept = stored_stages(steps, method) if store else []
-    result, inverse_result, stages = serve(velocity, steps, method, padding, inverse, kept)
-    return (
-        result,
-        velocity.new_empty(0) if inverse_result is None else inverse_result,
-        no_stages(velocity) if stages is None else stages,
-    )
-
-
-def _forward_fake(
-    velocity: Tensor,
-    steps: int,
-    method: str,
-    padding: str,
-    inverse: bool,
-    store: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    check(velocity, steps, method, padding)
+def _results(
+    velocity: Tensor, steps: int, method: str, padding: str, inverse: bool, store: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """exp(v), exp(-v), and the stages kept for the backward pass."""
     kept = len(stored_stages(steps, method)) if store else 0
     return (
-        velocity.new_empty(velocity.shape),
-        velocity.new_empty(velocity.shape if inverse else 0),
-        stages_like(velocity, kept * (1 + inverse)) if kept else no_stages(velocity),
+        contiguous_like(velocity),
+        contiguous_like(velocity) if inverse else None,
+        stages_like(velocity, kept * (1 + inverse)),
     )
 
 
-def _backward(
+def _serve(backend: str) -> Any:
+    def serve(
+        velocity: Tensor, steps: int, method: str, padding: str, inverse: bool, store: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        kept = stored_stages(steps, method) if store else []
+        flow = Flow(velocity, steps, method, padding)
+        return _exponential_backends.forward(backend, flow, inverse, kept)
+
+    return serve
+
+
+def _check_backward(
     grad: Tensor | None,
     grad_inverse: Tensor | None,
     velocity: Tensor,
@@ -222,149 +200,115 @@ def _backward(
     method: str,
     padding: str,
     inverse: bool,
-    backend: str,
-) -> Tensor:
-    """The velocity's gradient from those of exp(v) and exp(-v).
-
-    ``inverse`` says whether the stages, where there are any, are those of both.
-    """
-    check(velocity, steps, method, padding)
-    kept = [] if stages is None else stored_stages(steps, method)
-    directions = 2 if inverse else 1
-    if stages is not None and stages.shape != (directions * len(kept), *velocity.shape):
-        raise ValueError(
-            f"stages must have shape {(directions * len(kept), *velocity.shape)}, "
-            f"got {tuple(stages.shape)}"
-        )
-    serve = BACKWARD[backends.choose(backend, "exponential", device_type(velocity))]
-    total: Tensor | None = None
-    for direction, (sign, given) in enumerate(((1.0, grad), (-1.0, grad_inverse))):
-        if given is None:
-            continue
-        _checks.gradient(given, velocity.shape, velocity)
-        own = None
-        if stages is not None and direction < directions:
-            own = stages[direction * len(kept) : (direction + 1) * len(kept)]
-        found = serve(
-            given,
-            velocity,
-            own,
-            sign * 0.5**steps,
-            steps,
-            method,
-            padding,
-            [] if own is None else kept,
-        )
-        total = found if total is None else total.add_(found)
-    return velocity.new_zeros(velocity.shape) if total is None else total
+) -> None:
+    check(velocity, steps)
+    for given in (grad, grad_inverse):
+        if given is not None:
+            _checks.gradient(given, velocity.shape, velocity)
+    if stages is not None:
+        expected = ((1 + inverse) * len(stored_stages(steps, method)), *velocity.shape)
+        if stages.shape != expected:
+            raise ValueError(f"stages must have shape {expected}, got {tuple(stages.shape)}")
 
 
-def _backward_fake(
-    grad: Tensor | None,
-    grad_inverse: Tensor | None,
-    velocity: Tensor,
-    *options: Any,
-) -> Tensor:
-    return velocity.new_empty(velocity.shape)
+def _results_backward(grad: Any, grad_inverse: Any, velocity: Tensor, *_: Any) -> Tensor:
+    return contiguous_like(velocity)
 
 
-class _Exponential(torch.autograd.Function):
-    @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        return arguments[-1](*arguments[:-1])
+def _serve_backward(backend: str) -> Any:
+    def serve(
+        grad: Tensor | None,
+        grad_inverse: Tensor | None,
+        velocity: Tensor,
+        stages: Tensor | None,
+        steps: int,
+        method: str,
+        padding: str,
+        inverse: bool,
+    ) -> Tensor:
+        """The velocity's gradient from those of exp(v) and exp(-v).
 
-    @staticmethod
-    def setup_context(
-        ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]
-    ) -> None:
-        velocity, steps, method, padding, inverse, _, backend, _ = inputs
-        _, inverse_result, stages = output
-        ctx.mark_non_differentiable(*((stages,) if inverse else (inverse_result, stages)))
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(velocity, stages if stages.dim() > 1 else None)
-        ctx.options = steps, method, padding, inverse, backend
+        ``inverse`` says whether the stages, where there are any, are those of both.
+        """
+        total: Tensor | None = None
+        for direction, given in enumerate((grad, grad_inverse)):
+            if given is None:
+                continue
+            own, kept = None, []
+            if stages is not None and direction <= inverse:
+                kept = stored_stages(steps, method)
+                own = stages[direction * len(kept) : (direction + 1) * len(kept)]
+            flow = Flow(velocity, steps, method, padding, -1 if direction else 1)
+            found = _exponential_backends.backward(backend, given, flow, own, kept)
+            total = found if total is None else total.add_(found)
+        return velocity.new_zeros(velocity.shape) if total is None else total
 
-    @staticmethod
-    def backward(
-        ctx: Any, grad: Tensor | None, grad_inverse: Tensor | None, _: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        velocity = None
-        if not ctx.options[3]:
-            grad_inverse = None
-        if grad is not None or grad_inverse is not None:
-            velocity = EXPONENTIAL_BACKWARD(grad, grad_inverse, *ctx.saved_tensors, *ctx.options)
-        return (velocity, *[None] * 7)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
-        velocity, *options, execute = arguments
-        velocity = velocity.movedim(in_dims[0], 0)
-        results = execute(velocity.flatten(0, 1), *options)
-        unfolded: list[Tensor] = []
-        out_dims: list[int | None] = []
-        for x, batch in zip(results, (0, 0, 1), strict=True):
-            unfolded.append(x if x.dim() == 1 else x.unflatten(batch, (info.batch_size, -1)))
-            out_dims.append(None if x.dim() == 1 else batch)
-        return tuple(unfolded), tuple(out_dims)
+    return serve
 
 
-class _ExponentialBackward(torch.autograd.Function):
-    @staticmethod
-    def forward(*arguments: Any) -> Tensor:
-        return arguments[-1](*arguments[:-1])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        grad, grad_inverse, velocity, _, steps, method, padding, _, backend, _ = inputs
-        ctx.save_for_backward(grad, grad_inverse, velocity)
-        ctx.options = steps, method, padding, backend
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Twice through the chain of compositions: its own derivative is not written out."""
-        forth, back, velocity = ctx.saved_tensors
-        given = [(sign, x) for sign, x in ((1.0, forth), (-1.0, back)) if x is not None]
-
-        def pulled_back(velocity: Tensor, *grads: Tensor) -> Tensor:
-            def displacements(velocity: Tensor) -> tuple[Tensor, ...]:
-                return tuple(as_chain(velocity, *ctx.options, sign=sign) for sign, _ in given)
-
-            return torch.func.vjp(displacements, velocity)[1](grads)[0]
-
-        pull = torch.func.vjp(pulled_back, velocity, *(x for _, x in given))[1]
-        grad_velocity, *grad_grads = pull(grad)
-        found = iter(grad_grads)
-        return (
-            None if forth is None else next(found),
-            None if back is None else next(found),
-            grad_velocity,
-            *[None] * 7,
-        )
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
-        *tensors, steps, method, padding, inverse, backend, execute = arguments
-        folded = [
-            fold_batch(info, x, axis, batch)
-            for x, axis, batch in zip(tensors, in_dims[:4], (0, 0, 0, 1), strict=True)
-        ]
-        result = execute(*folded, steps, method, padding, inverse, backend)
-        return result.unflatten(0, (info.batch_size, -1)), 0
+def _gradients(
+    grads: MaybeTensors, saved: MaybeTensors, options: Sequence[Any], needs: Sequence[bool]
+) -> MaybeTensors:
+    steps, method, padding, inverse, _, backend = options
+    grad, grad_inverse = grads[0], grads[1] if inverse else None
+    if grad is None and grad_inverse is None:
+        return (None,)
+    own = steps, method, padding, inverse, backend
+    return (EXPONENTIAL_BACKWARD(grad, grad_inverse, *saved, *own),)
 
 
-EXPONENTIAL = Operator(
-    "exponential(Tensor velocity, int steps, str method, str padding, bool inverse, bool store,"
-    " str backend) -> (Tensor, Tensor, Tensor)",
-    _forward,
-    _forward_fake,
-    _Exponential,
-    tensors=1,
+def _saved(inputs: Sequence[Any], results: Sequence[Tensor]) -> MaybeTensors:
+    return inputs[0], results[2] if results[2].dim() > 1 else None
+
+
+def _second_gradients(
+    cotangents: MaybeTensors, saved: MaybeTensors, options: Sequence[Any], needs: Sequence[bool]
+) -> MaybeTensors:
+    """Twice through the chain of compositions: its own derivative is not written out."""
+    forth, back, velocity = saved
+    steps, method, padding, _, backend = options
+    given = [(sign, x) for sign, x in ((1.0, forth), (-1.0, back)) if x is not None]
+
+    def pulled_back(velocity: Tensor, *grads: Tensor) -> Tensor:
+        def displacements(velocity: Tensor) -> tuple[Tensor, ...]:
+            return tuple(
+                as_chain(velocity, steps, method, padding, backend, sign=sign) for sign, _ in given
+            )
+
+        return torch.func.vjp(displacements, velocity)[1](grads)[0]
+
+    pull = torch.func.vjp(pulled_back, velocity, *(x for _, x in given))[1]
+    grad_velocity, *grad_grads = pull(cotangents[0])
+    found = iter(grad_grads)
+    return (
+        None if forth is None else next(found),
+        None if back is None else next(found),
+        grad_velocity,
+        None,
+    )
+
+
+_CHOICES = {"method": _checks.METHODS, "padding": _checks.PADDINGS}
+
+EXPONENTIAL = REGISTRY["exponential"] = Operator(
+    "exponential(Tensor velocity, int steps, str method, str padding, bool inverse, bool store)"
+    " -> (Tensor, Tensor, Tensor)",
+    check=check,
+    results=_results,
+    derivative=Derivative(_gradients, saved=_saved, constant=(2,)),
+    choices=_CHOICES,
+    serve={backend: _serve(backend) for backend in backends.BACKENDS},
+    result_axes=(0, 0, 1),
 )
 EXPONENTIAL_BACKWARD = Operator(
     "exponential_backward(Tensor? grad, Tensor? grad_inverse, Tensor velocity, Tensor? stages,"
-    " int steps, str method, str padding, bool inverse, str backend) -> Tensor",
-    _backward,
-    _backward_fake,
-    _ExponentialBackward,
-    tensors=4,
+    " int steps, str method, str padding, bool inverse) -> Tensor",
+    check=_check_backward,
+    results=_results_backward,
+    derivative=Derivative(_second_gradients, saved=lambda inputs, results: inputs[:3]),
+    choices=_CHOICES,
+    field=2,
+    serve={backend: _serve_backward(backend) for backend in backends.BACKENDS},
+    held_as="exponential",
+    input_axes=(0, 0, 0, 1),
 )

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from plasticine import backends, reference
+from plasticine import reference
 from plasticine.ops import _autocast, _checks
-from plasticine.ops._native_interface import (
-    SCHEME_CODES,
-    cuda_launch,
-    device_type,
-    native,
-    threads_for,
-)
-from plasticine.ops._operator import Operator, map_over_batch
+from plasticine.ops._derivative import refused
+from plasticine.ops._kernels import call
+from plasticine.ops._operator import REGISTRY, Operator
 
 # The sums of a sample are taken by this many blocks at most, one to so many voxels, then by one.
 _CUDA_BLOCKS = 2048
@@ -113,9 +107,10 @@ def folding(
     _checks.is_tensor(displacement, "displacement")
     ndim = _checks.field(displacement, "displacement")
     sizes = _checks.spacing_of(spacing, ndim)
+    _checks.one_of(region, "region", _checks.REGIONS)
     if _autocast.is_any_enabled():
         displacement = _autocast.single(displacement)
-    statistics = FOLDING(displacement.detach(), scheme, region, sizes, backend)
+    statistics = FOLDING(displacement.detach(), scheme, region == "interior", sizes, backend)
     folds, count, minimum, maximum, deviation, volume = statistics.unbind(1)
     return Folding(
         folds=folds.long(),
@@ -129,106 +124,33 @@ def folding(
     )
 
 
-def check(displacement: Tensor, scheme: str, region: str, spacing: Sequence[float]) -> None:
+def check(displacement: Tensor, scheme: str, interior: bool, spacing: Sequence[float]) -> None:
     """Raises unless the arguments fit together."""
-    ndim = _checks.field(displacement, "displacement")
-    _checks.one_of(scheme, "scheme", _checks.SCHEMES)
-    _checks.one_of(region, "region", _checks.REGIONS)
-    _checks.spacing_of(spacing, ndim)
+    _checks.spacing_of(spacing, _checks.field(displacement, "displacement"))
 
 
-def _forward(
-    displacement: Tensor, scheme: str, region: str, spacing: Sequence[float], backend: str
-) -> Tensor:
+def _results(displacement: Tensor, scheme: str, interior: bool, spacing: Sequence[float]) -> Tensor:
     """``(N, 6)`` float64: folds, voxels, minimum, maximum, SD of log J, volume turned over."""
-    check(displacement, scheme, region, spacing)
-    served = backends.choose(backend, "folding", device_type(displacement))
-    return FORWARD[served](displacement, scheme, region == "interior", spacing)
+    return displacement.new_empty((displacement.shape[0], 6), dtype=torch.float64)
 
 
-def _forward_fake(
-    displacement: Tensor, scheme: str, region: str, spacing: Sequence[float], backend: str
-) -> Tensor:
-    check(displacement, scheme, region, spacing)
-    return _empty_statistics(displacement)
-
-
-class _Folding(torch.autograd.Function):
-    @staticmethod
-    def forward(*arguments: Any) -> Tensor:
-        return arguments[-1](*arguments[:-1])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.mark_non_differentiable(output)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
-        raise RuntimeError("plasticine.folding is not differentiable")
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
-        return map_over_batch(info, in_dims, arguments, 1)
-
-
-FOLDING = Operator(
-    "folding(Tensor displacement, str scheme, str region, float[] spacing, str backend) -> Tensor",
-    _forward,
-    _forward_fake,
-    _Folding,
-    tensors=1,
-)
-
-
-def _cpu_forward(
-    displacement: Tensor, scheme: str, interior: bool, spacing: Sequence[float]
-) -> Tensor:
-    statistics = _empty_statistics(displacement)
-    backends.NATIVE.folding(
-        native(displacement),
-        native(statistics),
-        SCHEME_CODES[scheme],
-        interior,
-        tuple(spacing),
-        threads_for(displacement),
-    )
-    return statistics
-
-
-def _cuda_forward(
-    displacement: Tensor, scheme: str, interior: bool, spacing: Sequence[float]
-) -> Tensor:
-    statistics = _empty_statistics(displacement)
+def _cuda(displacement: Tensor, scheme: str, interior: bool, spacing: Sequence[float]) -> Tensor:
+    statistics = _results(displacement, scheme, interior, spacing)
     voxels = displacement.shape[2:].numel()
     blocks = min(max(-(-voxels // _CUDA_BLOCK_VOXELS), 1), _CUDA_BLOCKS)
     shape = (displacement.shape[0], blocks, _CUDA_RECORD)
     partial = displacement.new_empty(shape, dtype=torch.float64)
-    backends.CUDA.folding(
-        native(displacement),
-        native(partial),
-        native(statistics),
-        SCHEME_CODES[scheme],
-        interior,
-        tuple(spacing),
-        *cuda_launch(displacement),
-    )
+    tensors = displacement, partial, statistics
+    call("cuda", "folding", displacement, *tensors, scheme, interior, spacing)
     return statistics
 
 
-def _empty_statistics(displacement: Tensor) -> Tensor:
-    return displacement.new_empty((displacement.shape[0], 6), dtype=torch.float64)
-
-
-def _triton_forward(
-    displacement: Tensor, scheme: str, interior: bool, spacing: Sequence[float]
-) -> Tensor:
-    kernels = backends.triton_kernels("folding")[0]
-    return kernels.folding(displacement, scheme, interior, spacing)
-
-
-FORWARD: dict[str, Callable[..., Tensor]] = {
-    "cpu": _cpu_forward,
-    "cuda": _cuda_forward,
-    "triton": _triton_forward,
-    "reference": reference.folding,
-}
+FOLDING = REGISTRY["folding"] = Operator(
+    "folding(Tensor displacement, str scheme, bool interior, float[] spacing) -> Tensor",
+    check=check,
+    results=_results,
+    derivative=refused("plasticine.folding is not differentiable", constant=(0,)),
+    choices={"scheme": _checks.SCHEMES},
+    kernel="folding",
+    serve={"cuda": _cuda, "reference": reference.folding},
+)

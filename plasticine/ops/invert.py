@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from plasticine import backends
+from plasticine import reference
 from plasticine.ops import _autocast, _checks
-from plasticine.ops._invert_backends import BACKWARD, FORWARD, Solution, results_like
-from plasticine.ops._native_interface import contiguous_like, device_type
-from plasticine.ops._operator import Operator, not_twice_differentiable
+from plasticine.ops._derivative import Derivative, MaybeTensors, not_twice_differentiable
+from plasticine.ops._kernels import Kernel, call, contiguous_like
+from plasticine.ops._operator import REGISTRY, Operator
+from plasticine.ops.warp import WARP_BACKWARD
+
+#: The inverse, the residual and the number of iterations.
+Solution = tuple[Tensor, Tensor, Tensor]
+
+# What csrc/invert calls kInvertThreads.
+_CUDA_THREADS = 128
 
 
 @dataclass(frozen=True)
@@ -104,11 +112,10 @@ def check(displacement: Tensor, tolerance: float, iterations: int, padding: str)
         raise ValueError(f"tolerance must be finite, 0 or more, got {tolerance}")
     if not 0 <= iterations < 2**31:
         raise ValueError(f"iterations must be from 0 to 2**31 - 1, got {iterations}")
-    _checks.one_of(padding, "padding", _checks.PADDINGS)
 
 
-def _check_gradient(grad: Tensor, displacement: Tensor, inverse: Tensor, padding: str) -> None:
-    check(displacement, 0.0, 0, padding)
+def _check_backward(grad: Tensor, displacement: Tensor, inverse: Tensor, padding: str) -> None:
+    _checks.field(displacement, "displacement")
     _checks.gradient(grad, displacement.shape, displacement)
     if inverse.shape != displacement.shape or inverse.dtype != displacement.dtype:
         raise ValueError(
@@ -118,100 +125,143 @@ def _check_gradient(grad: Tensor, displacement: Tensor, inverse: Tensor, padding
         )
 
 
-def _forward(
-    displacement: Tensor, tolerance: float, iterations: int, padding: str, backend: str
-) -> Solution:
+def _precision(displacement: Tensor) -> torch.dtype:
+    return torch.promote_types(displacement.dtype, torch.float32)
+
+
+def _results(displacement: Tensor, tolerance: float, iterations: int, padding: str) -> Solution:
     """The inverse, the residual and the number of iterations."""
-    check(displacement, tolerance, iterations, padding)
-    served = backends.choose(backend, "invert", device_type(displacement))
-    inverse, residual, used = FORWARD[served](displacement, tolerance, iterations, padding)
-    # A graph under capture has no residual yet.
-    is_captured = displacement.is_cuda and torch.cuda.is_current_stream_capturing()
-    if not is_captured and not bool((residual <= tolerance).all()):
-        largest = residual.max().item()
-        warnings.warn(
-            f"plasticine.invert: a residual of {largest:.3g} voxels is left after {iterations} "
-            f"iterations, more than the tolerance of {tolerance:.3g}; the displacement may fold "
-            "(see plasticine.folding)"
-            if math.isfinite(largest)
-            else "plasticine.invert: the search met NaN or infinity in the displacement, and the "
-            "inverse is NaN there",
-            RuntimeWarning,
-            stacklevel=2,
+    batch = displacement.shape[0]
+    return (
+        contiguous_like(displacement),
+        displacement.new_empty(batch, dtype=_precision(displacement)),
+        displacement.new_empty(batch, dtype=torch.int64),
+    )
+
+
+def _kernel(backend: str) -> Kernel:
+    def serve(displacement: Tensor, tolerance: float, iterations: int, padding: str) -> Solution:
+        options = tolerance, iterations, padding
+        results = _results(displacement, *options)
+        call(backend, "invert_forward", displacement, displacement, *results, *options)
+        return results
+
+    return serve
+
+
+def _cuda(displacement: Tensor, tolerance: float, iterations: int, padding: str) -> Solution:
+    """From the worst squared residual and most iterations of each block of voxels."""
+    inverse = contiguous_like(displacement)
+    batch = displacement.shape[0]
+    shape = batch, -(-displacement.shape[2:].numel() // _CUDA_THREADS)
+    squared = displacement.new_empty(shape, dtype=_precision(displacement))
+    used = displacement.new_empty(shape, dtype=torch.int64)
+    tensors = displacement, inverse, squared, used
+    call("cuda", "invert_forward", displacement, *tensors, tolerance, iterations, padding)
+    if not squared.numel():
+        return inverse, squared.new_zeros(batch), used.new_zeros(batch)
+    largest = squared.amax(1)
+    limit = torch.full_like(largest, tolerance)
+    residual = largest.sqrt()
+    # A root that is rounded up must not make a stranger of what has converged.
+    residual = torch.where(largest <= limit * limit, torch.minimum(residual, limit), residual)
+    return inverse, residual, used.amax(1)
+
+
+def _define(displacement: Tensor, tolerance: float, iterations: int, padding: str) -> Solution:
+    with torch.no_grad():
+        inverse, residual, used = reference.invert(displacement, tolerance, iterations, padding)
+    return inverse.contiguous(), residual, used
+
+
+def _with_warning(serve: Kernel) -> Kernel:
+    """The same, which says so where the tolerance is not reached."""
+
+    def solve(displacement: Tensor, tolerance: float, iterations: int, padding: str) -> Solution:
+        solution = serve(displacement, tolerance, iterations, padding)
+        # A graph under capture has no residual yet.
+        if not (displacement.is_cuda and torch.cuda.is_current_stream_capturing()):
+            _warn(solution[1], tolerance, iterations)
+        return solution
+
+    return solve
+
+
+def _warn(residual: Tensor, tolerance: float, iterations: int) -> None:
+    if bool((residual <= tolerance).all()):
+        return
+    largest = residual.max().item()
+    warnings.warn(
+        f"plasticine.invert: a residual of {largest:.3g} voxels is left after {iterations} "
+        f"iterations, more than the tolerance of {tolerance:.3g}; the displacement may fold "
+        "(see plasticine.folding)"
+        if math.isfinite(largest)
+        else "plasticine.invert: the search met NaN or infinity in the displacement, and the "
+        "inverse is NaN there",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def _cpu_backward(grad: Tensor, displacement: Tensor, inverse: Tensor, padding: str) -> Tensor:
+    adjoint = displacement.new_empty(displacement.shape, dtype=_precision(displacement))
+    result = contiguous_like(displacement)
+    tensors = grad, displacement, inverse, adjoint, result
+    call("cpu", "invert_backward", displacement, *tensors, padding)
+    return result
+
+
+def _cuda_backward(grad: Tensor, displacement: Tensor, inverse: Tensor, padding: str) -> Tensor:
+    adjoint = displacement.new_empty(displacement.shape, dtype=_precision(displacement))
+    tensors = grad, displacement, inverse, adjoint
+    call("cuda", "invert_adjoint", displacement, *tensors, padding)
+    # What it adds to the displacement where the inverse samples it: warp's backward, which of the
+    # image asks for type and sizes alone.
+    location = inverse.to(adjoint.dtype)
+    options = "linear", padding, (True, False, False)
+    gradient = WARP_BACKWARD.serve["cuda"](adjoint, adjoint, location, None, *options)[0]
+    return gradient.to(displacement.dtype)
+
+
+def _define_backward(grad: Tensor, displacement: Tensor, inverse: Tensor, padding: str) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():
+        grad, displacement, inverse = (
+            x.clone() if x.is_inference() else x for x in (grad, displacement, inverse)
         )
-    return inverse, residual, used
+        return reference.invert_adjoint(grad, displacement, inverse, padding).contiguous()
 
 
-def _forward_fake(
-    displacement: Tensor, tolerance: float, iterations: int, padding: str, backend: str
-) -> Solution:
-    check(displacement, tolerance, iterations, padding)
-    return results_like(displacement)
+def _gradients(
+    grads: MaybeTensors, saved: MaybeTensors, options: Sequence[Any], needs: Sequence[bool]
+) -> MaybeTensors:
+    if grads[0] is None:
+        return (None,)
+    return (INVERT_BACKWARD.from_autograd(grads[0], *saved, *options[2:]),)
 
 
-def _backward(
-    grad: Tensor, displacement: Tensor, inverse: Tensor, padding: str, backend: str
-) -> Tensor:
-    """The displacement's gradient."""
-    _check_gradient(grad, displacement, inverse, padding)
-    return _backward_unchecked(grad, displacement, inverse, padding, backend)
-
-
-def _backward_unchecked(
-    grad: Tensor, displacement: Tensor, inverse: Tensor, padding: str, backend: str
-) -> Tensor:
-    served = backends.choose(backend, "invert", device_type(displacement))
-    return BACKWARD[served](grad, displacement, inverse, padding)
-
-
-def _backward_fake(
-    grad: Tensor, displacement: Tensor, inverse: Tensor, padding: str, backend: str
-) -> Tensor:
-    _check_gradient(grad, displacement, inverse, padding)
-    return contiguous_like(displacement)
-
-
-class _Invert(torch.autograd.Function):
-    @staticmethod
-    def forward(*arguments: Any) -> Solution:
-        return arguments[-1](*arguments[:-1])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Solution) -> None:
-        ctx.mark_non_differentiable(output[1], output[2])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(inputs[0], output[0])
-        ctx.options = inputs[3:5]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        displacement = None
-        if grad is not None:
-            displacement = INVERT_BACKWARD.from_autograd(grad, *ctx.saved_tensors, *ctx.options)
-        return displacement, None, None, None, None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
-        displacement, *options, execute = arguments
-        folded = displacement.movedim(in_dims[0], 0).flatten(0, 1)
-        results = execute(folded, *options)
-        return tuple(x.unflatten(0, (info.batch_size, -1)) for x in results), (0, 0, 0)
-
-
-INVERT = Operator(
-    "invert(Tensor displacement, float tolerance, int iterations, str padding, str backend)"
+INVERT = REGISTRY["invert"] = Operator(
+    "invert(Tensor displacement, float tolerance, int iterations, str padding)"
     " -> (Tensor, Tensor, Tensor)",
-    _forward,
-    _forward_fake,
-    _Invert,
-    tensors=1,
+    check=check,
+    results=_results,
+    derivative=Derivative(
+        _gradients, saved=lambda inputs, results: (inputs[0], results[0]), constant=(1, 2)
+    ),
+    choices={"padding": _checks.PADDINGS},
+    serve={
+        "cpu": _with_warning(_kernel("cpu")),
+        "cuda": _with_warning(_cuda),
+        "triton": _with_warning(_kernel("triton")),
+        "reference": _with_warning(_define),
+    },
 )
 INVERT_BACKWARD = Operator(
-    "invert_backward(Tensor grad, Tensor displacement, Tensor inverse, str padding, str backend)"
-    " -> Tensor",
-    _backward,
-    _backward_fake,
-    not_twice_differentiable("invert", 3),
-    tensors=3,
-    unchecked=_backward_unchecked,
+    "invert_backward(Tensor grad, Tensor displacement, Tensor inverse, str padding) -> Tensor",
+    check=_check_backward,
+    results=lambda grad, displacement, *_: contiguous_like(displacement),
+    derivative=not_twice_differentiable("invert"),
+    choices={"padding": _checks.PADDINGS},
+    kernel="invert_backward",
+    serve={"cpu": _cpu_backward, "cuda": _cuda_backward, "reference": _define_backward},
+    held_as="invert",
 )

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from plasticine import backends, reference
+from plasticine import reference
 from plasticine.ops import _autocast, _checks
-from plasticine.ops._native_interface import (
-    SCHEME_CODES,
-    contiguous_like,
-    cuda_launch,
-    device_type,
-    native,
-    threads_for,
-)
-from plasticine.ops._operator import (
-    Operator,
-    map_over_batch,
-    not_differentiable_again,
-    reference_gradients,
-)
+from plasticine.ops._differentiable import differentiable
 
 
 def jacobian_determinant(
@@ -64,249 +49,33 @@ def jacobian_determinant(
 def check(displacement: Tensor, scheme: str, spacing: Sequence[float]) -> None:
     """Raises unless the arguments fit together."""
     ndim = _checks.field(displacement, "displacement")
-    _checks.one_of(scheme, "scheme", _checks.SCHEMES)
     _checks.spacing_of(spacing, ndim)
 
 
-def _forward(displacement: Tensor, scheme: str, spacing: Sequence[float], backend: str) -> Tensor:
-    check(displacement, scheme, spacing)
-    served = backends.choose(backend, "jacobian", device_type(displacement))
-    return FORWARD[served](displacement, scheme, spacing)
-
-
-def _forward_fake(
-    displacement: Tensor, scheme: str, spacing: Sequence[float], backend: str
-) -> Tensor:
-    check(displacement, scheme, spacing)
-    return displacement.new_empty(_shape(displacement))
-
-
-def _shape(displacement: Tensor) -> tuple[int, ...]:
+def _shape(displacement: Tensor, scheme: str, spacing: Sequence[float]) -> tuple[int, ...]:
     return (displacement.shape[0], 1, *displacement.shape[2:])
 
 
-def _backward(
-    grad: Tensor, displacement: Tensor, scheme: str, spacing: Sequence[float], backend: str
-) -> Tensor:
-    check(displacement, scheme, spacing)
-    _checks.gradient(grad, _shape(displacement), displacement)
-    served = backends.choose(backend, "jacobian", device_type(displacement))
-    return BACKWARD[served](grad, displacement, scheme, spacing)
-
-
-def _backward_fake(
-    grad: Tensor, displacement: Tensor, scheme: str, spacing: Sequence[float], backend: str
-) -> Tensor:
-    check(displacement, scheme, spacing)
-    return displacement.new_empty(displacement.shape)
-
-
 def _double_backward(
-    direction: Tensor,
+    directions: Sequence[Tensor | None],
     grad: Tensor,
     displacement: Tensor,
     scheme: str,
     spacing: Sequence[float],
-    backend: str,
-    needs: list[bool],
-) -> tuple[Tensor, Tensor]:
-    """The gradients of grad and displacement; an empty tensor where not needed."""
-    _check_double_backward(direction, grad, displacement, scheme, spacing)
+    needs: Sequence[bool],
+) -> Sequence[Tensor | None]:
+    def define(displacement: Tensor) -> Tensor:
+        return reference.jacobian_determinant(displacement, scheme, spacing)
 
-    def function(field: Tensor) -> Tensor:
-        return reference.jacobian_determinant(field, scheme, spacing)
-
-    first, second = reference.double_backward(function, (displacement,), (direction,), grad, needs)
-    return (
-        grad.new_empty(0) if first is None else first,
-        grad.new_empty(0) if second is None else second,
-    )
+    return reference.double_backward(define, (displacement,), directions, grad, needs)
 
 
-def _double_backward_fake(
-    direction: Tensor,
-    grad: Tensor,
-    displacement: Tensor,
-    scheme: str,
-    spacing: Sequence[float],
-    backend: str,
-    needs: list[bool],
-) -> tuple[Tensor, Tensor]:
-    _check_double_backward(direction, grad, displacement, scheme, spacing)
-    return (
-        grad.new_empty(grad.shape if needs[0] else 0),
-        grad.new_empty(displacement.shape if needs[1] else 0),
-    )
-
-
-def _check_double_backward(
-    direction: Tensor, grad: Tensor, displacement: Tensor, scheme: str, spacing: Sequence[float]
-) -> None:
-    check(displacement, scheme, spacing)
-    _checks.gradient(grad, _shape(displacement), displacement)
-    _checks.gradient(direction, displacement.shape, displacement)
-
-
-class _Jacobian(torch.autograd.Function):
-    @staticmethod
-    def forward(*arguments: Any) -> Tensor:
-        return arguments[-1](*arguments[:-1])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
-        ctx.options = inputs[1:4]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return JACOBIAN_BACKWARD(grad, *ctx.saved_tensors, *ctx.options), None, None, None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
-        return map_over_batch(info, in_dims, arguments, 1)
-
-
-class _JacobianBackward(torch.autograd.Function):
-    @staticmethod
-    def forward(*arguments: Any) -> Tensor:
-        return arguments[-1](*arguments[:-1])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:2])
-        ctx.options = inputs[2:5]
-
-    @staticmethod
-    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
-        needs = ctx.needs_input_grad[:2]
-        results = JACOBIAN_DOUBLE_BACKWARD(direction, *ctx.saved_tensors, *ctx.options, needs)
-        wanted = [x if need else None for x, need in zip(results, needs, strict=True)]
-        return (*wanted, None, None, None, None)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
-        return map_over_batch(info, in_dims, arguments, 2)
-
-
-JACOBIAN = Operator(
-    "jacobian(Tensor displacement, str scheme, float[] spacing, str backend) -> Tensor",
-    _forward,
-    _forward_fake,
-    _Jacobian,
-    tensors=1,
+JACOBIAN, JACOBIAN_BACKWARD = differentiable(
+    "jacobian(Tensor displacement, str scheme, float[] spacing) -> Tensor",
+    function="jacobian_determinant",
+    check=check,
+    shape=_shape,
+    definition=reference.jacobian_determinant,
+    choices={"scheme": _checks.SCHEMES},
+    double_backward=_double_backward,
 )
-JACOBIAN_BACKWARD = Operator(
-    "jacobian_backward(Tensor grad, Tensor displacement, str scheme, float[] spacing,"
-    " str backend) -> Tensor",
-    _backward,
-    _backward_fake,
-    _JacobianBackward,
-    tensors=2,
-)
-JACOBIAN_DOUBLE_BACKWARD = Operator(
-    "jacobian_double_backward(Tensor direction, Tensor grad, Tensor displacement, str scheme,"
-    " float[] spacing, str backend, bool[2] needs) -> (Tensor, Tensor)",
-    _double_backward,
-    _double_backward_fake,
-    not_differentiable_again(
-        "plasticine.jacobian_determinant has no third derivative: its second derivative cannot be "
-        "differentiated again (create_graph=True followed by a third backward)",
-        tensors=3,
-    ),
-    tensors=3,
-)
-
-
-def _cpu_forward(displacement: Tensor, scheme: str, spacing: Sequence[float]) -> Tensor:
-    result = displacement.new_empty(_shape(displacement))
-    backends.NATIVE.jacobian_forward(
-        native(displacement),
-        native(result),
-        SCHEME_CODES[scheme],
-        tuple(spacing),
-        threads_for(displacement),
-    )
-    return result
-
-
-def _cpu_backward(
-    grad: Tensor, displacement: Tensor, scheme: str, spacing: Sequence[float]
-) -> Tensor:
-    result = contiguous_like(displacement)
-    backends.NATIVE.jacobian_backward(
-        native(grad),
-        native(displacement),
-        native(result),
-        SCHEME_CODES[scheme],
-        tuple(spacing),
-        threads_for(displacement),
-    )
-    return result
-
-
-def _cuda_forward(displacement: Tensor, scheme: str, spacing: Sequence[float]) -> Tensor:
-    result = displacement.new_empty(_shape(displacement))
-    backends.CUDA.jacobian_forward(
-        native(displacement),
-        native(result),
-        SCHEME_CODES[scheme],
-        tuple(spacing),
-        *cuda_launch(displacement),
-    )
-    return result
-
-
-def _cuda_backward(
-    grad: Tensor, displacement: Tensor, scheme: str, spacing: Sequence[float]
-) -> Tensor:
-    result = contiguous_like(displacement)
-    backends.CUDA.jacobian_backward(
-        native(grad),
-        native(displacement),
-        native(result),
-        SCHEME_CODES[scheme],
-        tuple(spacing),
-        *cuda_launch(displacement),
-    )
-    return result
-
-
-def _triton_forward(displacement: Tensor, scheme: str, spacing: Sequence[float]) -> Tensor:
-    kernels = backends.triton_kernels("jacobian")[0]
-    return kernels.jacobian_forward(displacement, scheme, spacing)
-
-
-def _triton_backward(
-    grad: Tensor, displacement: Tensor, scheme: str, spacing: Sequence[float]
-) -> Tensor:
-    kernels = backends.triton_kernels("jacobian")[0]
-    return kernels.jacobian_backward(grad, displacement, scheme, spacing)
-
-
-def _reference_forward(displacement: Tensor, scheme: str, spacing: Sequence[float]) -> Tensor:
-    return reference.jacobian_determinant(displacement, scheme, spacing).contiguous()
-
-
-def _reference_backward(
-    grad: Tensor, displacement: Tensor, scheme: str, spacing: Sequence[float]
-) -> Tensor:
-    def function(field: Tensor) -> Tensor:
-        return reference.jacobian_determinant(field, scheme, spacing)
-
-    gradient = reference_gradients(function, (displacement,), (True,), grad)[0]
-    assert gradient is not None
-    return gradient
-
-
-FORWARD: dict[str, Callable[..., Tensor]] = {
-    "cpu": _cpu_forward,
-    "cuda": _cuda_forward,
-    "triton": _triton_forward,
-    "reference": _reference_forward,
-}
-BACKWARD: dict[str, Callable[..., Tensor]] = {
-    "cpu": _cpu_backward,
-    "cuda": _cuda_backward,
-    "triton": _triton_backward,
-    "reference": _reference_backward,
-}

@@ -11,11 +11,9 @@ from torch import Tensor
 
 from plasticine import backends, reference
 from plasticine.ops import _autocast, _checks
-from plasticine.ops._native_interface import (
-    device_type,
-)
-from plasticine.ops._operator import Operator, map_over_batch
-from plasticine.ops._warp_backends import BACKWARD
+from plasticine.ops._derivative import Derivative, MaybeTensors
+from plasticine.ops._kernels import Kernel
+from plasticine.ops._operator import REGISTRY, Operator
 from plasticine.ops.spline_coefficients import SPLINE_COEFFICIENTS
 from plasticine.ops.warp import WARP, WARP_BACKWARD, broadcast_batch
 from plasticine.ops.warp import check as check_warp
@@ -131,88 +129,30 @@ def check(
         )
 
 
-def _forward(
-    image: Tensor,
-    displacement: Tensor,
-    affine: Tensor | None,
-    size: Sequence[int],
-    mode: str,
-    padding: str,
-    backend: str,
+def _results(
+    image: Tensor, displacement: Tensor, affine: Tensor | None, size: Sequence[int], *_: Any
 ) -> Tensor:
-    check(image, displacement, affine, size, mode, padding)
-    chosen = backends.choose(backend, "splat", device_type(image))
-    if chosen == "reference":
-        return _reference_forward(image, displacement, affine, size, mode, padding)
-    # The gradient of warp to its image, of which that asks dtype and sizes alone.
-    read = image.new_empty(()).expand(*image.shape[:2], *size)
-    needs = (True, False, False)
-    result, _, _ = BACKWARD[chosen](image, read, displacement, affine, mode, padding, needs)
-    assert result is not None
-    return result
-
-
-def _forward_fake(
-    image: Tensor,
-    displacement: Tensor,
-    affine: Tensor | None,
-    size: Sequence[int],
-    mode: str,
-    padding: str,
-    backend: str,
-) -> Tensor:
-    check(image, displacement, affine, size, mode, padding)
     return image.new_empty((*image.shape[:2], *size))
 
 
-class _Splat(torch.autograd.Function):
-    @staticmethod
-    def forward(*arguments: Any) -> Tensor:
-        return arguments[-1](*arguments[:-1])
+def _gradient_of_warp(backend: str) -> Kernel:
+    def serve(
+        image: Tensor,
+        displacement: Tensor,
+        affine: Tensor | None,
+        size: Sequence[int],
+        mode: str,
+        padding: str,
+    ) -> Tensor:
+        # Of the image of that warp, dtype and sizes alone are asked for.
+        read = image.new_empty(()).expand(*image.shape[:2], *size)
+        options = mode, padding, (True, False, False)
+        return WARP_BACKWARD.serve[backend](image, read, displacement, affine, *options)[0]
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:3])
-        ctx.options = inputs[4:7]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        # <grad, splat(y, u)> = <y, warp(grad, u)>: derivatives are those of warp with the gradient
-        # for its image. As operators of their own they can be differentiated further.
-        image, displacement, affine = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:3]
-        found: list[Tensor | None] = [None, None, None]
-        if needs[0]:
-            found[0] = WARP(grad, displacement, affine, *ctx.options)
-        if needs[1] or needs[2]:
-            found[1:] = WARP_BACKWARD.from_autograd(
-                image, grad, displacement, affine, *ctx.options, [False, needs[1], needs[2]]
-            )[1:]
-        return (
-            *(x if need else None for x, need in zip(found, needs, strict=True)),
-            None,
-            None,
-            None,
-            None,
-            None,
-        )
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
-        return map_over_batch(info, in_dims, arguments, 3)
+    return serve
 
 
-SPLAT = Operator(
-    "splat(Tensor image, Tensor displacement, Tensor? affine, SymInt[] size, str mode,"
-    " str padding, str backend) -> Tensor",
-    _forward,
-    _forward_fake,
-    _Splat,
-    tensors=3,
-)
-
-
-def _reference_forward(
+def _define(
     image: Tensor,
     displacement: Tensor,
     affine: Tensor | None,
@@ -227,3 +167,34 @@ def _reference_forward(
         if affine is not None and affine.is_inference():
             affine = affine.clone()
         return reference.splat(image, displacement, affine, size, mode, padding, False).contiguous()
+
+
+def _gradients(
+    grads: MaybeTensors, saved: MaybeTensors, options: Sequence[Any], needs: Sequence[bool]
+) -> MaybeTensors:
+    # <grad, splat(y, u)> = <y, warp(grad, u)>: derivatives are those of warp with the gradient for
+    # its image. As operators of their own they can be differentiated further.
+    (grad,), (image, displacement, affine), (_, *options, backend) = grads, saved, options
+    found: list[Tensor | None] = [None, None, None]
+    if needs[0]:
+        found[0] = WARP(grad, displacement, affine, *options, backend)
+    if needs[1] or needs[2]:
+        wanted = [False, needs[1], needs[2]]
+        inputs = image, grad, displacement, affine
+        found[1:] = WARP_BACKWARD.from_autograd(*inputs, *options, wanted, backend)[1:]
+    return found
+
+
+SPLAT = REGISTRY["splat"] = Operator(
+    "splat(Tensor image, Tensor displacement, Tensor? affine, SymInt[] size, str mode,"
+    " str padding) -> Tensor",
+    check=check,
+    results=_results,
+    derivative=Derivative(_gradients),
+    choices={"mode": _checks.SAMPLING_MODES, "padding": _checks.PADDINGS},
+    field=1,
+    serve={
+        **{backend: _gradient_of_warp(backend) for backend in backends.BACKENDS},
+        "reference": _define,
+    },
+)

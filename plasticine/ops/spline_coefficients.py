@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from plasticine import backends, reference
+from plasticine import reference
 from plasticine.ops import _autocast, _checks
-from plasticine.ops._native_interface import (
-    PADDING_CODES,
-    contiguous_like,
-    cuda_launch,
-    device_type,
-    native,
-    native_or_none,
-    threads_for,
-)
-from plasticine.ops._operator import Operator, map_over_batch
+from plasticine.ops._derivative import Derivative, MaybeTensors
+from plasticine.ops._kernels import Kernel, call, contiguous_like
+from plasticine.ops._operator import REGISTRY, Operator
 
 
 def spline_coefficients(image: Tensor, *, padding: str = "border", backend: str = "auto") -> Tensor:
@@ -56,102 +49,47 @@ def spline_coefficients(image: Tensor, *, padding: str = "border", backend: str 
     return SPLINE_COEFFICIENTS(image, padding, False, backend)
 
 
-def check(image: Tensor, padding: str) -> None:
+def check(image: Tensor, padding: str, adjoint: bool = False) -> None:
     """Raises unless the arguments fit together."""
-    _checks.one_of(padding, "padding", _checks.PADDINGS)
     _checks.image_alone(image, "image")
 
 
-def _forward(image: Tensor, padding: str, adjoint: bool, backend: str) -> Tensor:
-    check(image, padding)
-    serve = _FORWARD[backends.choose(backend, "spline_coefficients", device_type(image))]
-    return serve(image, padding, adjoint)
+def _results(image: Tensor, padding: str, adjoint: bool) -> Tensor:
+    return contiguous_like(image)
 
 
-def _forward_fake(image: Tensor, padding: str, adjoint: bool, backend: str) -> Tensor:
-    check(image, padding)
-    return image.new_empty(image.shape)
+def _compiled(backend: str) -> Kernel:
+    def serve(image: Tensor, padding: str, adjoint: bool) -> Tensor:
+        result = contiguous_like(image)
+        # Where half types are kept between the axes, which are solved one after the other.
+        half = image.dtype in (torch.float16, torch.bfloat16)
+        scratch = image.new_empty(image.shape, dtype=torch.float32) if half else None
+        call(backend, "spline_coefficients", image, image, result, scratch, padding, adjoint)
+        return result
+
+    return serve
 
 
-class _SplineCoefficients(torch.autograd.Function):
-    @staticmethod
-    def forward(*arguments: Any) -> Tensor:
-        return arguments[-1](*arguments[:-1])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.options = inputs[1:4]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        padding, adjoint, backend = ctx.options
-        return SPLINE_COEFFICIENTS(grad, padding, not adjoint, backend), None, None, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        padding, adjoint, backend = ctx.options
-        return SPLINE_COEFFICIENTS(tangents[0], padding, adjoint, backend)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
-        return map_over_batch(info, in_dims, arguments, 1)
-
-
-SPLINE_COEFFICIENTS = Operator(
-    "spline_coefficients(Tensor image, str padding, bool adjoint, str backend) -> Tensor",
-    _forward,
-    _forward_fake,
-    _SplineCoefficients,
-    tensors=1,
-)
-
-
-def _float32_scratch(image: Tensor) -> Tensor | None:
-    """Where half types are kept between the axes, which are solved one after the other."""
-    half = image.dtype in (torch.float16, torch.bfloat16)
-    return image.new_empty(image.shape, dtype=torch.float32) if half else None
-
-
-def _cpu_forward(image: Tensor, padding: str, adjoint: bool) -> Tensor:
-    result = contiguous_like(image)
-    scratch = _float32_scratch(image)  # named: the native call does not keep it alive
-    backends.NATIVE.spline_coefficients(
-        native(image),
-        native(result),
-        native_or_none(scratch),
-        PADDING_CODES[padding],
-        adjoint,
-        threads_for(image),
-    )
-    return result
-
-
-def _cuda_forward(image: Tensor, padding: str, adjoint: bool) -> Tensor:
-    result = contiguous_like(image)
-    scratch = _float32_scratch(image)
-    backends.CUDA.spline_coefficients(
-        native(image),
-        native(result),
-        native_or_none(scratch),
-        PADDING_CODES[padding],
-        adjoint,
-        *cuda_launch(image),
-    )
-    return result
-
-
-def _triton_forward(image: Tensor, padding: str, adjoint: bool) -> Tensor:
-    kernels = backends.triton_kernels("spline_coefficients")[0]
-    return kernels.spline_coefficients(image, padding, adjoint)
-
-
-def _reference_forward(image: Tensor, padding: str, adjoint: bool) -> Tensor:
+def _define(image: Tensor, padding: str, adjoint: bool) -> Tensor:
     return reference.spline_coefficients(image, padding, adjoint).contiguous()
 
 
-_FORWARD: dict[str, Callable[..., Tensor]] = {
-    "cpu": _cpu_forward,
-    "cuda": _cuda_forward,
-    "triton": _triton_forward,
-    "reference": _reference_forward,
-}
+def _gradients(
+    grads: MaybeTensors, saved: MaybeTensors, options: Sequence[Any], needs: Sequence[bool]
+) -> MaybeTensors:
+    padding, adjoint, backend = options
+    return (SPLINE_COEFFICIENTS(grads[0], padding, not adjoint, backend),)
+
+
+def _tangent(tangents: MaybeTensors, saved: MaybeTensors, options: Sequence[Any]) -> Tensor:
+    return SPLINE_COEFFICIENTS(tangents[0], *options)
+
+
+SPLINE_COEFFICIENTS = REGISTRY["spline_coefficients"] = Operator(
+    "spline_coefficients(Tensor image, str padding, bool adjoint) -> Tensor",
+    check=check,
+    results=_results,
+    derivative=Derivative(_gradients, _tangent, saved=lambda inputs, results: ()),
+    choices={"padding": _checks.PADDINGS},
+    serve={"cpu": _compiled("cpu"), "cuda": _compiled("cuda"), "reference": _define},
+)

@@ -8,18 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plasticine import backends
+from plasticine import reference
 from plasticine.ops import _autocast, _checks
-from plasticine.ops._native_interface import MODE_CODES, PADDING_CODES, device_type
-from plasticine.ops._operator import Operator, keep_for_tangents, map_over_batch
-from plasticine.ops._warp_backends import BACKWARD, FORWARD, Gradients
-from plasticine.ops._warp_double_backward import (
-    differentiate_backward,
-    require_second_derivative,
-    tangent_of_result,
-    tangents_of_gradients,
-)
+from plasticine.ops._differentiable import differentiable
+from plasticine.ops._kernels import call, contiguous_like
+from plasticine.ops._scatter import ScatterBuffers, accumulator_of
 from plasticine.ops.spline_coefficients import spline_coefficients
+
+# The affine's gradient is summed by this many blocks at most, of this many threads, then here.
+_CUDA_BLOCKS = 1024
+_CUDA_THREADS = 256
 
 
 def warp(
@@ -112,185 +110,78 @@ def check(
     image: Tensor, displacement: Tensor, affine: Tensor | None, mode: str, padding: str
 ) -> None:
     """Raises unless the arguments fit together."""
-    if mode not in MODE_CODES:
-        _checks.one_of(mode, "mode", tuple(MODE_CODES))
-    if padding not in PADDING_CODES:
-        _checks.one_of(padding, "padding", _checks.PADDINGS)
     ndim = _checks.image_and_displacement(image, displacement, coefficients=mode == "bspline")
     if affine is not None:
         _checks.affine_of(affine, displacement, ndim)
 
 
-def _forward(
-    image: Tensor,
-    displacement: Tensor,
-    affine: Tensor | None,
-    mode: str,
-    padding: str,
-    backend: str,
+def _shape(image: Tensor, displacement: Tensor, *_: Any) -> torch.Size | None:
+    size, field_size = image.shape, displacement.shape
+    return None if size[2:] == field_size[2:] else size[:2] + field_size[2:]
+
+
+def _define(
+    image: Tensor, displacement: Tensor, affine: Tensor | None, mode: str, padding: str
 ) -> Tensor:
-    check(image, displacement, affine, mode, padding)
-    serve = FORWARD[backends.choose(backend, "warp", device_type(image))]
-    return serve(image, displacement, affine, mode, padding)
+    return reference.warp(image, displacement, affine, mode, padding, prefilter=False)
 
 
-def _forward_fake(
-    image: Tensor,
-    displacement: Tensor,
-    affine: Tensor | None,
-    mode: str,
-    padding: str,
-    backend: str,
-) -> Tensor:
-    check(image, displacement, affine, mode, padding)
-    return image.new_empty(image.shape[:2] + displacement.shape[2:])
-
-
-def _backward(
+def _cuda_backward(
     grad: Tensor,
     image: Tensor,
     displacement: Tensor,
     affine: Tensor | None,
     mode: str,
     padding: str,
-    backend: str,
-    needs: list[bool],
-) -> tuple[Tensor, ...]:
-    """The gradients of image, displacement and affine; an empty tensor where not needed."""
-    check(image, displacement, affine, mode, padding)
-    _checks.gradient(grad, image.shape[:2] + displacement.shape[2:], image)
-    gradients = _backward_unchecked(
-        grad, image, displacement, affine, mode, padding, backend, needs
-    )
-    return tuple(image.new_empty(0) if x is None else x for x in gradients)
-
-
-def _backward_unchecked(
-    grad: Tensor,
-    image: Tensor,
-    displacement: Tensor,
-    affine: Tensor | None,
-    mode: str,
-    padding: str,
-    backend: str,
     needs: Sequence[bool],
-) -> Gradients:
-    serve = BACKWARD[backends.choose(backend, "warp", device_type(image))]
-    return serve(grad, image, displacement, affine, mode, padding, needs)
+) -> tuple[Tensor | None, ...]:
+    buffers = ScatterBuffers(grad, image.shape, mode, needs[0])
+    grad_displacement = contiguous_like(displacement) if needs[1] else None
+    partial = None
+    if affine is not None and needs[2]:
+        blocks = min(max(-(-displacement.shape[2:].numel() // _CUDA_THREADS), 1), _CUDA_BLOCKS)
+        shape = (affine.shape[0], blocks, *affine.shape[1:])
+        partial = image.new_empty(shape, dtype=accumulator_of(image))
+    gradients = (*buffers.arguments, grad_displacement, partial)
+    inputs = image, displacement, affine
+    call("cuda", "warp_backward", displacement, grad, *inputs, gradients, mode, padding)
+    grad_affine = None
+    if affine is not None and partial is not None:
+        grad_affine = partial.sum(1, dtype=torch.float64).to(affine.dtype)
+    return buffers.total(), grad_displacement, grad_affine
 
 
-def _backward_fake(
+def _double_backward(
+    directions: Sequence[Tensor | None],
     grad: Tensor,
     image: Tensor,
     displacement: Tensor,
     affine: Tensor | None,
     mode: str,
     padding: str,
-    backend: str,
-    needs: list[bool],
-) -> tuple[Tensor, ...]:
-    check(image, displacement, affine, mode, padding)
-    return tuple(
-        x.new_empty(x.shape) if x is not None and need else image.new_empty(0)
-        for x, need in zip((image, displacement, affine), needs, strict=True)
-    )
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    inputs = image, displacement, affine
+    return reference.warp_double_backward(directions, grad, *inputs, mode, padding, False, needs)
 
 
-class _Warp(torch.autograd.Function):
-    @staticmethod
-    def forward(*arguments: Any) -> Tensor:
-        return arguments[-1](*arguments[:-1])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:3])
-        keep_for_tangents(ctx, *inputs[:3])
-        ctx.options = inputs[3:6]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        needs = ctx.needs_input_grad[:3]
-        image, displacement, affine = WARP_BACKWARD.from_autograd(
-            grad, *ctx.saved_tensors, *ctx.options, needs
-        )
-        return (
-            image if needs[0] else None,
-            displacement if needs[1] else None,
-            affine if needs[2] else None,
-            None,
-            None,
-            None,
-            None,
+def _check_double_backward(mode: str, padding: str) -> None:
+    if mode in _checks.CUBIC_MODES:
+        raise RuntimeError(
+            f"plasticine.warp has no second derivative in mode {mode!r}: its gradient cannot be "
+            "differentiated again (create_graph=True followed by a second backward)"
         )
 
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        mode, padding, _ = ctx.options
-        require_second_derivative(mode)  # the same kernel's
-        return tangent_of_result(tangents[:3], ctx.saved_tensors, (mode, padding, False))
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
-        return map_over_batch(info, in_dims, arguments, 3)
-
-
-class _WarpBackward(torch.autograd.Function):
-    @staticmethod
-    def forward(*arguments: Any) -> Any:
-        return arguments[-1](*arguments[:-1])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:4])
-        keep_for_tangents(ctx, *inputs[:4])
-        ctx.options = inputs[4:7]
-        ctx.found = inputs[7]
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        mode, padding, _ = ctx.options
-        require_second_derivative(mode)
-        # What stands for a gradient that was not asked for has no cotangent.
-        directions = [x if found else None for x, found in zip(cotangents, ctx.found, strict=True)]
-        results = differentiate_backward(
-            directions,
-            ctx.saved_tensors,
-            (mode, padding, False),
-            ctx.needs_input_grad[:4],
-        )
-        return (*results, None, None, None, None, None)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, ...]:
-        mode, padding, _ = ctx.options
-        require_second_derivative(mode)
-        saved = ctx.saved_tensors
-        of_grad: tuple[Tensor, ...] = ()
-        if tangents[0] is not None:
-            of_grad = WARP_BACKWARD(tangents[0], *saved[1:], *ctx.options, ctx.found)
-        options = (mode, padding, False)
-        return tangents_of_gradients(of_grad, tangents[1:4], saved, options, ctx.found)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
-        return map_over_batch(info, in_dims, arguments, 4)
-
-
-WARP = Operator(
-    "warp(Tensor image, Tensor displacement, Tensor? affine, str mode, str padding, str backend)"
-    " -> Tensor",
-    _forward,
-    _forward_fake,
-    _Warp,
-    tensors=3,
-)
-WARP_BACKWARD = Operator(
-    "warp_backward(Tensor grad, Tensor image, Tensor displacement, Tensor? affine, str mode,"
-    " str padding, str backend, bool[3] needs) -> (Tensor, Tensor, Tensor)",
-    _backward,
-    _backward_fake,
-    _WarpBackward,
-    tensors=4,
-    unchecked=_backward_unchecked,
+WARP, WARP_BACKWARD = differentiable(
+    "warp(Tensor image, Tensor displacement, Tensor? affine, str mode, str padding) -> Tensor",
+    function="warp",
+    check=check,
+    shape=_shape,
+    definition=_define,
+    choices={"mode": _checks.SAMPLING_MODES, "padding": _checks.PADDINGS},
+    field=1,
+    serve_backward={"cuda": _cuda_backward},
+    double_backward=_double_backward,
+    check_double_backward=_check_double_backward,
 )

@@ -9,22 +9,14 @@ import torch
 from torch import Tensor
 
 from plasticine import backends
-from plasticine.ops import _autocast, _checks, _warp_backends, _warp_exponential_backends
-from plasticine.ops._exponential_backends import (
-    BACKWARD,
-    FORWARD,
-    RESUME,
-    no_stages,
-    stages_like,
-    stored_stages,
-)
+from plasticine.ops import _autocast, _checks, _exponential_backends
+from plasticine.ops._derivative import Derivative, MaybeTensors
+from plasticine.ops._exponential_backends import Core, Flow, stages_like, stored_stages
 from plasticine.ops._exponential_steps import steps_for
-from plasticine.ops._native_interface import device_type
-from plasticine.ops._operator import Operator, fold_batch
+from plasticine.ops._kernels import Kernel, call_with_threads, contiguous_like, spans_32_bits
+from plasticine.ops._operator import REGISTRY, Operator
 from plasticine.ops.exponential import as_chain
-from plasticine.ops.warp import warp
-
-Gradients = tuple[Tensor | None, Tensor | None]
+from plasticine.ops.warp import WARP, WARP_BACKWARD, warp
 
 _MODES = ("linear", "nearest")
 
@@ -97,15 +89,7 @@ def _check_pair(image: Tensor, velocity: Tensor) -> None:
     _checks.image_and_displacement(image, velocity, "velocity")
 
 
-def check(
-    image: Tensor,
-    velocity: Tensor,
-    steps: int,
-    method: str,
-    mode: str,
-    padding: str,
-    field_padding: str,
-) -> None:
+def check(image: Tensor, velocity: Tensor, steps: int, *_: Any) -> None:
     """Raises unless the arguments are those that the public function passes on."""
     _check_pair(image, velocity)
     if velocity.dtype not in (torch.float32, torch.float64):
@@ -114,13 +98,9 @@ def check(
             "plasticine.warp_exponential takes half types"
         )
     _checks.steps_of(steps)
-    _checks.one_of(method, "method", _checks.METHODS)
-    _checks.one_of(mode, "mode", _MODES)
-    _checks.one_of(padding, "padding", _checks.PADDINGS)
-    _checks.one_of(field_padding, "field_padding", _checks.PADDINGS)
 
 
-def _forward(
+def _results(
     image: Tensor,
     velocity: Tensor,
     steps: int,
@@ -129,189 +109,179 @@ def _forward(
     padding: str,
     field_padding: str,
     store: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """The warped image, and the stages kept for the backward pass."""
-    check(image, velocity, steps, method, mode, padding, field_padding)
-    served = backends.choose(backend, "warp_exponential", device_type(image))
-    kept = stored_stages(steps, method) if store else []
-    serve = _warp_exponential_backends.FORWARD[served]
-    result, stages = serve(image, velocity, steps, method, mode, padding, field_padding, kept)
-    return result, no_stages(velocity) if stages is None else stages
-
-
-def _forward_fake(
-    image: Tensor,
-    velocity: Tensor,
-    steps: int,
-    method: str,
-    mode: str,
-    padding: str,
-    field_padding: str,
-    store: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    check(image, velocity, steps, method, mode, padding, field_padding)
     kept = len(stored_stages(steps, method)) if store else 0
     return (
         image.new_empty(image.shape[:2] + velocity.shape[2:]),
-        stages_like(velocity, kept) if kept else no_stages(velocity),
+        stages_like(velocity, kept),
     )
 
 
-def _backward(
+def _serve(backend: str) -> Kernel:
+    def serve(
+        image: Tensor,
+        velocity: Tensor,
+        steps: int,
+        method: str,
+        mode: str,
+        padding: str,
+        field_padding: str,
+        store: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        flow = Flow(velocity, steps, method, field_padding)
+        kept = stored_stages(steps, method) if store else []
+        if not _is_fused(backend, image, flow):
+            displacement, _, stages = _exponential_backends.forward(backend, flow, False, kept)
+            return WARP.serve[backend](image, displacement, None, mode, padding), stages
+        options = steps, method, mode, padding, field_padding, store
+        result, stages = _results(image, velocity, *options)
+        # All displacements but the last are in memory, two at a time, in turn.
+        between = steps - flow.first_stage - len(kept)
+        scratch = stages_like(velocity, min(between, 2))
+        arguments = image, Core(backend, flow).flow, result, (stages, kept), scratch, mode, padding
+        call_with_threads(backend, "warp_exponential_forward", velocity, *arguments)
+        return result, stages
+
+    return serve
+
+
+def _is_fused(backend: str, image: Tensor, flow: Flow) -> bool:
+    """Whether a kernel is compiled that warps as it integrates."""
+    if backend != "cuda":
+        return backend != "reference"
+    is_composed = flow.steps > 0 or flow.method == "midpoint"
+    is_narrow = spans_32_bits(image) and spans_32_bits(flow.velocity)
+    return is_composed and is_narrow and flow.velocity.dtype == torch.float32
+
+
+def _check_backward(
     grad: Tensor,
     image: Tensor,
     velocity: Tensor,
     stages: Tensor | None,
     steps: int,
     method: str,
-    mode: str,
-    padding: str,
-    field_padding: str,
-    backend: str,
-    needs: Sequence[bool],
-) -> tuple[Tensor, Tensor]:
-    """The gradients of image and velocity; an empty tensor where not needed."""
-    check(image, velocity, steps, method, mode, padding, field_padding)
+    *_: Any,
+) -> None:
+    check(image, velocity, steps)
     _checks.gradient(grad, image.shape[:2] + velocity.shape[2:], image)
-    kept = stored_stages(steps, method)
-    if stages is not None and stages.shape != (len(kept), *velocity.shape):
-        raise ValueError(
-            f"stages must have shape {(len(kept), *velocity.shape)}, got {tuple(stages.shape)}"
-        )
-    served = backends.choose(backend, "warp_exponential", device_type(image))
-    if stages is None or not kept:
-        forward = FORWARD[served]
-        displacement, _, stages = forward(velocity, steps, method, field_padding, False, kept)
-    else:
-        displacement = RESUME[served](velocity, stages, steps, method, field_padding, kept)
-    linear = mode == "linear"
-    grad_image, grad_displacement, _ = _warp_backends.BACKWARD[served](
-        grad, image, displacement, None, mode, padding, (needs[0], needs[1] and linear, False)
-    )
-    del displacement
-    grad_velocity: Tensor | None = None
-    if needs[1] and not linear:
-        grad_velocity = torch.zeros_like(velocity, memory_format=torch.contiguous_format)
-    elif grad_displacement is not None:
-        grad_velocity = BACKWARD[served](
-            grad_displacement, velocity, stages, 0.5**steps, steps, method, field_padding, kept
-        )
+    expected = (len(stored_stages(steps, method)), *velocity.shape)
+    if stages is not None and stages.shape != expected:
+        raise ValueError(f"stages must have shape {expected}, got {tuple(stages.shape)}")
+
+
+def _results_backward(
+    grad: Tensor, image: Tensor, velocity: Tensor, *others: Any
+) -> tuple[Tensor | None, Tensor | None]:
+    needs = others[-1]
     return (
-        image.new_empty(0) if grad_image is None else grad_image,
-        velocity.new_empty(0) if grad_velocity is None else grad_velocity,
+        contiguous_like(image) if needs[0] else None,
+        contiguous_like(velocity) if needs[1] else None,
     )
 
 
-def _backward_fake(
-    grad: Tensor,
-    image: Tensor,
-    velocity: Tensor,
-    stages: Tensor | None,
-    steps: int,
-    method: str,
-    mode: str,
-    padding: str,
-    field_padding: str,
-    backend: str,
-    needs: Sequence[bool],
-) -> tuple[Tensor, Tensor]:
-    return (
-        image.new_empty(image.shape if needs[0] else 0),
-        velocity.new_empty(velocity.shape if needs[1] else 0),
-    )
+def _serve_backward(backend: str) -> Kernel:
+    def serve(
+        grad: Tensor,
+        image: Tensor,
+        velocity: Tensor,
+        stages: Tensor | None,
+        steps: int,
+        method: str,
+        mode: str,
+        padding: str,
+        field_padding: str,
+        needs: Sequence[bool],
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of image and velocity: those of ``warp``, then of ``exponential``."""
+        kept = stored_stages(steps, method)
+        flow = Flow(velocity, steps, method, field_padding)
+        if stages is None or not kept:
+            displacement, _, stages = _exponential_backends.forward(backend, flow, False, kept)
+        else:
+            displacement = _exponential_backends.resume(backend, flow, stages, kept)
+        wanted = needs[0], needs[1] and mode == "linear", False
+        grad_image, grad_displacement, _ = WARP_BACKWARD.serve[backend](
+            grad, image, displacement, None, mode, padding, wanted
+        )
+        del displacement
+        if not needs[1]:
+            return grad_image, None
+        if grad_displacement is None:
+            return grad_image, torch.zeros_like(velocity, memory_format=torch.contiguous_format)
+        backward = _exponential_backends.backward
+        return grad_image, backward(backend, grad_displacement, flow, stages, kept)
+
+    return serve
 
 
-class _WarpExponential(torch.autograd.Function):
-    @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
-        return arguments[-1](*arguments[:-1])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        image, velocity, steps, method, mode, padding, field_padding, _, backend, _ = inputs
-        stages = output[1]
-        ctx.mark_non_differentiable(stages)
-        ctx.set_materialize_grads(False)  # zeros for the stages are as large as they are
-        ctx.save_for_backward(image, velocity, stages if stages.dim() > 1 else None)
-        ctx.options = steps, method, mode, padding, field_padding, backend
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        if grad is None:
-            return (None,) * 10
-        needs = ctx.needs_input_grad[:2]
-        gradients = WARP_EXPONENTIAL_BACKWARD(grad, *ctx.saved_tensors, *ctx.options, list(needs))
-        wanted = [x if need else None for x, need in zip(gradients, needs, strict=True)]
-        return (*wanted, *[None] * 8)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
-        image, velocity, *options, execute = arguments
-        image = fold_batch(info, image, in_dims[0])
-        velocity = fold_batch(info, velocity, in_dims[1])
-        result, stages = execute(image, velocity, *options)
-        result = result.unflatten(0, (info.batch_size, -1))
-        if stages.dim() == 1:
-            return (result, stages), (0, None)
-        return (result, stages.unflatten(1, (info.batch_size, -1))), (0, 1)
+def _saved(inputs: Sequence[Any], results: Sequence[Tensor]) -> MaybeTensors:
+    return *inputs[:2], results[1] if results[1].dim() > 1 else None
 
 
-class _WarpExponentialBackward(torch.autograd.Function):
-    @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
-        return arguments[-1](*arguments[:-1])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.save_for_backward(*inputs[:3])
-        ctx.options = inputs[4:-1]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Twice through the chain of warps: its own derivative is not written out."""
-        steps, method, mode, padding, field_padding, backend, needs = ctx.options
-        grad, image, velocity = ctx.saved_tensors
-
-        def pulled_back(grad: Tensor, image: Tensor, velocity: Tensor) -> tuple[Tensor, ...]:
-            def warped(image: Tensor, velocity: Tensor) -> Tensor:
-                u = as_chain(velocity, steps, method, field_padding, backend)
-                return warp(image, u, mode=mode, padding=padding, backend=backend)
-
-            found = torch.func.vjp(warped, image, velocity)[1](grad)
-            return tuple(x for x, need in zip(found, needs, strict=True) if need)
-
-        pull = torch.func.vjp(pulled_back, grad, image, velocity)[1]
-        found = pull(tuple(x for x, need in zip(gradients, needs, strict=True) if need))
-        return (*found, *[None] * 9)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
-        *tensors, execute = arguments
-        folded = [
-            fold_batch(info, x, axis, batch)
-            for x, axis, batch in zip(tensors[:4], in_dims[:4], (0, 0, 0, 1), strict=True)
-        ]
-        results = execute(*folded, *tensors[4:])
-        unfolded = [x.unflatten(0, (info.batch_size, -1)) if x.dim() > 1 else x for x in results]
-        return tuple(unfolded), tuple(0 if x.dim() > 1 else None for x in unfolded)
+def _gradients(
+    grads: MaybeTensors, saved: MaybeTensors, options: Sequence[Any], needs: Sequence[bool]
+) -> MaybeTensors:
+    if grads[0] is None:
+        return None, None
+    *own, _, backend = options
+    return WARP_EXPONENTIAL_BACKWARD(grads[0], *saved, *own, list(needs), backend)
 
 
-WARP_EXPONENTIAL = Operator(
+def _second_gradients(
+    cotangents: MaybeTensors,
+    saved: MaybeTensors,
+    options: Sequence[Any],
+    needs_gradient: Sequence[bool],
+) -> MaybeTensors:
+    """Twice through the chain of warps: its own derivative is not written out."""
+    steps, method, mode, padding, field_padding, needs, backend = options
+    grad, image, velocity = saved
+
+    def pulled_back(grad: Tensor, image: Tensor, velocity: Tensor) -> tuple[Tensor, ...]:
+        def warped(image: Tensor, velocity: Tensor) -> Tensor:
+            u = as_chain(velocity, steps, method, field_padding, backend)
+            return warp(image, u, mode=mode, padding=padding, backend=backend)
+
+        found = torch.func.vjp(warped, image, velocity)[1](grad)
+        return tuple(x for x, need in zip(found, needs, strict=True) if need)
+
+    results, pull = torch.func.vjp(pulled_back, grad, image, velocity)[:2]
+    given = [x for x, need in zip(cotangents, needs, strict=True) if need]
+    zeros = [torch.zeros_like(x) for x in results]
+    found = pull(tuple(y if x is None else x for x, y in zip(given, zeros, strict=True)))
+    return *found, None
+
+
+_CHOICES = {
+    "method": _checks.METHODS,
+    "mode": _MODES,
+    "padding": _checks.PADDINGS,
+    "field_padding": _checks.PADDINGS,
+}
+
+WARP_EXPONENTIAL = REGISTRY["warp_exponential"] = Operator(
     "warp_exponential(Tensor image, Tensor velocity, int steps, str method, str mode, str padding,"
-    " str field_padding, bool store, str backend) -> (Tensor, Tensor)",
-    _forward,
-    _forward_fake,
-    _WarpExponential,
-    tensors=2,
+    " str field_padding, bool store) -> (Tensor, Tensor)",
+    check=check,
+    results=_results,
+    derivative=Derivative(_gradients, saved=_saved, constant=(1,)),
+    choices=_CHOICES,
+    field=1,
+    serve={backend: _serve(backend) for backend in backends.BACKENDS},
+    result_axes=(0, 1),
 )
 WARP_EXPONENTIAL_BACKWARD = Operator(
     "warp_exponential_backward(Tensor grad, Tensor image, Tensor velocity, Tensor? stages,"
-    " int steps, str method, str mode, str padding, str field_padding, str backend, bool[2] needs)"
+    " int steps, str method, str mode, str padding, str field_padding, bool[2] needs)"
     " -> (Tensor, Tensor)",
-    _backward,
-    _backward_fake,
-    _WarpExponentialBackward,
-    tensors=4,
+    check=_check_backward,
+    results=_results_backward,
+    derivative=Derivative(_second_gradients, saved=lambda inputs, results: inputs[:3]),
+    choices=_CHOICES,
+    field=2,
+    serve={backend: _serve_backward(backend) for backend in backends.BACKENDS},
+    held_as="warp_exponential",
+    input_axes=(0, 0, 0, 1),
 )

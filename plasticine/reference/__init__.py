@@ -5,7 +5,7 @@ being read over being fast, and trust their input: the checks live in :mod:`plas
 """
 
 from plasticine.reference.compose import compose
-from plasticine.reference.double_backward import double_backward, warp_double_backward
+from plasticine.reference.derivatives import double_backward, gradients, warp_double_backward
 from plasticine.reference.exponential import exponential, first_displacement
 from plasticine.reference.folding import folding
 from plasticine.reference.invert import invert, invert_adjoint
@@ -21,6 +21,7 @@ __all__ = [
     "exponential",
     "first_displacement",
     "folding",
+    "gradients",
     "invert",
     "invert_adjoint",
     "jacobian_determinant",

@@ -8,7 +8,6 @@ import torch
 from conformance import OPERATORS, variants
 
 import plasticine
-from plasticine.ops import _exponential_backends
 from plasticine.ops._exponential_steps import peak
 
 
@@ -97,24 +96,22 @@ def test_peak(kernel_backend, dtype, size):
 
 @pytest.mark.parametrize(("method", "size"), [("euler", (4, 5, 6)), ("midpoint", (5, 6))], ids=str)
 def test_the_pair_is_two_and_its_stages_are_on_the_way(kernel_backend, method, size):
-    """The same bits as one by one, and as from a stage on."""
-    forward = _exponential_backends.FORWARD[kernel_backend]
-    resume = _exponential_backends.RESUME[kernel_backend]
+    """The same bits as one by one, and gradients from what is kept as from what is computed again.
+
+    Deterministic algorithms would go another way.
+    """
     (velocity,) = OPERATORS["exponential"].inputs((size, size), {}, torch.float64).values()
-    steps, padding = 2 if kernel_backend == "triton" else 4, "border"
-    kept = list(range(_exponential_backends.first_stage(steps, method), steps))
-    result, inverse, stages = forward(velocity, steps, method, padding, True, kept)
-    assert stages.shape == (2 * len(kept), *velocity.shape)
-    for sign, whole, own in ((1, result, stages[: len(kept)]), (-1, inverse, stages[len(kept) :])):
-        alone, nothing, found = forward(
-            sign * velocity, steps, method, padding, False, kept[::2]
-        )
-        assert nothing is None
-        assert torch.equal(alone, whole)
-        assert torch.equal(found, own[::2])
-        for count in range(1, len(kept) + 1):
-            held = own[:count].contiguous()
-            assert torch.equal(resume(velocity, held, steps, method, padding, kept[:count]), whole)
+    options = {"steps": 2 if kernel_backend == "triton" else 4, "method": method}
+    options |= {"backend": kernel_backend}
+    pair = plasticine.exponential(velocity, inverse=True, **options)
+    for sign, whole in zip((1, -1), pair, strict=True):
+        found = []
+        for checkpoint in conformance.CHECKPOINTS:
+            leaf = (sign * velocity).requires_grad_()
+            alone = plasticine.exponential(leaf, checkpoint=checkpoint, **options)
+            assert torch.equal(alone, whole)
+            found += torch.autograd.grad(alone.square().sum(), leaf)
+        assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("size", [(6, 7), (4, 3, 5)], ids=str)

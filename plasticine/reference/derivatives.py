@@ -1,4 +1,4 @@
-"""Second derivatives of a definition: its backward, differentiated once more by autograd."""
+"""Derivatives of a definition by autograd: its gradients, and those differentiated once more."""
 
 from __future__ import annotations
 
@@ -8,6 +8,49 @@ import torch
 from torch import Tensor
 
 from plasticine.reference.warp import warp
+
+
+def gradients(
+    function: Callable[..., Tensor],
+    inputs: Sequence[Tensor | None],
+    needs: Sequence[bool],
+    grad: Tensor,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of a definition, by autograd.
+
+    Args:
+        function: of the inputs, to the result.
+        inputs: tensors or None.
+        needs: which inputs want a gradient.
+        grad: the result's gradient.
+
+    Returns:
+        For each input its contiguous gradient, or None where none is needed.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        # An inference tensor cannot be recorded; its copy can.
+        leaves = [
+            x if x is None else (x.clone() if x.is_inference() else x.detach()).requires_grad_(need)
+            for x, need in zip(inputs, needs, strict=True)
+        ]
+        found: tuple[Tensor | None, ...]
+        wanted = [x for x, need in zip(leaves, needs, strict=True) if x is not None and need]
+        result = function(*leaves)
+        if result.requires_grad:
+            found = torch.autograd.grad(result, wanted, grad, allow_unused=True)
+        else:
+            found = tuple(None for _ in wanted)
+    remaining = iter(found)
+    return tuple(
+        _contiguous(next(remaining), x) if x is not None and need else None
+        for x, need in zip(inputs, needs, strict=True)
+    )
+
+
+def _contiguous(gradient: Tensor | None, of: Tensor) -> Tensor:
+    if gradient is None:
+        return torch.zeros_like(of, memory_format=torch.contiguous_format)
+    return gradient.contiguous()
 
 
 def double_backward(

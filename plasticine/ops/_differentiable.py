@@ -1,0 +1,260 @@
+"""The declaration of an operator with one result whose gradients are an operator of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from plasticine import backends, reference
+from plasticine.ops import _checks
+from plasticine.ops._derivative import Derivative, MaybeTensors, not_twice_differentiable, refused
+from plasticine.ops._kernels import Kernel, contiguous_like
+from plasticine.ops._operator import REGISTRY, Operator
+
+DoubleBackward = Callable[..., MaybeTensors]
+
+
+def differentiable(
+    schema: str,
+    *,
+    function: str,
+    check: Callable[..., Any],
+    shape: Callable[..., Sequence[int] | None] = lambda *_: None,
+    like: int = 0,
+    definition: Callable[..., Tensor],
+    choices: Mapping[str, Sequence[str]],
+    field: int = 0,
+    serve: Mapping[str, Kernel] | None = None,
+    serve_backward: Mapping[str, Kernel] | None = None,
+    double_backward: DoubleBackward | None = None,
+    check_double_backward: Callable[..., Any] | None = None,
+) -> tuple[Operator, Operator]:
+    """Declares an operator, and the operators of its first and second derivatives.
+
+    The kernels ``<name>_forward(*tensors, result, *options)`` and ``<name>_backward(grad, *tensors,
+    *gradients, *options)`` serve the compiled backends, where None stands for what is not wanted.
+
+    Args:
+        schema: ``name(Tensor x, ..., <options>) -> Tensor``.
+        function: the name of the public function.
+        check: raises unless the arguments, tensors and options, fit together.
+        shape: of the result, a function of the same arguments; None: that of the tensor ``like``.
+        like: which tensor the result has the dtype and the device of.
+        definition: of the same arguments to the result, in plain PyTorch that autograd follows.
+        choices: the words that options may be.
+        field: which argument has as many voxels as there are to compute.
+        serve: functions of the arguments for backends that need more than a kernel.
+        serve_backward: the same of ``(grad, *arguments)``, and of ``needs`` where there are several
+            tensors; they return the gradients.
+        double_backward: of ``(directions, grad, *arguments, needs)`` to the gradients of grad and
+            the tensors: :func:`plasticine.reference.double_backward` says more. It serves every
+            backend. None: there is no second derivative.
+        check_double_backward: raises where the options have no second derivative.
+
+    Returns:
+        The operator, and that of its gradients. The latter's last argument but the backend is
+        ``needs`` where there are several tensors, and it returns one gradient where there is one.
+    """
+    name = schema[: schema.index("(")]
+    parameters = schema[len(name) + 1 : schema.index(")")]
+    tensors = parameters.count("Tensor")
+    several = tensors > 1
+
+    def result(*arguments: Any) -> Tensor:
+        size = shape(*arguments)
+        # From a size it takes twice as long.
+        model = arguments[like]
+        return contiguous_like(model) if size is None else model.new_empty(size)
+
+    def shape_of(*arguments: Any) -> Sequence[int]:
+        return shape(*arguments) or arguments[like].shape
+
+    def gradients_like(grad: Tensor, *arguments: Any) -> Any:
+        if not several:
+            return contiguous_like(arguments[0])
+        return tuple(
+            [
+                contiguous_like(x) if x is not None and need else None
+                for x, need in zip(arguments, arguments[-1], strict=False)
+            ]
+        )
+
+    def check_backward(grad: Tensor, *arguments: Any) -> None:
+        check(*arguments)
+        _checks.gradient(grad, shape_of(*arguments), arguments[like])
+
+    def define(*arguments: Any) -> Tensor:
+        return definition(*arguments).contiguous()
+
+    def define_backward(grad: Tensor, *arguments: Any) -> Any:
+        inputs, options = arguments[:tensors], arguments[tensors : -1 if several else None]
+        needs = arguments[-1] if several else (True,)
+        found = reference.gradients(lambda *x: definition(*x, *options), inputs, needs, grad)
+        return found if several else found[0]
+
+    def gradients(
+        grads: MaybeTensors, saved: MaybeTensors, options: Sequence[Any], needs: Sequence[bool]
+    ) -> MaybeTensors:
+        if not several:
+            return (backward.from_autograd(*grads, *saved, *options),)
+        return backward.from_autograd(*grads, *saved, *options[:-1], needs, options[-1])
+
+    twice, tangent, of_gradients = None, None, not_twice_differentiable(function)
+    if double_backward is not None:
+        twice = _declare_double_backward(
+            name,
+            function,
+            parameters,
+            tensors,
+            check_backward,
+            check_double_backward,
+            choices,
+            double_backward,
+        )
+        tangent, of_gradients = _differentiate(twice, tensors, shape_of, lambda: backward)
+    backward = Operator(
+        f"{name}_backward(Tensor grad, {parameters}"
+        + (f", bool[{tensors}] needs) -> ({_tensors(tensors)})" if several else ") -> Tensor"),
+        check=check_backward,
+        results=gradients_like,
+        derivative=of_gradients,
+        choices=choices,
+        kernel=f"{name}_backward",
+        field=field + 1,
+        serve={"reference": define_backward} | {**(serve_backward or {})},
+        held_as=name,
+    )
+    forward = Operator(
+        schema,
+        check=check,
+        results=result,
+        derivative=Derivative(gradients, tangent),
+        choices=choices,
+        kernel=f"{name}_forward",
+        field=field,
+        serve={"reference": define} | {**(serve or {})},
+    )
+    REGISTRY[name] = forward
+    return forward, backward
+
+
+def _tensors(count: int) -> str:
+    return ", ".join(["Tensor"] * count)
+
+
+def _declare_double_backward(
+    name: str,
+    function: str,
+    parameters: str,
+    tensors: int,
+    check_backward: Callable[..., Any],
+    check_options: Callable[..., Any] | None,
+    choices: Mapping[str, Sequence[str]],
+    serve: DoubleBackward,
+) -> Operator:
+    """The second derivatives: of the gradients' cotangents, grad and the arguments."""
+    names = [part.split()[1] for part in parameters.split(", ")[:tensors]]
+    directions = ", ".join(f"Tensor? {name}_direction" for name in names)
+
+    def check(*arguments: Any) -> None:
+        given, grad, *arguments_ = arguments[:tensors], *arguments[tensors:]
+        if check_options is not None:
+            check_options(*arguments_[tensors:])
+        check_backward(grad, *arguments_)
+        for direction, of, of_name in zip(given, arguments_, names, strict=False):
+            if direction is None:
+                continue
+            if of is None:
+                raise ValueError(f"a direction of {of_name} was given, but no {of_name}")
+            _checks.gradient(direction, of.shape, of)
+
+    def results(*arguments: Any) -> tuple[Tensor | None, ...]:
+        differentiated = arguments[tensors : 2 * tensors + 1]
+        return tuple(
+            [
+                contiguous_like(x) if x is not None and need else None
+                for x, need in zip(differentiated, arguments[-1], strict=True)
+            ]
+        )
+
+    def kernel(*arguments: Any) -> tuple[Tensor | None, ...]:
+        return tuple(serve(arguments[:tensors], *arguments[tensors:]))
+
+    return Operator(
+        f"{name}_double_backward({directions}, Tensor grad, {parameters},"
+        f" bool[{tensors + 1}] needs) -> ({_tensors(tensors + 1)})",
+        check=check,
+        results=results,
+        derivative=refused(
+            f"plasticine.{function} has no third derivative: its second derivative cannot be "
+            "differentiated again (create_graph=True followed by a third backward)"
+        ),
+        choices=choices,
+        field=tensors,
+        serve=dict.fromkeys(backends.BACKENDS, kernel),
+        held_as=name,
+    )
+
+
+def _differentiate(
+    twice: Operator,
+    tensors: int,
+    shape: Callable[..., Sequence[int]],
+    backward: Callable[[], Operator],
+) -> tuple[Callable[..., Any], Derivative]:
+    """The forward mode of an operator, and the derivative of its gradients.
+
+    Args:
+        twice: the operator of the second derivatives.
+        tensors: how many tensors the operator takes.
+        shape: of its result.
+        backward: gives the operator of its gradients.
+    """
+
+    def split(options: Sequence[Any]) -> tuple[Sequence[Any], Sequence[bool], str]:
+        """The options of a backward: those of the operator, needs, backend."""
+        if tensors == 1:
+            return options[:-1], (True,), options[-1]
+        return options[:-2], options[-2], options[-1]
+
+    def tangent(tangents: MaybeTensors, inputs: MaybeTensors, options: Sequence[Any]) -> Tensor:
+        # It does not depend on the gradient, whose shape is asked for.
+        first = inputs[0]
+        assert first is not None
+        grad = first.new_zeros(()).expand(shape(*inputs, *options[:-1]))
+        needs = [True] + [False] * tensors
+        return twice(*tangents, grad, *inputs, *options[:-1], needs, options[-1])[0]
+
+    def gradients(
+        cotangents: MaybeTensors,
+        saved: MaybeTensors,
+        options: Sequence[Any],
+        needs: Sequence[bool],
+    ) -> MaybeTensors:
+        own, found, backend = split(options)
+        # What stands for a gradient that was not asked for has no cotangent.
+        directions = [x if need else None for x, need in zip(cotangents, found, strict=True)]
+        return twice.from_autograd(*directions, *saved, *own, needs, backend)
+
+    def tangents_of_gradients(
+        tangents: MaybeTensors, saved: MaybeTensors, options: Sequence[Any]
+    ) -> Any:
+        own, found, backend = split(options)
+        grad, *inputs = saved
+        assert grad is not None
+        of_grad: Any = None
+        if tangents[0] is not None:
+            of_grad = backward()(tangents[0], *inputs, *options)
+            of_grad = of_grad if isinstance(of_grad, tuple) else (of_grad,)
+        if any(x is not None for x in tangents[1:]):
+            # The Hessian is symmetric: its product with a direction is the tangent as well.
+            of_inputs = twice(*tangents[1:], *saved, *own, [False, *found], backend)[1:]
+            if of_grad is not None:
+                of_inputs = [x + y for x, y in zip(of_grad, of_inputs, strict=True)]
+        else:
+            of_inputs = of_grad
+        return tuple(of_inputs) if tensors > 1 else of_inputs[0]
+
+    return tangent, Derivative(gradients, tangents_of_gradients)
