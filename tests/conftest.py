@@ -92,24 +92,16 @@ def pytest_report_header() -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-<<<<<<< HEAD
     """Gives the fixture ``served`` every backend."""
-=======
-    """Gives the fixture ``served`` every backend."""
->>>>>>> house
     if "served" not in metafunc.fixturenames:
         return
     candidates = [Served("cpu", "cpu"), Served("reference", "cpu")]
     if torch.cuda.is_available():
         candidates += [Served(name, "cuda") for name in ("cuda", "triton", "reference")]
-<<<<<<< HEAD
     if kernel_backends.NAMED is not None:
         name = "triton" if kernel_backends.NAMED == "triton" else "cuda"
         candidates = [Served(name, "cpu")]
     metafunc.parametrize("served", candidates, ids=str, indirect=True)
-=======
-    metafunc.parametrize("served", candidates, ids=str, indirect=True)
->>>>>>> house
 
 
 @pytest.fixture

@@ -10,11 +10,6 @@ from torch import Tensor
 import plasticine
 from plasticine import reference
 from plasticine.nn import Compose
-<<<<<<< HEAD
-=======
-from plasticine.ops._kernels import SHARED_SIZE
-from plasticine.ops.compose import COMPOSE, COMPOSE_BACKWARD
->>>>>>> house
 
 OPERATOR = "compose"
 

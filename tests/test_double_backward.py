@@ -11,10 +11,6 @@ from conformance import SIZES, Maker
 from torch import Tensor
 
 from plasticine import reference
-<<<<<<< HEAD
-=======
-from plasticine.ops._kernels import SHARED_SIZE
->>>>>>> house
 
 
 def make_inputs(size: str = "2d", **shape: int) -> tuple[list[Tensor], list[Tensor]]:

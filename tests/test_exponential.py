@@ -12,10 +12,6 @@ from torch import Tensor
 import plasticine
 from plasticine import reference
 from plasticine.nn import Exponential
-<<<<<<< HEAD
-=======
-from plasticine.ops._kernels import SHARED_SIZE
->>>>>>> house
 from plasticine.ops.exponential import EXPONENTIAL, EXPONENTIAL_BACKWARD
 
 OPERATOR = "exponential"

@@ -13,10 +13,6 @@ from torch import Tensor
 import plasticine
 from plasticine import reference
 from plasticine.ops._exponential_steps import LIMITS, enough_steps
-<<<<<<< HEAD
-=======
-from plasticine.ops._kernels import SHARED_SIZE
->>>>>>> house
 
 OPERATOR = "exponential"
 

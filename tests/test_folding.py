@@ -11,11 +11,6 @@ import torch
 from torch import Tensor
 
 import plasticine
-<<<<<<< HEAD
-=======
-from plasticine.ops._kernels import SHARED_SIZE
-from plasticine.ops.folding import FOLDING
->>>>>>> house
 
 OPERATOR = "folding"
 

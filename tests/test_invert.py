@@ -15,12 +15,7 @@ from torch import Tensor
 import plasticine
 from plasticine import reference
 from plasticine.nn import Invert
-<<<<<<< HEAD
 from plasticine.ops._kernels import SHARED_SIZE
-=======
-from plasticine.ops._kernels import SHARED_SIZE
-from plasticine.ops.invert import INVERT, INVERT_BACKWARD
->>>>>>> house
 
 OPERATOR = "invert"
 

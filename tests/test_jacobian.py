@@ -9,12 +9,6 @@ from comparison import assert_close
 from torch import Tensor
 
 import plasticine
-<<<<<<< HEAD
-=======
-from plasticine import reference
-from plasticine.ops._kernels import SHARED_SIZE
-from plasticine.ops.jacobian import JACOBIAN, JACOBIAN_BACKWARD, JACOBIAN_DOUBLE_BACKWARD
->>>>>>> house
 
 OPERATOR = "jacobian"
 

@@ -14,13 +14,7 @@ from torch import Tensor
 import plasticine
 from plasticine import reference
 from plasticine.nn import Splat
-<<<<<<< HEAD
 from plasticine.ops._kernels import SHARED_SIZE
-=======
-from plasticine.ops._checks import MODES, PADDINGS
-from plasticine.ops._kernels import SHARED_SIZE
-from plasticine.ops.splat import SPLAT
->>>>>>> house
 
 OPERATOR = "splat"
 

@@ -10,12 +10,6 @@ from comparison import PADDINGS
 from torch import Tensor
 
 import plasticine
-<<<<<<< HEAD
-=======
-from plasticine import reference
-from plasticine.ops._kernels import SHARED_SIZE
-from plasticine.ops.spline_coefficients import SPLINE_COEFFICIENTS
->>>>>>> house
 
 OPERATOR = "spline_coefficients"
 

@@ -13,10 +13,6 @@ from torch import Tensor
 
 import plasticine
 from plasticine import reference
-<<<<<<< HEAD
-=======
-from plasticine.ops._kernels import SHARED_SIZE
->>>>>>> house
 
 OPERATOR = "warp"
 

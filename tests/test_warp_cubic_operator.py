@@ -7,12 +7,6 @@ import torch
 
 import plasticine
 from plasticine.nn import Warp
-<<<<<<< HEAD
-=======
-from plasticine.ops._checks import CUBIC_MODES, PADDINGS
-from plasticine.ops._kernels import SHARED_SIZE
-from plasticine.ops.warp import WARP, WARP_BACKWARD
->>>>>>> house
 
 OPERATOR = "warp"
 

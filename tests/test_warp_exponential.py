@@ -12,11 +12,6 @@ from torch import Tensor
 import plasticine
 from plasticine import reference
 from plasticine.nn import WarpExponential
-<<<<<<< HEAD
-=======
-from plasticine.ops._kernels import SHARED_SIZE
-from plasticine.ops.warp_exponential import WARP_EXPONENTIAL, WARP_EXPONENTIAL_BACKWARD
->>>>>>> house
 
 OPERATOR = "warp_exponential"
 
