@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from comparison import PADDINGS, ROUNDING
+from comparison import ROUNDING
 from torch import Tensor
 
 import plasticine
 from plasticine import reference
+from plasticine.ops import REGISTRY
 
 Sizes = tuple[tuple[int, ...], tuple[int, ...]]
 """Of what is sampled, and of the grid where it is."""
@@ -38,8 +39,6 @@ SIZES: dict[str, Sizes] = {
     "3d-small": ((2, 2, 2), (3, 2, 5)),
 }
 METHODS = ("euler", "midpoint", "rk4")
-SCHEMES = ("central", "forward", "backward")
-CHECKPOINTS = ("store", "recompute")
 MODES = ("linear", "nearest", "cubic", "bspline")
 SPACING = (0.5, 2.0, 1.25)
 HALF = (torch.float16, torch.bfloat16)
@@ -76,7 +75,7 @@ class Maker:
         return F.interpolate(coarse, self.grid, mode=mode, align_corners=True)
 
     def invertible(self) -> Tensor:
-        """Of neighbours that differ by 0.2 at most: it does not fold, nor over a border of zeros."""
+        """Of neighbours that differ by 0.2 at most: it does not fold, nor over zeros."""
         smooth = self.smooth(3, 1.0)
         steps = (smooth.diff(dim=axis).abs() for axis in range(2, smooth.dim()))
         steepest = max((x.max().item() for x in steps if x.numel()), default=0.0)
@@ -105,30 +104,42 @@ class Operator:
         name: as plasticine.ops.REGISTRY has it.
         function: the public function.
         definition: of float64 tensors, without a backend: what ``result`` makes of the function's.
-        tensors: the names of the tensors that it takes, with a maker's where that has another.
-        choices: its options and their values; of a tensor that may be None, False and True.
+        makers: of MAKERS, for tensors that are not made as others of their names.
+        choices: values of options that are not words; of a tensor that may be None, False and True.
         extra: other options, which depend on the sizes and the dtype.
         result: makes one tensor of what the function returns.
         differentiable: how many times.
         forward_mode: whether it has tangents.
-        rounding: of a result and of a gradient of magnitude 1, by dtype.
+        rounding: of a result of magnitude 1, by dtype.
+        gradient_rounding: the same of a gradient, where it is another.
         local: whether a value that is not finite stays where the definition has it.
     """
 
     name: str
     function: Callable[..., Any]
     definition: Callable[..., Tensor]
-    tensors: Mapping[str, str]
-    choices: Mapping[str, tuple[Any, ...]]
+    makers: Mapping[str, str] = field(default_factory=dict)
+    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     extra: Callable[[Sizes, torch.dtype], Options] = lambda sizes, dtype: {}
     result: Callable[[Any], Tensor] = lambda result: result
     differentiable: int = 2
     forward_mode: bool = False
     rounding: Mapping[torch.dtype, float] = field(default_factory=lambda: ROUNDING)
+    gradient_rounding: Mapping[torch.dtype, float] | None = None
     local: bool = True
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The names of the tensors that it takes."""
+        return REGISTRY[self.name].inputs
+
+    @property
+    def every(self) -> dict[str, tuple[Any, ...]]:
+        """All choices: the words that the operator declares, and those above."""
+        return {**REGISTRY[self.name].choices, **self.choices}
 
     @property
     def takes_image(self) -> bool:
@@ -144,7 +155,7 @@ class Operator:
     ) -> Tensors:
         """Tensors of the dtype, or those that are no image of another."""
         made = Maker(sizes, **shape)
-        inputs = {name: MAKERS[self.tensors[name]](made) for name in self.given(options)}
+        inputs = {name: MAKERS[self.makers.get(name, name)](made) for name in self.given(options)}
         return {k: x.to(dtype if k == "image" else field or dtype) for k, x in inputs.items()}
 
     def options(self, variant: Options, sizes: Sizes, dtype: torch.dtype) -> Options:
@@ -168,7 +179,7 @@ class Operator:
 @functools.cache
 def variants(name: str, strength: int = 3, seed: int = 0) -> list[Options]:
     """Choices of an operator: any ``strength`` values of different options meet in one of them."""
-    choices = OPERATORS[name].choices
+    choices = OPERATORS[name].every
     strength = min(strength, len(choices))
     every = [dict(zip(choices, x, strict=True)) for x in itertools.product(*choices.values())]
     random.Random(seed).shuffle(every)
@@ -182,6 +193,9 @@ def variants(name: str, strength: int = 3, seed: int = 0) -> list[Options]:
         found.append(max(every, key=lambda variant: len(missing & meetings(variant))))
         missing -= meetings(found[-1])
     return found
+
+
+_FLOW = {"steps": (0, 1, 4), "checkpoint": ("store", "recompute")}
 
 
 def _exponential(
@@ -205,67 +219,49 @@ def _statistics(found: plasticine.ops.Folding) -> Tensor:
     return torch.stack([x.double() for x in (*values, *others)], 1)
 
 
-_SAMPLED = {"mode": MODES, "padding": PADDINGS, "affine": (False, True), "prefilter": (True, False)}
-_FLOW = {"steps": (0, 1, 4), "method": METHODS, "padding": PADDINGS}
+_SAMPLED = {"affine": (False, True), "prefilter": (True, False)}
 
 OPERATORS = {
     operator.name: operator
     for operator in (
-        Operator(
-            "warp",
-            plasticine.warp,
-            reference.warp,
-            {"image": "image", "displacement": "displacement", "affine": "affine"},
-            _SAMPLED,
-            forward_mode=True,
-        ),
+        Operator("warp", plasticine.warp, reference.warp, choices=_SAMPLED, forward_mode=True),
         Operator(
             "splat",
             plasticine.splat,
             reference.splat,
-            {"image": "pushed", "displacement": "displacement", "affine": "affine"},
-            _SAMPLED,
-            lambda sizes, dtype: {"size": sizes[0]},
+            makers={"image": "pushed"},
+            choices=_SAMPLED,
+            extra=lambda sizes, dtype: {"size": sizes[0]},
             differentiable=1,
         ),
-        Operator(
-            "compose",
-            plasticine.compose,
-            reference.compose,
-            {"u": "u", "v": "v"},
-            {"padding": PADDINGS},
-            forward_mode=True,
-        ),
+        Operator("compose", plasticine.compose, reference.compose, forward_mode=True),
         Operator(
             "exponential",
             plasticine.exponential,
             _exponential,
-            {"velocity": "velocity"},
-            {**_FLOW, "inverse": (False, True), "checkpoint": CHECKPOINTS},
+            choices={**_FLOW, "inverse": (False, True)},
             result=lambda result: torch.cat(result, 1) if isinstance(result, tuple) else result,
         ),
         Operator(
             "warp_exponential",
             plasticine.warp_exponential,
             lambda checkpoint, **arguments: reference.warp_exponential(**arguments),
-            {"image": "image", "velocity": "velocity"},
-            {**_FLOW, "mode": MODES[:2], "field_padding": PADDINGS, "checkpoint": CHECKPOINTS},
+            choices=_FLOW,
         ),
         Operator(
             "jacobian",
             plasticine.jacobian_determinant,
             reference.jacobian_determinant,
-            {"displacement": "rough"},
-            {"scheme": SCHEMES},
-            lambda sizes, dtype: {"spacing": SPACING[: len(sizes[1])]},
+            makers={"displacement": "rough"},
+            extra=lambda sizes, dtype: {"spacing": SPACING[: len(sizes[1])]},
         ),
         Operator(
             "folding",
             plasticine.folding,
             _folding,
-            {"displacement": "rough"},
-            {"scheme": SCHEMES, "region": ("full", "interior")},
-            lambda sizes, dtype: {"spacing": SPACING[: len(sizes[1])]},
+            makers={"displacement": "rough"},
+            choices={"region": ("full", "interior")},
+            extra=lambda sizes, dtype: {"spacing": SPACING[: len(sizes[1])]},
             result=_statistics,
             differentiable=0,
             rounding=dict.fromkeys(ROUNDING, 1e-5) | {torch.float64: 1e-9},
@@ -274,8 +270,6 @@ OPERATORS = {
             "spline_coefficients",
             plasticine.spline_coefficients,
             reference.spline_coefficients,
-            {"image": "image"},
-            {"padding": PADDINGS},
             forward_mode=True,
             rounding=ROUNDING | {torch.float32: 2e-6},
         ),
@@ -285,9 +279,8 @@ OPERATORS = {
             lambda displacement, padding, **_: reference.invert(displacement, 1e-13, 1000, padding)[
                 0
             ],
-            {"displacement": "invertible"},
-            {"padding": PADDINGS},
-            lambda sizes, dtype: {
+            makers={"displacement": "invertible"},
+            extra=lambda sizes, dtype: {
                 "tolerance": 1e-12 if dtype == torch.float64 else 1e-5,
                 "iterations": 1000,
             },
@@ -295,6 +288,8 @@ OPERATORS = {
             differentiable=1,
             # The tolerance's.
             rounding={torch.float64: 2e-10, torch.float32: 1e-4}
+            | {dtype: 4 * ROUNDING[dtype] for dtype in HALF},
+            gradient_rounding={torch.float64: 2e-9, torch.float32: 1e-4}
             | {dtype: 4 * ROUNDING[dtype] for dtype in HALF},
             local=False,
         ),

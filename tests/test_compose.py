@@ -82,18 +82,11 @@ FIELD = torch.zeros(2, 2, 4, 5)
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
-        ((None, FIELD), {}, TypeError, "u must be a torch.Tensor, got NoneType"),
-        ((FIELD, [1.0]), {}, TypeError, "v must be a torch.Tensor, got list"),
-        ((FIELD.long(), FIELD), {}, TypeError, r"u must be float32.*got torch.int64"),
-        ((FIELD, FIELD.double()), {}, TypeError, "u torch.float32 and v torch.float64"),
         ((FIELD.half(), FIELD), {}, TypeError, "u torch.float16 and v torch.float32"),
         ((FIELD, torch.zeros(2, 3, 4, 5)), {}, ValueError, r"v must have shape.*\(2, 3, 4, 5\)"),
         ((FIELD, torch.zeros(2, 3, 4, 5, 6)), {}, ValueError, "same number of spatial axes"),
         ((FIELD, torch.zeros(3, 2, 4, 5)), {}, ValueError, r"batch size.*\(2, 2, 4, 5\).*\(3, 2"),
         ((FIELD[:, :, :0], FIELD), {}, ValueError, "u has no voxels to sample"),
-        ((FIELD, FIELD.to("meta")), {}, ValueError, "u on cpu and v on meta"),
-        ((FIELD, FIELD), {"padding": "edge"}, ValueError, "padding must be one of 'zeros'"),
-        ((FIELD, FIELD), {"backend": "triton"}, RuntimeError, "it takes CUDA tensors"),
     ],
 )
 def test_refused_inputs(arguments, options, error, message):

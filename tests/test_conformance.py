@@ -81,12 +81,13 @@ def compare(
     if not operator.differentiable:
         return
     grad = random_like(expected, dtype)
+    rounding = operator.gradient_rounding or operator.rounding
     found = gradients(result, leaves, grad.to(served.device))
     for name, wanted in gradients(expected, exact, grad.double()).items():
         if name in found:
             assert found[name].dtype == inputs[name].dtype
             assert found[name].is_contiguous()
-            assert_close(found[name], wanted, inputs[name].dtype, operator.rounding)
+            assert_close(found[name], wanted, inputs[name].dtype, rounding)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -162,8 +163,9 @@ def laid_out(x: Tensor, layout: str) -> Tensor:
 
 
 def assert_layout_does_not_matter(
-    operator: Operator, served: Any, inputs: Tensors, options: Options, views: Tensors, layout: str
+    operator: Operator, served: Any, options: Options, views: Tensors, grad_layout: str
 ) -> None:
+    """Result and gradients of the views are those of contiguous copies, but for rounding."""
     runs = []
     for tensors in (views, {name: x.contiguous() for name, x in views.items()}):
         leaves = {name: x.detach().requires_grad_() for name, x in tensors.items()}
@@ -173,8 +175,8 @@ def assert_layout_does_not_matter(
             runs.append([result])
             continue
         grad = random_like(result).to(served.device)
-        if layout in ("expanded", "transposed", "sliced"):
-            grad = laid_out(grad, layout)
+        if grad_layout in ("expanded", "transposed", "sliced", "far"):
+            grad = laid_out(grad, grad_layout)
         grad = grad if tensors is views else grad.contiguous()
         runs.append([result, *gradients(result, leaves, grad).values()])
     for found, expected in zip(*runs, strict=True):
@@ -195,13 +197,18 @@ def test_strides_do_not_matter(served, operator, size, layout):
         inputs = operator.inputs(sizes, variant, torch.float32)
         views = {name: laid_out(x.to(served.device), layout) for name, x in inputs.items()}
         assert not any(x.is_contiguous() for x in views.values())
-        assert_layout_does_not_matter(operator, served, inputs, options, views, layout)
+        assert_layout_does_not_matter(operator, served, options, views, layout)
 
 
 @pytest.mark.usefixtures("overflow_checked")
 @pytest.mark.parametrize(
     ("operator", "far"),
-    [(operator, name) for operator in ALL for name in operator.tensors if name != "affine"],
+    [
+        (operator, name)
+        for operator in ALL
+        for name in (*operator.tensors, *["grad"] * (operator.differentiable > 0))
+        if name != "affine"
+    ],
     ids=str,
 )
 def test_offsets_beyond_32_bits(served, operator, far):
@@ -211,9 +218,11 @@ def test_offsets_beyond_32_bits(served, operator, far):
         for variant in every[:1] if served.slow else every:
             options = operator.options(variant, sizes, torch.float32)
             inputs = operator.inputs(sizes, variant, torch.float32, batch=1, channels=1)
-            views = dict(inputs)
-            views[far] = laid_out(inputs[far].to(served.device), "far")
-            assert_layout_does_not_matter(operator, served, inputs, options, views, "far")
+            views = {name: x.to(served.device) for name, x in inputs.items()}
+            if far != "grad":
+                views[far] = laid_out(views[far], "far")
+            grad_layout = "far" if far == "grad" else "contiguous"
+            assert_layout_does_not_matter(operator, served, options, views, grad_layout)
 
 
 @pytest.mark.parametrize(

@@ -149,8 +149,13 @@ def emulated_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "_cuda.so"
 
 
-@pytest.mark.parametrize("cases", sorted(CASES.glob("cases_*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "cases",
+    [CASES.with_name("test_conformance.py"), *sorted(CASES.glob("cases_*.py"))],
+    ids=lambda path: path.stem,
+)
 def test_kernels_on_the_cpu(emulated_module, cases):
+    """The conformance suite, and what only these kernels can show."""
     arguments = ["-q", "-x", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]
     output = run(
         [sys.executable, "-m", "pytest", *arguments, str(cases)],

@@ -39,9 +39,7 @@ def by_autograd(directions, inputs, mode, padding, add=False) -> list[Tensor | N
     result = reference.warp(*others, mode, padding)
     result = result + others[1] if add else result
     variables = [x for x in others if x is not None]
-    first = torch.autograd.grad(
-        result, variables, grad, create_graph=True, materialize_grads=True
-    )
+    first = torch.autograd.grad(result, variables, grad, create_graph=True, materialize_grads=True)
     along = dict(zip([id(x) for x in others], directions, strict=True))
     given = [
         (x, along[id(v)].double())
@@ -126,9 +124,7 @@ def test_what_is_not_finite_stays_where_it_is_met(padding, value):
     inputs[2][0, 0, 1, 1] = value
     for xs in (inputs, clean):
         xs[0][0, :, 1, 1] = 0  # it asks the image for nothing
-    found, expected = (
-        WARP(*arguments(directions, xs, padding)) for xs in (inputs, clean)
-    )
+    found, expected = (WARP(*arguments(directions, xs, padding)) for xs in (inputs, clean))
     if math.isnan(value):
         assert found[0][0, :, 1, 1].isnan().all()
         assert found[2][0, :, 1, 1].isnan().all()

@@ -47,9 +47,7 @@ def test_is_the_transposed_matrix_of_warp(served, size, mode, prefilter, padding
     units = torch.eye(math.prod(target), dtype=torch.float64, device=served.device)
     options = {"affine": affine, "mode": mode, "padding": padding, "prefilter": prefilter}
     matrix = plasticine.warp(units.view(1, -1, *target), displacement, **options).flatten(2)[0]
-    result = plasticine.splat(
-        image, displacement, size=target, backend=served.backend, **options
-    )
+    result = plasticine.splat(image, displacement, size=target, backend=served.backend, **options)
     assert_close(result.flatten(), matrix @ image.flatten(), torch.float64)
 
 

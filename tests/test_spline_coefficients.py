@@ -63,34 +63,3 @@ def test_differentiable_any_number_of_times(served, generator, padding):
 
     torch.autograd.gradcheck(function, image)
     torch.autograd.gradgradcheck(function, image)
-
-
-def test_compiles_into_one_graph(served, generator):
-    image = make_image(generator, 2, 1, 5, 6).to(served.device).requires_grad_()
-
-    def function(x: Tensor) -> Tensor:
-        return plasticine.spline_coefficients(x * 2, backend=served.backend).square().sum((2, 3))
-
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-    result, expected = compiled(image), function(image)
-    torch.testing.assert_close(result, expected)
-    (found,) = torch.autograd.grad(result.sum(), image)
-    torch.testing.assert_close(found, torch.autograd.grad(expected.sum(), image)[0])
-
-
-IMAGE = torch.zeros(2, 3, 4, 5)
-
-
-@pytest.mark.parametrize(
-    ("image", "options", "error", "message"),
-    [
-        ("i", {}, TypeError, "image must be a torch.Tensor, got str"),
-        (IMAGE.long(), {}, TypeError, r"image must be float32.*got torch.int64"),
-        (IMAGE[0], {}, ValueError, r"image must have shape \(N, C, y, x\).*got shape \(3, 4, 5\)"),
-        (IMAGE, {"padding": "mirror"}, ValueError, "padding must be one of 'zeros', 'border'"),
-        (IMAGE, {"backend": "cuda"}, RuntimeError, "cannot serve spline_coefficients on cpu"),
-    ],
-)
-def test_refused_inputs(image, options, error, message):
-    with pytest.raises(error, match=message):
-        plasticine.spline_coefficients(image, **options)

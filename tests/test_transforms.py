@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 import plasticine
-from plasticine.ops._operator import map_over_batch
+from plasticine.ops._operator import fold_batch
 
 OPERATOR = "warp"
 IN_DIMS = [(0, 0, 0), (1, -1, 2), (None, 0, None), (0, None, None), (-2, None, 1), (0, -1, None)]
@@ -47,16 +47,7 @@ def test_a_batch_of_one_inside_a_map(served):
 
 def test_what_is_not_mapped_is_not_copied():
     image, fields = torch.rand(1, 2, 4, 5), torch.rand(3, 1, 2, 4, 5)
-    seen = []
-
-    def execute(*arguments: Tensor) -> Tensor:
-        seen.extend(arguments)
-        return arguments[0]
-
-    class Info:
-        batch_size = 3
-
-    map_over_batch(Info(), (None, 0, None), (image, fields, execute), 2)
-    assert seen[0].shape == (3, 2, 4, 5)
+    seen = [fold_batch(image, None, 0, 3), fold_batch(fields, 0, 0, 3)]
+    assert [x.shape for x in seen] == [(3, 2, 4, 5)] * 2
     assert seen[0].stride(0) == 0
     assert [x.data_ptr() for x in seen] == [image.data_ptr(), fields.data_ptr()]

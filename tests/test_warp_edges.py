@@ -118,3 +118,18 @@ def test_coordinates_beyond_32_bits(native):
     assert result.flatten().tolist() == [7, 7, 7, 3.5, 0, 0]
     (gradient,) = torch.autograd.grad(result.sum(), displacement)
     assert gradient[0, 1].flatten().tolist() == [0, 0, 0, -7, 0, 0]
+
+
+def test_cubic_coordinates_beyond_32_bits(native):
+    """An image of one voxel seen 3 * 2**33 times: indices that need 64 bits, hardly any memory."""
+    image = torch.full((1, 1, 1, 1), 7.0, dtype=torch.float64).expand(1, 1, 3, 2**33)
+    displacement = torch.zeros(1, 2, 2, 3, dtype=torch.float64)
+    places = [[2.0**31, 2.0**32 + 0.25, 2.0**33 - 4], [2.0**33 - 0.5, 2.0**34, -(2.0**33)]]
+    displacement[0, 1] = torch.tensor(places, dtype=torch.float64)
+    result = plasticine.warp(image, displacement, mode="cubic", backend="cpu")
+    torch.testing.assert_close(result, torch.full_like(result, 7.0))
+    displacement.requires_grad_()
+    result = plasticine.warp(image, displacement, mode="cubic", padding="zeros", backend="cpu")
+    assert result[0, 0, 1, 1:].tolist() == [0, 0]
+    (gradient,) = torch.autograd.grad(result.sum(), displacement)
+    assert gradient.isfinite().all()

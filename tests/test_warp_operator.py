@@ -28,12 +28,34 @@ def test_the_module(served, warp_inputs):
         Warp("quintic")
 
 
+def test_the_module_of_splines(served, warp_inputs):
+    image, displacement, affine = (x.to(served.device) for x in warp_inputs(SIZES["2d"]))
+    module = Warp("bspline", "zeros", prefilter=False, backend=served.backend)
+    expected = plasticine.warp(
+        image,
+        displacement,
+        affine=affine,
+        mode="bspline",
+        padding="zeros",
+        prefilter=False,
+        backend=served.backend,
+    )
+    assert torch.equal(module(image, displacement, affine), expected)
+    assert "mode='bspline', padding='zeros', prefilter=False" in repr(module)
+    assert "prefilter" not in repr(Warp("cubic"))
+
+
+def test_float32_coefficients_of_a_half_image_only(warp_inputs):
+    image, displacement, _ = warp_inputs(SIZES["2d"])
+    with pytest.raises(TypeError, match=r"displacement torch.float16 and image torch.float32"):
+        plasticine.warp(image.float(), displacement.half(), mode="bspline")
+
+
 # The registered operator
 
 
-@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
-def test_compiles_into_one_graph(served, warp_inputs, compiler):
-    if compiler == "inductor" and served.backend == "reference":
+def test_compiles_by_inductor(served, warp_inputs):
+    if served.backend == "reference":
         pytest.skip("the graph is the same for every backend, and this compiler is slow")
     inputs = warp_inputs(SIZES["2d"])
     inputs = [leaf(x, dtype=torch.float32, device=served.device) for x in inputs]
@@ -43,7 +65,7 @@ def test_compiles_into_one_graph(served, warp_inputs, compiler):
         moved = plasticine.warp(image, displacement * 2, affine=affine, backend=served.backend)
         return moved.sum((2, 3))
 
-    assert_same_when_compiled(function, inputs, compiler)
+    assert_same_when_compiled(function, inputs, "inductor")
 
 
 # Inputs that are refused
@@ -56,29 +78,18 @@ AFFINE = torch.zeros(2, 2, 3)
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
-        ((IMAGE.numpy(), FIELD), {}, TypeError, "image must be a torch.Tensor, got ndarray"),
-        ((IMAGE, None), {}, TypeError, "displacement must be a torch.Tensor, got NoneType"),
-        ((IMAGE, FIELD), {"affine": 1.0}, TypeError, "affine must be a torch.Tensor, got float"),
-        ((torch.tensor(1.0), FIELD), {}, ValueError, "image must have a batch axis"),
         ((IMAGE.long(), FIELD), {}, TypeError, r"image must be float32.*got torch.int64.*nearest"),
-        ((IMAGE.bool(), FIELD), {}, TypeError, r"image must be float32.*got torch.bool"),
-        ((IMAGE.cfloat(), FIELD), {}, TypeError, r"image must be float32.*got torch.complex64"),
         ((IMAGE, FIELD.int()), {}, TypeError, r"displacement must be float32.*got torch.int32"),
         ((IMAGE, FIELD.double()), {}, TypeError, r"displacement torch.float64 and image"),
         ((IMAGE, FIELD.half()), {}, TypeError, r"displacement torch.float16 and image"),
         ((IMAGE.half(), FIELD.bfloat16()), {}, TypeError, r"displacement torch.bfloat16 and image"),
         ((IMAGE.double(), FIELD), {}, TypeError, r"displacement torch.float32 and image"),
-        ((IMAGE, FIELD), {"affine": AFFINE.double()}, TypeError, r"affine torch.float64 and"),
         ((IMAGE.half(), FIELD), {"affine": AFFINE.half()}, TypeError, r"affine torch.float16 and"),
-        ((IMAGE.to_sparse(), FIELD), {}, TypeError, "image must be a dense tensor"),
         ((IMAGE, FIELD[:, :, 0]), {}, ValueError, r"displacement must have shape .*\(2, 2, 5\)"),
-        ((IMAGE, FIELD[:, :1]), {}, ValueError, r"displacement must have shape .*\(2, 1, 4, 5\)"),
         ((IMAGE, IMAGE), {}, ValueError, r"displacement must have shape .*\(2, 3, 4, 5\)"),
         ((IMAGE[:, :, 0], FIELD), {}, ValueError, r"image must have shape .*got shape \(2, 3, 5\)"),
         ((IMAGE[None], FIELD[None]), {}, ValueError, r"displacement must have shape"),
         ((IMAGE, FIELD[:1].expand(3, -1, -1, -1)), {}, ValueError, r"batch size.*\(3, 2, 4, 5\)"),
-        ((IMAGE, FIELD), {"affine": AFFINE[:, :1]}, ValueError, r"affine must have.*\(2, 1, 3\)"),
-        ((IMAGE, FIELD), {"affine": AFFINE[0]}, ValueError, r"affine must have.*\(2, 3\)"),
         (
             (IMAGE, FIELD),
             {"affine": AFFINE[:1].expand(3, -1, -1)},
@@ -86,13 +97,6 @@ AFFINE = torch.zeros(2, 2, 3)
             r"affine must have.*N = 2.*\(3, 2, 3\)",
         ),
         ((IMAGE[:, :, :0], FIELD), {}, ValueError, r"image has no voxels to sample"),
-        ((IMAGE, FIELD.to("meta")), {}, ValueError, "displacement on meta and image on cpu"),
-        ((IMAGE, FIELD), {"affine": AFFINE.to("meta")}, ValueError, "affine on meta"),
-        ((IMAGE, FIELD), {"mode": "bilinear"}, ValueError, "mode must be one of 'linear', 'near"),
-        ((IMAGE, FIELD), {"mode": None}, ValueError, "mode must be one of"),
-        ((IMAGE, FIELD), {"padding": "reflect"}, ValueError, "padding must be one of 'zeros'"),
-        ((IMAGE, FIELD), {"backend": "gpu"}, ValueError, "backend must be one of 'auto', 'cpu'"),
-        ((IMAGE, FIELD), {"backend": "cuda"}, RuntimeError, "'cuda' cannot serve warp on cpu"),
     ],
 )
 def test_refused_inputs(arguments, options, error, message):

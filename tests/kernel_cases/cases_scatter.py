@@ -68,9 +68,7 @@ NEIGHBOURS = {
 @calls
 @pytest.mark.parametrize("padding", ["zeros", "border"])
 @pytest.mark.parametrize("neighbours", NEIGHBOURS)
-def test_scatter_of_neighbours(
-    kernel_backend, assert_close, call, mode, padding, neighbours
-):
+def test_scatter_of_neighbours(kernel_backend, assert_close, call, mode, padding, neighbours):
     for size in ((3, 6, 21), (9, 37)):
         ndim = len(size)
         field = torch.full((2, ndim, *size), 0.4)
