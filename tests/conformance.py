@@ -260,7 +260,6 @@ OPERATORS = {
             plasticine.folding,
             _folding,
             makers={"displacement": "rough"},
-            choices={"region": ("full", "interior")},
             extra=lambda sizes, dtype: {"spacing": SPACING[: len(sizes[1])]},
             result=_statistics,
             differentiable=0,

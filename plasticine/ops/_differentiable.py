@@ -30,7 +30,7 @@ def differentiable(
     serve_backward: Mapping[str, Kernel] | None = None,
     double_backward: DoubleBackward | None = None,
     check_double_backward: Callable[..., Any] | None = None,
-) -> tuple[Operator, Operator]:
+) -> tuple[Operator, Operator, Operator | None]:
     """Declares an operator, and the operators of its first and second derivatives.
 
     The kernels ``<name>_forward(*tensors, result, *options)`` and ``<name>_backward(grad, *tensors,
@@ -54,8 +54,9 @@ def differentiable(
         check_double_backward: raises where the options have no second derivative.
 
     Returns:
-        The operator, and that of its gradients. The latter's last argument but the backend is
-        ``needs`` where there are several tensors, and it returns one gradient where there is one.
+        The operator, that of its gradients, and that of its second derivatives or None. The last
+        argument of the second is ``needs`` where there are several tensors, and
+        it returns one gradient where there is one.
     """
     name = schema[: schema.index("(")]
     parameters = schema[len(name) + 1 : schema.index(")")]
@@ -99,7 +100,7 @@ def differentiable(
     ) -> MaybeTensors:
         if not several:
             return (backward.from_autograd(*grads, *saved, *options),)
-        return backward.from_autograd(*grads, *saved, *options[:-1], needs, options[-1])
+        return backward.from_autograd(*grads, *saved, *options, needs)
 
     twice, tangent, of_gradients = None, None, not_twice_differentiable(function)
     if double_backward is not None:
@@ -137,7 +138,7 @@ def differentiable(
         serve={"reference": define} | {**(serve or {})},
     )
     REGISTRY[name] = forward
-    return forward, backward
+    return forward, backward, twice
 
 
 def _tensors(count: int) -> str:
@@ -214,10 +215,10 @@ def _differentiate(
     """
 
     def split(options: Sequence[Any]) -> tuple[Sequence[Any], Sequence[bool], str]:
-        """The options of a backward: those of the operator, needs, backend."""
+        """What comes after a gradient's tensors: the operator's options, needs, the backend."""
         if tensors == 1:
             return options[:-1], (True,), options[-1]
-        return options[:-2], options[-2], options[-1]
+        return options[:-2], options[-1], options[-2]
 
     def tangent(tangents: MaybeTensors, inputs: MaybeTensors, options: Sequence[Any]) -> Tensor:
         # It does not depend on the gradient, whose shape is asked for.
@@ -225,7 +226,7 @@ def _differentiate(
         assert first is not None
         grad = first.new_zeros(()).expand(shape(*inputs, *options[:-1]))
         needs = [True] + [False] * tensors
-        return twice(*tangents, grad, *inputs, *options[:-1], needs, options[-1])[0]
+        return twice(*tangents, grad, *inputs, *options, needs)[0]
 
     def gradients(
         cotangents: MaybeTensors,
@@ -236,7 +237,7 @@ def _differentiate(
         own, found, backend = split(options)
         # What stands for a gradient that was not asked for has no cotangent.
         directions = [x if need else None for x, need in zip(cotangents, found, strict=True)]
-        return twice.from_autograd(*directions, *saved, *own, needs, backend)
+        return twice.from_autograd(*directions, *saved, *own, backend, needs)
 
     def tangents_of_gradients(
         tangents: MaybeTensors, saved: MaybeTensors, options: Sequence[Any]
@@ -250,7 +251,7 @@ def _differentiate(
             of_grad = of_grad if isinstance(of_grad, tuple) else (of_grad,)
         if any(x is not None for x in tangents[1:]):
             # The Hessian is symmetric: its product with a direction is the tangent as well.
-            of_inputs = twice(*tangents[1:], *saved, *own, [False, *found], backend)[1:]
+            of_inputs = twice(*tangents[1:], *saved, *own, backend, [False, *found])[1:]
             if of_grad is not None:
                 of_inputs = [x + y for x, y in zip(of_grad, of_inputs, strict=True)]
         else:

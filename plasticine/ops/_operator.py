@@ -40,14 +40,14 @@ _is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 class Operator:
     """A registered operator: ``operator(*arguments)`` takes the shortest way that is right.
 
-    Its arguments are tensors (or None), then options, then, where there are several gradients to
-    choose from, ``needs``, and last the backend.
+    Its arguments are tensors (or None), options, the backend, and where there are several gradients
+    to choose from, ``needs``.
 
     Attributes:
         name: in ``torch.ops.plasticine``.
         inputs: the names of the tensors.
         choices: the words that an option may be, by the option's name.
-        serve: for each backend the function of the arguments without the last that computes.
+        serve: for each backend the function of the arguments without it that computes.
         overload: the ``torch.ops.plasticine`` overload.
     """
 
@@ -70,7 +70,7 @@ class Operator:
 
         Args:
             schema: as ``torch.library.define`` takes it, without ``str backend``, which is added.
-            check: raises unless the arguments, without ``needs`` and backend, fit together.
+            check: raises unless the arguments, without backend and ``needs``, fit together.
             results: the shape rule, a function of the arguments without the backend: memory for
                 the result or the results, None for one that is not wanted.
             derivative: what autograd does.
@@ -90,9 +90,7 @@ class Operator:
         self.choices = dict(choices or {})
         self._tensors = len(self.inputs)
         has_needs = parameters[-1][1] == "needs"
-        # What the checks look at, and what comes after the tensors and before needs and backend.
-        self._checkable = slice(0, len(parameters) - has_needs)
-        self._options = slice(self._tensors, len(parameters) - has_needs)
+        self._backend = len(parameters) - has_needs  # where the backend stands
         names = [name for _, name in parameters]
         self._words = [(names.index(name), name, words) for name, words in self.choices.items()]
         self._check_arguments = check
@@ -104,7 +102,7 @@ class Operator:
         function = formula_of(self.name, self._tensors, derivative, self._map_over_batch)
         self._function = function
         self._apply = plain_apply(function)
-        schema = schema.replace(") ->", ", str backend) ->")
+        schema = re.sub(r"(, bool\[\d\] needs)?\) ->", r", str backend\1) ->", schema)
         LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
         LIBRARY.impl(self.name, self._dispatched, "CompositeExplicitAutograd")
         torch.library.register_fake(f"plasticine::{self.name}", self._fake, lib=LIBRARY)
@@ -128,7 +126,7 @@ class Operator:
         return self._call(self._compute, arguments)
 
     def check(self, *arguments: Any) -> None:
-        """Raises unless the arguments, without ``needs`` and the backend, are what it takes."""
+        """Raises unless the arguments, without the backend and ``needs``, are what it takes."""
         for index, name, words in self._words:
             if arguments[index] not in words:
                 _checks.one_of(arguments[index], name, words)
@@ -136,30 +134,32 @@ class Operator:
 
     def _compute(self, *arguments: Any) -> Any:
         device = device_type(arguments[self._field])
-        chosen = backends.choose(arguments[-1], self._held_as, device)
-        return self.serve[chosen](*arguments[:-1])
+        place = self._backend
+        chosen = backends.choose(arguments[place], self._held_as, device)
+        return self.serve[chosen](*arguments[:place], *arguments[place + 1 :])
 
     def _checked(self, *arguments: Any) -> Any:
-        self.check(*arguments[self._checkable])
+        self.check(*arguments[: self._backend])
         found = self._compute(*arguments)
         return self._without_none(found, arguments) if type(found) is tuple else found
 
     def _compiled(self, backend: str, kernel: str) -> Kernel:
         """A backend's function of that name, which fills what the shape rule allocates."""
-        tensors, field, options, allocate = self._tensors, self._field, self._options, self._results
+        tensors, field, end, allocate = self._tensors, self._field, self._backend, self._results
 
         def serve(*arguments: Any) -> Any:
             results = allocate(*arguments)
             found = results if type(results) is tuple else (results,)
             inputs = arguments[:tensors]
-            call(backend, kernel, arguments[field], *inputs, *found, *arguments[options])
+            call(backend, kernel, arguments[field], *inputs, *found, *arguments[tensors:end])
             return results
 
         return serve
 
     def _fake(self, *arguments: Any) -> Any:
-        self.check(*arguments[self._checkable])
-        results = self._results(*arguments[:-1])
+        self.check(*arguments[: self._backend])
+        place = self._backend
+        results = self._results(*arguments[:place], *arguments[place + 1 :])
         return self._without_none(results, arguments) if type(results) is tuple else results
 
     def _without_none(self, results: tuple[Any, ...], arguments: tuple[Any, ...]) -> Any:

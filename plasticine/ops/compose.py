@@ -98,7 +98,7 @@ def _double_backward(
     )[:3]
 
 
-COMPOSE, COMPOSE_BACKWARD = differentiable(
+COMPOSE, COMPOSE_BACKWARD, COMPOSE_DOUBLE_BACKWARD = differentiable(
     "compose(Tensor u, Tensor v, str padding) -> Tensor",
     function="compose",
     check=check,

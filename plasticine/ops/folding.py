@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from plasticine import reference
+from plasticine import backends, reference
 from plasticine.ops import _autocast, _checks
 from plasticine.ops._derivative import refused
-from plasticine.ops._kernels import call
+from plasticine.ops._kernels import Kernel, call
 from plasticine.ops._operator import REGISTRY, Operator
 
 # The sums of a sample are taken by this many blocks at most, one to so many voxels, then by one.
@@ -107,10 +108,9 @@ def folding(
     _checks.is_tensor(displacement, "displacement")
     ndim = _checks.field(displacement, "displacement")
     sizes = _checks.spacing_of(spacing, ndim)
-    _checks.one_of(region, "region", _checks.REGIONS)
     if _autocast.is_any_enabled():
         displacement = _autocast.single(displacement)
-    statistics = FOLDING(displacement.detach(), scheme, region == "interior", sizes, backend)
+    statistics = FOLDING(displacement.detach(), scheme, region, sizes, backend)
     folds, count, minimum, maximum, deviation, volume = statistics.unbind(1)
     return Folding(
         folds=folds.long(),
@@ -129,28 +129,34 @@ def check(displacement: Tensor, scheme: str, interior: bool, spacing: Sequence[f
     _checks.spacing_of(spacing, _checks.field(displacement, "displacement"))
 
 
-def _results(displacement: Tensor, scheme: str, interior: bool, spacing: Sequence[float]) -> Tensor:
+def _results(displacement: Tensor, *_: Any) -> Tensor:
     """``(N, 6)`` float64: folds, voxels, minimum, maximum, SD of log J, volume turned over."""
     return displacement.new_empty((displacement.shape[0], 6), dtype=torch.float64)
 
 
-def _cuda(displacement: Tensor, scheme: str, interior: bool, spacing: Sequence[float]) -> Tensor:
-    statistics = _results(displacement, scheme, interior, spacing)
-    voxels = displacement.shape[2:].numel()
-    blocks = min(max(-(-voxels // _CUDA_BLOCK_VOXELS), 1), _CUDA_BLOCKS)
-    shape = (displacement.shape[0], blocks, _CUDA_RECORD)
-    partial = displacement.new_empty(shape, dtype=torch.float64)
-    tensors = displacement, partial, statistics
-    call("cuda", "folding", displacement, *tensors, scheme, interior, spacing)
-    return statistics
+def _serve(backend: str) -> Kernel:
+    def serve(displacement: Tensor, scheme: str, region: str, spacing: Sequence[float]) -> Tensor:
+        options = scheme, region == "interior", spacing
+        if backend == "reference":
+            return reference.folding(displacement, *options)
+        statistics = _results(displacement)
+        tensors: tuple[Tensor, ...] = displacement, statistics
+        if backend == "cuda":
+            blocks = -(-displacement.shape[2:].numel() // _CUDA_BLOCK_VOXELS)
+            shape = (displacement.shape[0], min(max(blocks, 1), _CUDA_BLOCKS), _CUDA_RECORD)
+            partial = displacement.new_empty(shape, dtype=torch.float64)
+            tensors = displacement, partial, statistics
+        call(backend, "folding", displacement, *tensors, *options)
+        return statistics
+
+    return serve
 
 
 FOLDING = REGISTRY["folding"] = Operator(
-    "folding(Tensor displacement, str scheme, bool interior, float[] spacing) -> Tensor",
+    "folding(Tensor displacement, str scheme, str region, float[] spacing) -> Tensor",
     check=check,
     results=_results,
     derivative=refused("plasticine.folding is not differentiable", constant=(0,)),
-    choices={"scheme": _checks.SCHEMES},
-    kernel="folding",
-    serve={"cuda": _cuda, "reference": reference.folding},
+    choices={"scheme": _checks.SCHEMES, "region": _checks.REGIONS},
+    serve={backend: _serve(backend) for backend in backends.BACKENDS},
 )

@@ -70,7 +70,7 @@ def _double_backward(
     return reference.double_backward(define, (displacement,), directions, grad, needs)
 
 
-JACOBIAN, JACOBIAN_BACKWARD = differentiable(
+JACOBIAN, JACOBIAN_BACKWARD, JACOBIAN_DOUBLE_BACKWARD = differentiable(
     "jacobian(Tensor displacement, str scheme, float[] spacing) -> Tensor",
     function="jacobian_determinant",
     check=check,

@@ -181,7 +181,7 @@ def _gradients(
     if needs[1] or needs[2]:
         wanted = [False, needs[1], needs[2]]
         inputs = image, grad, displacement, affine
-        found[1:] = WARP_BACKWARD.from_autograd(*inputs, *options, wanted, backend)[1:]
+        found[1:] = WARP_BACKWARD.from_autograd(*inputs, *options, backend, wanted)[1:]
     return found
 
 

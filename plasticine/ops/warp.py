@@ -173,7 +173,7 @@ def _check_double_backward(mode: str, padding: str) -> None:
         )
 
 
-WARP, WARP_BACKWARD = differentiable(
+WARP, WARP_BACKWARD, WARP_DOUBLE_BACKWARD = differentiable(
     "warp(Tensor image, Tensor displacement, Tensor? affine, str mode, str padding) -> Tensor",
     function="warp",
     check=check,

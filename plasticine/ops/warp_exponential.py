@@ -226,7 +226,7 @@ def _gradients(
     if grads[0] is None:
         return None, None
     *own, _, backend = options
-    return WARP_EXPONENTIAL_BACKWARD(grads[0], *saved, *own, list(needs), backend)
+    return WARP_EXPONENTIAL_BACKWARD(grads[0], *saved, *own, backend, list(needs))
 
 
 def _second_gradients(
@@ -236,7 +236,7 @@ def _second_gradients(
     needs_gradient: Sequence[bool],
 ) -> MaybeTensors:
     """Twice through the chain of warps: its own derivative is not written out."""
-    steps, method, mode, padding, field_padding, needs, backend = options
+    steps, method, mode, padding, field_padding, backend, needs = options
     grad, image, velocity = saved
 
     def pulled_back(grad: Tensor, image: Tensor, velocity: Tensor) -> tuple[Tensor, ...]:
