@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from comparison import PADDINGS, assert_same_sums
+from comparison import PADDINGS, assert_close, assert_same_sums
 from torch import Tensor
 
 import plasticine
@@ -17,12 +17,6 @@ from plasticine.ops._exponential_steps import LIMITS, enough_steps
 OPERATOR = "exponential"
 
 METHODS = ("euler", "midpoint", "rk4")
-ROUNDING = {
-    torch.float64: 1e-12,
-    torch.float32: 2e-5,
-    torch.float16: 1e-3,
-    torch.bfloat16: 8e-3,
-}
 SIZES = {"2d": (7, 5), "2d-long": (5, 67), "2d-thin": (1, 9), "3d": (5, 4, 7), "3d-thin": (4, 1, 3)}
 
 
@@ -67,27 +61,17 @@ def by_definition(velocity: Tensor, steps: int, method: str, padding: str) -> Te
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
-def test_equals_the_float64_definition(served, generator, method, size, dtype):
-    rounded = smooth_velocity(generator, SIZES[size]).to(dtype)
+def test_the_definition_is_the_textbooks(generator, method, size):
+    velocity = smooth_velocity(generator, SIZES[size])
     for padding, steps in itertools.product(PADDINGS, (0, 1, 3)):
-        velocity = rounded.to(served.device, copy=True).requires_grad_()
-        exact = rounded.to(torch.float64, copy=True).requires_grad_()
-        options = {"steps": steps, "method": method, "padding": padding}
-        result = plasticine.exponential(velocity, backend=served.backend, **options)
-        expected = by_definition(exact, steps, method, padding)
-        assert result.dtype == dtype
-        scale = max(1.0, expected.abs().max().item())
-        difference = (result.detach().double().cpu() - expected.detach()).abs().max()
-        assert difference <= ROUNDING[dtype] * scale
-        grad = torch.randn(result.shape, generator=generator).to(dtype)
-        result.backward(grad.to(served.device))
-        expected.backward(grad.double())
-        # Float32 coordinates may fall to the other side of a voxel's centre, where the derivative
-        # jumps: few places, and none of them far off.
-        error = (velocity.grad.double().cpu() - exact.grad).abs() / exact.grad.abs().max()
-        assert error.flatten().quantile(0.95) < 10 * ROUNDING[dtype]
-        assert error.max() < (1e-10 if dtype == torch.float64 else 0.2)
+        leaves = [velocity.clone().requires_grad_() for _ in range(2)]
+        result = reference.exponential(leaves[0], steps, method, padding)
+        expected = by_definition(leaves[1], steps, method, padding)
+        assert_close(result, expected, torch.float64)
+        grad = torch.randn(result.shape, generator=generator, dtype=torch.float64)
+        for x in (result, expected):
+            x.backward(grad)
+        assert_close(leaves[0].grad, leaves[1].grad, torch.float64)
 
 
 @pytest.mark.parametrize("method", METHODS)
