@@ -31,14 +31,19 @@ TYPED = [
     for operator, (image, field) in itertools.product(ALL, DTYPES)
     if image == field or operator.takes_image
 ]
+# The sizes for a slow backend: other dtypes take the first of them.
+IN_FLOAT64 = ("3d-small", "3d-thin", "3d", "2d-long")
 DIMENSIONS = {"2d": SIZES["2d"], "3d": SIZES["3d"]}
 
 
 def chosen(operator: Operator, served: Any, *which: Any, strength: int = 3) -> list[Options]:
-    """The variants of an operator; of a slow backend few, which depend on the test's parameters."""
-    if not served.slow:
-        return variants(operator.name, strength)
-    return variants(operator.name, 1, sum(map(ord, str(which))) % 7)
+    """The variants of an operator; of a slow backend, and of the definition itself, few.
+
+    Which, depends on the test's parameters.
+    """
+    if served.slow or served.backend == "reference":
+        return variants(operator.name, 1, sum(map(ord, str(which))) % 7)
+    return variants(operator.name, strength)
 
 
 def to_leaf(x: Tensor, **options: Any) -> Tensor:
@@ -93,17 +98,12 @@ def compare(
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("operator", "dtype", "field"), TYPED)
 def test_equals_the_float64_definition(served, operator, dtype, field, size):
-    if served.slow and (size in ("2d", "2d-small", "3d-long") or not is_met(dtype, field, size)):
-        pytest.skip("a size like others")
+    if served.slow and size not in (IN_FLOAT64 if dtype == torch.float64 else IN_FLOAT64[:1]):
+        pytest.skip("it takes long, and is like others")
     for variant in chosen(operator, served, size, dtype, field):
         options = operator.options(variant, SIZES[size], field)
         inputs = operator.inputs(SIZES[size], variant, dtype, field)
         compare(operator, served, inputs, options)
-
-
-def is_met(dtype: torch.dtype, field: torch.dtype, size: str) -> bool:
-    """Whether a slow backend takes this dtype with this size: float64 with all, others in 3D."""
-    return dtype == torch.float64 or (size == "3d-small" and dtype == field) or size == "3d"
 
 
 @pytest.fixture(params=["atomics", "deterministic"])
