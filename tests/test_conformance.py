@@ -253,9 +253,7 @@ def test_a_batch_of_one_meets_a_batch_of_many(served, operator, alone):
             assert_close(found[name], wanted[name], torch.float64)
 
 
-# Edges
-
-# Batch, channels, what is sampled, and the grid.
+# Edges: batch, channels, what is sampled, and the grid.
 EMPTY: list[tuple[int, int, tuple[int, ...], tuple[int, ...]]] = [
     (0, 2, (4, 5), (4, 5)),
     (2, 0, (4, 5), (3, 3)),
@@ -319,12 +317,10 @@ def test_what_is_not_finite_stays_where_it_is_met(served, operator, name, value)
             assert actual[1].isfinite().all()
             assert right[1].isfinite().all()
             compared = right.isfinite() & (actual.isfinite() | strict)
-            close = {"rtol": 1e-9, "atol": 1e-9}
-            torch.testing.assert_close(actual[compared], right[compared], **close)
+            torch.testing.assert_close(actual[compared], right[compared], rtol=1e-9, atol=1e-9)
 
 
-# The CPU's threads, the GPU's atomics, finite differences
-
+# Threads, atomics, finite differences
 SHARED = [
     ((11, 9, 37), (13, 11, 37)),
     ((3, 37, 33), (13, 11, 37)),

@@ -256,6 +256,8 @@ def _differentiate(
                 of_inputs = [x + y for x, y in zip(of_grad, of_inputs, strict=True)]
         else:
             of_inputs = of_grad
-        return tuple(of_inputs) if tensors > 1 else of_inputs[0]
+        # What stands for a gradient that was not computed has no tangent.
+        of_found = tuple([x if need else None for x, need in zip(of_inputs, found, strict=True)])
+        return of_found if tensors > 1 else of_found[0]
 
     return tangent, Derivative(gradients, tangents_of_gradients)
