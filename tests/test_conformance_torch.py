@@ -184,6 +184,7 @@ def test_inference_mode(served, operator):
 @pytest.mark.parametrize("operator", ALL, ids=str)
 def test_compiles_into_one_graph_for_all_sizes(served, operator):
     """Of tensors of the graph's own; with its gradients, and other sizes without another graph."""
+    torch._dynamo.reset()  # which remembers the function below of the other operators
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     variant = plain(operator)
     sizes = [((n, 7), (6, n)) for n in (5, 8, 11)]
