@@ -181,6 +181,8 @@ def _declare_double_backward(
         )
 
     def kernel(*arguments: Any) -> tuple[Tensor | None, ...]:
+        if check_options is not None:  # autograd does not ask the operator's own checks
+            check_options(*arguments[2 * tensors + 1 : -1])
         return tuple(serve(arguments[:tensors], *arguments[tensors:]))
 
     return Operator(
