@@ -3,11 +3,11 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
-#include <vector>
 
 #include "compose/cuda/compose.h"
 #include "core/casters.h"
 #include "core/cuda/device.h"
+#include "exponential/casters.h"
 #include "exponential/cuda/exponential.h"
 #include "folding/cuda/folding.h"
 #include "invert/cuda/invert.h"
@@ -31,14 +31,6 @@ struct type_caster<WarpGradients>
 template <>
 struct type_caster<CompositionGradients>
     : fields_caster<CompositionGradients, Tensor, Tensor, Tensor, Tensor> {};
-
-template <>
-struct type_caster<plasticine::Flow> : fields_caster<plasticine::Flow, Tensor, double, int,
-                                                     plasticine::Method, plasticine::Padding, int> {
-};
-template <>
-struct type_caster<plasticine::Stages>
-    : fields_caster<plasticine::Stages, Tensor, std::vector<int>> {};
 
 }  // namespace pybind11::detail
 
