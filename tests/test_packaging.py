@@ -143,20 +143,16 @@ def test_the_native_extension_of_the_wheel_loads_and_runs_on_every_simd_level(wh
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
     library = next((folder / "plasticine").glob("_native.*.so"))
-    # One voxel shifted by half a voxel between 2 and 4, computed without torch.
+    # One voxel, half a voxel on from the 2 towards the 4.
     script = f"""
-import array, importlib.util
+import importlib.util, torch
 spec = importlib.util.spec_from_file_location("_native", {str(library)!r})
 native = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(native)
-image, shift, out = (array.array("f", values) for values in ([2, 4], [0, 0.5], [-1]))
-def tensor(buffer, channels, columns):
-    strides = (channels * columns, columns, columns, 1)
-    return (buffer.buffer_info()[0], 0, (1, channels, 1, columns), strides)
-native.warp_forward(
-    tensor(image, 1, 2), tensor(shift, 2, 1), None, tensor(out, 1, 1), 0, 1, 1
-)
-assert out[0] == 3.0, out[0]
+image, shift = torch.tensor([2.0, 4]).view(1, 1, 1, 2), torch.tensor([0, 0.5]).view(1, 2, 1, 1)
+out = torch.tensor([-1.0]).view(1, 1, 1, 1)
+native.warp_forward(image, shift, None, out, "linear", "border", 1)
+assert out.item() == 3, out
 print(native.simd_level())
 """
     for level in ("baseline", "avx2", "avx512"):
