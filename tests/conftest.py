@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import kernel_backends
 import numpy as np
 import pytest
 import torch
@@ -31,6 +32,11 @@ class Served:
 
     def __str__(self) -> str:
         return f"{self.backend}_on_{self.device}"
+
+    @property
+    def slow(self) -> bool:
+        """Whether a GPU's backend runs on the CPU: Triton interpreted, or CUDA emulated."""
+        return self.device == "cpu" and self.backend in ("triton", "cuda")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -92,6 +98,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     candidates = [Served("cpu", "cpu"), Served("reference", "cpu")]
     if torch.cuda.is_available():
         candidates += [Served(name, "cuda") for name in ("cuda", "triton", "reference")]
+    if kernel_backends.NAMED is not None:
+        name = "triton" if kernel_backends.NAMED == "triton" else "cuda"
+        candidates = [Served(name, "cpu")]
     metafunc.parametrize("served", candidates, ids=str, indirect=True)
 
 
@@ -99,10 +108,40 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def served(request: pytest.FixtureRequest) -> Served:
     """A backend, and the device that it serves; skips with the reason where it is missing."""
     served: Served = request.param
-    reason = plasticine.backends.unsuited(served.backend, request.module.OPERATOR, served.device)
+    if served.slow:
+        request.getfixturevalue("kernel_backend")
+    operator = getattr(request.module, "OPERATOR", None)
+    operator = operator or request.getfixturevalue("operator").name
+    reason = plasticine.backends.unsuited(served.backend, operator, served.device)
     if reason is not None:
         pytest.skip(reason)
     return served
+
+
+@pytest.fixture(scope="session")
+def kernel_backend() -> str:
+    """The backend under test that PLASTICINE_KERNELS names, on the CPU: see kernel_backends.py."""
+    if kernel_backends.NAMED in ("cpu", "reference"):
+        return kernel_backends.NAMED
+    return kernel_backends.start(os.environ["PLASTICINE_KERNELS"])
+
+
+@pytest.fixture
+def overflow_checked() -> Iterator[None]:
+    """Triton's interpreter raises where a sum or a product of 32-bit integers overflows."""
+    if kernel_backends.NAMED == "triton":
+        kernel_backends.check_overflow(True)
+    yield
+    if kernel_backends.NAMED == "triton":
+        kernel_backends.check_overflow(False)
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """Deterministic algorithms, which also fill what torch.empty returns with NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture

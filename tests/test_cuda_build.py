@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from plasticine import backends
-from plasticine.backends import OPERATORS
+from plasticine.ops import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = Path(__file__).with_name("kernel_cases")
@@ -92,7 +92,7 @@ def test_module_holds_the_kernels_and_loads_without_a_gpu(tmp_path):
     installed = backends.CUDA is not None
     module = Path(backends.CUDA.__file__) if installed else build(tmp_path)
     listing = run([sys.executable, "-c", LOAD, str(module)])
-    for operator in OPERATORS["cuda"] - {"splat"}:  # a gradient of warp
+    for operator in set(REGISTRY) - {"splat"}:  # a gradient of warp
         assert re.search(rf"'{operator}(_forward)?'", listing), (operator, listing)
     assert re.search(r"RuntimeError: cuda\w+: cudaError\w+ \(.+\)", listing), listing
 
@@ -151,8 +151,13 @@ def emulated_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "_cuda.so"
 
 
-@pytest.mark.parametrize("cases", sorted(CASES.glob("cases_*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "cases",
+    [CASES.with_name("test_conformance.py"), *sorted(CASES.glob("cases_*.py"))],
+    ids=lambda path: path.stem,
+)
 def test_kernels_on_the_cpu(emulated_module, cases):
+    """The conformance suite, and what only these kernels can show."""
     arguments = ["-q", "-x", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]
     output = run(
         [sys.executable, "-m", "pytest", *arguments, str(cases)],

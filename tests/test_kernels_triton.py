@@ -24,10 +24,14 @@ INSTANCES = sorted(CASES.glob("instances_*.py"))
 
 
 def test_in_the_interpreter():
-    """All cases in a process of their own: triton reads TRITON_INTERPRET when it is imported."""
+    """The conformance suite and what only these kernels can show, in a process of their own.
+
+    Triton reads TRITON_INTERPRET when it is imported.
+    """
     environment = dict(os.environ, TRITON_INTERPRET="1", PLASTICINE_KERNELS="triton")
     arguments = ["-q", "-x", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]
-    cases = sorted(str(path) for path in CASES.glob("cases_*.py"))
+    suite = CASES.with_name("test_conformance.py")
+    cases = [str(path) for path in (suite, *sorted(CASES.glob("cases_*.py")))]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments, *cases],
         env=environment,

@@ -5,101 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 import plasticine
-
-# Shapes with strides, in elements, whose last element is the 2**31th or a later one.
-LAYOUTS = {
-    "2d": ((1, 2, 3, 5), (0, 2**30, 2**29 + 64, 1)),
-    "3d": ((1, 3, 2, 3, 5), (0, 2**29, 2**30 + 64, 2**8, 1)),
-    "3d, sparse rows": ((1, 3, 2, 3, 5), (0, 64, 2**8, 2**30, 7)),
-}
-SPAN = 2**31 + 2**12
-
-OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
-    "warp": lambda u: plasticine.warp(u[:, :1], u, backend="cpu"),
-    "nearest warp": lambda u: plasticine.warp(u, u, mode="nearest", backend="cpu"),
-    "compose": lambda u: plasticine.compose(u, u, backend="cpu"),
-    "exponential": lambda u: plasticine.exponential(u, steps=3, backend="cpu"),
-    "jacobian": lambda u: plasticine.jacobian_determinant(u, backend="cpu"),
-    "folding": lambda u: plasticine.folding(u, backend="cpu").non_diffeomorphic_volume,
-}
-
-
-@pytest.fixture(scope="module")
-def memory() -> Iterator[Tensor]:
-    """4 GiB of address space, of which only the pages that are written to are ever there."""
-    try:
-        yield torch.empty(SPAN, dtype=torch.float16)
-    except RuntimeError:
-        pytest.skip("4 GiB of address space are not to be had")
-
-
-def spread(x: Tensor, memory: Tensor, strides: tuple[int, ...], offset: int = 0) -> Tensor:
-    """The values of ``x`` far apart in memory."""
-    view = memory.as_strided(x.shape, strides, offset)
-    last = sum((n - 1) * stride for n, stride in zip(x.shape, strides, strict=True))
-    assert last >= 2**31
-    return view.copy_(x)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", OPERATORS)
-def test_fields_that_span_more(native, generator, memory, layout, name):
-    shape, strides = LAYOUTS[layout]
-    solid = torch.randn(shape, generator=generator).half()
-    operator = OPERATORS[name]
-    near = solid.requires_grad_()
-    far = spread(solid.detach(), memory, strides).requires_grad_()
-    result, expected = operator(far), operator(near)
-    assert torch.equal(result, expected)
-    if name in ("folding", "nearest warp"):
-        return
-    for x, y in zip(
-        torch.autograd.grad(result.square().sum(), far),
-        torch.autograd.grad(expected.square().sum(), near),
-        strict=True,
-    ):
-        assert torch.equal(x, y)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("mode", ["linear", "nearest"])
-def test_gradients_that_span_more(native, generator, memory, layout, mode):
-    """What is scattered to the image and gathered for the field, from a gradient far apart."""
-    shape, strides = LAYOUTS[layout]
-    field, grad = (torch.randn(shape, generator=generator).half() for _ in range(2))
-    far = spread(grad, memory, strides)
-
-    def gradients(grad: Tensor) -> tuple[Tensor, ...]:
-        inputs = [field.clone().requires_grad_() for _ in range(2)]
-        result = plasticine.warp(*inputs, mode=mode, backend="cpu")
-        return torch.autograd.grad(result, inputs, grad)
-
-    for x, y in zip(gradients(far), gradients(grad), strict=True):
-        assert torch.equal(x, y)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_second_derivatives_that_span_more(native, generator, memory, layout):
-    shape, strides = LAYOUTS[layout]
-    near = torch.randn(shape, generator=generator).half()
-    far = spread(near, memory, strides)
-
-    def second(field: Tensor) -> tuple[Tensor, ...]:
-        leaves = [field.detach().requires_grad_() for _ in range(3)]
-        result = plasticine.compose(*leaves[:2], backend="cpu")
-        gradients = torch.autograd.grad(result, leaves[:2], leaves[2], create_graph=True)
-        return torch.autograd.grad(gradients, leaves, [field, field])
-
-    for x, y in zip(second(far), second(near), strict=True):
-        assert torch.equal(x, y)
 
 
 @pytest.mark.parametrize("mode", ["linear", "nearest"])

@@ -1,13 +1,13 @@
 """Every operator on a GPU: memory it must not read, streams, graphs, determinism, large indices.
 
-What an operator computes there is the matter of test_<operator>.py, which take the GPU's backends
-by themselves. Without a GPU the calls below run on the compiled CPU backend, so that they are known
+What an operator computes there is the matter of test_conformance.py, which takes the GPU's backends
+by itself. Without a GPU the calls below run on the compiled CPU backend, so that they are known
 to be right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,14 +128,6 @@ def call(request: pytest.FixtureRequest, backend: str) -> Call:
     if (reason := unsuited(backend, call)) is not None:
         pytest.skip(reason)
     return call
-
-
-@pytest.fixture
-def deterministic() -> Iterator[None]:
-    """Deterministic algorithms, which also fill what torch.empty returns with NaN."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def inputs_of(call: Call, size: tuple[int, ...], device: str = DEVICE) -> list[Tensor]:

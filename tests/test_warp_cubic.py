@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from typing import Any
 
@@ -39,57 +38,6 @@ def positions(displacement: Tensor) -> Tensor:
     """The absolute voxel coordinates, ``(N, d, *spatial)``."""
     axes = [torch.arange(n, dtype=displacement.dtype) for n in displacement.shape[2:]]
     return torch.stack(torch.meshgrid(*axes, indexing="ij")) + displacement
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
-def test_equals_the_float64_reference(served, generator, warp_inputs, size, dtype):
-    """Result and all three gradients; every padding, with and without an affine and prefilter."""
-    rounded = [x.to(dtype) for x in warp_inputs(SIZES[size])]
-    cases = itertools.product((("cubic", True), *(("bspline", x) for x in (False, True))), PADDINGS)
-    for (mode, prefilter), padding in cases:
-        with_affine = padding != "zeros" or prefilter
-        inputs = [leaf(x, device=served.device) for x in rounded]
-        exact = [leaf(x, dtype=torch.float64) for x in rounded]
-        if not with_affine:
-            inputs[2] = exact[2] = None
-        result = plasticine.warp(
-            *inputs[:2],
-            affine=inputs[2],
-            mode=mode,
-            padding=padding,
-            prefilter=prefilter,
-            backend=served.backend,
-        )
-        assert result.dtype == dtype
-        assert result.is_contiguous()
-        expected = reference.warp(*exact, mode, padding, prefilter)
-        assert_close(result, expected, dtype)
-
-        grad = torch.randn(expected.shape, generator=generator).to(dtype)
-        result.backward(grad.to(served.device))
-        expected.backward(grad.double())
-        for x, y in zip(inputs, exact, strict=True):
-            if x is not None:
-                assert x.grad.dtype == dtype
-                assert_close(x.grad, y.grad, dtype)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("mode", MODES)
-def test_half_image_with_a_float32_displacement(served, warp_inputs, dtype, mode):
-    image, displacement, _ = warp_inputs(SIZES["3d"])
-    inputs = [leaf(x, device=served.device) for x in (image.to(dtype), displacement.float())]
-    exact = [leaf(x.cpu(), dtype=torch.float64) for x in inputs]
-    result = plasticine.warp(*inputs, mode=mode, backend=served.backend)
-    expected = reference.warp(*exact, None, mode)
-    assert result.dtype == dtype
-    assert_close(result, expected, dtype)
-    result.sum().backward()
-    expected.sum().backward()
-    assert [x.grad.dtype for x in inputs] == [dtype, torch.float32]
-    assert_close(inputs[0].grad, exact[0].grad, dtype)
-    assert_close(inputs[1].grad, exact[1].grad, torch.float32)
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
@@ -227,62 +175,6 @@ def test_one_image_is_prefiltered_for_many_displacements(served, warp_inputs):
     (found,) = torch.autograd.grad(result.square().sum(), one)
     (gradient,) = torch.autograd.grad(expected.square().sum(), many)
     torch.testing.assert_close(found[0], gradient.sum(0))
-
-
-@pytest.mark.parametrize("layout", ["permuted", "sliced"])
-@pytest.mark.parametrize("size", ["2d-long", "3d-long"])
-@pytest.mark.parametrize("mode", MODES)
-def test_strides_do_not_matter(served, generator, warp_inputs, layout, size, mode):
-    def strided(x: Tensor) -> Tensor:
-        if layout == "permuted":
-            return x.movedim(-1, 1).contiguous().movedim(1, -1)
-        larger = torch.full([2 * n + 1 for n in x.shape], math.nan, dtype=x.dtype, device=x.device)
-        return larger[tuple(slice(1, None, 2) for _ in x.shape)].copy_(x)
-
-    def run(inputs: list[Tensor], grad: Tensor) -> tuple[Tensor, ...]:
-        leaves = [x.detach().requires_grad_() for x in inputs]
-        result = plasticine.warp(
-            *leaves[:2], affine=leaves[2], mode=mode, prefilter=False, backend=served.backend
-        )
-        return (result, *torch.autograd.grad(result, leaves, grad))
-
-    inputs = [x.float().to(served.device) for x in warp_inputs(SIZES[size])]
-    grad = torch.randn(2, 3, *SIZES[size][1], generator=generator).to(served.device)
-    views = [strided(x) for x in inputs]
-    assert not views[0].is_contiguous()
-    for x, y in zip(run(views, strided(grad)), run(inputs, grad), strict=True):
-        assert_close(x, y.cpu(), torch.float32)
-
-
-def test_expanded_inputs_and_gradients(served, warp_inputs):
-    """Stride 0 along channels, rows and the batch, and a gradient that is one expanded number."""
-    image, displacement, _ = warp_inputs(SIZES["3d"], batch=1, channels=1)
-    image = image[..., :1, :].to(served.device).requires_grad_()
-    displacement = displacement[:, :, :, :, :1].to(served.device).requires_grad_()
-
-    def run(contiguous: bool) -> tuple[Tensor, ...]:
-        views = [image.expand(3, 4, -1, 6, -1), displacement.expand(3, -1, -1, -1, 5)]
-        if contiguous:
-            views = [x.contiguous() for x in views]
-        result = plasticine.warp(*views, mode="cubic", backend=served.backend)
-        return (result, *torch.autograd.grad(result.sum(), (image, displacement)))
-
-    for x, y in zip(run(False), run(True), strict=True):
-        assert_close(x, y.cpu(), torch.float64)
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("shape", [(0, 2, 4, 5), (2, 0, 4, 5), (2, 1, 0, 5)])
-def test_empty_tensors(served, shape, mode):
-    image = torch.ones(shape, device=served.device, requires_grad=True)
-    ndim = len(shape) - 2
-    size = (0, 3) if 0 in shape[2:] else (4, 5)
-    field = torch.zeros(shape[0], ndim, *size, device=served.device, requires_grad=True)
-    result = plasticine.warp(image, field, mode=mode, backend=served.backend)
-    assert result.shape == (*shape[:2], *size)
-    result.sum().backward()
-    assert image.grad.shape == shape
-    assert field.grad.shape == field.shape
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -6,15 +6,12 @@ what is expected. NaN lies around it in memory, and what is scattered is counted
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
 
+import plasticine
 from plasticine import reference
-from plasticine.ops import _compose_backends, _warp_backends
-from plasticine.ops._warp_double_backward_backends import DOUBLE_BACKWARD
 
 LENGTH = 2**24 + 4
 TAIL = 8
@@ -73,13 +70,15 @@ def test_warp(kernel_backend, mode, padding, axis):
     image, tail, places = ends(padding, axis=axis)
     u, short = displacements(places, axis)
     grad = torch.rand(1, 1, *u.shape[2:], generator=torch.Generator().manual_seed(6))
-    found = _warp_backends.FORWARD[kernel_backend](image, u, None, mode, padding)
+    options = {"mode": mode, "padding": padding, "prefilter": False}
+    image.requires_grad_()
+    u.requires_grad_()
+    found = plasticine.warp(image, u, **options, backend=kernel_backend)
     leaf = tail.requires_grad_()
     expected = reference.warp(leaf, short, None, mode, padding, prefilter=False)
     torch.testing.assert_close(found.double(), expected.detach(), rtol=1e-5, atol=1e-5)
 
-    needs = (True, True, False)
-    gradients = _warp_backends.BACKWARD[kernel_backend](grad, image, u, None, mode, padding, needs)
+    gradients = torch.autograd.grad(found, (image, u), grad)
     (wanted,) = torch.autograd.grad(expected, leaf, grad.double())
     assert_ends(gradients[0], wanted, axis)
     assert gradients[1].isfinite().all()
@@ -91,9 +90,10 @@ def test_deterministic_scatter(kernel_backend, mode):
     image, tail, places = ends("border")
     u, short = displacements(places, 1)
     grad = torch.rand(1, 1, *u.shape[2:], generator=torch.Generator().manual_seed(6))
-    needs = (True, False, False)
-    backward = _warp_backends.BACKWARD[kernel_backend]
-    gradient = backward(grad, image, u, None, mode, "border", needs)[0]
+    image.requires_grad_()
+    options = {"mode": mode, "padding": "border", "prefilter": False}
+    found = plasticine.warp(image, u, **options, backend=kernel_backend)
+    (gradient,) = torch.autograd.grad(found, image, grad)
     leaf = tail.requires_grad_()
     expected = reference.warp(leaf, short, None, mode, "border", prefilter=False)
     (wanted,) = torch.autograd.grad(expected, leaf, grad.double())
@@ -105,36 +105,13 @@ def test_compose(kernel_backend, padding):
     field, tail, places = ends(padding, channels=2)
     v, short = displacements(places, 1)
     grad = torch.rand(v.shape, generator=torch.Generator().manual_seed(6))
-    found = _compose_backends.FORWARD[kernel_backend](field, v, padding)
+    field.requires_grad_()
+    found = plasticine.compose(field, v, padding=padding, backend=kernel_backend)
     leaf = tail.requires_grad_()
     expected = reference.warp(leaf, short, None, "linear", padding)
     # What is added, v itself, is so large that float32 holds no fraction of the sum.
     torch.testing.assert_close(found, (expected.detach() + v).float(), rtol=0, atol=2)
     assert found.isfinite().all()
-    backward = _compose_backends.BACKWARD[kernel_backend]
-    gradient = backward(grad, field, v, padding, (True, False))[0]
+    (gradient,) = torch.autograd.grad(found, field, grad)
     (wanted,) = torch.autograd.grad(expected, leaf, grad.double())
     assert_ends(gradient, wanted, 1)
-
-
-@pytest.mark.parametrize("padding", PADDINGS)
-def test_double_backward(kernel_backend, padding):
-    serve: Callable[..., tuple[Tensor | None, ...]] = DOUBLE_BACKWARD[kernel_backend]
-    image, tail, places = ends(padding)
-    u, short = displacements(places, 1)
-    generator = torch.Generator().manual_seed(6)
-    grad = torch.rand(1, 1, *u.shape[2:], generator=generator)
-    along = torch.rand(u.shape, generator=generator)
-    needs = (True, True, True, False)
-
-    def run(serve: Callable[..., tuple[Tensor | None, ...]], *tensors: Tensor) -> list[Tensor]:
-        upstream, values, field, direction = tensors
-        given = (values, direction, None)
-        found = serve(given, upstream, values, field, None, "linear", padding, False, needs)
-        return [x for x in found[:3] if x is not None]
-
-    found = run(serve, grad, image, u, along)
-    exact = run(reference.warp_double_backward, grad.double(), tail, short, along.double())
-    torch.testing.assert_close(found[0].double(), exact[0], rtol=1e-5, atol=1e-5)
-    assert_ends(found[1], exact[1], 1)
-    torch.testing.assert_close(found[2].double(), exact[2], rtol=1e-5, atol=1e-5)
