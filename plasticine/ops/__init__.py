@@ -6,6 +6,7 @@ from plasticine.ops.exponential import exponential
 from plasticine.ops.folding import Folding, folding
 from plasticine.ops.invert import Inverse, invert
 from plasticine.ops.jacobian import jacobian_determinant
+from plasticine.ops.lncc import lncc
 from plasticine.ops.splat import splat
 from plasticine.ops.spline_coefficients import spline_coefficients
 from plasticine.ops.warp import warp
@@ -20,6 +21,7 @@ __all__ = [
     "folding",
     "invert",
     "jacobian_determinant",
+    "lncc",
     "splat",
     "spline_coefficients",
     "warp",
