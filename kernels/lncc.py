@@ -146,10 +146,10 @@ def lncc_forward(x: Tensor, y: Tensor, out: Tensor, scratch: Tensor, window: int
         x: ``(N, C, *spatial)``, 2D or 3D, float32, float64, float16 or bfloat16; any strides.
         y: of the shape and dtype of ``x``.
         out: ``(N,)`` in the dtype of ``x``; overwritten.
-        scratch: ``(2, 5, N, C, *spatial)`` float64, contiguous.
+        scratch: ``(2, 5, voxels of x)`` float64, contiguous.
         window: the side of the window in voxels, odd.
     """
-    sums = _sum_images(x, y, scratch, window)
+    sums = _sum_images(x, y, scratch.view(2, _SUMS, *x.shape), window)
     _launch(voxel_kernel, x.numel(), x, sums, _size(x), window // 2, x.numel(), BACKWARD=False)
     out.copy_(sums[0].flatten(1).mean(1))
 
@@ -174,6 +174,7 @@ def lncc_backward(
         scratch: as for :func:`lncc_forward`.
         window: as for :func:`lncc_forward`.
     """
+    scratch = scratch.view(2, _SUMS, *x.shape)
     sums, voxels = _sum_images(x, y, scratch, window), x.numel()
     _launch(voxel_kernel, voxels, x, sums, _size(x), window // 2, voxels, BACKWARD=True)
     sums = _sum_windows(sums, scratch[1 if sums.data_ptr() == scratch.data_ptr() else 0], window)

@@ -80,7 +80,7 @@ def _shape(x: Tensor, *_: Any) -> Sequence[int]:
 
 def _scratch(x: Tensor, *_: Any) -> Tensor:
     # Five sums, and room to take the next axis of them.
-    return x.new_empty((2, 5, *x.shape), dtype=torch.float64)
+    return x.new_empty((2, 5, x.numel()), dtype=torch.float64)
 
 
 LNCC, LNCC_BACKWARD, _ = differentiable(

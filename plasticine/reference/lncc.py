@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 #: A window whose variance is no more of its mean square is flat.
@@ -47,6 +46,7 @@ def squared_correlation(x: Tensor, y: Tensor, window: int) -> Tensor:
 def window_sum(x: Tensor, window: int) -> Tensor:
     """Sums of ``(N, C, *spatial)`` over a box around every voxel, with zeros outside."""
     for axis in range(2, x.dim()):
-        padding = [0, 0] * (x.dim() - 1 - axis) + [window // 2, window // 2]
-        x = F.pad(x, padding).unfold(axis, window, 1).sum(-1)
+        outside = x.new_zeros([*x.shape[:axis], window // 2, *x.shape[axis + 1 :]])
+        padded, size = torch.cat([outside, x, outside], axis), x.shape[axis]
+        x = torch.stack([padded.narrow(axis, i, size) for i in range(window)]).sum(0)
     return x
