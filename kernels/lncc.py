@@ -136,6 +136,8 @@ def gradient_kernel(
     value += tl.load(sums + WHICH * voxels + voxel, mask=active, other=0) * mine
     value -= tl.load(sums + (WHICH + 2) * voxels + voxel, mask=active, other=0)
     value *= upstream.to(tl.float64) / of_sample
+    if out.dtype.element_ty != tl.float64:  # from which halves have no conversion of their own
+        value = value.to(tl.float32)
     tl.store(out + voxel, value.to(out.dtype.element_ty), mask=active)
 
 
