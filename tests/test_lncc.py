@@ -140,10 +140,3 @@ def test_nan_reaches_the_voxels_of_its_windows_only(served, generator, other_is_
 def test_windows_without_a_centre_are_refused(window, error, message):
     with pytest.raises(error, match=message):
         plasticine.lncc(torch.ones(1, 1, 5, 5), torch.ones(1, 1, 5, 5), window=window)
-
-
-def test_no_samples_under_vmap(served):
-    """An empty result is not taken for one that was not asked for."""
-    x = torch.ones(3, 0, 1, 5, 6, device=served.device)
-    result = torch.func.vmap(lambda image: plasticine.lncc(image, image, backend=served.backend))(x)
-    assert result.shape == (3, 0)

@@ -238,7 +238,7 @@ class Operator:
         found = results if several else (results,)
         for x, batch in zip(found, result_axes or (0,) * len(found), strict=True):
             # One that was not asked for is an empty tensor of one axis.
-            absent = several and x.shape == (0,)
+            absent = x.shape == (0,)
             unfolded.append(x if absent else x.unflatten(batch, (size, -1)))
             out_dims.append(None if absent else batch)
         return (tuple(unfolded), tuple(out_dims)) if several else (unfolded[0], out_dims[0])
