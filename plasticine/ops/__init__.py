@@ -1,6 +1,6 @@
 """The operators: their contracts, checks, autograd, and the choice of a backend."""
 
-from plasticine.ops._operator import REGISTRY
+from plasticine.ops._operator import REGISTRY as REGISTRY
 from plasticine.ops.compose import compose
 from plasticine.ops.exponential import exponential
 from plasticine.ops.folding import Folding, folding
@@ -13,7 +13,6 @@ from plasticine.ops.warp import warp
 from plasticine.ops.warp_exponential import warp_exponential
 
 __all__ = [
-    "REGISTRY",
     "Folding",
     "Inverse",
     "compose",
