@@ -78,9 +78,7 @@ def relative(paths: list[Path]) -> list[str]:
 CSRC = ROOT / "csrc"
 ROW_SOURCES = relative(list(CSRC.glob("*/rows/*.cpp")))
 CPU_SOURCES = relative([CSRC / "bindings.cpp", *CSRC.glob("*/cpu/*.cpp")])
-CUDA_SOURCES = relative(
-    [*CSRC.glob("bindings_cuda.cpp"), *CSRC.glob("*/*_cuda.cu"), *CSRC.glob("*/cuda/*.cu")]
-)
+CUDA_SOURCES = relative([*CSRC.glob("bindings_cuda.cpp"), *CSRC.glob("*/cuda/*.cu")])
 
 
 def object_name(source: str, suffix: str = "") -> str:

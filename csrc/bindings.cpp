@@ -4,12 +4,12 @@
 #include <exception>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "compose/cpu/compose.h"
 #include "core/casters.h"
 #include "core/cpu/interruption.h"
 #include "core/cpu/simd.h"
+#include "exponential/casters.h"
 #include "exponential/cpu/exponential.h"
 #include "folding/cpu/folding.h"
 #include "invert/cpu/invert.h"
@@ -20,21 +20,6 @@
 #include "warp_exponential/cpu/warp_exponential.h"
 
 namespace py = pybind11;
-
-namespace pybind11::detail {
-
-using plasticine::Flow;
-using plasticine::Method;
-using plasticine::Padding;
-using plasticine::Stages;
-using plasticine::Tensor;
-
-template <>
-struct type_caster<Flow> : fields_caster<Flow, Tensor, double, int, Method, Padding, int> {};
-template <>
-struct type_caster<Stages> : fields_caster<Stages, Tensor, std::vector<int>> {};
-
-}  // namespace pybind11::detail
 
 namespace plasticine {
 

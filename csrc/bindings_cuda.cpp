@@ -3,19 +3,19 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
-#include <vector>
 
-#include "compose/compose_cuda.h"
+#include "compose/cuda/compose.h"
 #include "core/casters.h"
-#include "core/device_cuda.h"
-#include "exponential/exponential_cuda.h"
-#include "folding/folding_cuda.h"
-#include "invert/invert_cuda.h"
-#include "jacobian/jacobian_cuda.h"
+#include "core/cuda/device.h"
+#include "exponential/casters.h"
+#include "exponential/cuda/exponential.h"
+#include "folding/cuda/folding.h"
+#include "invert/cuda/invert.h"
+#include "jacobian/cuda/jacobian.h"
 #include "lncc/lncc.h"
-#include "spline_coefficients/spline_coefficients_cuda.h"
-#include "warp/warp_cuda.h"
-#include "warp_exponential/warp_exponential_cuda.h"
+#include "spline_coefficients/cuda/spline_coefficients.h"
+#include "warp/cuda/warp.h"
+#include "warp_exponential/cuda/warp_exponential.h"
 
 namespace py = pybind11;
 

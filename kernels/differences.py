@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import index_type, spatial_size
+from .launch import accumulator_type, index_type, spatial_size
 
 
 @triton.jit
@@ -36,19 +38,49 @@ def tile_of(
     return (piece // pieces).to(tl.int64), z, y, x
 
 
-def tiling(displacement: Tensor, tile: dict[str, int], *others: Tensor) -> tuple[int, tl.dtype]:
-    """The programs that :func:`tile_of` shares a displacement out to, and the type of an index.
+def launch_over_tiles(
+    kernel: Any,
+    displacement: Tensor,
+    *arguments: Any,
+    tile: dict[str, int],
+    touched: tuple[Tensor, ...],
+    **constants: Any,
+) -> None:
+    """Launches a kernel of which each program takes a tile of :func:`tile_of`.
 
     Args:
+        kernel: takes the constants NDIM, INDEX, ACC, those of ``tile`` and of ``constants``.
         displacement: ``(N, d, *spatial)``.
-        tile: with "ROWS", "COLUMNS" and "PLANES".
-        others: what else the kernel reads, ``(N, C, *spatial)``.
+        arguments: the kernel's others, in order.
+        tile: as :func:`flattened` gives it.
+        touched: what the kernel reads and writes at offsets of type INDEX.
+        constants: by name.
     """
+    if displacement.numel() == 0:
+        return
+    _, height, width = spatial_size(displacement)
+    beyond = (tile["PLANES"] * (height + tile["ROWS"]) + tile["ROWS"]) * (width + tile["COLUMNS"])
+    with torch.cuda.device_of(displacement):
+        kernel[(displacement.shape[0] * tiles_of(displacement, tile),)](
+            *arguments,
+            NDIM=displacement.shape[1],
+            INDEX=index_type(beyond, *touched),
+            ACC=accumulator_type(displacement),
+            **tile,
+            **constants,
+        )
+
+
+def flattened(tile: dict[str, int], displacement: Tensor) -> dict[str, int]:
+    """A tile, with "ROWS", "COLUMNS" and "PLANES", of which there is one in 2D."""
+    return tile if displacement.shape[1] == 3 else {**tile, "PLANES": 1}
+
+
+def tiles_of(displacement: Tensor, tile: dict[str, int]) -> int:
+    """How many tiles a sample of a displacement has."""
     depth, height, width = spatial_size(displacement)
     tiles = triton.cdiv(height, tile["ROWS"]) * triton.cdiv(width, tile["COLUMNS"])
-    programs = displacement.shape[0] * triton.cdiv(depth, tile["PLANES"]) * tiles
-    beyond = (tile["PLANES"] * (height + tile["ROWS"]) + tile["ROWS"]) * (width + tile["COLUMNS"])
-    return programs, index_type(beyond, displacement, *others)
+    return triton.cdiv(depth, tile["PLANES"]) * tiles
 
 
 def scale_of(spacing: Sequence[float]) -> tuple[int, ...]:
@@ -147,6 +179,20 @@ def moved_column(
     here += step
     third = scaled(weight, scale[2]) * difference_between(here, lower, upper, active, ACC)
     return first + (AXIS == 0), second + (AXIS == 1), third + (AXIS == 2)
+
+
+@triton.jit
+def determinant_at(here, component_stride, across, scale, active, NDIM: tl.constexpr):
+    """The determinant of ``I + du / dx``; across holds the differences along z, y and x."""
+    field = (here, component_stride)
+    b, e, h = moved_column(*field, across[1], scale, active, 1, NDIM)
+    c, f, i = moved_column(*field, across[2], scale, active, 2, NDIM)
+    if NDIM == 2:
+        determinant = e * i - f * h
+    else:
+        a, d, g = moved_column(*field, across[0], scale, active, 0, NDIM)
+        determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+    return determinant
 
 
 @triton.jit

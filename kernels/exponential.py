@@ -18,15 +18,14 @@ import triton.language as tl
 from torch import Tensor
 
 from .compose import add_adjoint
-from .flow import first_stage, next_displacement, slopes, step_of
+from .flow import Flow, Stages, first_stage, intermediate_velocities, next_displacement, step_of
 from .gather import load_vector, store_vector
-from .launch import accumulator_type, element_strides, index_type, spatial_size
-from .location import block_of, voxel_position
-from .tuning import SAMPLING, size_class, tuned
+from .launch import Field, field_of, launch_over_voxels
+from .location import block_of
+from .tuning import SAMPLING, tuned
 
-# The voxels of a program of the slopes, and its warps.
+# The voxels of a program of the intermediate velocities.
 _BLOCK = 256
-_WARPS = 4
 
 # Fields that the backward pass works in, its result among them: two gradients in turn and the
 # displacements that it computes again, of which there are more where none is kept. The adjoint of
@@ -43,8 +42,6 @@ def step_kernel(
     out,
     inverse_field,
     inverse_out,
-    strides,
-    size,
     scale,
     inverse_scale,
     size_class,
@@ -58,40 +55,27 @@ def step_kernel(
     """One block of out, contiguous; and of inverse_out, where that is not None.
 
     The two programs of a block follow one another, so that a velocity which both read comes from
-    memory once. strides are those of both fields.
+    memory once. inverse_field is the data alone, with the strides of field.
     """
     program = tl.program_id(0)
+    data = field.data
     if inverse_out is not None:
         if program % 2 == 1:
-            field = inverse_field
+            data = inverse_field
             out = inverse_out
             scale = inverse_scale
         program = program // 2
-    n, voxel, voxels, active = block_of(program, size, INDEX, BLOCK)
-    result = next_displacement(
-        field,
-        strides,
-        n,
-        voxel_position(voxel, size),
-        active,
-        size,
-        tl.cast(scale, ACC),
-        STEP,
-        NDIM,
-        PADDING,
-        INDEX,
-        ACC,
-    )
+    field = Field(data, field.strides, field.size)
+    n, voxel, position, voxels, active = block_of(program, field.size, INDEX, BLOCK)
+    result = next_displacement(field, n, position, active, scale, STEP, NDIM, PADDING, ACC)
     store_vector(out, n, result, voxel, voxels, active, NDIM)
 
 
 @triton.jit
-def slopes_kernel(
+def intermediate_velocities_kernel(
     velocity,
     second,
     third,
-    strides,
-    size,
     scale,
     NDIM: tl.constexpr,
     PADDING: tl.constexpr,
@@ -99,132 +83,114 @@ def slopes_kernel(
     ACC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One block of the slopes of the classical Runge-Kutta step, for its adjoint; contiguous."""
-    program = tl.program_id(0)
-    n, voxel, voxels, active = block_of(program, size, INDEX, BLOCK)
-    position = voxel_position(voxel, size)
-    first = load_vector(velocity, strides, n, position, active, NDIM, ACC)
-    where = (position, active, size, tl.cast(scale, ACC))
-    found, further = slopes(velocity, strides, n, first, *where, NDIM, PADDING, INDEX, ACC)
+    """One block of what the adjoint of the classical Runge-Kutta step needs; contiguous."""
+    n, voxel, position, voxels, active = block_of(tl.program_id(0), velocity.size, INDEX, BLOCK)
+    first = load_vector(velocity, n, position, active, NDIM, ACC)
+    where = (position, active, tl.cast(scale, ACC))
+    found, further = intermediate_velocities(velocity, n, first, *where, NDIM, PADDING)
     store_vector(second, n, found, voxel, voxels, active, NDIM)
     store_vector(third, n, further, voxel, voxels, active, NDIM)
 
 
-def exponential_forward(
-    velocity: Tensor,
-    steps: int,
-    method: str,
-    padding: str,
-    inverse: bool,
-    kept: Sequence[int],
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """exp(v), and exp(-v) if asked for.
+def exponential_forward(flow: Flow, out: Tensor, inverse: Tensor | None, stages: Stages) -> None:
+    """exp(v), and exp(-v) if asked for, in the same launches.
 
     Args:
-        velocity: ``(N, d, *spatial)`` in voxels, float32 or float64, any strides.
-        steps: number of squarings.
-        method: how ``u_0`` is formed: "euler", "midpoint" or "rk4".
-        padding: how the field continues outside its grid: "zeros", "border" or "reflection".
-        inverse: whether exp(-v) is computed in the same launches.
-        kept: which of the displacements before the last are returned too, ascending; Euler's
-            ``u_0`` is not among them where it is squared.
-
-    Returns:
-        exp(v); exp(-v) or None; and the kept displacements, ``(kept, N, d, *spatial)``, those of
-        exp(v) before those of exp(-v), or None where none are kept.
+        flow: the velocity ``(N, d, *spatial)`` in voxels, float32 or float64, any strides;
+            ``2**-steps``; the number of squarings; how ``u_0`` is formed: "euler", "midpoint" or
+            "rk4"; how the field continues outside: "zeros", "border" or "reflection"; a CPU's.
+        out: overwritten with exp(v); contiguous, like the velocity.
+        inverse: the same of exp(-v); None where it is not wanted.
+        stages: memory for the kept displacements, ``(kept, N, d, *spatial)``, contiguous, those of
+            exp(v) before those of exp(-v), or None; and which they are, ascending. Euler's ``u_0``
+            is not among them where it is squared.
     """
-    directions = 2 if inverse else 1
-    stages = None
-    if kept:
-        stages = velocity.new_empty((directions * len(kept), *velocity.shape))
+    velocity, scale, steps, method, padding, _ = flow
+    memory, kept = stages
+    results = [out] if inverse is None else [out, inverse]
     places = [
-        {} if stages is None else dict(zip(kept, stages[i * len(kept) :], strict=False))
-        for i in range(directions)
+        {} if memory is None else dict(zip(kept, memory[i * len(kept) :], strict=False))
+        for i in range(len(results))
     ]
     fields: list[Tensor] = []
     for stage in range(first_stage(steps, method), steps + 1):
-        outs = [place[stage] if stage in place else field_like(velocity) for place in places]
-        advance(velocity, fields, outs, 0.5**steps, steps, method, padding)
+        outs = [
+            _place(result, place, stage, steps)
+            for result, place in zip(results, places, strict=True)
+        ]
+        advance(velocity, fields, outs, scale, steps, method, padding)
         fields = outs
-    return fields[0], fields[1] if inverse else None, stages
 
 
-def exponential_resume(
-    velocity: Tensor,
-    stages: Tensor,
-    steps: int,
-    method: str,
-    padding: str,
-    kept: Sequence[int],
-) -> Tensor:
+def exponential_resume(flow: Flow, out: Tensor, stages: Stages) -> None:
     """exp(v) from the last of its kept displacements on.
 
     Args:
-        velocity: as given to :func:`exponential_forward`.
-        stages: ``(kept, N, d, *spatial)``, what it returned.
-        steps: as given to it.
-        method: as given to it.
-        padding: as given to it.
-        kept: as given to it.
+        flow: as given to :func:`exponential_forward`.
+        out: overwritten with exp(v); contiguous, like the velocity.
+        stages: as filled by it.
     """
-    field = stages[len(kept) - 1]
-    for _ in range(kept[-1], steps):
-        out = field_like(velocity)
-        advance(velocity, [field], [out], 0.5**steps, steps, method, padding)
-        field = out
-    return field
+    velocity, scale, steps, method, padding, _ = flow
+    memory, kept = stages
+    assert memory is not None
+    field = memory[len(kept) - 1]
+    for stage in range(kept[-1] + 1, steps + 1):
+        following = _place(out, {}, stage, steps)
+        advance(velocity, [field], [following], scale, steps, method, padding)
+        field = following
 
 
-def exponential_backward(
-    grad: Tensor,
-    velocity: Tensor,
-    stages: Tensor | None,
-    scale: float,
-    steps: int,
-    method: str,
-    padding: str,
-    kept: Sequence[int],
-) -> Tensor:
+def exponential_backward(flow: Flow, grad: Tensor, stages: Stages, grad_velocity: Tensor) -> None:
     """The velocity's gradient of exp(v), or of exp(-v); summed with floating-point atomics.
 
     Args:
+        flow: as given to :func:`exponential_forward`, with the negative scale for exp(-v).
         grad: the gradient of the result, any strides.
-        velocity: as given to :func:`exponential_forward`.
-        stages: the kept displacements of this direction, or None.
-        scale: ``2**-steps``, or its negative for exp(-v).
-        steps: as given to :func:`exponential_forward`.
-        method: as given to it.
-        padding: as given to it.
-        kept: which displacements the stages are; the others are computed again.
+        stages: the kept displacements of this direction, or None, and which they are; the others
+            are computed again.
+        grad_velocity: overwritten; contiguous, like the velocity.
     """
+    velocity, scale, steps, method, padding, _ = flow
+    memory, kept = stages
     working = _WORKING_RK4 if method == "rk4" else _WORKING_WITH_KEPT if kept else _WORKING
-    flow = velocity, scale, steps, method, padding
     first = first_stage(steps, method)
-    held = {} if stages is None else dict(zip(kept, stages, strict=True))
+    held = {} if memory is None else dict(zip(kept, memory, strict=True))
     own = 0  # whether the gradient is one of the fields that the pass works in
     for stage in range(steps - 1, first - 1, -1):
+        # Two gradients in turn; the last of all, after those of the stages, is the result.
+        into_result = (stage - first) % 2 == 1
         if stage not in held:
             recomputed = sum(1 for other in held if other not in kept)
-            _compute_again(flow, held, stage, working - recomputed, own)
+            is_idle = into_result or not own
+            spare = grad_velocity if is_idle else None
+            _compute_again(flow, held, stage, working - recomputed, own, spare, int(into_result))
         u = held.pop(stage)
-        grad = _adjoint_of_square(grad, u, 1.0, padding)
-        del u
+        total = grad_velocity if into_result else torch.empty_like(grad_velocity)
+        _adjoint_of_square(grad, u, total, 1.0, padding)
+        grad = total
+        del u, total
         own = 1
     if first == 1:
-        return _adjoint_of_square(grad, velocity, scale, padding)
-    if method == "euler":
-        return (grad * scale).contiguous()
-    if method == "midpoint":
-        total = torch.zeros_like(velocity, memory_format=torch.contiguous_format)
-        options = {"scale": scale, "reach": scale / 2, "accumulate": True}
-        add_adjoint(grad, velocity, velocity, padding, total, total, **options)
-        return total
-    return _adjoint_of_rk4(grad, velocity, scale, padding)
+        _adjoint_of_square(grad, velocity, grad_velocity, scale, padding)
+    elif method == "euler":
+        torch.mul(grad, scale, out=grad_velocity)
+    elif method == "midpoint":
+        total = grad_velocity.zero_()
+        add_adjoint(grad, velocity, velocity, total, total, padding, scale=scale, reach=scale / 2)
+    else:
+        _adjoint_of_rk4(grad, velocity, grad_velocity, scale, padding)
 
 
 def field_like(velocity: Tensor) -> Tensor:
     """Uninitialised contiguous memory."""
     return torch.empty_like(velocity, memory_format=torch.contiguous_format)
+
+
+def _place(result: Tensor, places: dict[int, Tensor], stage: int, steps: int) -> Tensor:
+    """The memory of a displacement: its place if it is kept, else the result every other time."""
+    if stage in places:
+        return places[stage]
+    return result if (steps - stage) % 2 == 0 else field_like(result)
 
 
 def advance(
@@ -240,133 +206,106 @@ def advance(
 
     One or two at a time; two are of exp(v) and exp(-v).
     """
-    if velocity.numel() == 0:
-        return
     starts = not fields
     sources = list(fields) or [velocity] * len(outs)
-    samples, voxels = len(outs) * velocity.shape[0], velocity.shape[2:].numel()
     pair = len(outs) == 2
-    with torch.cuda.device_of(velocity):
-        step_kernel[lambda chosen: (samples * triton.cdiv(voxels, chosen["BLOCK"]),)](
-            sources[0],
-            outs[0],
-            sources[1] if pair else None,
-            outs[1] if pair else None,
-            element_strides(sources[0]),
-            spatial_size(velocity),
-            scale if starts else 1.0,
-            -scale if starts else 1.0,
-            STEP=step_of(steps, method) if starts else "square",
-            size_class=size_class(samples * voxels),
-            **_launch_options(velocity, padding, step_kernel.largest_block),
-        )
-
-
-def _launch_options(velocity: Tensor, padding: str, largest_block: int) -> dict[str, object]:
-    """What all kernels that step through a flow are launched with, but for the block itself."""
-    return {
-        "NDIM": velocity.shape[1],
-        "PADDING": padding,
-        "INDEX": index_type(largest_block, velocity),
-        "ACC": accumulator_type(velocity),
-    }
+    launch_over_voxels(
+        step_kernel,
+        velocity,
+        field_of(sources[0]),
+        outs[0],
+        sources[1] if pair else None,
+        outs[1] if pair else None,
+        scale if starts else 1.0,
+        -scale if starts else 1.0,
+        touched=(velocity,),
+        directions=len(outs),
+        STEP=step_of(steps, method) if starts else "square",
+        PADDING=padding,
+    )
 
 
 def _compute_again(
-    flow: tuple[Tensor, float, int, str, str],
+    flow: Flow,
     held: dict[int, Tensor],
     wanted: int,
     working: int,
     own: int,
+    spare: Tensor | None,
+    turn: int,
 ) -> None:
     """Adds the displacement ``wanted`` to those that are held, and what is worth it on the way.
 
     Args:
-        flow: velocity, scale, steps, method and padding.
+        flow: as given to :func:`exponential_forward`.
         held: displacements by their number.
         wanted: which one is to be computed, from the last one before it that is held.
         working: how many fields there are for gradients and for displacements that are not held.
         own: how many of them hold the gradient now.
+        spare: the one of them that is the result, if it does not hold the gradient.
+        turn: 1 where the next gradient goes there, which the wanted displacement then must not.
     """
-    velocity, scale, steps, method, padding = flow
+    velocity, scale, steps, method, padding, _ = flow
     begin = max((stage for stage in held if stage < wanted), default=None)
     start = first_stage(steps, method) - 1 if begin is None else begin
     # All but the wanted one and the one that alternates with it, which then is a gradient's.
-    spare = working - own - 2
+    room = working - own - 2
     worth: set[int] = set()
     top = wanted
-    if spare > 0 and wanted - 1 > start:
+    if room > 0 and wanted - 1 > start:
         top = wanted - 1  # used by the very next step
         worth.add(top)
-        spare -= 1
+        room -= 1
     # For longer, with two gradients and the displacement in use among the others.
-    lasting = max(min(spare, working - 3, top - start - 1), 0)
+    lasting = max(min(room, working - 3, top - start - 1), 0)
     for index in range(1, lasting + 1):
         worth.add(start + -(-index * (top - start) // (lasting + 1)))
     field = None if begin is None else held[begin]
     for stage in range(start + 1, wanted + 1):
-        out = field_like(velocity)
+        # What lasts until the next gradient alone is held where that, or the one after it, goes.
+        is_passing = spare is not None and stage not in worth and (wanted - stage) % 2 == turn
+        out = spare if is_passing else field_like(velocity)
         advance(velocity, [] if field is None else [field], [out], scale, steps, method, padding)
         field = out
         if stage == wanted or stage in worth:
             held[stage] = field
 
 
-def _adjoint_of_square(grad: Tensor, field: Tensor, scale: float, padding: str) -> Tensor:
-    """The adjoint of ``u + u o (id + u)`` at ``u = scale * field``, to the field."""
-    total = torch.zeros_like(field, memory_format=torch.contiguous_format)
-    add_adjoint(
-        grad,
-        field,
-        field,
-        padding,
-        total,
-        total,
-        scale=scale,
-        reach=scale,
-        passed=grad,
-        passed_scale=scale,
-        accumulate=True,
-    )
-    return total
+def _adjoint_of_square(
+    grad: Tensor, field: Tensor, total: Tensor, scale: float, padding: str
+) -> None:
+    """Writes the adjoint of ``u + u o (id + u)``, at ``u = scale * field``, to ``total``."""
+    total.zero_()
+    factors = {"scale": scale, "reach": scale, "passed_scale": scale}
+    add_adjoint(grad, field, field, total, total, padding, passed=grad, **factors)
 
 
-def _adjoint_of_rk4(grad: Tensor, velocity: Tensor, scale: float, padding: str) -> Tensor:
-    """Of ``scale / 6 (k_1 + 2 k_2 + 2 k_3 + k_4)``, each slope sampled where the one before leads.
+def _adjoint_of_rk4(
+    grad: Tensor, velocity: Tensor, total: Tensor, scale: float, padding: str
+) -> None:
+    """Of ``scale / 6 (k_1 + 2 k_2 + 2 k_3 + k_4)``, each k sampled where the one before leads.
 
     The factor comes last: sixths are not exact in a kernel's float32 arguments.
     """
-    total = torch.zeros_like(velocity, memory_format=torch.contiguous_format)
-    if velocity.numel() == 0:
-        return total
+    total.zero_()
     second, third = field_like(velocity), field_like(velocity)
-    blocks = triton.cdiv(velocity.shape[2:].numel(), _BLOCK)
-    with torch.cuda.device_of(velocity):
-        slopes_kernel[(velocity.shape[0] * blocks,)](
-            velocity,
-            second,
-            third,
-            element_strides(velocity),
-            spatial_size(velocity),
-            scale,
-            **_launch_options(velocity, padding, _BLOCK),
-            BLOCK=_BLOCK,
-            num_warps=_WARPS,
-        )
+    launch_over_voxels(
+        intermediate_velocities_kernel,
+        velocity,
+        field_of(velocity),
+        second,
+        third,
+        scale,
+        touched=(velocity,),
+        block=_BLOCK,
+        PADDING=padding,
+    )
     twice = {"passed": grad, "passed_scale": 2.0}
     grad_third = field_like(velocity)
-    add_adjoint(grad, velocity, third, padding, total, grad_third, reach=scale, **twice)
-    grad_second = third  # the slope has served
-    add_adjoint(grad_third, velocity, second, padding, total, grad_second, reach=scale / 2, **twice)
+    add_adjoint(grad, velocity, third, total, grad_third, padding, reach=scale, **twice)
+    grad_second = third  # the velocity has served
+    add_adjoint(grad_third, velocity, second, total, grad_second, padding, reach=scale / 2, **twice)
     add_adjoint(
-        grad_second,
-        velocity,
-        velocity,
-        padding,
-        total,
-        total,
-        reach=scale / 2,
-        passed=grad,
-        accumulate=True,
+        grad_second, velocity, velocity, total, total, padding, reach=scale / 2, passed=grad
     )
-    return total.mul_(scale / 6)
+    total.mul_(scale / 6)

@@ -5,49 +5,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from .gather import added, load_vector, sample_vector, scaled
 
+#: Velocity, scale of the time, squarings, method, padding, and a CPU's threads.
+Flow = tuple[Tensor, float, int, str, str, int]
+#: A stack of displacements, and which ones they are.
+Stages = tuple[Tensor | None, Sequence[int]]
+
 
 @triton.jit
-def slopes(
+def intermediate_velocities(
     velocity,
-    strides,
     n,
     first,
     position,
     active,
-    size,
     scale,
     NDIM: tl.constexpr,
     PADDING: tl.constexpr,
-    INDEX: tl.constexpr,
-    ACC: tl.constexpr,
 ):
-    """The second and third slope of the classical Runge-Kutta step; the first is the velocity."""
-    where = (position, active, size)
+    """The second and third velocity that the classical Runge-Kutta step meets on its way."""
+    where = (position, active)
     half = scaled(first, scale / 2)
-    second = sample_vector(velocity, strides, n, half, *where, NDIM, PADDING, INDEX, ACC)
+    second = sample_vector(velocity, n, half, *where, NDIM, PADDING)
     half = scaled(second, scale / 2)
-    third = sample_vector(velocity, strides, n, half, *where, NDIM, PADDING, INDEX, ACC)
+    third = sample_vector(velocity, n, half, *where, NDIM, PADDING)
     return second, third
 
 
 @triton.jit
 def next_displacement(
     field,
-    strides,
     n,
     position,
     active,
-    size,
     scale,
     STEP: tl.constexpr,
     NDIM: tl.constexpr,
     PADDING: tl.constexpr,
-    INDEX: tl.constexpr,
     ACC: tl.constexpr,
 ):
     """The displacement that one step makes of a field, at the voxels of a position.
@@ -55,22 +56,23 @@ def next_displacement(
     STEP is "square", of ``scale * field``, or what makes ``u_0`` of a velocity: "euler", "midpoint"
     or "rk4" over the time ``scale``.
     """
-    where = (position, active, size)
-    value = load_vector(field, strides, n, position, active, NDIM, ACC)
+    scale = tl.cast(scale, ACC)
+    where = (position, active)
+    value = load_vector(field, n, position, active, NDIM, ACC)
     if STEP == "euler":
         result = scaled(value, scale)
     elif STEP == "square":
         u = scaled(value, scale)
-        further = sample_vector(field, strides, n, u, *where, NDIM, PADDING, INDEX, ACC)
+        further = sample_vector(field, n, u, *where, NDIM, PADDING)
         result = scaled(added(further, value), scale)
     elif STEP == "midpoint":
         half = scaled(value, scale / 2)
-        further = sample_vector(field, strides, n, half, *where, NDIM, PADDING, INDEX, ACC)
+        further = sample_vector(field, n, half, *where, NDIM, PADDING)
         result = scaled(further, scale)
     else:
-        second, third = slopes(field, strides, n, value, *where, scale, NDIM, PADDING, INDEX, ACC)
+        second, third = intermediate_velocities(field, n, value, *where, scale, NDIM, PADDING)
         whole = scaled(third, scale)
-        fourth = sample_vector(field, strides, n, whole, *where, NDIM, PADDING, INDEX, ACC)
+        fourth = sample_vector(field, n, whole, *where, NDIM, PADDING)
         inner = scaled(added(second, third), 2)
         result = scaled(added(added(value, inner), fourth), scale / 6)
     return result

@@ -16,8 +16,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .differences import difference_at, moved_column, scale_of, scaled, tile_of, tiling
-from .launch import accumulator_type, element_strides, spatial_size
+from .differences import (
+    determinant_at,
+    difference_at,
+    flattened,
+    launch_over_tiles,
+    scale_of,
+    scaled,
+    tile_of,
+    tiles_of,
+)
+from .launch import field_of
+from .location import offset_of
 
 # The rows, columns and planes of a program, and its warps. In float64 a thread takes one voxel of a
 # plane: the registers do not suffice for two.
@@ -125,9 +135,7 @@ def in_region(index, size, INTERIOR: tl.constexpr):
 def folding_kernel(
     displacement,
     partial,
-    strides,
     scale,
-    size,
     NDIM: tl.constexpr,
     SCHEME: tl.constexpr,
     INTERIOR: tl.constexpr,
@@ -138,8 +146,9 @@ def folding_kernel(
     PLANES: tl.constexpr,
 ):
     """One tile: the record of the program goes to partial, ``(programs, 8)`` float64."""
+    strides, size = displacement.strides, displacement.size
     n, first, y, x = tile_of(tl.program_id(0), size, INDEX, ROWS, COLUMNS, PLANES)
-    field = displacement + n * strides[0]
+    field = displacement.data + n * strides[0]
     across_y = difference_at(y, size[1], strides[3], SCHEME, ACC)
     across_x = difference_at(x, size[2], strides[4], SCHEME, ACC)
     in_tile = (y < size[1]) & (x < size[2])
@@ -159,17 +168,13 @@ def folding_kernel(
     for plane in range(PLANES):
         z = first + plane
         active = in_tile & (z < size[0])
-        here = field + (z * strides[2] + y * strides[3] + x * strides[4])
-        b, e, h = moved_column(here, strides[1], across_y, scale, active, 1, NDIM)
-        c, f, i = moved_column(here, strides[1], across_x, scale, active, 2, NDIM)
+        here = field + offset_of((z, y, x), strides)
+        across = (difference_at(z, size[0], strides[2], SCHEME, ACC), across_y, across_x)
+        determinant = determinant_at(here, strides[1], across, scale, active, NDIM)
         if NDIM == 2:
-            determinant = e * i - f * h
             volume += overturned_square(here, strides, scale, cell_in_plane & active)
             counted = counted_in_plane & active
         else:
-            across_z = difference_at(z, size[0], strides[2], SCHEME, ACC)
-            a, d, g = moved_column(here, strides[1], across_z, scale, active, 0, NDIM)
-            determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
             cell = cell_in_plane & (z < size[0] - 1)
             volume += tl.where(cell, overturned_cube(here, strides, scale, cell), 0)
             counted = counted_in_plane & in_region(z, size[0], INTERIOR) & active
@@ -206,45 +211,42 @@ def folding_kernel(
     tl.store(record + 7, tl.max(tl.max(maximum, 1), 0).to(tl.float64))
 
 
-def folding(displacement: Tensor, scheme: str, interior: bool, spacing: Sequence[float]) -> Tensor:
+def folding(
+    displacement: Tensor,
+    statistics: Tensor,
+    scheme: str,
+    interior: bool,
+    spacing: Sequence[float],
+) -> None:
     """Folding statistics of each sample: the same bits every time.
 
     Args:
         displacement: ``(N, d, *spatial)``, d = 2 or 3, float32, float64, float16 or bfloat16; any
             strides. Half types are computed in float32.
+        statistics: overwritten; ``(N, 6)`` float64: voxels whose ``J`` is not positive, voxels
+            looked at, minimum and maximum of ``J``, standard deviation of ``log(max(J, 1e-9))``,
+            non-diffeomorphic volume in voxels.
         scheme: finite differences of the determinant: "central", "forward" or "backward".
         interior: leave out the outermost layer of voxels of every axis longer than 2.
         spacing: the voxel size along each axis.
-
-    Returns:
-        ``(N, 6)`` float64: voxels whose ``J`` is not positive, voxels looked at, minimum and
-        maximum of ``J``, standard deviation of ``log(max(J, 1e-9))``, non-diffeomorphic volume in
-        voxels.
     """
-    batch, ndim = displacement.shape[:2]
     tile = _FLOAT64_TILE if displacement.dtype == torch.float64 else _TILE
-    if ndim == 2:
-        tile = {**tile, "PLANES": 1}
-    programs, index = tiling(displacement, tile)
-    if programs == 0:
-        records = displacement.new_zeros((batch, 1, _RECORD), dtype=torch.float64)
-        return _statistics_of(records)
-    records = displacement.new_empty((batch, programs // batch, _RECORD), dtype=torch.float64)
-    with torch.cuda.device_of(displacement):
-        folding_kernel[(programs,)](
-            displacement,
-            records,
-            element_strides(displacement),
-            scale_of(spacing),
-            spatial_size(displacement),
-            NDIM=ndim,
-            SCHEME=scheme,
-            INTERIOR=interior,
-            INDEX=index,
-            ACC=accumulator_type(displacement),
-            **tile,
-        )
-    return _statistics_of(records)
+    tile = flattened(tile, displacement)
+    tiles = max(tiles_of(displacement, tile), 1)  # of no voxels, one record of zeros
+    allocate = statistics.new_empty if displacement.numel() else statistics.new_zeros
+    records = allocate((len(statistics), tiles, _RECORD))
+    launch_over_tiles(
+        folding_kernel,
+        displacement,
+        field_of(displacement),
+        records,
+        scale_of(spacing),
+        tile=tile,
+        touched=(displacement,),
+        SCHEME=scheme,
+        INTERIOR=interior,
+    )
+    statistics.copy_(_statistics_of(records))
 
 
 def _statistics_of(records: Tensor) -> Tensor:
@@ -254,10 +256,7 @@ def _statistics_of(records: Tensor) -> Tensor:
     apart = records[:, :, 4] / count - (logs / voxels)[:, None]
     between = torch.where(count > 0, count * apart.square(), 0)
     deviation = ((records[:, :, 5] + between).sum(1).clamp(min=0) / voxels).sqrt()
-    ranged = torch.stack(
-        [records[:, :, 6].amin(1), records[:, :, 7].amax(1), deviation],
-        1,
-    )
+    ranged = torch.stack([records[:, :, 6].amin(1), records[:, :, 7].amax(1), deviation], 1)
     defined = ((voxels > 0) & (undefined == 0))[:, None]
     minimum, maximum, deviation = torch.where(defined, ranged, torch.nan).unbind(1)
     return torch.stack([folds, voxels, minimum, maximum, deviation, volume], 1)

@@ -130,19 +130,19 @@ def cubic_weights(t, MODE: tl.constexpr):
 
 
 @triton.jit
-def cubic_slopes(t, MODE: tl.constexpr):
-    """The derivatives of the weights with respect to ``t``."""
+def cubic_derivatives(t, MODE: tl.constexpr):
+    """The derivatives of cubic_weights with respect to ``t``."""
     s = 1 - t
     if MODE == "bspline":
-        slopes = (s * s * -0.5, -t * (2 - 1.5 * t), s * (2 - 1.5 * s), t * t * 0.5)
+        derivatives = (s * s * -0.5, -t * (2 - 1.5 * t), s * (2 - 1.5 * s), t * t * 0.5)
     else:
-        slopes = (
+        derivatives = (
             -0.75 * (s * (1 - 3 * t)),
             -t * (4.5 - 3.75 * t),
             s * (4.5 - 3.75 * s),
             0.75 * (t * (1 - 3 * s)),
         )
-    return slopes
+    return derivatives
 
 
 @triton.jit

@@ -18,15 +18,19 @@ import triton.language as tl
 from torch import Tensor
 
 from .differences import (
+    determinant_at,
     difference_at,
     difference_coefficient,
+    flattened,
+    launch_over_tiles,
     moved_column,
     scale_of,
     scaled,
     tile_of,
-    tiling,
 )
-from .launch import accumulator_type, element_strides, spatial_size
+from .gather import added
+from .launch import field_of
+from .location import offset_of, voxel_number
 
 # The rows, columns and planes of a program, and its warps. In float64 and backward a thread takes
 # fewer voxels: with more, its registers leave few warps resident, or do not suffice.
@@ -39,9 +43,7 @@ _BACKWARD_TILE = {"ROWS": 4, "COLUMNS": 32, "PLANES": 8, "num_warps": 4}
 def jacobian_forward_kernel(
     displacement,
     out,
-    strides,
     scale,
-    size,
     NDIM: tl.constexpr,
     SCHEME: tl.constexpr,
     INDEX: tl.constexpr,
@@ -51,77 +53,70 @@ def jacobian_forward_kernel(
     PLANES: tl.constexpr,
 ):
     """One tile of out, contiguous ``(n, 1, *size)``; scale is scale_of the spacing."""
+    strides, size = displacement.strides, displacement.size
     n, first, y, x = tile_of(tl.program_id(0), size, INDEX, ROWS, COLUMNS, PLANES)
-    field = displacement + n * strides[0]
+    field = displacement.data + n * strides[0]
     voxels = tl.cast(size[0], tl.int64) * size[1] * size[2]
     across_y = difference_at(y, size[1], strides[3], SCHEME, ACC)
     across_x = difference_at(x, size[2], strides[4], SCHEME, ACC)
     for plane in range(PLANES):
         z = first + plane
         active = (y < size[1]) & (x < size[2]) & (z < size[0])
-        here = field + (z * strides[2] + y * strides[3] + x * strides[4])
-        b, e, h = moved_column(here, strides[1], across_y, scale, active, 1, NDIM)
-        c, f, i = moved_column(here, strides[1], across_x, scale, active, 2, NDIM)
-        if NDIM == 2:
-            determinant = e * i - f * h
-        else:
-            across_z = difference_at(z, size[0], strides[2], SCHEME, ACC)
-            a, d, g = moved_column(here, strides[1], across_z, scale, active, 0, NDIM)
-            determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
-        target = out + n * voxels + (z * size[1] + y) * size[2] + x
+        here = field + offset_of((z, y, x), strides)
+        across = (difference_at(z, size[0], strides[2], SCHEME, ACC), across_y, across_x)
+        determinant = determinant_at(here, strides[1], across, scale, active, NDIM)
+        target = out + n * voxels + voxel_number((z, y, x), size)
         tl.store(target, determinant.to(out.dtype.element_ty), mask=active)
 
 
 @triton.jit
 def gather_axis(
     here,
-    component_stride,
-    stride,
+    strides,
     upstream,
-    upstream_stride,
-    index,
+    upstream_strides,
+    position,
     size,
-    across_first,
-    across_second,
+    across,
     scale,
     active,
     AXIS: tl.constexpr,
     NDIM: tl.constexpr,
     SCHEME: tl.constexpr,
-    ACC: tl.constexpr,
 ):
     """What the voxels gather along an axis, as (z, y, x) components.
 
     From each neighbour, and themselves, in whose difference their value has a coefficient: that
     times the upstream gradient times the cofactors of that column.
 
-    across_first and across_second are the differences on the other two axes, in cyclic order; a
-    neighbour's are those of the voxel, for it differs in no coordinate but AXIS. In 2D
-    across_second alone counts.
+    across holds the differences along z, y and x; a neighbour's on the other two axes are those of
+    the voxel, for it differs in no coordinate but AXIS.
     """
+    ACC: tl.constexpr = across[AXIS][2].dtype
     FIRST: tl.constexpr = (AXIS + 1) % 3
     SECOND: tl.constexpr = (AXIS + 2) % 3
     sum_z = tl.zeros(active.shape, ACC)
     sum_y = tl.zeros(active.shape, ACC)
     sum_x = tl.zeros(active.shape, ACC)
+    index = position[AXIS]
     for step in tl.static_range(-1, 2):
-        coefficient = difference_coefficient(index + step, index, size, SCHEME, ACC)
+        coefficient = difference_coefficient(index + step, index, size[AXIS], SCHEME, ACC)
         taken = active & (coefficient != 0)
-        at = here + step * stride
-        share = tl.load(upstream + step * upstream_stride, mask=taken, other=0).to(ACC)
+        there = (here + step * strides[2 + AXIS], strides[1])
+        share = tl.load(upstream + step * upstream_strides[2 + AXIS], mask=taken, other=0).to(ACC)
         share *= coefficient
         if NDIM == 3:
-            a, b, c = moved_column(at, component_stride, across_first, scale, taken, FIRST, NDIM)
-            d, e, f = moved_column(at, component_stride, across_second, scale, taken, SECOND, NDIM)
+            a, b, c = moved_column(*there, across[FIRST], scale, taken, FIRST, NDIM)
+            d, e, f = moved_column(*there, across[SECOND], scale, taken, SECOND, NDIM)
             sum_z += tl.where(taken, share * (b * f - c * e), 0)
             sum_y += tl.where(taken, share * (c * d - a * f), 0)
             sum_x += tl.where(taken, share * (a * e - b * d), 0)
         elif AXIS == 1:
-            _, e, f = moved_column(at, component_stride, across_first, scale, taken, FIRST, NDIM)
+            _, e, f = moved_column(*there, across[2], scale, taken, 2, NDIM)
             sum_y += tl.where(taken, share * f, 0)
             sum_x -= tl.where(taken, share * e, 0)
         else:
-            _, e, f = moved_column(at, component_stride, across_second, scale, taken, SECOND, NDIM)
+            _, e, f = moved_column(*there, across[1], scale, taken, 1, NDIM)
             sum_y -= tl.where(taken, share * f, 0)
             sum_x += tl.where(taken, share * e, 0)
     return sum_z, sum_y, sum_x
@@ -132,10 +127,7 @@ def jacobian_backward_kernel(
     grad,
     displacement,
     out,
-    grad_strides,
-    strides,
     scale,
-    size,
     NDIM: tl.constexpr,
     SCHEME: tl.constexpr,
     INDEX: tl.constexpr,
@@ -145,151 +137,80 @@ def jacobian_backward_kernel(
     PLANES: tl.constexpr,
 ):
     """One tile of out, contiguous ``(n, d, *size)``: each voxel gathers, in a fixed order."""
+    strides, size = displacement.strides, displacement.size
     n, first, y, x = tile_of(tl.program_id(0), size, INDEX, ROWS, COLUMNS, PLANES)
-    field = displacement + n * strides[0]
-    source = grad + n * grad_strides[0]
+    field = displacement.data + n * strides[0]
+    source = grad.data + n * grad.strides[0]
     voxels = tl.cast(size[0], tl.int64) * size[1] * size[2]
     across_y = difference_at(y, size[1], strides[3], SCHEME, ACC)
     across_x = difference_at(x, size[2], strides[4], SCHEME, ACC)
     for plane in range(PLANES):
         z = first + plane
         active = (y < size[1]) & (x < size[2]) & (z < size[0])
-        here = field + (z * strides[2] + y * strides[3] + x * strides[4])
-        up = source + (z * grad_strides[2] + y * grad_strides[3] + x * grad_strides[4])
-        across_z = difference_at(z, size[0], strides[2], SCHEME, ACC)
-        sum_z, sum_y, sum_x = gather_axis(
-            here,
-            strides[1],
-            strides[3],
-            up,
-            grad_strides[3],
-            y,
-            size[1],
-            across_x,
-            across_z,
-            scale,
-            active,
-            1,
-            NDIM,
-            SCHEME,
-            ACC,
-        )
-        more_z, more_y, more_x = gather_axis(
-            here,
-            strides[1],
-            strides[4],
-            up,
-            grad_strides[4],
-            x,
-            size[2],
-            across_z,
-            across_y,
-            scale,
-            active,
-            2,
-            NDIM,
-            SCHEME,
-            ACC,
-        )
-        sum_z, sum_y, sum_x = sum_z + more_z, sum_y + more_y, sum_x + more_x
-        voxel = (z * size[1] + y) * size[2] + x
-        target = out + n * NDIM * voxels + voxel
+        across = (difference_at(z, size[0], strides[2], SCHEME, ACC), across_y, across_x)
+        position = (z, y, x)
+        here = field + offset_of(position, strides)
+        up = source + offset_of(position, grad.strides)
+        voxel = (here, strides, up, grad.strides, position, size, across, scale, active)
+        total = gather_axis(*voxel, 1, NDIM, SCHEME)
+        total = added(total, gather_axis(*voxel, 2, NDIM, SCHEME))
         if NDIM == 3:
-            more_z, more_y, more_x = gather_axis(
-                here,
-                strides[1],
-                strides[2],
-                up,
-                grad_strides[2],
-                z,
-                size[0],
-                across_y,
-                across_x,
-                scale,
-                active,
-                0,
-                NDIM,
-                SCHEME,
-                ACC,
-            )
-            sum_z, sum_y, sum_x = sum_z + more_z, sum_y + more_y, sum_x + more_x
-            tl.store(target, scaled(sum_z, scale[0]).to(out.dtype.element_ty), mask=active)
-            target += voxels
-        tl.store(target, scaled(sum_y, scale[1]).to(out.dtype.element_ty), mask=active)
-        tl.store(target + voxels, scaled(sum_x, scale[2]).to(out.dtype.element_ty), mask=active)
+            total = added(total, gather_axis(*voxel, 0, NDIM, SCHEME))
+        for axis in tl.static_range(3 - NDIM, 3):
+            target = out + (n * NDIM + (axis - 3 + NDIM)) * voxels + voxel_number(position, size)
+            component = scaled(total[axis], scale[axis])
+            tl.store(target, component.to(out.dtype.element_ty), mask=active)
 
 
-def jacobian_forward(displacement: Tensor, scheme: str, spacing: Sequence[float]) -> Tensor:
+def jacobian_forward(
+    displacement: Tensor, out: Tensor, scheme: str, spacing: Sequence[float]
+) -> None:
     """The Jacobian determinant of ``p + u(p)``.
 
     Args:
         displacement: ``(N, d, *spatial)``, d = 2 or 3, float32, float64, float16 or bfloat16; any
             strides. Half types are computed in float32.
+        out: overwritten; ``(N, 1, *spatial)``, contiguous, in the displacement's dtype.
         scheme: "central", "forward" or "backward".
         spacing: the voxel size along each axis.
-
-    Returns:
-        ``(N, 1, *spatial)``, contiguous, in the displacement's dtype.
     """
-    shape = (displacement.shape[0], 1, *displacement.shape[2:])
-    out = torch.empty(shape, dtype=displacement.dtype, device=displacement.device)
-    if out.numel():
-        tile = _FLOAT64_TILE if displacement.dtype == torch.float64 else _FORWARD_TILE
-        programs, options = _launch_options(displacement, displacement, scheme, tile)
-        with torch.cuda.device_of(displacement):
-            jacobian_forward_kernel[(programs,)](
-                displacement,
-                out,
-                element_strides(displacement),
-                scale_of(spacing),
-                spatial_size(displacement),
-                **options,
-            )
-    return out
+    tile = _FLOAT64_TILE if displacement.dtype == torch.float64 else _FORWARD_TILE
+    launch_over_tiles(
+        jacobian_forward_kernel,
+        displacement,
+        field_of(displacement),
+        out,
+        scale_of(spacing),
+        tile=flattened(tile, displacement),
+        touched=(displacement,),
+        SCHEME=scheme,
+    )
 
 
 def jacobian_backward(
-    grad: Tensor, displacement: Tensor, scheme: str, spacing: Sequence[float]
-) -> Tensor:
+    grad: Tensor,
+    displacement: Tensor,
+    grad_displacement: Tensor,
+    scheme: str,
+    spacing: Sequence[float],
+) -> None:
     """The gradient of :func:`jacobian_forward`: the same bits every time.
 
     Args:
         grad: ``(N, 1, *spatial)``, the gradient of the result.
         displacement: as for :func:`jacobian_forward`.
+        grad_displacement: overwritten; contiguous, like the displacement.
         scheme: as for :func:`jacobian_forward`.
         spacing: as for :func:`jacobian_forward`.
-
-    Returns:
-        ``(N, d, *spatial)``, contiguous, in the displacement's dtype.
     """
-    out = torch.empty(displacement.shape, dtype=displacement.dtype, device=displacement.device)
-    if out.numel():
-        programs, options = _launch_options(displacement, grad, scheme, _BACKWARD_TILE)
-        with torch.cuda.device_of(displacement):
-            jacobian_backward_kernel[(programs,)](
-                grad,
-                displacement,
-                out,
-                element_strides(grad),
-                element_strides(displacement),
-                scale_of(spacing),
-                spatial_size(displacement),
-                **options,
-            )
-    return out
-
-
-def _launch_options(
-    displacement: Tensor, grad: Tensor, scheme: str, tile: dict[str, int]
-) -> tuple[int, dict[str, object]]:
-    """The number of programs, and the options common to both kernels."""
-    if displacement.shape[1] == 2:
-        tile = {**tile, "PLANES": 1}
-    programs, index = tiling(displacement, tile, grad)
-    return programs, {
-        "NDIM": displacement.shape[1],
-        "SCHEME": scheme,
-        "INDEX": index,
-        "ACC": accumulator_type(displacement),
-        **tile,
-    }
+    launch_over_tiles(
+        jacobian_backward_kernel,
+        displacement,
+        field_of(grad),
+        field_of(displacement),
+        grad_displacement,
+        scale_of(spacing),
+        tile=flattened(_BACKWARD_TILE, displacement),
+        touched=(displacement, grad),
+        SCHEME=scheme,
+    )

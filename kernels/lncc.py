@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import spatial_size
+from .launch import field_of
 
 _BLOCK = 256
 # Of x, y and their products over a window; of what the gradients are made of.
@@ -33,22 +33,22 @@ def block_of_voxels(voxels, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def load_voxel(image, strides, size, voxel, active):
-    """Voxels of ``(n, c, z, y, x)``, whose sizes but for n are ``size``, as float64."""
-    x, row = voxel % size[3], voxel // size[3]
-    y, row = row % size[2], row // size[2]
-    z, row = row % size[1], row // size[1]
-    offset = x * strides[4] + y * strides[3] + z * strides[2]
-    offset += row % size[0] * strides[1] + row // size[0] * strides[0]
-    return tl.load(image + offset, mask=active, other=0).to(tl.float64)
+def load_voxel(image, channels, voxel, active):
+    """Voxels of an image as float64, numbered through all its channels and samples."""
+    x, row = voxel % image.size[2], voxel // image.size[2]
+    y, row = row % image.size[1], row // image.size[1]
+    z, row = row % image.size[0], row // image.size[0]
+    offset = x * image.strides[4] + y * image.strides[3] + z * image.strides[2]
+    offset += row % channels * image.strides[1] + row // channels * image.strides[0]
+    return tl.load(image.data + offset, mask=active, other=0).to(tl.float64)
 
 
 @triton.jit
-def products_kernel(x, y, x_strides, y_strides, size, voxels, sums, BLOCK: tl.constexpr):
+def products_kernel(x, y, channels, voxels, sums, BLOCK: tl.constexpr):
     """x, y and their products, one after the other in sums."""
     voxel, active, voxels = block_of_voxels(voxels, BLOCK)
-    a = load_voxel(x, x_strides, size, voxel, active)
-    b = load_voxel(y, y_strides, size, voxel, active)
+    a = load_voxel(x, channels, voxel, active)
+    b = load_voxel(y, channels, voxel, active)
     tl.store(sums + voxel, a, mask=active)
     tl.store(sums + voxels + voxel, b, mask=active)
     tl.store(sums + 2 * voxels + voxel, a * a, mask=active)
@@ -80,10 +80,10 @@ def inside_window(place, length, radius):
 def voxel_kernel(sums, size, radius, voxels, BACKWARD: tl.constexpr, BLOCK: tl.constexpr):
     """The squared correlations in place of the first sums; or the gradients' terms of all."""
     voxel, active, voxels = block_of_voxels(voxels, BLOCK)
-    row = voxel // size[3]
-    count = inside_window(voxel % size[3], size[3], radius)
-    count *= inside_window(row % size[2], size[2], radius)
-    count *= inside_window(row // size[2] % size[1], size[1], radius)
+    row = voxel // size[2]
+    count = inside_window(voxel % size[2], size[2], radius)
+    count *= inside_window(row % size[1], size[1], radius)
+    count *= inside_window(row // size[1] % size[0], size[0], radius)
     sum_x = tl.load(sums + voxel, mask=active, other=0)
     sum_y = tl.load(sums + voxels + voxel, mask=active, other=0)
     square_x = tl.load(sums + 2 * voxels + voxel, mask=active, other=0)
@@ -114,12 +114,11 @@ def voxel_kernel(sums, size, radius, voxels, BACKWARD: tl.constexpr, BLOCK: tl.c
 @triton.jit
 def gradient_kernel(
     grad,
+    step,
     own,
     other,
-    grad_stride,
-    own_strides,
-    other_strides,
-    size,
+    channels,
+    of_sample,
     voxels,
     sums,
     WHICH: tl.constexpr,
@@ -128,10 +127,9 @@ def gradient_kernel(
 ):
     """The gradient of one image; its sums of terms are numbers WHICH and WHICH + 2."""
     voxel, active, voxels = block_of_voxels(voxels, BLOCK)
-    of_sample = tl.cast(size[0], tl.int64) * size[1] * size[2] * size[3]
-    upstream = tl.load(grad + voxel // of_sample * grad_stride, mask=active, other=0)
-    mine = load_voxel(own, own_strides, size, voxel, active)
-    theirs = load_voxel(other, other_strides, size, voxel, active)
+    upstream = tl.load(grad + voxel // of_sample * step, mask=active, other=0)
+    mine = load_voxel(own, channels, voxel, active)
+    theirs = load_voxel(other, channels, voxel, active)
     value = tl.load(sums + voxel, mask=active, other=0) * theirs
     value += tl.load(sums + WHICH * voxels + voxel, mask=active, other=0) * mine
     value -= tl.load(sums + (WHICH + 2) * voxels + voxel, mask=active, other=0)
@@ -152,7 +150,8 @@ def lncc_forward(x: Tensor, y: Tensor, out: Tensor, scratch: Tensor, window: int
         window: the side of the window in voxels, odd.
     """
     sums = _sum_images(x, y, scratch.view(2, _SUMS, *x.shape), window)
-    _launch(voxel_kernel, x.numel(), x, sums, _size(x), window // 2, x.numel(), BACKWARD=False)
+    size, voxels = field_of(x).size, x.numel()
+    _launch(voxel_kernel, voxels, x, sums, size, window // 2, voxels, BACKWARD=False)
     out.copy_(sums[0].flatten(1).mean(1))
 
 
@@ -176,23 +175,23 @@ def lncc_backward(
         scratch: as for :func:`lncc_forward`.
         window: as for :func:`lncc_forward`.
     """
-    scratch = scratch.view(2, _SUMS, *x.shape)
-    sums, voxels = _sum_images(x, y, scratch, window), x.numel()
-    _launch(voxel_kernel, voxels, x, sums, _size(x), window // 2, voxels, BACKWARD=True)
-    sums = _sum_windows(sums, scratch[1 if sums.data_ptr() == scratch.data_ptr() else 0], window)
+    scratch, voxels = scratch.view(2, _SUMS, *x.shape), x.numel()
+    sums = _sum_images(x, y, scratch, window)
+    _launch(voxel_kernel, voxels, x, sums, field_of(x).size, window // 2, voxels, BACKWARD=True)
+    other = scratch[1 if sums.data_ptr() == scratch.data_ptr() else 0]
+    sums = _sum_windows(sums, other, window)
+    sizes = x.shape[1], x.shape[1:].numel(), voxels
     for which, own, other, out in ((1, x, y, grad_x), (2, y, x, grad_y)):
-        if out is None:
-            continue
-        strides = grad.stride(0), _strides(own), _strides(other)
-        sizes = _size(x), voxels
-        _launch(gradient_kernel, voxels, x, grad, own, other, *strides, *sizes, sums, which, out)
+        if out is not None:
+            images = field_of(own), field_of(other)
+            upstream = grad, grad.stride(0)
+            _launch(gradient_kernel, voxels, x, *upstream, *images, *sizes, sums, which, out)
 
 
 def _sum_images(x: Tensor, y: Tensor, scratch: Tensor, window: int) -> Tensor:
     """The sums of x, y and their products over every window: one half of the scratch."""
-    voxels = x.numel()
-    strides = _strides(x), _strides(y)
-    _launch(products_kernel, voxels, x, x, y, *strides, _size(x), voxels, scratch[0])
+    images, sizes = (field_of(x), field_of(y)), (x.shape[1], x.numel())
+    _launch(products_kernel, x.numel(), x, *images, *sizes, scratch[0])
     return _sum_windows(scratch[0], scratch[1], window)
 
 
@@ -209,14 +208,3 @@ def _launch(kernel: Any, items: int, device_of: Tensor, *arguments: Any, **const
     if items:
         with torch.cuda.device_of(device_of):
             kernel[(triton.cdiv(items, _BLOCK),)](*arguments, BLOCK=_BLOCK, **constants)
-
-
-def _size(x: Tensor) -> tuple[int, ...]:
-    """Channels and spatial size as (c, z, y, x)."""
-    return x.shape[1], *spatial_size(x)
-
-
-def _strides(x: Tensor) -> tuple[int, ...]:
-    """Strides as (n, c, z, y, x); that of the z that there is not in 2D is 0."""
-    strides = tuple(x.stride())
-    return strides if len(strides) == 5 else (*strides[:2], 0, *strides[2:])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .interpolation import is_inside, sample_axis
+from .interpolation import corner_weight, is_inside, sample_axis
 
 
 @triton.jit
@@ -16,20 +16,34 @@ def block_of(program, size, INDEX: tl.constexpr, BLOCK: tl.constexpr):
     """What a program works on: a block of consecutive voxels of one sample.
 
     Returns:
-        The sample, the voxels, the number of all voxels of a sample, and the mask of the voxels
-        that are among them.
+        The sample; the voxels, by number and by (z, y, x); the number of all voxels of a sample;
+        and the mask of the voxels that are among them.
     """
     voxels = tl.cast(size[0], INDEX) * size[1] * size[2]
     blocks = tl.cdiv(voxels, BLOCK)
     voxel = (program % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
-    return (program // blocks).to(tl.int64), voxel, voxels, voxel < voxels
+    row = voxel // size[2]
+    position = (row // size[1], row % size[1], voxel % size[2])
+    return (program // blocks).to(tl.int64), voxel, position, voxels, voxel < voxels
 
 
 @triton.jit
-def voxel_position(voxel, size):
-    """The (z, y, x) of a linear index into a grid of the given size."""
-    row = voxel // size[2]
-    return row // size[1], row % size[1], voxel % size[2]
+def voxel_number(position, size):
+    """The number of a voxel (z, y, x) among those of a sample."""
+    return (position[0] * size[1] + position[1]) * size[2] + position[2]
+
+
+@triton.jit
+def offset_of(position, strides):
+    """How far from the first voxel of a channel a voxel (z, y, x) lies, in elements."""
+    return position[0] * strides[2] + position[1] * strides[3] + position[2] * strides[4]
+
+
+@triton.jit
+def displaced(position, displacement):
+    """Where a displacement leads from a voxel, both (z, y, x)."""
+    z, y, x = displacement
+    return position[0].to(z.dtype) + z, position[1].to(y.dtype) + y, position[2].to(x.dtype) + x
 
 
 @triton.jit
@@ -45,114 +59,80 @@ def affine_row(row, column_stride, position, NDIM: tl.constexpr, ACC: tl.constex
 
 
 @triton.jit
-def locate_axis(
-    displacement,
-    displacement_strides,
-    affine,
-    affine_strides,
-    n,
-    position,
-    active,
-    size,
-    AXIS: tl.constexpr,
-    NDIM: tl.constexpr,
-    MODE: tl.constexpr,
-    PADDING: tl.constexpr,
-    INDEX: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    """Where the voxels at a position are sampled along one axis of the image: see sample_axis."""
-    component: tl.constexpr = AXIS - (3 - NDIM)
-    z, y, x = position
-    plane = displacement + n * displacement_strides[0]
-    plane += component * tl.cast(displacement_strides[1], tl.int64)
-    voxel = z * displacement_strides[2] + y * displacement_strides[3] + x * displacement_strides[4]
-    coordinate = tl.load(plane + voxel, mask=active, other=0).to(ACC)
-    if affine is None:
-        coordinate += position[AXIS].to(ACC)
-    else:
-        row = affine + n * affine_strides[0] + component * affine_strides[1]
-        coordinate += affine_row(row, affine_strides[2], position, NDIM, ACC)
-    return sample_axis(coordinate, size[AXIS], MODE, PADDING, INDEX)
+def affine_displaced(affine, strides, n, position, displacement, NDIM: tl.constexpr):
+    """Where a displacement leads from what an affine map makes of a voxel, as (z, y, x)."""
+    ACC: tl.constexpr = displacement[2].dtype
+    row = affine + n * strides[0]
+    z = displacement[0]
+    if NDIM == 3:
+        z += affine_row(row, strides[2], position, NDIM, ACC)
+        row += strides[1]
+    y = displacement[1] + affine_row(row, strides[2], position, NDIM, ACC)
+    x = displacement[2] + affine_row(row + strides[1], strides[2], position, NDIM, ACC)
+    return z, y, x
 
 
 @triton.jit
 def locate(
-    displacement,
-    displacement_strides,
-    affine,
-    affine_strides,
-    n,
-    position,
+    location,
     active,
     size,
     NDIM: tl.constexpr,
     MODE: tl.constexpr,
     PADDING: tl.constexpr,
     INDEX: tl.constexpr,
-    ACC: tl.constexpr,
 ):
-    """locate_axis on all three axes.
+    """The cells of locations (z, y, x); see sample_axis.
 
     Returns:
         The first voxel read, the weights of the voxels above it, the derivatives of the padded
         coordinates, each as (z, y, x), and the mask of the locations that do not exist.
     """
-    arguments = (displacement, displacement_strides, affine, affine_strides, n, position, active)
-    y, weight_y, derivative_y, undefined_y = locate_axis(
-        *arguments, size, 1, NDIM, MODE, PADDING, INDEX, ACC
-    )
-    x, weight_x, derivative_x, undefined_x = locate_axis(
-        *arguments, size, 2, NDIM, MODE, PADDING, INDEX, ACC
-    )
-    undefined = undefined_y | undefined_x
+    y, weight_y, derivative_y, undefined = sample_axis(location[1], size[1], MODE, PADDING, INDEX)
+    x, weight_x, derivative_x, nowhere = sample_axis(location[2], size[2], MODE, PADDING, INDEX)
+    undefined |= nowhere
     z = tl.zeros_like(x)
     weight_z = tl.zeros_like(weight_x)
     derivative_z = tl.zeros_like(weight_x)
     if NDIM == 3:
-        z, weight_z, derivative_z, undefined_z = locate_axis(
-            *arguments, size, 0, NDIM, MODE, PADDING, INDEX, ACC
-        )
-        undefined |= undefined_z
+        z, weight_z, derivative_z, nowhere = sample_axis(location[0], size[0], MODE, PADDING, INDEX)
+        undefined |= nowhere
     derivatives = (derivative_z, derivative_y, derivative_x)
     return (z, y, x), (weight_z, weight_y, weight_x), derivatives, undefined & active
 
 
 @triton.jit
-def locate_displaced(
-    displacement,
-    position,
-    active,
+def corner(
+    first,
+    weights,
     size,
-    NDIM: tl.constexpr,
+    DZ: tl.constexpr,
+    DY: tl.constexpr,
+    DX: tl.constexpr,
     MODE: tl.constexpr,
-    PADDING: tl.constexpr,
-    INDEX: tl.constexpr,
-    ACC: tl.constexpr,
 ):
-    """As locate, with a displacement (z, y, x) that is in registers."""
-    y, weight_y, derivative_y, undefined_y = sample_axis(
-        position[1].to(ACC) + displacement[1], size[1], MODE, PADDING, INDEX
-    )
-    x, weight_x, derivative_x, undefined_x = sample_axis(
-        position[2].to(ACC) + displacement[2], size[2], MODE, PADDING, INDEX
-    )
-    undefined = undefined_y | undefined_x
-    z = tl.zeros_like(x)
-    weight_z = tl.zeros_like(weight_x)
-    derivative_z = tl.zeros_like(weight_x)
-    if NDIM == 3:
-        z, weight_z, derivative_z, undefined_z = sample_axis(
-            position[0].to(ACC) + displacement[0], size[0], MODE, PADDING, INDEX
-        )
-        undefined |= undefined_z
-    derivatives = (derivative_z, derivative_y, derivative_x)
-    return (z, y, x), (weight_z, weight_y, weight_x), derivatives, undefined & active
+    """One corner of the cells: its voxel, its weights along each axis, and whether it is inside."""
+    z, y, x = first[0] + DZ, first[1] + DY, first[2] + DX
+    inside = is_inside(z, size[0]) & is_inside(y, size[1]) & is_inside(x, size[2])
+    weight_z = corner_weight(weights[0], DZ, MODE)
+    weight_y = corner_weight(weights[1], DY, MODE)
+    weight_x = corner_weight(weights[2], DX, MODE)
+    return (z, y, x), (weight_z, weight_y, weight_x), inside
 
 
 @triton.jit
-def corner(voxel, size, DZ: tl.constexpr, DY: tl.constexpr, DX: tl.constexpr):
-    """The voxel of one corner of the cell, and the mask of those inside the image."""
-    z, y, x = voxel[0] + DZ, voxel[1] + DY, voxel[2] + DX
-    inside = is_inside(z, size[0]) & is_inside(y, size[1]) & is_inside(x, size[2])
-    return (z, y, x), inside
+def reaching(first, size, active, NDIM: tl.constexpr, MODE: tl.constexpr, PADDING: tl.constexpr):
+    """The mask of the cells that a voxel of the image enters; others pass nothing on, not even NaN.
+
+    Nothing is 0 * inf as well.
+    """
+    reached = active
+    if MODE == "cubic" or MODE == "bspline":
+        if PADDING == "zeros":
+            for axis in tl.static_range(3 - NDIM, 3):
+                reached &= (first[axis] > -3) & (first[axis] <= size[axis])
+    else:
+        UPPER: tl.constexpr = 1 if MODE == "nearest" else 2
+        for axis in tl.static_range(3 - NDIM, 3):
+            reached &= (first[axis] > -UPPER) & (first[axis] < size[axis])
+    return reached

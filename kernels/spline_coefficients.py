@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import accumulator_type
+from .launch import accumulator, accumulator_type
 
 # The lines of a program, by whether they lie along x, the values of each in a tile, and its warps.
 # Along x, 32 lines would spill for sm_100 (Triton 3.6).
@@ -157,35 +157,25 @@ def spline_lines_kernel(
         carried = tl.sum(tl.where(place == 0, value, 0), SCAN, keep_dims=True)
 
 
-def spline_coefficients(image: Tensor, padding: str, adjoint: bool) -> Tensor:
+def spline_coefficients(image: Tensor, out: Tensor, padding: str, adjoint: bool) -> None:
     """The coefficients whose cubic B-spline equals the image at every voxel.
 
     The axes are solved one after the other, exactly; half types are kept in float32 in between.
 
     Args:
         image: ``(N, C, *spatial)``, any strides; float32, float64, float16 or bfloat16.
+        out: overwritten; contiguous, like the image.
         padding: "zeros", "border" or "reflection".
         adjoint: solve the transposed systems.
-
-    Returns:
-        ``(N, C, *spatial)``, contiguous, in the image's dtype.
     """
-    out = image.new_empty(image.shape)
     if out.numel() == 0:
-        return out
-    is_half = image.dtype in (torch.float16, torch.bfloat16)
-    between = torch.empty_like(out, dtype=torch.float32) if is_half else out
-    last = image.dim() - 1
-    for axis in range(last, 1, -1):
-        _solve_axis(
-            image if axis == last else between,
-            between,
-            out if axis == 2 else between,
-            axis,
-            padding,
-            adjoint,
-        )
-    return out
+        return
+    dtype = accumulator(out)
+    between = out if out.dtype == dtype else torch.empty_like(out, dtype=dtype)
+    source = image
+    for axis in range(image.dim() - 1, 1, -1):
+        _solve_axis(source, between, out if axis == 2 else between, axis, padding, adjoint)
+        source = between
 
 
 def _solve_axis(

@@ -15,35 +15,56 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .fixed_point import fixed_point_scale, from_fixed_point
-from .gather import gather, store_location_gradient
-from .interpolation import corner_weight
-from .launch import accumulator, accumulator_type, element_strides, index_type, spatial_size
-from .location import block_of, corner, locate, voxel_position
-from .scatter import scatter
-from .tuning import SAMPLING, size_class, tuned
-from .warp_cubic import warp_cubic_backward_kernel, warp_cubic_forward_kernel
+from .cubic import cubic_adjoint, plane_taps
+from .gather import add_location_gradient, load_vector, sample_channels, select, store_vector
+from .launch import accumulator, field_of, launch_over_voxels
+from .location import (
+    affine_displaced,
+    block_of,
+    corner,
+    displaced,
+    locate,
+    offset_of,
+    reaching,
+    voxel_number,
+)
+from .scatter import ScatteredSums, scatter
+from .tuning import SAMPLING, configuration, tuned
 
 CUBIC_MODES = ("cubic", "bspline")
 
-# The voxels of a program and its warps, backward; the grid is one program per block of every
-# sample. A thread takes one voxel: with two, its registers leave few warps resident.
+# The voxels of a program, backward. A thread takes one voxel: with two, its registers leave few
+# warps resident.
 _BACKWARD_BLOCK = 128
-_WARPS = 4
 
 
-@tuned(*SAMPLING)
+@triton.jit
+def locations_of(
+    displacement,
+    affine,
+    affine_strides,
+    n,
+    position,
+    active,
+    NDIM: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Where the voxels at a position are sampled, (z, y, x); affine may be None."""
+    u = load_vector(displacement, n, position, active, NDIM, ACC)
+    if affine is None:
+        location = displaced(position, u)
+    else:
+        location = affine_displaced(affine, affine_strides, n, position, u, NDIM)
+    return location
+
+
 @triton.jit(do_not_specialize=["size_class"])
 def warp_forward_kernel(
     image,
     displacement,
     affine,
-    out,
-    image_strides,
-    displacement_strides,
     affine_strides,
-    size,
-    out_size,
+    out,
     channels,
     size_class,
     NDIM: tl.constexpr,
@@ -53,33 +74,60 @@ def warp_forward_kernel(
     ACC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One block of out, contiguous ``(n, c, *out_size)``; affine may be None."""
-    n, voxel, voxels, active = block_of(tl.program_id(0), out_size, INDEX, BLOCK)
-    first, weights, _, undefined = locate(
-        displacement,
-        displacement_strides,
-        affine,
-        affine_strides,
-        n,
-        voxel_position(voxel, out_size),
-        active,
-        size,
-        NDIM,
-        MODE,
-        PADDING,
-        INDEX,
-        ACC,
-    )
+    """One block of out, contiguous; affine may be None."""
+    n, voxel, position, voxels, active = block_of(tl.program_id(0), displacement.size, INDEX, BLOCK)
+    location = locations_of(displacement, affine, affine_strides, n, position, active, NDIM, ACC)
+    block = (location, n, voxel, voxels, active, channels)
+    sample_channels(image, out, *block, NDIM, MODE, PADDING)
 
-    plane = image + n * image_strides[0]
-    target = out + n * channels * voxels
-    for _channel in range(channels):
-        total = gather(
-            plane, image_strides, first, weights, undefined, active, size, NDIM, MODE, ACC
-        )
-        tl.store(target + voxel, total.to(out.dtype.element_ty), mask=active)
-        plane += image_strides[1]
-        target += voxels
+
+_SAMPLE = tuned(*SAMPLING)(warp_forward_kernel)
+# One voxel per thread.
+_SAMPLE_CUBIC = tuned(
+    configuration(4, BLOCK=128), configuration(2, BLOCK=64), configuration(8, BLOCK=256)
+)(warp_forward_kernel)
+
+
+@triton.jit
+def linear_adjoint(
+    upstream,
+    grad_image,
+    grad_image_fixed,
+    scale,
+    target_plane,
+    plane,
+    image,
+    first,
+    weights,
+    reached,
+    gradient,
+    NDIM: tl.constexpr,
+    MODE: tl.constexpr,
+    NEEDS_LOCATION: tl.constexpr,
+):
+    """Scatters one channel's upstream gradient to the cells that were located, linear or nearest.
+
+    Returns:
+        ``gradient``, that to the padded locations, (z, y, x), with this channel's added.
+    """
+    UPPER: tl.constexpr = 1 if MODE == "nearest" else 2
+    UPPER_Z: tl.constexpr = UPPER if NDIM == 3 else 1
+    for dz in tl.static_range(UPPER_Z):
+        for dy in tl.static_range(UPPER):
+            for dx in tl.static_range(UPPER):
+                voxel, weight, inside = corner(first, weights, image.size, dz, dy, dx, MODE)
+                inside &= reached
+                if grad_image is not None:
+                    offset = voxel_number(voxel, image.size)
+                    share = upstream * (weight[0] * weight[1] * weight[2])
+                    scatter(
+                        grad_image, grad_image_fixed, target_plane, offset, share, inside, scale
+                    )
+                if NEEDS_LOCATION:
+                    value = tl.load(plane + offset_of(voxel, image.strides), mask=inside, other=0)
+                    value = value.to(upstream.dtype) * upstream
+                    gradient = add_location_gradient(gradient, value, weight, dz, dy, dx)
+    return gradient
 
 
 @triton.jit
@@ -88,17 +136,12 @@ def warp_backward_kernel(
     image,
     displacement,
     affine,
+    affine_strides,
     grad_image,
     grad_image_fixed,
     fixed_scale,
     grad_displacement,
     grad_affine,
-    grad_strides,
-    image_strides,
-    displacement_strides,
-    affine_strides,
-    size,
-    out_size,
     channels,
     NDIM: tl.constexpr,
     MODE: tl.constexpr,
@@ -112,108 +155,70 @@ def warp_backward_kernel(
     grad_image is contiguous in ACC and starts at zero; grad_image_fixed, with fixed_scale, is its
     int64 counterpart; grad_displacement is contiguous; grad_affine holds one sum per program.
     """
-    UPPER: tl.constexpr = 1 if MODE == "nearest" else 2
-    UPPER_Z: tl.constexpr = UPPER if NDIM == 3 else 1
+    IS_CUBIC: tl.constexpr = MODE == "cubic" or MODE == "bspline"
     NEEDS_LOCATION: tl.constexpr = grad_displacement is not None or grad_affine is not None
     program = tl.program_id(0)
-    n, voxel, voxels, active = block_of(program, out_size, INDEX, BLOCK)
-    position = voxel_position(voxel, out_size)
+    n, voxel, position, voxels, active = block_of(program, displacement.size, INDEX, BLOCK)
+    location = locations_of(displacement, affine, affine_strides, n, position, active, NDIM, ACC)
+    size = image.size
     first, weights, derivatives, undefined = locate(
-        displacement,
-        displacement_strides,
-        affine,
-        affine_strides,
-        n,
-        position,
-        active,
-        size,
-        NDIM,
-        MODE,
-        PADDING,
-        INDEX,
-        ACC,
+        location, active, size, NDIM, MODE, PADDING, INDEX
     )
-    # An output that no voxel of the image entered passes nothing on, not even 0 * inf.
-    reached = active & ~undefined
-    for axis in tl.static_range(3 - NDIM, 3):
-        reached &= (first[axis] > -UPPER) & (first[axis] < size[axis])
-
+    if IS_CUBIC:
+        taps = plane_taps(first, size, PADDING)
+    reached = reaching(first, size, active & ~undefined, NDIM, MODE, PADDING)
     scale = 0.0
     if fixed_scale is not None:
         scale = tl.load(fixed_scale)
-    slope_z = tl.zeros([BLOCK], ACC)
-    slope_y = tl.zeros([BLOCK], ACC)
-    slope_x = tl.zeros([BLOCK], ACC)
+    gradient_z = tl.zeros([BLOCK], ACC)
+    gradient_y = tl.zeros([BLOCK], ACC)
+    gradient_x = tl.zeros([BLOCK], ACC)
     image_voxels = tl.cast(size[0], tl.int64) * size[1] * size[2]
     target_plane = n * channels * image_voxels
-    plane = image + n * image_strides[0]
-    source = grad + n * grad_strides[0]
-    source_offset = (
-        position[0] * grad_strides[2]
-        + position[1] * grad_strides[3]
-        + position[2] * grad_strides[4]
-    )
+    plane = image.data + n * image.strides[0]
+    source = grad.data + n * grad.strides[0]
+    source_offset = offset_of(position, grad.strides)
     for _channel in range(channels):
         upstream = tl.load(source + source_offset, mask=reached, other=0).to(ACC)
-        for dz in tl.static_range(UPPER_Z):
-            for dy in tl.static_range(UPPER):
-                for dx in tl.static_range(UPPER):
-                    voxel_there, inside = corner(first, size, dz, dy, dx)
-                    z, y, x = voxel_there
-                    inside &= reached
-                    weight_z = corner_weight(weights[0], dz, MODE)
-                    weight_y = corner_weight(weights[1], dy, MODE)
-                    weight_x = corner_weight(weights[2], dx, MODE)
-                    if grad_image is not None:
-                        offset = (z * size[1] + y) * size[2] + x
-                        share = upstream * (weight_z * weight_y * weight_x)
-                        scatter(
-                            grad_image,
-                            grad_image_fixed,
-                            target_plane,
-                            offset,
-                            share,
-                            inside,
-                            scale,
-                        )
-                    if NEEDS_LOCATION:
-                        corner_offset = (
-                            z * image_strides[2] + y * image_strides[3] + x * image_strides[4]
-                        )
-                        value = tl.load(plane + corner_offset, mask=inside, other=0).to(ACC)
-                        value *= upstream
-                        slope_z += value * (weight_y * weight_x) * (2 * dz - 1)
-                        slope_y += value * (weight_z * weight_x) * (2 * dy - 1)
-                        slope_x += value * (weight_z * weight_y) * (2 * dx - 1)
-        plane += image_strides[1]
-        source += grad_strides[1]
+        target = (grad_image, grad_image_fixed, scale, target_plane)
+        gradient = (gradient_z, gradient_y, gradient_x)
+        if IS_CUBIC:
+            cells = (plane, image, first, weights, taps, reached, gradient)
+            gradient_z, gradient_y, gradient_x = cubic_adjoint(
+                upstream, *target, *cells, NDIM, MODE, PADDING, NEEDS_LOCATION
+            )
+        else:
+            cells = (plane, image, first, weights, reached, gradient)
+            gradient_z, gradient_y, gradient_x = linear_adjoint(
+                upstream, *target, *cells, NDIM, MODE, NEEDS_LOCATION
+            )
+        plane += image.strides[1]
+        source += grad.strides[1]
         target_plane += image_voxels
 
     if NEEDS_LOCATION:
-        slopes = (
-            slope_z * derivatives[0],
-            slope_y * derivatives[1],
-            slope_x * derivatives[2],
-        )
-        store_location_gradient(
-            grad_displacement,
-            grad_affine,
-            slopes,
-            undefined,
-            n,
-            program,
-            position,
-            voxel,
-            voxels,
-            active,
-            NDIM,
-            ACC,
-        )
+        z, y, x = derivatives
+        gradient = (gradient_z * z, gradient_y * y, gradient_x * x)
+        gradient = select(undefined, float("nan"), gradient)
+        if grad_displacement is not None:
+            store_vector(grad_displacement, n, gradient, voxel, voxels, active, NDIM)
+        if grad_affine is not None:
+            for axis in tl.static_range(3 - NDIM, 3):
+                row = grad_affine + (program.to(tl.int64) * NDIM + (axis - 3 + NDIM)) * (NDIM + 1)
+                tl.store(row + NDIM, tl.sum(gradient[axis]))
+                for other in tl.static_range(3 - NDIM, 3):
+                    moment = tl.sum(gradient[axis] * position[other].to(ACC))
+                    tl.store(row + (other - 3 + NDIM), moment)
 
 
 def warp_forward(
-    image: Tensor, displacement: Tensor, affine: Tensor | None, mode: str, padding: str
-) -> Tensor:
+    image: Tensor,
+    displacement: Tensor,
+    affine: Tensor | None,
+    out: Tensor,
+    mode: str,
+    padding: str,
+) -> None:
     """Samples ``image`` at ``p + displacement(p)``, or at ``affine(p) + displacement(p)``.
 
     Args:
@@ -221,35 +226,25 @@ def warp_forward(
         displacement: ``(N, d, *spatial)`` in voxels, any strides; the dtype of the image, float32
             with a half image, or a half type with float32 coefficients.
         affine: ``(N, d, d + 1)`` in voxels, of the displacement's dtype, or None for the identity.
+        out: overwritten; ``(N, C, *spatial)``, contiguous, in the image's dtype.
         mode: "linear", "nearest" (ties to even), "cubic", or "bspline" of coefficients.
         padding: "zeros", "border" or "reflection", as ``plasticine.warp`` defines them.
-
-    Returns:
-        ``(N, C, *spatial)``, contiguous, in the image's dtype.
     """
-    batch, channels = image.shape[:2]
-    out = image.new_empty(batch, channels, *displacement.shape[2:])
     if out.numel() == 0:
-        return out
-    kernel = warp_cubic_forward_kernel if mode in CUBIC_MODES else warp_forward_kernel
-    voxels = displacement.shape[2:].numel()
-    options = launch_options(image, displacement, out, mode, padding, kernel.largest_block)
-    with torch.cuda.device_of(image):
-        kernel[lambda chosen: (batch * triton.cdiv(voxels, chosen["BLOCK"]),)](
-            image,
-            displacement,
-            affine,
-            out,
-            element_strides(image),
-            element_strides(displacement),
-            None if affine is None else affine.stride(),
-            spatial_size(image),
-            spatial_size(displacement),
-            channels,
-            size_class=size_class(batch * voxels),
-            **options,
-        )
-    return out
+        return
+    launch_over_voxels(
+        _SAMPLE_CUBIC if mode in CUBIC_MODES else _SAMPLE,
+        displacement,
+        field_of(image),
+        field_of(displacement),
+        affine,
+        None if affine is None else affine.stride(),
+        out,
+        image.shape[1],
+        touched=(image, displacement, out),
+        MODE=mode,
+        PADDING=padding,
+    )
 
 
 def warp_backward(
@@ -257,10 +252,12 @@ def warp_backward(
     image: Tensor,
     displacement: Tensor,
     affine: Tensor | None,
+    grad_image: Tensor | None,
+    grad_displacement: Tensor | None,
+    grad_affine: Tensor | None,
     mode: str,
     padding: str,
-    needs: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+) -> None:
     """The gradients of :func:`warp_forward`.
 
     The image's gradient is summed with atomics in float32 (float64 for float64), in fixed point
@@ -272,80 +269,44 @@ def warp_backward(
             sizes and dtype are looked at.
         displacement: as given to :func:`warp_forward`.
         affine: as given to :func:`warp_forward`.
+        grad_image: overwritten, contiguous, like the image; None where it is not wanted.
+        grad_displacement: the same of the displacement.
+        grad_affine: the same of the affine map.
         mode: as given to :func:`warp_forward`.
         padding: as given to :func:`warp_forward`.
-        needs: whether the gradients to image, displacement and affine are asked for.
-
-    Returns:
-        The gradients to image, displacement and affine, contiguous and in their dtypes; None where
-        not asked for, or where there is no affine.
     """
-    kernel = warp_cubic_backward_kernel if mode in CUBIC_MODES else warp_backward_kernel
-    batch, channels = image.shape[:2]
-    spatial, ndim = displacement.shape[2:], displacement.shape[1]
-    accumulated = accumulator(image)
-    needs_image, needs_displacement, needs_affine = needs
-    needs_affine = needs_affine and affine is not None
     is_constant = mode == "nearest" or grad.numel() == 0
-
-    grad_image = fixed = scale = grad_displacement = partial = None
-    if needs_image:
-        grad_image = torch.zeros(image.shape, dtype=accumulated, device=image.device)
-        if grad.numel() and torch.are_deterministic_algorithms_enabled():
-            fixed = torch.zeros(image.shape, dtype=torch.int64, device=image.device)
-            scale = fixed_point_scale(grad, spatial.numel(), mode)
-    options = launch_options(image, displacement, grad, mode, padding, _BACKWARD_BLOCK)
-    blocks = triton.cdiv(spatial.numel(), _BACKWARD_BLOCK)
-    if needs_displacement:
-        allocate = torch.zeros if is_constant else torch.empty
-        grad_displacement = allocate(
-            displacement.shape, dtype=displacement.dtype, device=image.device
+    if is_constant:
+        for result in (grad_displacement, grad_affine):
+            if result is not None:
+                result.zero_()
+        grad_displacement = grad_affine = None
+    partial = None
+    if grad_affine is not None:
+        blocks = triton.cdiv(displacement.shape[2:].numel(), _BACKWARD_BLOCK)
+        shape = (image.shape[0], blocks, *grad_affine.shape[1:])
+        partial = image.new_empty(shape, dtype=accumulator(image))
+    total = ScatteredSums(grad_image, grad, mode)
+    if grad.numel() and any(x is not None for x in (grad_image, grad_displacement, partial)):
+        launch_over_voxels(
+            warp_backward_kernel,
+            displacement,
+            field_of(grad),
+            field_of(image),
+            field_of(displacement),
+            affine,
+            None if affine is None else affine.stride(),
+            total.sums,
+            total.fixed,
+            total.scale,
+            grad_displacement,
+            partial,
+            image.shape[1],
+            touched=(image, displacement, grad),
+            block=_BACKWARD_BLOCK,
+            MODE=mode,
+            PADDING=padding,
         )
-    if needs_affine:
-        allocate = torch.zeros if is_constant else torch.empty
-        partial = allocate((batch, blocks, ndim, ndim + 1), dtype=accumulated, device=image.device)
-
-    has_location = not is_constant and (needs_displacement or needs_affine)
-    if grad.numel() and (needs_image or has_location):
-        with torch.cuda.device_of(image):
-            kernel[(batch * blocks,)](
-                grad,
-                image,
-                displacement,
-                affine,
-                grad_image,
-                fixed,
-                scale,
-                None if is_constant else grad_displacement,
-                None if is_constant else partial,
-                element_strides(grad),
-                element_strides(image),
-                element_strides(displacement),
-                None if affine is None else affine.stride(),
-                spatial_size(image),
-                spatial_size(displacement),
-                channels,
-                **options,
-                BLOCK=_BACKWARD_BLOCK,
-                num_warps=_WARPS,
-            )
-    if fixed is not None:
-        grad_image = from_fixed_point(fixed, scale, grad_image)
-    return (
-        None if grad_image is None else grad_image.to(image.dtype),
-        grad_displacement,
-        None if partial is None else partial.sum(1, dtype=torch.float64).to(affine.dtype),
-    )
-
-
-def launch_options(
-    image: Tensor, displacement: Tensor, result: Tensor, mode: str, padding: str, largest_block: int
-) -> dict[str, object]:
-    """The constants common to the kernels, forward and backward."""
-    return {
-        "NDIM": displacement.shape[1],
-        "MODE": mode,
-        "PADDING": padding,
-        "INDEX": index_type(largest_block, image, displacement, result),
-        "ACC": accumulator_type(image),
-    }
+    total.finish()
+    if partial is not None:
+        grad_affine.copy_(partial.sum(1, dtype=torch.float64))

@@ -256,6 +256,7 @@ OPERATORS = {
             reference.jacobian_determinant,
             makers={"displacement": "rough"},
             extra=lambda sizes, dtype: {"spacing": SPACING[: len(sizes[1])]},
+            forward_mode=True,
         ),
         Operator(
             "folding",

@@ -8,19 +8,22 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import kernel_backends
 import numpy as np
 import pytest
 import torch
+from command_line import Process, Run, ran
 from selection import share, thinned
 from torch import Tensor
 
 import plasticine.backends
 
-if TYPE_CHECKING:
-    from plasticine.translation import Translator
+# Of about a minute and more: one of them begun last would leave the other workers idle.
+LONG = (
+    *("test_benchmarks", "test_packaging", "test_signals", "test_kernels_triton"),
+    *("test_structure_training", "test_processes", "test_cli", "test_cuda_build"),
+)
 
 
 @dataclass(frozen=True)
@@ -63,22 +66,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Chooses how long Hypothesis searches; without the option nothing imports it here."""
+    """Chooses how long Hypothesis searches, and which share of the cores a worker takes.
+
+    Without its option nothing imports Hypothesis here.
+    """
     if config.getoption("--thorough"):
         import search_profiles
 
         search_profiles.search_thoroughly()
+    # Threads that wait for one another spin, and keep the other workers' from their cores.
+    if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+        threads = max(1, torch.get_num_threads() // int(workers))
+        torch.set_num_threads(threads)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # of the processes that tests start
+    # Modules go to the workers in the order of the tests, not by how many of them each has.
+    config.option.loadscopereorder = False
 
 
 @pytest.hookimpl(trylast=True)  # of what -k has left
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what ``--most-on-gpu`` and ``--share`` do."""
+    """Leaves out what ``--most-on-gpu`` and ``--share`` do, and puts long modules first."""
     before = list(items)
     if (most := config.getoption("--most-on-gpu")) is not None:
         items[:] = thinned(items, most)
     if (wanted := config.getoption("--share")) is not None:
         part, parts = wanted
         items[:] = items[part - 1 :: parts]
+    items.sort(key=lambda item: item.path.stem not in LONG)
     kept = set(items)
     config.hook.pytest_deselected(items=[item for item in before if item not in kept])
 
@@ -146,7 +160,9 @@ def deterministic() -> Iterator[None]:
 
 @pytest.fixture
 def native() -> None:
-    """Skips a test of the compiled CPU backend where it is missing."""
+    """Skips a test of the compiled CPU backend where it is missing, or another is under test."""
+    if kernel_backends.NAMED not in (None, "cpu"):
+        pytest.skip("a process of another backend")
     if plasticine.backends.NATIVE is None:
         pytest.skip(str(plasticine.backends.NATIVE_ERROR))
 
@@ -184,53 +200,6 @@ def warp_inputs(generator: torch.Generator) -> Callable[..., tuple[Tensor, Tenso
     return make
 
 
-@pytest.fixture
-def images() -> Callable[..., Tensor]:
-    """Builds images of the given shape within [0, 1], the same every time."""
-
-    def build(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=torch.Generator().manual_seed(3))
-
-    return build
-
-
-@pytest.fixture
-def untrained() -> Callable[..., Translator]:
-    """Builds small translators with random weights, whose deformation is not the identity."""
-    from plasticine.translation import TranslationModel, Translator
-
-    def build(
-        ndim: int = 2,
-        *,
-        structure: dict[str, Any] | None = None,
-        schedule: str = "cosine",
-        schedule_steps: int = 1000,
-        deviation: float = 0.05,
-        still: bool = False,
-        **sampling: Any,
-    ) -> Translator:
-        """``deviation`` is that of the weights; ``still`` keeps the velocity zero."""
-        flow = {"solver": "euler"} if schedule == "flow" else {}
-        configuration = {
-            "ndim": ndim,
-            "structure": structure or {"name": "mind", "dilations": [1, 2]},
-            "schedule": {"kind": schedule, "steps": schedule_steps},
-            "denoiser": {"channels": [8, 8], "blocks": 1},
-            "velocity": {"channels": [4, 4]},
-            "sampling": {"steps": 3, "guidance": 1.0, "start": 1.0, **flow, **sampling},
-        }
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            model = TranslationModel(configuration)
-            for name, parameter in model.named_parameters():
-                if not (still and name.startswith("velocity")):
-                    torch.nn.init.normal_(parameter, std=deviation)
-        card = {"name": "untrained", "ndim": ndim, "spacing_mm": 2.0, "orientation": "SPR"}
-        return Translator(model, card)
-
-    return build
-
-
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of real test data: PLASTICINE_DATA, or ../shared/data from the project's root."""
@@ -244,60 +213,36 @@ def data_folder() -> Path:
 @pytest.fixture(scope="session")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small untrained 2D model with a brain's card, whose deformation is not the identity."""
-    from plasticine.translation import TranslationModel, save_model
+    from small_models import NORMALISATION, deforming
 
-    configuration = {
-        "ndim": 2,
-        "structure": {"name": "mind", "dilations": [1]},
-        "schedule": {"kind": "cosine", "steps": 50},
-        "denoiser": {"channels": [8, 8], "blocks": 1, "patch_size": 2},
-        "velocity": {"channels": [4, 8, 8]},
-        "sampling": {"steps": 2, "guidance": 1.0, "start": 1.0},
-    }
-    card = {
-        "name": "small",
-        "ndim": 2,
-        "spacing_mm": 2.0,
-        "orientation": "SPR",
-        "normalisation": {"percentile": 99.9, "of": "positive"},
-    }
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = TranslationModel(configuration)
-        with torch.no_grad():  # untrained heads are zero
-            for parameter in model.velocity.velocity_head.parameters():
-                parameter.normal_(0, 4)
+    from plasticine.translation import save_model
+
+    card = {"name": "small", "ndim": 2, "spacing_mm": 2.0, "orientation": "SPR"}
+    card["normalisation"] = NORMALISATION
     path = tmp_path_factory.mktemp("model") / "small.safetensors"
-    save_model(path, model, card)
+    save_model(path, deforming(), card)
     return path
 
 
 @pytest.fixture
-def process() -> Callable[..., subprocess.CompletedProcess[str]]:
+def process() -> Process:
     """Runs ``python -m plasticine`` in a folder of its own, as a user would."""
 
     def call(
         *arguments: str | Path, folder: Path, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        environment = {k: v for k, v in os.environ.items() if k != "PLASTICINE_DATA"}
-        environment |= {"OMP_NUM_THREADS": "1", "COLUMNS": "120", **variables}
-        return subprocess.run(
-            [sys.executable, "-m", "plasticine", *map(str, arguments)],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=300,
-            check=False,
+        return ran(
+            *(sys.executable, "-m", "plasticine", *arguments),
+            folder=folder,
+            without="PLASTICINE_DATA",
+            **{"OMP_NUM_THREADS": "1", "COLUMNS": "120", **variables},
         )
 
     return call
 
 
 @pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs the command line in this process: exit code, stdout, stderr."""
     from plasticine import cli
 

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import ran
 
 import plasticine
 
@@ -24,10 +24,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def own_environment(**variables: str) -> dict[str, str]:
-    """This process's variables for a pytest of its own, which must not take itself for a worker."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
-    return inherited | variables
+# Of a pytest of its own, which must not take itself for a worker.
+XDIST = "PYTEST_XDIST"
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +38,14 @@ def tiny_run(tmp_path_factory) -> Path:
     command += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
     command += ["-p", "no:cacheprovider", "--device", "cpu", "--tiny", "--no-peers"]
     command += ["--seconds", "0", "--benchmark-only", "--benchmark-json", str(folder / "run.json")]
-    run = subprocess.run(
-        command, cwd=folder, env=own_environment(), capture_output=True, text=True, check=False
-    )
+    run = ran(*command, folder=folder, without=XDIST)
     assert run.returncode == 0, run.stdout + run.stderr
     return folder / "run.json"
 
 
 def report(*arguments: object, succeeds: bool = True) -> str:
     """What ``python -m benchmarks.report`` prints."""
-    command = [sys.executable, "-m", "benchmarks.report", *map(str, arguments)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    run = ran(sys.executable, "-m", "benchmarks.report", *arguments, folder=ROOT)
     assert (run.returncode == 0) == succeeds, run.stdout + run.stderr
     return run.stdout + run.stderr
 
@@ -277,9 +272,7 @@ assert order[:151] == [*range(150), 0] and len(order) >= 150 + device_time.CALLS
 
 
 def test_device_time_rotates_what_a_cache_would_hold():
-    run = subprocess.run(
-        [sys.executable, "-c", MEASURE], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    run = ran(sys.executable, "-c", MEASURE, folder=ROOT)
     assert run.returncode == 0, run.stderr
 
 
@@ -312,14 +305,7 @@ def test_the_operators_tests_need_no_reader_of_files(without_extras):
     command += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
     command += ["-o", "addopts=--import-mode=importlib", "-k", "gradgradcheck and 2d"]
     command += [str(ROOT / "tests" / "test_jacobian.py"), "--share", "2/2"]
-    run = subprocess.run(
-        command,
-        cwd=without_extras,
-        env=own_environment(PYTHONPATH=without_extras),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = ran(*command, folder=without_extras, without=XDIST, PYTHONPATH=without_extras)
     assert run.returncode == 0, run.stdout + run.stderr
     assert re.search(r"[1-9] passed", run.stdout), run.stdout
 
@@ -346,7 +332,10 @@ def test_gpu_round_dry_run(tmp_path, without_extras):
         tag = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any"
         archive.writestr(f"{metadata}/WHEEL", tag)
         archive.writestr(f"{metadata}/RECORD", "")
-    environment = own_environment(
+    run = ran(
+        *("bash", "checkout/benchmarks/gpu_round.sh", "--dry-run", "round"),
+        folder=tmp_path,
+        without=XDIST,
         PYTHON=os.path.relpath(sys.executable, tmp_path),
         PYTHONPATH="blocked",
         PLASTICINE_DATA="data",
@@ -355,14 +344,6 @@ def test_gpu_round_dry_run(tmp_path, without_extras):
         GPU_ROUND_PROCESSES="2",
         GPU_ROUND_REVISION="a copy",
         GPU_ROUND_STEPS="tests-* registers benchmark-copy benchmark-warp translation report",
-    )
-    run = subprocess.run(
-        ["bash", "checkout/benchmarks/gpu_round.sh", "--dry-run", "round"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
     files = {path.name for path in output.iterdir()}
@@ -409,13 +390,9 @@ def test_gpu_round_reports_a_failing_step(tmp_path):
     broken = tmp_path / "python"
     broken.write_text('#!/bin/sh\n[ "$2" = json.tool ] && exit 0\necho broken; exit 3\n')
     broken.chmod(0o755)
-    run = subprocess.run(
-        ["bash", str(ROOT / "benchmarks" / "gpu_round.sh"), "--dry-run", str(tmp_path / "round")],
-        env=own_environment(PYTHON=str(broken), GPU_ROUND_STEPS="tests-op*"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    variables = {"PYTHON": str(broken), "GPU_ROUND_STEPS": "tests-op*"}
+    command = ("bash", ROOT / "benchmarks" / "gpu_round.sh", "--dry-run", tmp_path / "round")
+    run = ran(*command, folder=tmp_path, without=XDIST, **variables)
     assert run.returncode == 1
     record = json.loads((tmp_path / "round" / "round.json").read_text())
     statuses = {step["step"]: step.get("status") for step in record["steps"]}

@@ -35,15 +35,15 @@ print(build_cuda(folder, output, "test"))
 """
 # Without a GPU, or with one: the module loads, tells how it was built, and reports CUDA's errors.
 LOAD = """
-import importlib.machinery, importlib.util, sys
+import importlib.machinery, importlib.util, sys, torch
 loader = importlib.machinery.ExtensionFileLoader("_cuda", sys.argv[1])
 module = importlib.util.module_from_spec(importlib.util.spec_from_loader("_cuda", loader))
 loader.exec_module(module)
 print(sorted(name for name in dir(module) if not name.startswith("_")))
 print(module.build_info())
-x, u = (0, 0, (1, 1, 4, 4), (16, 16, 4, 1)), (0, 0, (1, 2, 4, 4), (32, 16, 4, 1))
+x, u = torch.zeros(1, 1, 4, 4), torch.zeros(1, 2, 4, 4)
 try:
-    module.warp_forward(x, u, None, x, 0, 1, 1000, 0)
+    module.warp_forward(x, u, None, x, "linear", "border", 1000, 0)
 except RuntimeError as error:
     print("RuntimeError:", error)
 print("device_error:", module.device_error(1000))
@@ -95,7 +95,6 @@ def test_module_holds_the_kernels_and_loads_without_a_gpu(tmp_path):
     for operator in set(REGISTRY) - {"splat"}:  # a gradient of warp
         assert re.search(rf"'{operator}(_forward)?'", listing), (operator, listing)
     assert re.search(r"RuntimeError: cuda\w+: cudaError\w+ \(.+\)", listing), listing
-
     assert re.search(r"device_error: cuda\w+: cudaError\w+ \(.+\)", listing), listing
 
     # The CUDA runtime is inside: no particular toolkit, and no driver, is needed to load it.
@@ -135,8 +134,7 @@ def emulated_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(f"-I{include}" for include in includes),
         *(f"'-DPLASTICINE_{name}=\"emulation\"'" for name in names),
     ]
-    sources = [csrc / "bindings_cuda.cpp", *sorted(csrc.glob("*/*_cuda.cu"))]
-    sources += sorted(csrc.glob("*/cuda/*.cu"))
+    sources = [csrc / "bindings_cuda.cpp", *sorted(csrc.glob("*/cuda/*.cu"))]
     objects = {source: f"{source.relative_to(csrc).with_suffix('.o')}" for source in sources}
     rules = [
         f"rule compile\n  command = {compiler} {' '.join(flags)} -c $in -o $out",

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from small_models import denoiser
 
 from plasticine.diffusion import Denoiser, NoiseSchedule, UNet
 from plasticine.diffusion.unet import channels_to_space, space_to_channels
@@ -95,27 +96,19 @@ def test_unet_refuses_wrong_input() -> None:
         UNet(1, 3)
 
 
-def _denoiser(kind: str = "cosine") -> Denoiser:
-    torch.manual_seed(0)
-    denoiser = Denoiser(2, 2, NoiseSchedule(kind, 100), **SMALL)
-    for parameter in denoiser.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    return denoiser.eval()
-
-
 @pytest.mark.parametrize("kind", ["cosine", "flow"])
 def test_prediction_adds_up_to_the_noisy_image(kind: str) -> None:
-    denoiser = _denoiser(kind)
+    network = denoiser(kind)
     noisy, condition = torch.randn(3, 1, 12, 12), torch.rand(3, 2, 12, 12)
     k = torch.tensor([1, 50, 100])
     with torch.no_grad():
-        clean, noise = denoiser.predict(noisy, condition, k)
-    torch.testing.assert_close(denoiser.schedule.add_noise(clean, noise, k), noisy)
+        clean, noise = network.predict(noisy, condition, k)
+    torch.testing.assert_close(network.schedule.add_noise(clean, noise, k), noisy)
 
 
 @pytest.mark.parametrize("kind", ["cosine", "flow"])
 def test_loss_is_the_noise_error_over_the_signal_level(kind: str) -> None:
-    denoiser = _denoiser(kind)
+    network = denoiser(kind)
     image, condition, noise = (
         torch.randn(1, 1, 12, 12),
         torch.rand(1, 2, 12, 12),
@@ -123,18 +116,18 @@ def test_loss_is_the_noise_error_over_the_signal_level(kind: str) -> None:
     )
     k = torch.tensor([37])
     with torch.no_grad():
-        noisy = denoiser.schedule.add_noise(image, noise, k)
-        error = (denoiser.predict_noise(noisy, condition, k) - noise).square().mean()
-        loss = denoiser.loss(image, condition, noise, k, torch.tensor([True]))
-    torch.testing.assert_close(loss, (error / denoiser.schedule.signal[37] ** 2).float())
+        noisy = network.schedule.add_noise(image, noise, k)
+        error = (network.predict_noise(noisy, condition, k) - noise).square().mean()
+        loss = network.loss(image, condition, noise, k, torch.tensor([True]))
+    torch.testing.assert_close(loss, (error / network.schedule.signal[37] ** 2).float())
 
 
 def test_a_dropped_condition_is_not_seen() -> None:
-    denoiser = _denoiser()
+    network = denoiser()
     image, noise, k = torch.randn(1, 1, 12, 12), torch.randn(1, 1, 12, 12), torch.tensor([40])
     conditions = torch.rand(2, 1, 2, 12, 12)
     losses = {
-        keep: [denoiser.loss(image, c, noise, k, torch.tensor([keep])).item() for c in conditions]
+        keep: [network.loss(image, c, noise, k, torch.tensor([keep])).item() for c in conditions]
         for keep in (True, False)
     }
     assert losses[False][0] == losses[False][1]
@@ -143,9 +136,9 @@ def test_a_dropped_condition_is_not_seen() -> None:
 
 def test_a_flow_regresses_the_velocity() -> None:
     """With its last layer at zero the network says 0, so the loss is the mean of (ε − y)²."""
-    denoiser = Denoiser(2, 2, NoiseSchedule("flow", 100), **SMALL)
+    network = Denoiser(2, 2, NoiseSchedule("flow", 100), **SMALL)
     image, noise = torch.randn(2, 1, 12, 12), torch.randn(2, 1, 12, 12)
-    loss = denoiser.loss(
+    loss = network.loss(
         image, torch.rand(2, 2, 12, 12), noise, torch.tensor([3, 90]), torch.tensor([True, False])
     )
     torch.testing.assert_close(loss, (noise - image).square().mean())
@@ -153,12 +146,12 @@ def test_a_flow_regresses_the_velocity() -> None:
 
 @pytest.mark.parametrize("kind", ["cosine", "flow"])
 def test_guidance_extrapolates_from_the_unconditional(kind: str) -> None:
-    denoiser = _denoiser(kind)
+    network = denoiser(kind)
     noisy, condition, k = torch.randn(1, 1, 8, 8), torch.rand(1, 2, 8, 8), torch.tensor([60])
     with torch.no_grad():
-        with_condition = denoiser.predict_noise(noisy, condition, k)
-        without = denoiser.predict_noise(noisy, None, k)
-        guided = denoiser.guided(noisy, condition, k, 3.0)[1]
-        plain = denoiser.guided(noisy, condition, k, 1)[1]
+        with_condition = network.predict_noise(noisy, condition, k)
+        without = network.predict_noise(noisy, None, k)
+        guided = network.guided(noisy, condition, k, 3.0)[1]
+        plain = network.guided(noisy, condition, k, 1)[1]
     torch.testing.assert_close(guided, without + 3 * (with_condition - without))
     assert torch.equal(plain, with_condition)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import pytest
 import torch
+from command_line import Process
+from image_files import save
 from numpy.typing import NDArray
 
 from plasticine import metrics
@@ -32,53 +31,46 @@ SHAPE = (24, 28, 4)
 SHIFT = 3  # voxels along the file's first axis
 
 
-def _save(path: Path, data: NDArray[Any], affine: NDArray[Any]) -> Path:
-    nibabel.save(nibabel.Nifti1Image(data, affine), path)
-    return path
+AFFINE = np.diag([-2.0, 2, 4, 1])
+"""2 mm slices of 4 mm, stored to the left, so that an axis of the file is flipped."""
 
 
-@pytest.fixture(scope="module")
-def affine() -> NDArray[np.float64]:
-    """2 mm slices of 4 mm, stored to the left, so that an axis of the file is flipped."""
-    return np.diag([-2.0, 2, 4, 1])
-
-
-@pytest.fixture(scope="module")
-def head() -> NDArray[np.float32]:
-    """A ball of 0 to 200, well inside the image."""
+def _ball() -> NDArray[np.float32]:
+    """Of 0 to 200, well inside the image."""
     axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
     radius = np.sqrt(axes[0] ** 2 + axes[1] ** 2 + 0.2 * axes[2] ** 2)
     return (200 * np.clip(0.7 - radius, 0, 0.5) * 2).astype(np.float32)
 
 
+HEAD = _ball()
+
+
 @pytest.fixture(scope="module")
-def results(
-    tmp_path_factory: pytest.TempPathFactory,
-    model_file: Path,
-    head: NDArray[np.float32],
-    affine: NDArray[np.float64],
-) -> Path:
+def results(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Path:
     """A translation whose φ is then made a shift, and whose ŷ the shifted source itself."""
     folder = tmp_path_factory.mktemp("results")
-    source = _save(folder / "head.nii.gz", head, affine)
+    source = save(folder / "head.nii.gz", HEAD, AFFINE)
     result = translate_volume(Translator.load(model_file), read_volume(source), deform=False)
     write_results(result, folder)
     shift = np.zeros((3, *SHAPE), np.float32)
     shift[0] = SHIFT
-    write_displacement(folder / "displacement.nii.gz", shift, affine)
-    moved = np.roll(head, -SHIFT, axis=0)
-    write_image(folder / "warped.nii.gz", moved, affine)
-    write_image(folder / "translated.nii.gz", moved / 200, affine)
+    write_displacement(folder / "displacement.nii.gz", shift, AFFINE)
+    moved = np.roll(HEAD, -SHIFT, axis=0)
+    write_image(folder / "warped.nii.gz", moved, AFFINE)
+    write_image(folder / "translated.nii.gz", moved / 200, AFFINE)
     return folder
 
 
-def test_reads_what_was_written(
-    results: Path, head: NDArray[np.float32], affine: NDArray[np.float64]
-) -> None:
+def _rows(folder: Path) -> dict[tuple[str, str, str], str]:
+    with (folder / "evaluation.csv").open(newline="") as file:
+        return {(r["group"], r["label"], r["measure"]): r["value"] for r in csv.DictReader(file)}
+
+
+def test_reads_what_was_written(results: Path) -> None:
     found = read_results(results)
     assert found.is_one_body
     assert found.spacing == (4, 2, 2)
-    grid = ModelGrid.of(SHAPE, affine, orientation="SPR", ndim=2, spacing=2)
+    grid = ModelGrid.of(SHAPE, AFFINE, orientation="SPR", ndim=2, spacing=2)
     field = np.random.default_rng(0).normal(size=(3, *SHAPE)).astype(np.float32)
     field[2] = 0  # a two-dimensional model moves nothing across slices
     images = grid.displacement_to_images(field)
@@ -87,7 +79,7 @@ def test_reads_what_was_written(
     # The file's first axis runs to the left, the model's columns to the right.
     torch.testing.assert_close(found.displacement[:, 1], torch.full((4, 28, 24), -float(SHIFT)))
     assert not found.displacement[:, 0].any()
-    expected = torch.from_numpy(np.roll(head, -SHIFT, axis=0)) / 200
+    expected = torch.from_numpy(np.roll(HEAD, -SHIFT, axis=0)) / 200
     torch.testing.assert_close(found.translated, grid.to_images(expected.numpy()))
 
 
@@ -104,37 +96,33 @@ class TestEvaluate:
         assert found["structure_agreement_mean"] == expected
 
     def test_folds_are_counted(self, results: Path, tmp_path: Path) -> None:
-        folder = _copy(results, tmp_path)
+        folder = shutil.copytree(results, tmp_path, dirs_exist_ok=True)
         field = np.zeros((3, *SHAPE), np.float32)
         field[1, 10, 14, 2] = 3.0
-        write_displacement(folder / "displacement.nii.gz", field, np.diag([-2.0, 2, 4, 1]))
+        write_displacement(folder / "displacement.nii.gz", field, AFFINE)
         found = evaluate(folder)["deformation"]
         # Central differences: the slope is -1.5 in the voxel behind, and J = -0.5.
         assert found["folds"] == 1
         assert found["minimum"] == pytest.approx(-0.5)
         assert found["fraction"] == pytest.approx(1 / np.prod(SHAPE))
 
-    def test_truth_is_met_after_pulling_back(
-        self, results: Path, head: NDArray[np.float32], affine: NDArray[np.float64], tmp_path: Path
-    ) -> None:
+    def test_truth_is_met_after_pulling_back(self, results: Path, tmp_path: Path) -> None:
         # The truth has other units: the model's card divides by the 99.9th percentile.
-        truth = _save(tmp_path / "truth.nii.gz", 7 * head, affine)
-        mask = _save(tmp_path / "mask.nii.gz", (head > 20).astype(np.uint8), affine)
+        truth = save(tmp_path / "truth.nii.gz", 7 * HEAD, AFFINE)
+        mask = save(tmp_path / "mask.nii.gz", (HEAD > 20).astype(np.uint8), AFFINE)
         found = evaluate(results, truth=truth, mask=mask, erosion=1)["truth"]
         assert found["inverse_residual_voxels"] < 1e-3
         score = found["translated"]
         assert score["psnr"] > 60
         assert score["correlation_inside"] == pytest.approx(1, abs=1e-3)
-        moved = _save(tmp_path / "moved.nii.gz", np.roll(head, -SHIFT, axis=0), affine)
+        moved = save(tmp_path / "moved.nii.gz", np.roll(HEAD, -SHIFT, axis=0), AFFINE)
         assert evaluate(results, truth=moved)["truth"]["translated"]["psnr"] < 30
 
-    def test_labels_are_carried(
-        self, results: Path, head: NDArray[np.float32], affine: NDArray[np.float64], tmp_path: Path
-    ) -> None:
-        labels = ((head > 20) + 4 * (head > 100)).astype(np.int16)
-        source = _save(tmp_path / "labels.nii.gz", labels, affine)
+    def test_labels_are_carried(self, results: Path, tmp_path: Path) -> None:
+        labels = ((HEAD > 20) + 4 * (HEAD > 100)).astype(np.int16)
+        source = save(tmp_path / "labels.nii.gz", labels, AFFINE)
         carried = np.roll(labels, -SHIFT, axis=0)
-        target = _save(tmp_path / "target.nii.gz", carried, affine)
+        target = save(tmp_path / "target.nii.gz", carried, AFFINE)
         found = evaluate(results, labels=source, target_labels=target)["labels"]
         assert sorted(found) == ["1", "5"]
         for label in (1, 5):
@@ -152,17 +140,15 @@ class TestEvaluate:
         assert 0 < found["dice"] < 1
         assert "dice" not in evaluate(results, labels=source)["labels"]["1"]
 
-    def test_distribution(
-        self, results: Path, head: NDArray[np.float32], affine: NDArray[np.float64], tmp_path: Path
-    ) -> None:
+    def test_distribution(self, results: Path, tmp_path: Path) -> None:
         (tmp_path / "targets").mkdir()
-        _save(tmp_path / "targets" / "a.nii.gz", np.roll(head, -SHIFT, axis=0), affine)
+        save(tmp_path / "targets" / "a.nii.gz", np.roll(HEAD, -SHIFT, axis=0), AFFINE)
         found = evaluate(results, target_folder=tmp_path / "targets")["distribution"]
         assert found["features"] == metrics.FEATURE_EXTRACTOR
         assert found["target_slices"] == found["translated"]["slices"] == 4
         assert found["translated"]["frechet_distance"] == pytest.approx(0, abs=1e-4)
         noise = np.random.default_rng(0).uniform(0, 200, SHAPE).astype(np.float32)
-        _save(tmp_path / "targets" / "a.nii.gz", noise, affine)
+        save(tmp_path / "targets" / "a.nii.gz", noise, AFFINE)
         other = evaluate(results, target_folder=tmp_path / "targets")["distribution"]
         assert other["translated"]["frechet_distance"] > 0.01
         assert other["translated"]["kernel_distance"] > 0.01
@@ -180,41 +166,38 @@ class TestEvaluate:
         ],
     )
     def test_refuses(
-        self,
-        results: Path,
-        head: NDArray[np.float32],
-        affine: NDArray[np.float64],
-        tmp_path: Path,
-        options: dict[str, Any],
-        message: str,
+        self, results: Path, tmp_path: Path, options: dict[str, Any], message: str
     ) -> None:
         files = {
-            "other grid": (head[..., :3], affine),
-            "elsewhere": (head, np.diag([2.0, 2, 4, 1])),
-            "fractions": (head, affine),
+            "other grid": (HEAD[..., :3], AFFINE),
+            "elsewhere": (HEAD, np.diag([2.0, 2, 4, 1])),
+            "fractions": (HEAD, AFFINE),
         }
         for name, value in options.items():
             if value in files:
-                options = {name: _save(tmp_path / "image.nii.gz", *files[value])}
+                options = {name: save(tmp_path / "image.nii.gz", *files[value])}
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             evaluate(results, **options)
 
     def test_not_the_folder_of_a_translation(self, results: Path, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=r"translated\.nii\.gz"):
             evaluate(tmp_path)
-        folder = _copy(results, tmp_path / "copy")
+        folder = shutil.copytree(results, tmp_path / "copy", dirs_exist_ok=True)
         (folder / "trace.json").write_text("{}")
         with pytest.raises(ValueError, match="not the folder of a translation"):
             evaluate(folder)
 
 
+def _translated(path: Path, shape: tuple[int, ...], model_file: Path) -> None:
+    """Saves pictures, and beside them their translation."""
+    np.save(path, (np.indices(shape).sum(0) * 4).astype(np.uint8))
+    result = translate_volume(Translator.load(model_file), read_volume(path), deform=False)
+    write_results(result, path.parent)
+
+
 class TestPictures:
     def test_a_stack_of_pictures_is_not_one_body(self, model_file: Path, tmp_path: Path) -> None:
-        np.save(tmp_path / "stack.npy", (np.indices((3, 30, 26)).sum(0) * 4).astype(np.uint8))
-        result = translate_volume(
-            Translator.load(model_file), read_volume(tmp_path / "stack.npy"), deform=False
-        )
-        write_results(result, tmp_path)
+        _translated(tmp_path / "stack.npy", (3, 30, 26), model_file)
         labels = np.zeros((3, 30, 26), np.uint8)
         labels[:2, 5:10, 5:10] = 1
         moved = labels.copy()
@@ -230,31 +213,21 @@ class TestPictures:
         assert found["dice"] == pytest.approx((2 * 25 + 2 * 5) / 100)
 
 
-def test_process(
-    results: Path, head: NDArray[np.float32], affine: NDArray[np.float64], tmp_path: Path
-) -> None:
-    truth = _save(tmp_path / "truth.nii.gz", np.sqrt(head), affine)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-    done = subprocess.run(
-        [sys.executable, "-m", "plasticine", "evaluate", results, "--truth", truth, "--output",
-         "figures"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+def test_process(process: Process, results: Path, tmp_path: Path) -> None:
+    truth = save(tmp_path / "truth.nii.gz", np.sqrt(HEAD), AFFINE)
+    done = process("evaluate", results, "--truth", truth, "--output", "figures", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     for text in ("deformation", "sd_log_jacobian", "psnr", "evaluation.json"):
         assert text in done.stdout
     assert {path.name for path in (tmp_path / "figures").iterdir()} == set(EVALUATION_FILES)
     record = json.loads((tmp_path / "figures" / "evaluation.json").read_text())
-    with (tmp_path / "figures" / "evaluation.csv").open(newline="") as file:
-        rows = {(r["group"], r["label"], r["measure"]): r["value"] for r in csv.DictReader(file)}
+    rows = _rows(tmp_path / "figures")
     psnr = record["truth"]["translated"]["psnr"]
     assert float(rows["truth", "translated", "psnr"]) == psnr
     assert rows["deformation", "", "folds"] == "0"
 
 
-def test_failures_are_written_and_counted(
-    results: Path, head: NDArray[np.float32], affine: NDArray[np.float64], tmp_path: Path
-) -> None:
+def test_failures_are_written_and_counted(results: Path, tmp_path: Path) -> None:
     """A label that was missed, and a perfect image, are no blanks that an average passes over."""
     labels = np.zeros(SHAPE, np.uint8)
     labels[8:14, 8:14] = 1
@@ -263,8 +236,8 @@ def test_failures_are_written_and_counted(
     moved[moved == 2] = 0
     found = evaluate(
         results,
-        labels=_save(tmp_path / "labels.nii.gz", labels, affine),
-        target_labels=_save(tmp_path / "target.nii.gz", moved, affine),
+        labels=save(tmp_path / "labels.nii.gz", labels, AFFINE),
+        target_labels=save(tmp_path / "target.nii.gz", moved, AFFINE),
     )
     assert found["labels"]["2"]["hd95_mm"] == found["labels"]["2"]["assd_mm"] == "inf"
     assert found["mean_of_labels"] == {
@@ -289,8 +262,7 @@ def test_failures_are_written_and_counted(
         "ssim": pytest.approx(np.nan, nan_ok=True),
         "low": -np.inf,
     }
-    with (tmp_path / "evaluation.csv").open(newline="") as file:
-        rows = {(r["group"], r["label"], r["measure"]): r["value"] for r in csv.DictReader(file)}
+    rows = _rows(tmp_path)
     assert rows["labels", "2", "hd95_mm"] == "inf"
     assert rows["mean_of_labels", "", "hd95_mm_mean_over"] == "1 of 2 labels"
     assert rows["truth", "translated", "psnr"] == "inf"
@@ -301,11 +273,7 @@ def test_failures_are_written_and_counted(
 def test_ssim_is_left_out_of_images_smaller_than_its_window(
     model_file: Path, tmp_path: Path
 ) -> None:
-    np.save(tmp_path / "thin.npy", (np.indices((1, 9, 26)).sum(0) * 7).astype(np.uint8))
-    result = translate_volume(
-        Translator.load(model_file), read_volume(tmp_path / "thin.npy"), deform=False
-    )
-    write_results(result, tmp_path)
+    _translated(tmp_path / "thin.npy", (1, 9, 26), model_file)
     np.save(tmp_path / "mask.npy", np.ones((1, 9, 26), np.uint8))
     record = evaluate(tmp_path, truth=tmp_path / "thin.npy", mask=tmp_path / "mask.npy", erosion=1)
     note = "SSIM is left out: images of 9 x 26 voxels are smaller than its window of 11"
@@ -317,18 +285,9 @@ def test_ssim_is_left_out_of_images_smaller_than_its_window(
         assert 0 < found[name]["ssim_inside"] <= 1
 
 
-def test_a_file_that_is_given_twice_is_noted_once(
-    results: Path, affine: NDArray[np.float64], tmp_path: Path
-) -> None:
+def test_a_file_that_is_given_twice_is_noted_once(results: Path, tmp_path: Path) -> None:
     labels = np.ones(SHAPE, np.float32)
     labels[0] = 2.0001
-    path = _save(tmp_path / "labels.nii.gz", labels, affine)
+    path = save(tmp_path / "labels.nii.gz", labels, AFFINE)
     record = evaluate(results, labels=path, target_labels=path, truth=path, mask=path, erosion=0)
     assert len([note for note in record["notes"] if "were rounded to whole numbers" in note]) == 1
-
-
-def _copy(results: Path, folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    for path in results.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    return folder

@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import os
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Process
 
 from plasticine.io import read_volume, translate_volume
 from plasticine.report import RESULT_FILES, print_results, write_results
@@ -38,11 +37,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_a_translation_and_its_evaluation(
-    process: Callable[..., subprocess.CompletedProcess[str]],
-    source: Path,
-    model_file: Path,
-    tmp_path: Path,
-    encoding: str,
+    process: Process, source: Path, model_file: Path, tmp_path: Path, encoding: str
 ) -> None:
     out = source.parent / os.fsdecode(b"r\xe9sultats")
     done = process(
@@ -73,10 +68,7 @@ def test_a_translation_and_its_evaluation(
 
 
 def test_an_error_names_the_file(
-    process: Callable[..., subprocess.CompletedProcess[str]],
-    source: Path,
-    model_file: Path,
-    tmp_path: Path,
+    process: Process, source: Path, model_file: Path, tmp_path: Path
 ) -> None:
     source.write_bytes(b"nothing")
     done = process("translate", source, "--model", model_file, "--output", "out", folder=tmp_path)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from refusal import refuses
 from torch import Tensor
 
 from plasticine import exponential, folding, warp
@@ -127,17 +128,13 @@ def test_resized_is_the_same_map() -> None:
     ],
 )
 def test_refuses_settings(change: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        replace(QUICK, **change)
+    refuses(ValueError, message, replace, QUICK, **change)
 
 
 def test_refuses() -> None:
     image = _texture(1, (16, 16))
-    with pytest.raises(ValueError, match="spacing of at least"):
-        Level(4, 2, 10)
-    with pytest.raises(ValueError, match=r"\(1, 1, 16, 16\) and \(1, 1, 16, 15\)"):
-        QUICK(image, image[..., 1:])
-    with pytest.raises(TypeError, match="float16"):
-        QUICK(image.half(), image.half())
+    refuses(ValueError, "spacing of at least", Level, 4, 2, 10)
+    refuses(ValueError, r"\(1, 1, 16, 16\) and \(1, 1, 16, 15\)", QUICK, image, image[..., 1:])
+    refuses(TypeError, "float16", QUICK, image.half(), image.half())
     with pytest.raises(ValueError, match="initial velocity"):
         QUICK(image, image, Deformation(torch.zeros(1, 2, 8, 8)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import pytest
 import tifffile
 import torch
 from numpy.typing import NDArray
+from recipe_file import OWN_DATA, small_recipe
+from small_models import images, untrained
 
 from plasticine import metrics, structure
 from plasticine.io import (
@@ -25,7 +26,7 @@ from plasticine.io import (
     write_displacement,
 )
 from plasticine.report import describe, evaluate, write_evaluation, write_results
-from plasticine.training import load_domains, load_recipe
+from plasticine.training import load_domains
 from plasticine.translation import Translator
 
 NEIGHBOURS = (576073699, 576073704)
@@ -204,13 +205,7 @@ def test_labels_are_resampled_exactly(tmp_path: Path) -> None:
         (torch.uint64, 2**64 - 2, 2**64 - 1),
     ],
 )
-def test_a_trace_carries_labels_exactly(
-    images: Callable[..., torch.Tensor],
-    untrained: Callable[..., Translator],
-    dtype: torch.dtype,
-    first: int,
-    second: int,
-) -> None:
+def test_a_trace_carries_labels_exactly(dtype: torch.dtype, first: int, second: int) -> None:
     trace = untrained().translate(images(1, 1, 20, 24))
     side = torch.arange(480).view(1, 1, 20, 24) % 2
     labels = torch.tensor([first, second], dtype=dtype)[side]
@@ -241,19 +236,9 @@ def test_training_keeps_labels_apart(tmp_path: Path) -> None:
     labels = np.zeros((4, 16, 20), np.int64)
     labels[:, 2:8], labels[:, 8:14] = large
     np.savez(tmp_path / "a.npz", a=images, b=images, a_labels=labels, b_labels=labels + 1e-4)
-    recipe = load_recipe("brain-t1-t2")
-    data: dict[str, Any] = {
-        "file": "a.npz",
-        "source": ["a"],
-        "target": ["b"],
-        "source_labels": ["a_labels"],
-        "target_labels": ["b_labels"],
-        "maximum": 255,
-        "crop": [12, 12],
-        "source_subjects": None,
-        "target_subjects": None,
-    }
-    recipe = recipe.changed(data=data)
+    data: dict[str, Any] = {"file": "a.npz", "maximum": 255, "crop": [12, 12]}
+    data |= {"source_labels": ["a_labels"], "target_labels": ["b_labels"]}
+    recipe = small_recipe(data=data)
     with pytest.warns(RuntimeWarning, match="b_labels: .* labels were rounded"):
         domains = load_domains(recipe, tmp_path, 0)
     for found in (domains.source_labels, domains.target_labels):
@@ -267,17 +252,10 @@ def test_training_keeps_labels_apart(tmp_path: Path) -> None:
         nibabel.save(image, tmp_path / part / "x.nii")
         image = nibabel.Nifti1Image(labels.transpose(1, 2, 0), affine, dtype="int64")
         nibabel.save(image, tmp_path / part / "x_labels.nii")
-    folders = {name: tmp_path / name.split("_")[0] for name in ("source", "target")}
-    recipe = recipe.changed(data=dict.fromkeys(data) | {"size": [18, 20]})
-    domains = load_domains(
-        recipe,
-        None,
-        0,
-        source=folders["source"],
-        target=folders["target"],
-        source_labels=folders["source"],
-        target_labels=folders["target"],
-    )
+    recipe = recipe.changed(data=dict.fromkeys(OWN_DATA | data) | {"size": [18, 20]})
+    names = ("source", "target", "source_labels", "target_labels")
+    folders = {name: tmp_path / name.split("_")[0] for name in names}
+    domains = load_domains(recipe, None, 0, **folders)
     assert domains.source_labels is not None
     assert domains.source_labels.unique().tolist() == [0, *large]
 
@@ -296,9 +274,7 @@ def test_a_structure_of_large_labels() -> None:
         )
 
 
-def test_a_translation_records_what_became_of_its_labels(
-    untrained: Callable[..., Translator], tmp_path: Path, head: Path
-) -> None:
+def test_a_translation_records_what_became_of_its_labels(tmp_path: Path, head: Path) -> None:
     translator = untrained(2, structure={"name": "labels", "labels": 3})
     translator.card["normalisation"] = {"percentile": 99.9, "of": "positive"}
     soft = _map(1, 2, "float32") * np.float32(1.0000153)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 import torch
+from image_files import oblique, save, sitk
 from numpy.typing import NDArray
+from refusal import refuses
 
 from plasticine import warp
 from plasticine.io import read_displacement, write_displacement
@@ -18,40 +19,12 @@ from plasticine.io import read_displacement, write_displacement
 VECTORS = np.array([1.0, 2.0, 4.0])
 
 
-def _affine(unit: float = 1.0) -> NDArray[np.float64]:
-    a, b = 0.3, -0.2
-    turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1.0]])
-    turn = turn @ np.array([[1.0, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
-    affine = np.eye(4)
-    affine[:3, :3] = turn * (2.0, 1.5, 4.0)
-    affine[:3, 3] = (-3.0, 2.5, 7.0)
-    affine[:3] *= unit
-    return affine
-
-
-def _save(
-    path: Path,
-    field: NDArray[Any],
-    *,
-    intent: int = 0,
-    unit: str = "mm",
-    affine: NDArray[np.float64] | None = None,
-) -> Path:
-    image = nibabel.Nifti1Image(field.astype(np.float32), _affine() if affine is None else affine)
-    image.set_qform(image.affine, 1)
-    image.set_sform(image.affine, 1)
-    image.header["intent_code"] = intent
-    image.header.set_xyzt_units(unit)
-    nibabel.save(image, path)
-    return path
-
-
-def _constant(*shape: int) -> NDArray[np.float64]:
-    return np.ones(shape) * VECTORS[: shape[-1]]
+def _constant(*shape: int) -> NDArray[np.float32]:
+    return np.float32(np.ones(shape) * VECTORS[: shape[-1]])
 
 
 def _in_voxels(ras: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.linalg.solve(_affine()[:3, :3], ras)
+    return np.linalg.solve(oblique()[:3, :3], ras)
 
 
 @pytest.mark.parametrize(("intent", "signs"), [(1006, [1, 1, 1]), (1007, [-1, -1, 1])])
@@ -59,22 +32,16 @@ def _in_voxels(ras: NDArray[np.float64]) -> NDArray[np.float64]:
 def test_vectors_are_those_that_itk_reads(
     tmp_path: Path, intent: int, signs: list[int], unit: str
 ) -> None:
-    sitk = pytest.importorskip("SimpleITK")
     factor = {"micron": 1e3, "meter": 1e-3}.get(unit, 1.0)
-    path = _save(
-        tmp_path / "u.nii",
-        _constant(4, 5, 6, 1, 3),
-        intent=intent,
-        unit=unit,
-        affine=_affine(factor),
-    )
+    path, field = tmp_path / "u.nii", _constant(4, 5, 6, 1, 3)
+    save(path, field, oblique(unit=factor), codes=1, intent=intent, unit=unit)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         field, affine = read_displacement(path)
     assert ["vectors were taken to be millimetres" in str(w.message) for w in seen] == (
         [True] if factor != 1 else []
     )
-    np.testing.assert_allclose(affine, _affine(), atol=1e-5)
+    np.testing.assert_allclose(affine, oblique(), atol=1e-5)
     expected = _in_voxels(VECTORS * signs)
     np.testing.assert_allclose(field[:, 1, 2, 3], expected, atol=1e-5)
     # A voxel is moved to where SimpleITK moves it.
@@ -89,7 +56,9 @@ def test_vectors_are_those_that_itk_reads(
 @pytest.mark.parametrize("shape", [(4, 5, 6, 1, 3), (4, 5, 6, 3)])
 @pytest.mark.parametrize("intent", [0, 1007])
 def test_conventions_on_request(tmp_path: Path, shape: tuple[int, ...], intent: int) -> None:
-    path = _save(tmp_path / "u.nii.gz", _constant(*shape), intent=intent)
+    path = save(
+        tmp_path / "u.nii.gz", _constant(*shape), oblique(), codes=1, unit="mm", intent=intent
+    )
     if intent == 0 or len(shape) == 4:
         with pytest.raises(ValueError, match=r'u\.nii\.gz: .*say vectors="lps", "ras" or "voxels"'):
             read_displacement(path)
@@ -102,19 +71,18 @@ def test_conventions_on_request(tmp_path: Path, shape: tuple[int, ...], intent: 
         assert field.shape == (3, 4, 5, 6)
         assert field.dtype == np.float32
         np.testing.assert_allclose(field[:, 3, 0, 2], expected, atol=1e-5)
-        np.testing.assert_allclose(affine, _affine(), atol=1e-5)
+        np.testing.assert_allclose(affine, oblique(), atol=1e-5)
 
 
 def test_order_of_voxels_and_components(tmp_path: Path) -> None:
     stored = np.random.default_rng(0).random((4, 5, 6, 3)).astype(np.float32)
-    field, _ = read_displacement(_save(tmp_path / "u.nii", stored), vectors="voxels")
+    field, _ = read_displacement(save(tmp_path / "u.nii", stored, oblique()), vectors="voxels")
     np.testing.assert_array_equal(field, np.moveaxis(stored, -1, 0))
-    fived = _save(tmp_path / "v.nii", stored[:, :, :, None, :])
+    fived = save(tmp_path / "v.nii", stored[:, :, :, None, :], oblique())
     np.testing.assert_array_equal(read_displacement(fived, vectors="voxels")[0], field)
 
 
 def test_planes_warp_as_simpleitk_warps_them(tmp_path: Path) -> None:
-    sitk = pytest.importorskip("SimpleITK")
     rng = np.random.default_rng(1)
     moving = sitk.GetImageFromArray(rng.random((30, 26)))
     angle = 0.4
@@ -145,39 +113,31 @@ def test_planes_warp_as_simpleitk_warps_them(tmp_path: Path) -> None:
 
 def test_what_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "u.nii"
-    _save(path, _constant(4, 5, 1, 1, 2), intent=1007)  # an oblique plane, vectors of two numbers
-    with pytest.raises(ValueError, match=r"u\.nii: expected a plane across the third axis"):
-        read_displacement(path)
+    save(
+        path, _constant(4, 5, 1, 1, 2), oblique(), codes=1, unit="mm", intent=1007
+    )  # an oblique plane, vectors of two numbers
+    refuses(ValueError, r"u\.nii: expected a plane across the third axis", read_displacement, path)
     for intent in (1005, 2006):
-        _save(path, _constant(4, 5, 6, 1, 3), intent=intent)
-        with pytest.raises(ValueError, match=f"got {intent}; other intents"):
-            read_displacement(path)
+        save(path, _constant(4, 5, 6, 1, 3), oblique(), codes=1, unit="mm", intent=intent)
+        refuses(ValueError, f"got {intent}; other intents", read_displacement, path)
     with pytest.raises(ValueError, match=r'expected "lps", "ras" or "voxels", got .mm.'):
         read_displacement(path, vectors="mm")  # type: ignore[arg-type]
+    np.save(tmp_path / "u.npy", np.ones(3))
     with pytest.raises(ValueError, match=r"u\.npy: expected a displacement field in \.nii"):
-        read_displacement(_written(tmp_path / "u.npy"))
-    image = nibabel.Nifti1Image(np.ones((4, 5, 6, 1, 3), np.complex64), np.eye(4))
-    image.header["intent_code"] = 1007
-    nibabel.save(image, path)
-    with pytest.raises(TypeError, match=r"u\.nii: expected real numbers, got complex64"):
-        read_displacement(path)
+        read_displacement(tmp_path / "u.npy")
+    save(path, np.ones((4, 5, 6, 1, 3), np.complex64), intent=1007)
+    refuses(TypeError, r"u\.nii: expected real numbers, got complex64", read_displacement, path)
     # Millimetres that are no float32 of voxels this small.
     small = np.diag([1e-6, 1e-6, 1e-6, 1])
-    _save(path, _constant(4, 5, 6, 1, 3) * 1e35, intent=1007, affine=small)
-    with pytest.raises(ValueError, match=r"u\.nii: .*beyond float32"):
-        read_displacement(path)
-
-
-def _written(path: Path) -> Path:
-    np.save(path, np.ones(3))
-    return path
+    save(path, _constant(4, 5, 6, 1, 3) * np.float32(1e35), small, codes=1, unit="mm", intent=1007)
+    refuses(ValueError, r"u\.nii: .*beyond float32", read_displacement, path)
 
 
 def test_names_in_any_case(tmp_path: Path) -> None:
     field = np.random.default_rng(0).random((3, 4, 5, 6)).astype(np.float32)
     for name in ("u.Nii", "u.NII.gz"):
-        write_displacement(tmp_path / name, field, _affine())
+        write_displacement(tmp_path / name, field, oblique())
         np.testing.assert_allclose(read_displacement(tmp_path / name)[0], field, atol=1e-5)
     assert (tmp_path / "u.NII.gz").read_bytes()[:2] == b"\x1f\x8b"
     with pytest.raises(ValueError, match=r"u\.mha: expected a name that ends in \.nii"):
-        write_displacement(tmp_path / "u.mha", field, _affine())
+        write_displacement(tmp_path / "u.mha", field, oblique())

@@ -1,20 +1,20 @@
-"""The model's grid, displacements that ITK reads, and the folder that results go to."""
+"""The model's grid, and displacements that ITK reads."""
 
 from __future__ import annotations
 
 import itertools
-import os
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import torch
+from image_files import oblique, random_image, reoriented, save, sitk
 from numpy.typing import NDArray
+from refusal import refuses
 
 from plasticine.io import (
     ModelGrid,
-    OutputFolder,
     read_displacement,
     write_displacement,
     write_image,
@@ -26,30 +26,6 @@ ALL_ORIENTATIONS = [
     for axes in itertools.permutations(("LR", "PA", "IS"))
     for codes in itertools.product(*axes)
 ]
-
-
-def _random(shape: tuple[int, ...], seed: int = 0) -> NDArray[np.float32]:
-    return np.random.default_rng(seed).random(shape, dtype=np.float32)
-
-
-def _oblique_affine(
-    spacing: tuple[float, float, float] = (2.5, 1.25, 4.0), orientation: str = "RAS"
-) -> NDArray[np.float64]:
-    """Anisotropic, turned by about 20 degrees, with axes as asked, far from the origin."""
-    a, b = 0.3, -0.2
-    turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1.0]])
-    turn = turn @ np.array([[1.0, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
-    to_ras = nibabel.orientations.inv_ornt_aff(
-        nibabel.orientations.axcodes2ornt(tuple(orientation)), (1, 1, 1)
-    )[:3, :3]
-    affine = np.eye(4)
-    affine[:3, :3] = turn @ to_ras @ np.diag(spacing)
-    affine[:3, 3] = (-31.0, 12.5, 70.0)
-    return affine
-
-
-def _write_ones(path: Path, shape: tuple[int, ...]) -> None:
-    nibabel.save(nibabel.Nifti1Image(np.ones(shape, np.float32), np.eye(4)), path)
 
 
 def _grid(
@@ -67,12 +43,8 @@ class TestOrientation:
     @pytest.mark.parametrize("orientation", ALL_ORIENTATIONS)
     def test_any_file_gives_the_same_images(self, orientation: str) -> None:
         # The same body, stored along every choice of axes, by nibabel's own reorientation.
-        ras = nibabel.Nifti1Image(_random((3, 4, 5)), _oblique_affine())
-        transform = nibabel.orientations.ornt_transform(
-            nibabel.orientations.io_orientation(ras.affine),
-            nibabel.orientations.axcodes2ornt(tuple(orientation)),
-        )
-        stored = ras.as_reoriented(transform)
+        ras = nibabel.Nifti1Image(random_image(3, 4, 5), oblique())
+        stored = reoriented(ras, orientation)
         assert "".join(nibabel.aff2axcodes(stored.affine)) == orientation
         volume = np.asarray(stored.dataobj)
         grid = _grid(volume.shape, stored.affine)
@@ -82,15 +54,15 @@ class TestOrientation:
         np.testing.assert_array_equal(images[:, 0].numpy(), expected)
         np.testing.assert_array_equal(grid.to_file(images), volume)
         assert grid.input_shape == (4, 3)
-        assert grid.input_spacing == pytest.approx((1.25, 2.5))
+        assert grid.input_spacing == pytest.approx((1.5, 2))
 
     @pytest.mark.parametrize("orientation", ALL_ORIENTATIONS[::5])
     @pytest.mark.parametrize("ndim", [2, 3])
     def test_displacement_turns_with_the_axes(self, orientation: str, ndim: int) -> None:
         # Warping the images and warping the file's array along its own axes are one thing.
         shape = (6, 7, 8)
-        grid = _grid(shape, _oblique_affine(orientation=orientation), ndim=ndim)
-        volume = _random(shape)
+        grid = _grid(shape, oblique(orientation=orientation), ndim=ndim)
+        volume = random_image(*shape)
         images = grid.to_images(volume)
         field = torch.randn(
             images.shape[0], ndim, *grid.input_shape, generator=torch.Generator().manual_seed(1)
@@ -103,7 +75,7 @@ class TestOrientation:
     def test_slice_numbers_of_the_file(self) -> None:
         volume = np.arange(5, dtype=np.float32).reshape(1, 1, 5) * np.ones((3, 4, 1), np.float32)
         for orientation in ("RAS", "RAI"):
-            grid = _grid(volume.shape, _oblique_affine(orientation=orientation))
+            grid = _grid(volume.shape, oblique(orientation=orientation))
             for index, image in enumerate(grid.to_images(volume)):
                 assert grid.slice_in_file(index) == int(image[0, 0, 0])
 
@@ -111,8 +83,7 @@ class TestOrientation:
         for orientation in ("SPS", "SP", "XPR", "SPRL"):
             with pytest.raises(ValueError, match="three axis codes"):
                 _grid((3, 4, 5), np.eye(4), orientation=orientation)
-        with pytest.raises(ValueError, match="2 or 3, got 4"):
-            _grid((3, 4, 5), np.eye(4), ndim=4)
+        refuses(ValueError, "2 or 3, got 4", _grid, (3, 4, 5), np.eye(4), ndim=4)
 
 
 class TestResampling:
@@ -147,7 +118,7 @@ class TestResampling:
 
     @pytest.mark.parametrize("ndim", [2, 3])
     def test_displacement_keeps_its_millimetres(self, ndim: int) -> None:
-        affine = _oblique_affine((0.8, 1.1, 3.0))
+        affine = oblique((0.8, 1.1, 3.0))
         grid = _grid((40, 33, 12), affine, ndim=ndim, spacing=2.0)
         # An affine displacement, in model voxels of 2 mm; linear interpolation is exact on it.
         axes = torch.meshgrid(*(torch.arange(float(n)) for n in grid.model_shape), indexing="ij")
@@ -178,15 +149,15 @@ class TestResampling:
 class TestDisplacementFile:
     @pytest.mark.parametrize("orientation", ["RAS", "LPS", "SPR", "AIL"])
     def test_round_trip(self, tmp_path: Path, orientation: str) -> None:
-        field = _random((3, 4, 5, 6)) - 0.5
-        affine = _oblique_affine(orientation=orientation)
+        field = random_image(3, 4, 5, 6) - 0.5
+        affine = oblique(orientation=orientation)
         write_displacement(tmp_path / "u.nii.gz", field, affine)
         again, place = read_displacement(tmp_path / "u.nii.gz")
         np.testing.assert_allclose(again, field, atol=1e-5)
         np.testing.assert_allclose(place, affine, rtol=1e-5, atol=1e-5)
 
     def test_header(self, tmp_path: Path) -> None:
-        affine = _oblique_affine()
+        affine = oblique()
         write_displacement(tmp_path / "u.nii", np.zeros((3, 4, 5, 6), np.float32), affine)
         image = nibabel.load(tmp_path / "u.nii")
         assert image.shape == (4, 5, 6, 1, 3)
@@ -196,19 +167,11 @@ class TestDisplacementFile:
         np.testing.assert_allclose(image.get_sform(), affine, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(image.get_qform(), affine, rtol=1e-4, atol=1e-4)
 
-    def test_vectors_are_millimetres_along_lps(self, tmp_path: Path) -> None:
-        field = np.zeros((3, 2, 2, 2), np.float32)
-        field[0], field[1], field[2] = 1, 2, 3
-        write_displacement(tmp_path / "u.nii", field, np.diag([2.0, 3.0, 4.0, 1.0]))
-        stored = np.asarray(nibabel.load(tmp_path / "u.nii").dataobj)
-        np.testing.assert_array_equal(stored[0, 0, 0, 0], [-2, -6, 12])
-
     @pytest.mark.parametrize("orientation", ["RAS", "SPR", "ILA"])
     def test_simpleitk_warps_as_we_do(self, tmp_path: Path, orientation: str) -> None:
-        sitk = pytest.importorskip("SimpleITK")
         shape = (18, 20, 16)
-        affine = _oblique_affine(orientation=orientation)
-        image = _random(shape)
+        affine = oblique(orientation=orientation)
+        image = random_image(*shape)
         rng = torch.Generator().manual_seed(3)
         coarse = 3 * torch.randn(1, 3, 4, 4, 4, generator=rng)
         field = torch.nn.functional.interpolate(coarse, shape, mode="trilinear", align_corners=True)
@@ -227,16 +190,6 @@ class TestDisplacementFile:
         assert inside.mean() > 0.6
         np.testing.assert_allclose(theirs[inside], ours[inside], atol=2e-4)
 
-    def test_reads_what_simpleitk_writes(self, tmp_path: Path) -> None:
-        sitk = pytest.importorskip("SimpleITK")
-        vectors = sitk.GetImageFromArray(np.ones((4, 5, 6, 3)) * [1.0, 2.0, 4.0], isVector=True)
-        vectors.SetSpacing((2.0, 2.0, 2.0))
-        sitk.WriteImage(vectors, str(tmp_path / "u.nii.gz"))
-        field, affine = read_displacement(tmp_path / "u.nii.gz")
-        assert field.shape == (3, 6, 5, 4)
-        np.testing.assert_allclose(affine[:3, :3], np.diag([-2, -2, 2]), atol=1e-6)
-        np.testing.assert_allclose(field[:, 0, 0, 0], [0.5, 1.0, 2.0], atol=1e-6)
-
     def test_refuses(self, tmp_path: Path) -> None:
         for shape in ((2, 4, 5, 6), (3, 4, 5), (4, 5, 6, 3)):
             with pytest.raises(ValueError, match="3 components"):
@@ -247,75 +200,12 @@ class TestDisplacementFile:
 
     def test_refuses_other_files(self, tmp_path: Path) -> None:
         path = tmp_path / "u.nii"
-        with pytest.raises(FileNotFoundError, match=r"u\.nii: no such file"):
-            read_displacement(path)
-        _write_ones(path, (4, 5, 6))
-        with pytest.raises(ValueError, match=r"\(X, Y, Z, 1, 3\), got shape \(4, 5, 6\)"):
-            read_displacement(path)
-        _write_ones(path, (4, 5, 6, 1, 2))
-        with pytest.raises(ValueError, match=r"got shape \(4, 5, 6, 1, 2\)"):
-            read_displacement(path)
-        _write_ones(path, (4, 5, 6, 1, 3))
-        with pytest.raises(ValueError, match=r"intent 1007 .vector., got 0"):
-            read_displacement(path)
+        refuses(FileNotFoundError, r"u\.nii: no such file", read_displacement, path)
+        save(path, np.ones((4, 5, 6), np.float32))
+        refuses(ValueError, r"\(X, Y, Z, 1, 3\), got shape \(4, 5, 6\)", read_displacement, path)
+        save(path, np.ones((4, 5, 6, 1, 2), np.float32))
+        refuses(ValueError, r"got shape \(4, 5, 6, 1, 2\)", read_displacement, path)
+        save(path, np.ones((4, 5, 6, 1, 3), np.float32))
+        refuses(ValueError, r"intent 1007 .vector., got 0", read_displacement, path)
         write_displacement(path, np.full((3, 4, 5, 6), np.nan, np.float32), np.eye(4))
-        with pytest.raises(ValueError, match="NaN or infinite"):
-            read_displacement(path)
-
-
-class TestOutputFolder:
-    def test_files_appear_at_the_end(self, tmp_path: Path) -> None:
-        folder = tmp_path / "new" / "results"
-        with OutputFolder(folder, ["a", "b"]) as temporary:
-            (temporary / "a").write_text("1")
-            (temporary / "b").write_text("2")
-            assert not (folder / "a").exists()
-        assert sorted(p.name for p in folder.iterdir()) == ["a", "b"]
-        assert (folder / "b").read_text() == "2"
-
-    def test_replaces_its_own_and_leaves_others(self, tmp_path: Path) -> None:
-        (tmp_path / "a").write_text("old")
-        (tmp_path / "other").write_text("kept")
-        with OutputFolder(tmp_path, ["a"]) as temporary:
-            (temporary / "a").write_text("new")
-        assert (tmp_path / "a").read_text() == "new"
-        assert (tmp_path / "other").read_text() == "kept"
-
-    @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-    def test_failure_leaves_nothing(self, tmp_path: Path, error: type[BaseException]) -> None:
-        (tmp_path / "a").write_text("old")
-        for folder in (tmp_path, tmp_path / "new" / "results"):
-            output = OutputFolder(folder, ["a", "b"])
-            (output.__enter__() / "a").write_text("half")
-            output.__exit__(error, error(), None)
-        assert [p.name for p in tmp_path.iterdir()] == ["a"]
-        assert (tmp_path / "a").read_text() == "old"
-
-    def test_a_forgotten_file_is_an_error(self, tmp_path: Path) -> None:
-        output = OutputFolder(tmp_path, ["a", "b"])
-        (output.__enter__() / "a").write_text("1")
-        with pytest.raises(RuntimeError, match="not written: b"):
-            output.__exit__(None, None, None)
-        assert not list(tmp_path.iterdir())
-
-    def test_refuses_before_any_work(self, tmp_path: Path) -> None:
-        file = tmp_path / "file"
-        file.write_text("kept")
-        for folder in (file, file / "below"):
-            with pytest.raises(NotADirectoryError, match="is a file"):
-                OutputFolder(folder, ["a"]).__enter__()
-        (tmp_path / "b").mkdir()
-        with pytest.raises(IsADirectoryError, match="in the way"):
-            OutputFolder(tmp_path, ["b"]).__enter__()
-        assert file.read_text() == "kept"
-
-    @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc")
-    def test_unwritable_folder(self) -> None:
-        with pytest.raises(OSError, match=r"/proc/plasticine: cannot write there"):
-            OutputFolder("/proc/plasticine", ["a"]).__enter__()
-
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-    def test_read_only_folder(self, tmp_path: Path) -> None:
-        tmp_path.chmod(0o500)
-        with pytest.raises(PermissionError, match="cannot write there"):
-            OutputFolder(tmp_path, ["a"]).__enter__()
+        refuses(ValueError, "NaN or infinite", read_displacement, path)

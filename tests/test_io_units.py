@@ -9,7 +9,9 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from image_files import save, sitk, write_itk
 from numpy.typing import NDArray
+from refusal import refuses
 
 from plasticine.io import (
     ModelGrid,
@@ -36,23 +38,10 @@ def _turned(degrees: float, spacing: tuple[float, float, float]) -> NDArray[np.f
 
 
 def _save(
-    path: Path,
-    affine: NDArray[np.float64],
-    *,
-    unit: str | int = "mm",
-    shape: tuple[int, ...] = (4, 5, 6),
-    intent: int = 0,
+    path: Path, affine: NDArray[np.float64], shape: tuple[int, ...] = (4, 5, 6), **options: Any
 ) -> Path:
-    image = nibabel.Nifti1Image(np.ones(shape, np.float32), affine)
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
-    if isinstance(unit, str):
-        image.header.set_xyzt_units(unit, "sec")  # the unit of time shares the byte
-    else:
-        image.header["xyzt_units"] = unit
-    image.header["intent_code"] = intent
-    nibabel.save(image, path)
-    return path
+    """Ones that lie where both forms say, in millimetres unless said otherwise."""
+    return save(path, np.ones(shape, np.float32), affine, **{"unit": "mm", "codes": 1, **options})
 
 
 def _patch(path: Path, offset: int, kind: str, value: float) -> None:
@@ -64,7 +53,6 @@ def _patch(path: Path, offset: int, kind: str, value: float) -> None:
 
 def _itk_affine(path: Path) -> NDArray[np.float64]:
     """SimpleITK's placement of the same file, turned to RAS+."""
-    sitk = pytest.importorskip("SimpleITK")
     image = sitk.ReadImage(str(path))
     columns = [
         image.TransformIndexToPhysicalPoint([int(i == j) for i in range(3)]) for j in (0, 1, 2)
@@ -117,8 +105,7 @@ class TestUnits:
         assert int(labels.sum()) == 120
         assert notes == ()  # the input's own notes say where all of them lie
         wrong = _save(tmp_path / "b.nii", stored, unit="mm" if unit == "micron" else "micron")
-        with pytest.raises(ValueError, match="position in space"):
-            read_labels(wrong, grid, affine, "SPR")
+        refuses(ValueError, "position in space", read_labels, wrong, grid, affine, "SPR")
 
     def test_analyze_units(self, tmp_path: Path) -> None:
         image = nibabel.AnalyzeImage(np.ones((4, 5, 6), np.int16), None)
@@ -139,11 +126,8 @@ class TestUnits:
     def test_units_that_itk_leaves_out(
         self, tmp_path: Path, name: str, line: bytes, unit: bytes
     ) -> None:
-        sitk = pytest.importorskip("SimpleITK")
-        image = sitk.GetImageFromArray(np.ones((4, 5, 6), np.int16))
-        image.SetSpacing((400, 300, 200))
-        image.SetOrigin((10, 20, 30))
-        sitk.WriteImage(image, str(tmp_path / name))
+        ones, place = np.ones((4, 5, 6), np.int16), {"spacing": (400, 300, 200)}
+        write_itk(tmp_path / name, ones, **place, origin=(10, 20, 30))
         text = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(text.replace(unit, line + unit, 1))
         volume = read_volume(tmp_path / name)
@@ -156,8 +140,7 @@ class TestUnits:
             assert "ell, is not known" in read_volume(tmp_path / name).notes[0]
             mixed = line.replace(b"um", b"mm", 1)
             (tmp_path / name).write_bytes(text.replace(unit, mixed + unit, 1))
-            with pytest.raises(ValueError, match="one unit of length"):
-                read_volume(tmp_path / name)
+            refuses(ValueError, "one unit of length", read_volume, tmp_path / name)
 
 
 class TestAffines:
@@ -189,8 +172,7 @@ class TestAffines:
     def test_axes_in_one_plane(self) -> None:
         flat = np.eye(4) * 1e3
         flat[:3, 2] = flat[:3, 0] + [0, 0, 1e-3]
-        with pytest.raises(ValueError, match="x: its affine cannot be inverted"):
-            check_affine(Path("x"), flat)
+        refuses(ValueError, "x: its affine cannot be inverted", check_affine, Path("x"), flat)
         sheared = np.eye(4)
         sheared[0, 1] = 50.0  # the axes are one degree apart
         assert check_affine(Path("x"), sheared) is not None
@@ -206,11 +188,8 @@ class TestAffines:
 
     @pytest.mark.parametrize("name", ["a.mha", "a.nrrd"])
     def test_itk_files(self, tmp_path: Path, name: str) -> None:
-        sitk = pytest.importorskip("SimpleITK")
-        image = sitk.GetImageFromArray(np.ones((4, 5, 6), np.int16))
-        image.SetSpacing((0.0009, 0.0009, 0.0009))
-        sitk.WriteImage(image, str(tmp_path / name))
-        volume = read_volume(tmp_path / name)
+        ones = np.ones((4, 5, 6), np.int16)
+        volume = read_volume(write_itk(tmp_path / name, ones, spacing=(0.0009,) * 3))
         np.testing.assert_allclose(np.diag(volume.affine)[:3], [-0.0009, -0.0009, 0.0009])
 
 
@@ -271,8 +250,7 @@ class TestSameGrid:
         affine = _turned(0, (1.0, 1.0, 1.0))
         shifted = affine.copy()
         shifted[0, 3] += 0.5
-        with pytest.raises(ValueError, match=r"0\.5 voxels \(0\.5 mm\)"):
-            self._distance(tmp_path, shifted)
+        refuses(ValueError, r"0\.5 voxels \(0\.5 mm\)", self._distance, tmp_path, shifted)
         shifted[0, 3] = affine[0, 3] + 0.05
         self._distance(tmp_path, shifted)
         self._distance(tmp_path, affine + 1e-5 * np.random.default_rng(0).random((4, 4)) * affine)
@@ -305,9 +283,9 @@ class TestSameGrid:
 def test_a_translation_of_microns(model_file: Path, tmp_path: Path, run: Any) -> None:
     rng = np.random.default_rng(0)
     affine = np.diag([2000.0, 2000.0, 4000.0, 1.0])
-    image = nibabel.Nifti1Image((200 * rng.random((20, 22, 2))).astype(np.uint8), affine)
-    image.header.set_xyzt_units("micron")
-    nibabel.save(image, tmp_path / "x.nii")
+    save(
+        tmp_path / "x.nii", (200 * rng.random((20, 22, 2))).astype(np.uint8), affine, unit="micron"
+    )
     out = tmp_path / "out"
     code, _, err = run("translate", tmp_path / "x.nii", "--model", model_file, "--output", out)
     assert code == 0, err

@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from recipe_file import small_recipe
+from refusal import refuses
+from small_models import images, untrained
 from typer.testing import CliRunner
 
 import plasticine
 from plasticine import cli, structure
 from plasticine.io import model_images, read_volume
-from plasticine.training import load_domains, load_recipe, train
+from plasticine.training import load_domains, train
 from plasticine.training.recipe import Recipe
 from plasticine.translation import Translator
 
@@ -45,27 +48,10 @@ def recipe(tmp_path: Path) -> Recipe:
         labels = _labels(6, seed)
         arrays |= {domain: grey[labels].astype(np.uint8), f"{domain}_labels": labels}
     np.savez(tmp_path / "images.npz", **arrays)
-    stage = {"steps": 4, "batch": 2, "checkpoint_every": 2, "precision": "float32"}
-    return load_recipe("brain-t1-t2").changed(
-        data={
-            "file": "images.npz",
-            "source": ["source"],
-            "target": ["target"],
-            "source_labels": ["source_labels"],
-            "target_labels": ["target_labels"],
-            "crop": None,
-            "source_subjects": None,
-            "target_subjects": None,
-        },
-        model={
-            "structure": OF_LABELS,
-            "denoiser": {"channels": [8, 8], "blocks": 1, "patch_size": 2},
-            "velocity": {"channels": [4, 4]},
-        },
-        augmentation={"translation": 1.0, "smoothness": 8},
-        structure=None,
-        diffusion=stage,
-        registration={**stage, "nearest": 2},
+    own = {"source": ["source"], "target": ["target"]}
+    labels = {f"{domain}_labels": [f"{domain}_labels"] for domain in BRIGHTNESS}
+    return small_recipe(
+        data=own | labels, structure=OF_LABELS, stage={"steps": 4, "checkpoint_every": 2}
     )
 
 
@@ -98,16 +84,12 @@ def test_wrong_labels_are_refused() -> None:
     for value, found in ((3, "0 to 3"), (-1, "-1 to 0")):
         wrong = labels.clone()
         wrong[0, 0, 1, 1] = value
-        with pytest.raises(ValueError, match=rf"within 0 … 2; got {found}"):
-            map_(image, labels=wrong)
-    with pytest.raises(ValueError, match="made from a label map; got none"):
-        map_(image)
+        refuses(ValueError, rf"within 0 … 2; got {found}", map_, image, labels=wrong)
+    refuses(ValueError, "made from a label map; got none", map_, image)
     with pytest.raises(ValueError, match=r"\(1, 1, 4, 4\); got \(1, 1, 4, 5\)"):
         map_(image, labels=torch.zeros(1, 1, 4, 5, dtype=torch.int32))
-    with pytest.raises(TypeError, match="float32"):
-        map_(image, labels=labels.float())
-    with pytest.raises(ValueError, match="MIND takes no labels"):
-        structure.create("mind", 2)(image, labels=labels)
+    refuses(TypeError, "float32", map_, image, labels=labels.float())
+    refuses(ValueError, "MIND takes no labels", structure.create("mind", 2), image, labels=labels)
     for wrong_count in (0, [], [1, 1]):
         with pytest.raises(ValueError, match="labels must be a positive number"):
             structure.create("labels", 2, labels=wrong_count)
@@ -160,8 +142,7 @@ def test_folders_of_labels(recipe: Recipe, tmp_path: Path, together: bool) -> No
     with pytest.raises(ValueError, match=r"bert.nii.gz needs one label map .* found 0"):
         load_domains(recipe, None, 0, **folders)
     del folders["target_labels"]
-    with pytest.raises(ValueError, match="needed together"):
-        load_domains(recipe, None, 0, **folders)
+    refuses(ValueError, "needed together", load_domains, recipe, None, 0, **folders)
 
 
 def test_a_training_without_fitting_labels_stops_before_it_begins(
@@ -179,21 +160,6 @@ def test_a_training_without_fitting_labels_stops_before_it_begins(
     with pytest.raises(ValueError, match="needs the images' label maps; got none"):
         train(without, tmp_path, tmp_path / "none")  # before it looks for the file
     assert not (tmp_path / "none").exists()
-
-
-def test_a_stopped_training_on_labels_goes_on_to_the_same_bits(
-    recipe: Recipe, tmp_path: Path
-) -> None:
-    def stop(name: str, step: int, steps: int, values: dict[str, float]) -> None:
-        if (name, step) == ("registration", 3):
-            raise KeyboardInterrupt
-
-    whole = Translator.load(train(recipe, tmp_path, tmp_path / "whole"))
-    with pytest.raises(KeyboardInterrupt):
-        train(recipe, tmp_path, tmp_path / "stopped", progress=stop)
-    resumed = Translator.load(train(recipe, tmp_path, tmp_path / "stopped", resume=True))
-    for name, tensor in whole.model.state_dict().items():
-        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
 
 
 def test_the_labels_decide_what_the_translation_shows(recipe: Recipe, tmp_path: Path) -> None:
@@ -218,11 +184,7 @@ def test_the_labels_decide_what_the_translation_shows(recipe: Recipe, tmp_path: 
     assert trace.arguments["labels"] is True
 
 
-def test_the_channels_are_carried_linearly(
-    monkeypatch: pytest.MonkeyPatch,
-    images: Callable[..., torch.Tensor],
-    untrained: Callable[..., Translator],
-) -> None:
+def test_the_channels_are_carried_linearly(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def keep(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -243,15 +205,11 @@ def test_the_channels_are_carried_linearly(
     assert trace.structure_agreement is None
 
 
-def test_an_image_and_its_reference_need_their_labels(
-    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator]
-) -> None:
+def test_an_image_and_its_reference_need_their_labels() -> None:
     translator = untrained(3, structure=OF_LABELS)
     image, labels = images(1, 1, 8, 9, 10), torch.zeros(1, 1, 8, 9, 10, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="got none"):
-        translator.translate(image)
-    with pytest.raises(ValueError, match="got none"):
-        translator.translate(image, labels=labels, reference=image)
+    refuses(ValueError, "got none", translator.translate, image)
+    refuses(ValueError, "got none", translator.translate, image, labels=labels, reference=image)
     with pytest.raises(ValueError, match="no reference"):
         translator.translate(image, labels=labels, reference_labels=labels)
     other = translator.translate(
@@ -276,8 +234,7 @@ def test_labels_are_taken_to_the_models_voxels(tmp_path: Path) -> None:
     expected = laid.grid.to_images(100.0 * fine)[..., ::2, ::2].long()
     assert torch.equal(labels[..., :-1, :-1], expected)
     _save(tmp_path / "elsewhere.nii.gz", fine, spacing=1.5)
-    with pytest.raises(ValueError, match="position in space"):
-        laid.labels(tmp_path / "elsewhere.nii.gz")
+    refuses(ValueError, "position in space", laid.labels, tmp_path / "elsewhere.nii.gz")
 
 
 def test_the_command_line_trains_and_translates_on_labels(recipe: Recipe, tmp_path: Path) -> None:
@@ -311,8 +268,7 @@ def test_labels_teach_the_registration_of_a_model_that_needs_none(
     trace = translator.translate(load_domains(recipe, tmp_path, 0).source / 2 + 0.5, steps=1)
     assert trace.displacement.abs().max() > 0
     recipe = recipe.changed(registration={"labels": [7]})
-    with pytest.raises(ValueError, match="nothing is labelled in 6 of 6"):
-        train(recipe, tmp_path, tmp_path / "none")
+    refuses(ValueError, "nothing is labelled in 6 of 6", train, recipe, tmp_path, tmp_path / "none")
 
 
 @pytest.mark.parametrize(

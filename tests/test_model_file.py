@@ -12,10 +12,11 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
+from recipe_file import linear_stage
+from refusal import refuses
+from small_models import CONFIGURATION
 
 from plasticine.nn.tensor_file import load_tensors, save_tensors
-from plasticine.training.draws import Draws
-from plasticine.training.recipe import StageSettings
 from plasticine.training.stage import Stage
 from plasticine.translation import (
     ModelError,
@@ -56,15 +57,7 @@ def rewritten(model_file: Path, tmp_path: Path) -> Callable[..., Path]:
 
 def _configuration(**changes: Any) -> dict[str, str]:
     """The small model's configuration with other tables."""
-    configuration = {
-        "ndim": 2,
-        "structure": {"name": "mind", "dilations": [1]},
-        "schedule": {"kind": "cosine", "steps": 50},
-        "denoiser": {"channels": [8, 8], "blocks": 1, "patch_size": 2},
-        "velocity": {"channels": [4, 8, 8]},
-        "sampling": {"steps": 2, "guidance": 1.0, "start": 1.0},
-    }
-    return {"configuration": json.dumps({**configuration, **changes})}
+    return {"configuration": json.dumps({**CONFIGURATION, **changes})}
 
 
 HOSTILE: dict[str, tuple[dict[str, str], str]] = {
@@ -167,8 +160,7 @@ def test_networks_larger_than_the_file_are_refused_before_they_take_memory(
     path = rewritten(_configuration(**changes))
     held = sum(tensor.numel() for tensor in _parts(path)[0].values())
     made = _weights_made(monkeypatch)
-    with pytest.raises(ModelError, match=f"networks have more weights than the file's {held}"):
-        load_model(path)
+    refuses(ModelError, f"networks have more weights than the file's {held}", load_model, path)
     assert sum(made) <= held
 
 
@@ -180,8 +172,7 @@ def test_tensors_that_are_not_the_networks_are_refused(rewritten: Callable[..., 
         ({name: weight.to(torch.int8)}, rf"tensor {name}: expected floating-point .*int8"),
         ({"extra": weight}, "tensor extra is not known"),
     ):  # fmt: skip
-        with pytest.raises(ModelError, match=f"damaged model: {message}"):
-            load_model(rewritten(tensors=wrong))
+        refuses(ModelError, f"damaged model: {message}", load_model, rewritten(tensors=wrong))
     with pytest.raises(ModelError, match=f"tensor {name} is missing"):
         load_model(rewritten(tensors={"velocity.voxels": weight}, without=name))
 
@@ -194,41 +185,22 @@ def test_weights_that_are_not_finite_are_refused(
     message = f"{name} must be finite; 1 of 2 values is NaN or infinite"
     wrong = torch.tensor([0.5, value], dtype=torch.float16)
     path = rewritten(tensors={name: wrong})
-    with pytest.raises(ModelError, match=message):
-        load_model(path)
+    refuses(ModelError, message, load_model, path)
     model, card = load_model(rewritten())
     with torch.no_grad():
         model.velocity.velocity_head.bias[1] = value
-    with pytest.raises(ValueError, match=message):
-        save_model(tmp_path / "new" / "model.safetensors", model, card)
+    refuses(ValueError, message, save_model, tmp_path / "new" / "model.safetensors", model, card)
     assert not (tmp_path / "new").exists()
 
 
 def test_weights_beyond_float32_are_refused(rewritten: Callable[..., Path]) -> None:
     name = "velocity.velocity_head.bias"
     path = rewritten(tensors={name: torch.tensor([0.5, 1e300], dtype=torch.float64)})
-    with pytest.raises(ModelError, match=f"{name} must be finite; 1 of 2 values is NaN or inf"):
-        load_model(path)
+    refuses(ModelError, f"{name} must be finite; 1 of 2 values is NaN or inf", load_model, path)
 
 
 def test_a_card_that_does_not_say_its_axes_has_the_networks(rewritten: Callable[..., Path]) -> None:
     assert load_model(rewritten({"card": "{}"}))[1] == {"ndim": 2}
-
-
-def test_the_command_line_refuses_them_in_a_line(
-    run: Callable[..., tuple[int, str, str]],
-    rewritten: Callable[..., Path],
-    head: Path,
-    tmp_path: Path,
-) -> None:
-    wrong = {"velocity.velocity_head.bias": torch.tensor([0.5, torch.nan]).half()}
-    for path in (rewritten(tensors=wrong), rewritten({"configuration": "[" * 100_000})):
-        code, _, err = run("translate", head, "--model", path, "--output", tmp_path / "out")
-        assert code == 1
-        assert err.startswith("error: ")
-        assert err.count("\n") == 1
-        assert "model.safetensors" in err
-    assert not (tmp_path / "out").exists()
 
 
 def test_weights_beyond_float16_are_kept(rewritten: Callable[..., Path], tmp_path: Path) -> None:
@@ -293,17 +265,7 @@ def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
 
 
 def _stage(folder: Path) -> Stage:
-    torch.manual_seed(1)
-    network = torch.nn.Linear(3, 1)
-
-    def loss(draws: Draws) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return network(draws.normal(3)).square().mean(), {}
-
-    settings = StageSettings(
-        steps=4, batch=4, learning_rate=0.1, warmup=1, weight_decay=0.0,
-        ema=0.9, gradient_norm=1.0, checkpoint_every=2, precision="float32",
-    )  # fmt: skip
-    return Stage("linear", network, loss, settings, folder, 0)
+    return linear_stage(folder, lambda network, draws: network(draws.normal(3)).square().mean())
 
 
 def test_equal_trainings_give_equal_checkpoints(tmp_path: Path) -> None:
@@ -320,8 +282,7 @@ def test_a_checkpoint_that_is_not_finite_does_not_replace_one_that_is(tmp_path: 
         if step == 4:
             torch.nn.init.constant_(stage.network.bias, torch.nan)
 
-    with pytest.raises(RuntimeError, match=r"linear: at step 4: network\.bias must be finite"):
-        stage.run(spoil)
+    refuses(RuntimeError, r"linear: at step 4: network\.bias must be finite", stage.run, spoil)
     resumed = _stage(tmp_path)
     resumed.load()
     assert resumed.step == 2
@@ -349,8 +310,7 @@ def test_a_damaged_checkpoint_is_refused(
     for content in (tensors, stored):
         content.pop(without or "", None)
     save_tensors(path, tensors, stored | metadata)
-    with pytest.raises(ValueError, match=rf"linear\.checkpoint\.safetensors.*{message}"):
-        _stage(tmp_path).load()
+    refuses(ValueError, rf"linear\.checkpoint\.safetensors.*{message}", _stage(tmp_path).load)
 
 
 def test_a_model_is_what_its_definition_says() -> None:

@@ -12,13 +12,13 @@ import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from mutations import Damage, Misfit, damages, misfits, read_or_refuse
+from recipe_file import as_toml, linear_stage, small_recipe
 from search_profiles import more_examples
 
 from plasticine.io import read_volume, translate_volume
@@ -82,15 +82,8 @@ def with_other_metadata(data: bytes, misfit: Misfit) -> bytes:
 
 
 def stage(folder: Path) -> Stage:
-    """A stage of a network with four weights."""
-
-    def loss(draws: Any) -> Any:
-        raise AssertionError("no step is taken")
-
-    torch.manual_seed(0)
-    network = torch.nn.Linear(3, 1)
-    settings = load_recipe("brain-t1-t2").registration
-    return Stage("diffusion", network, loss, settings, folder, seed=3)
+    """One of which no step is taken."""
+    return linear_stage(folder, lambda network, draws: pytest.fail("a step"), seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -166,25 +159,6 @@ def assert_recipe_is_sound(folder: Path, data: bytes) -> None:
         assert Path(recipe.name).name == recipe.name not in ("", ".", "..")
 
 
-def as_toml(content: dict[str, Any]) -> str:
-    """Mappings at the top as lines and tables; what TOML lacks is left out."""
-    return "".join(f"{as_key(key)} = {as_value(value)}\n" for key, value in content.items())
-
-
-def as_key(key: str) -> str:
-    return json.dumps(str(key))
-
-
-def as_value(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{as_key(k)} = {as_value(v)}" for k, v in value.items()) + " }"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(as_value, value)) + "]"
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return '"none"' if value is None else json.dumps(value)
-
-
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """An .npz file of a recipe's images."""
@@ -199,22 +173,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def test_a_damaged_archive(tmp_path: Path, archive: bytes, damage: Damage) -> None:
     path = tmp_path / "damaged.npz"
     path.write_bytes(damage(archive))
-    (tmp_path / "recipe.toml").write_text(
-        as_toml(
-            tomllib.loads(shipped_recipes()["brain-t1-t2"].read_text(encoding="utf-8"))
-            | {
-                "data": {
-                    "file": path.name,
-                    "source": ["source"],
-                    "target": ["target"],
-                    "maximum": 255.0,
-                    "source_patients": ["people"],
-                    "target_subjects": ["d"],
-                }
-            }
-        )
-    )
-    recipe = load_recipe(tmp_path / "recipe.toml")
+    data = {"file": path.name, "source_patients": ["people"], "target_subjects": ["d"]}
+    recipe = small_recipe(data=data | {"source": ["source"], "target": ["target"], "maximum": 255})
     found = read_or_refuse(lambda: load_domains(recipe, tmp_path, 0), path)
     if found is not None:
         assert found.source.isfinite().all()

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from refusal import refuses
+from small_models import untrained
 from torch import Tensor
 
 from plasticine import metrics, structure
@@ -40,8 +42,7 @@ def _image(value: float | None = None, place: tuple[int, ...] = (1, 0, 3, 5)) ->
 def test_an_optimisation_refuses_images(name: str, value: float) -> None:
     images = {"moving": _image(), "fixed": _image()} | {name: _image(value)}
     message = rf"{name} must be finite; 1 of 576 values is NaN or infinite.*\(1, 0, 3, 5\)"
-    with pytest.raises(ValueError, match=message):
-        QUICK(**images)
+    refuses(ValueError, message, QUICK, **images)
 
 
 def test_an_optimisation_refuses_a_start() -> None:
@@ -62,24 +63,21 @@ def test_an_optimisation_that_diverges_says_so() -> None:
 
 
 @pytest.mark.parametrize("name", ["image", "reference"])
-def test_a_translator_refuses_images(name: str, untrained: Callable[..., Translator]) -> None:
+def test_a_translator_refuses_images(name: str) -> None:
     images = {"image": _image(), "reference": _image()} | {name: _image(torch.nan)}
     with pytest.raises(ValueError, match=f"{name} must lie within .0, 1., without NaN"):
         untrained().translate(images["image"], reference=images["reference"])
 
 
 @pytest.mark.parametrize("part", ["denoiser", "velocity"])
-def test_a_translator_hands_nothing_on_that_is_not_finite(
-    part: str, untrained: Callable[..., Translator]
-) -> None:
+def test_a_translator_hands_nothing_on_that_is_not_finite(part: str) -> None:
     translator = untrained()
     with torch.no_grad():
         weights = list(getattr(translator.model, part).parameters())
         weights[-1].view(-1)[0] = torch.nan
     what = "warped" if part == "velocity" else "translated"
     message = f"translation by untrained is of no use: of {what}, .* of 576 values are NaN"
-    with pytest.raises(RuntimeError, match=message):
-        translator.translate(_image())
+    refuses(RuntimeError, message, translator.translate, _image())
 
 
 def test_a_trace_hands_on_no_jacobian_that_is_not_finite(
@@ -127,8 +125,7 @@ def test_distances_refuse_features(distance: Callable[..., float], name: str) ->
     features = dict(zip(("first", "second"), drawn, strict=True))
     features[name][2:4, 1] = torch.nan
     message = rf"{name} must be finite; 2 of 15 values are NaN or infinite.*\(2, 1\)"
-    with pytest.raises(ValueError, match=message):
-        distance(**features)
+    refuses(ValueError, message, distance, **features)
 
 
 @pytest.mark.parametrize("figure", [metrics.psnr, metrics.ssim, metrics.correlation])
@@ -139,12 +136,9 @@ def test_figures_of_nan_are_nan(figure: Callable[..., Any]) -> None:
 
 def test_pairing_refuses_what_it_cannot_compare() -> None:
     broken = torch.tensor([[0.0, 1.0], [torch.nan, 2.0]])
-    with pytest.raises(ValueError, match=r"distance must be finite; 1 of 4 .*\(1, 0\)"):
-        transport_plan(broken, 0.1)
-    with pytest.raises(ValueError, match="source must be finite"):
-        nearest_targets(broken, torch.zeros(3, 2), 1)
-    with pytest.raises(ValueError, match="target must be finite"):
-        nearest_targets(torch.zeros(3, 2), broken, 1)
+    refuses(ValueError, r"distance must be finite; 1 of 4 .*\(1, 0\)", transport_plan, broken, 0.1)
+    refuses(ValueError, "source must be finite", nearest_targets, broken, torch.zeros(3, 2), 1)
+    refuses(ValueError, "target must be finite", nearest_targets, torch.zeros(3, 2), broken, 1)
 
 
 def test_psnr_of_an_infinite_error() -> None:

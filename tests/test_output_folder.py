@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command_line import Run
+from refusal import refuses
 
 from plasticine.io import OutputFolder
 from plasticine.nn import output_folder
@@ -102,11 +104,7 @@ def test_half_a_result_is_no_result(tmp_path: Path) -> None:
 
 
 def test_a_result_that_is_replaced_while_it_is_read_is_refused(
-    run: Callable[..., tuple[int, str, str]],
-    head: Path,
-    model_file: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    run: Run, head: Path, model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     assert run("translate", head, "--model", model_file, "--output", out, "--steps", "1")[0] == 0
@@ -140,8 +138,7 @@ def test_an_error_between_two_files_puts_the_old_ones_back(
 
     monkeypatch.setattr(os, "replace", failing)
     if step < 5:  # two old files and three new ones
-        with pytest.raises(error, match="stopped"):
-            _written(tmp_path, "new")
+        refuses(error, "stopped", _written, tmp_path, "new")
         assert _found(tmp_path) == {"a": "old", "b": "old"}
     else:
         _written(tmp_path, "new")
@@ -303,3 +300,39 @@ def test_a_disk_without_locks_serves(tmp_path: Path, monkeypatch: pytest.MonkeyP
     _written(tmp_path, "new")
     assert _found(tmp_path) == dict.fromkeys(NAMES, "new")
     assert _hidden(tmp_path) == [".plasticine-theirs"]  # whose it is cannot be told
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_failure_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    _written(tmp_path, "old", ("a",))
+    for folder in (tmp_path, tmp_path / "new" / "results"):
+        output = OutputFolder(folder, ["a", "b"])
+        (output.__enter__() / "a").write_text("half")
+        output.__exit__(error, error(), None)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert _found(tmp_path) == {"a": "old"}
+
+
+def test_a_forgotten_file_is_an_error(tmp_path: Path) -> None:
+    output = OutputFolder(tmp_path, ["a", "b"])
+    (output.__enter__() / "a").write_text("1")
+    refuses(RuntimeError, "not written: b", output.__exit__, None, None, None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        refuses(NotADirectoryError, "is a file", OutputFolder(folder, ["a"]).__enter__)
+    (tmp_path / "b").mkdir()
+    refuses(IsADirectoryError, "in the way", OutputFolder(tmp_path, ["b"]).__enter__)
+    assert (tmp_path / "file").read_text() == "kept"
+    if Path("/proc/self").exists():
+        with pytest.raises(OSError, match=r"/proc/plasticine: cannot write there"):
+            OutputFolder("/proc/plasticine", ["a"]).__enter__()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_read_only_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    refuses(PermissionError, "cannot write there", OutputFolder(tmp_path, ["a"]).__enter__)

@@ -6,13 +6,13 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+from command_line import ran
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ("setuptools", "pybind11", "ninja")
@@ -39,15 +39,8 @@ def build(folder: Path, hook: str, output: Path, **environment: str) -> Path:
     """Runs a PEP 517 hook of the project in a folder, without isolation."""
     output.mkdir(parents=True, exist_ok=True)
     script = f"from setuptools import build_meta; print(build_meta.{hook}({str(output)!r}))"
-    result = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=folder,
-        # Unoptimised: what is packaged is under test here, and compiling it takes most of the time.
-        env={**os.environ, "CXXFLAGS": "-O0", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    # Unoptimised: what is packaged is under test here, and compiling it takes most of the time.
+    result = ran(sys.executable, "-c", script, folder=folder, CXXFLAGS="-O0", **environment)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
     return output / result.stdout.strip().splitlines()[-1]
 
@@ -92,6 +85,11 @@ def wheel_names(wheel: Path) -> list[str]:
         return archive.namelist()
 
 
+def libraries(names: list[str], module: str) -> list[str]:
+    """The compiled files of an extension; its stubs lie beside them."""
+    return [n for n in names if n.startswith(f"plasticine/{module}.") and n.endswith(".so")]
+
+
 def sources(folder: Path, pattern: str) -> set[str]:
     """Files of the repository under a folder, relative to the folder."""
     found = (ROOT / folder).rglob(pattern)
@@ -120,29 +118,21 @@ def test_wheel_has_kernels_as_a_subpackage_only(wheel_names: list[str]) -> None:
     }
 
 
-def test_wheel_has_every_module_and_no_cpp_sources(wheel_names: list[str]) -> None:
-    missing = [
-        name
-        for name in sources(Path("plasticine"), "*.py")
-        if f"plasticine/{name}" not in wheel_names
-    ]
-    assert not missing
+def test_wheel_has_every_module_its_data_and_no_cpp_sources(wheel_names: list[str]) -> None:
+    expected = set().union(
+        *(sources(Path("plasticine"), name) for name in ("*.py", "*.safetensors", "py.typed")),
+        {f"recipes/{name}" for name in sources(Path("plasticine/recipes"), "*.toml")},
+    )
+    assert not [name for name in expected if f"plasticine/{name}" not in wheel_names]
     assert not [n for n in wheel_names if n.endswith((".cpp", ".cu", ".cuh", ".h"))]
-
-
-def test_wheel_has_the_package_data(wheel_names: list[str]) -> None:
-    data = sources(Path("plasticine"), "*.safetensors") | sources(Path("plasticine"), "py.typed")
-    data |= {f"recipes/{name}" for name in sources(Path("plasticine/recipes"), "*.toml")}
-    missing = [name for name in data if f"plasticine/{name}" not in wheel_names]
-    assert not missing
 
 
 def test_wheel_without_cuda_has_the_native_extension_and_says_why_not_cuda(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         record = json.loads(archive.read("plasticine/_build.json"))
-    assert [n for n in names if n.startswith("plasticine/_native.") and n.endswith(".so")]
-    assert not [n for n in names if n.startswith("plasticine/_cuda.")]
+    assert libraries(names, "_native")
+    assert not libraries(names, "_cuda")
     assert record["native"]["error"] is None
     assert record["native"]["simd"][0] == "baseline"
     assert "PLASTICINE_CUDA=0" in record["cuda"]["error"]
@@ -153,30 +143,20 @@ def test_the_native_extension_of_the_wheel_loads_and_runs_on_every_simd_level(wh
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
     library = next((folder / "plasticine").glob("_native.*.so"))
-    # One voxel shifted by half a voxel between 2 and 4, computed without torch.
+    # One voxel, half a voxel on from the 2 towards the 4.
     script = f"""
-import array, importlib.util
+import importlib.util, torch
 spec = importlib.util.spec_from_file_location("_native", {str(library)!r})
 native = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(native)
-image, shift, out = (array.array("f", values) for values in ([2, 4], [0, 0.5], [-1]))
-def tensor(buffer, channels, columns):
-    strides = (channels * columns, columns, columns, 1)
-    return (buffer.buffer_info()[0], 0, (1, channels, 1, columns), strides)
-native.warp_forward(
-    tensor(image, 1, 2), tensor(shift, 2, 1), None, tensor(out, 1, 1), 0, 1, 1
-)
-assert out[0] == 3.0, out[0]
+image, shift = torch.tensor([2.0, 4]).view(1, 1, 1, 2), torch.tensor([0, 0.5]).view(1, 2, 1, 1)
+out = torch.tensor([-1.0]).view(1, 1, 1, 1)
+native.warp_forward(image, shift, None, out, "linear", "border", 1)
+assert out.item() == 3, out
 print(native.simd_level())
 """
     for level in ("baseline", "avx2", "avx512"):
-        result = subprocess.run(
-            [sys.executable, "-c", script],
-            env={**os.environ, "PLASTICINE_SIMD": level},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        result = ran(sys.executable, "-c", script, folder=folder, PLASTICINE_SIMD=level)
         assert result.returncode == 0, result.stderr
         # The variable lowers the level but never raises it above what the CPU has.
         levels = ["baseline", "avx2", "avx512"]
@@ -210,7 +190,7 @@ def test_a_failing_cuda_build_is_recorded_under_auto(
         unpacked, "build_wheel", tmp_path / "wheel", PLASTICINE_CUDA="auto", CUDACXX=failing_nvcc
     )
     with zipfile.ZipFile(path) as archive:
-        assert not [n for n in archive.namelist() if n.startswith("plasticine/_cuda.")]
+        assert not libraries(archive.namelist(), "_cuda")
         record = json.loads(archive.read("plasticine/_build.json"))
     assert record["native"]["error"] is None
     assert failing_nvcc in record["cuda"]["error"]

@@ -11,6 +11,7 @@ import textwrap
 import time
 
 import pytest
+from command_line import ran
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -157,47 +158,36 @@ def test_a_long_call_heeds_an_interruption(work, threads):
     assert finish(process) == 42
 
 
-WAITING = "import os; print(os.environ.get('OMP_WAIT_POLICY'))"
+WAITING = """
+import os, sys
+import torch  # once, for all
+
+for program, given in (("plasticine", None), ("plasticine", "active"), ("train.py", None)):
+    if (child := os.fork()) == 0:
+        sys.argv = ["/somewhere/bin/" + program]
+        if given is not None:
+            os.environ["OMP_WAIT_POLICY"] = given
+        import plasticine
+        print(os.environ.get("OMP_WAIT_POLICY"), flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+"""
 
 
-@pytest.mark.parametrize(
-    ("program", "given", "expected"),
-    [
-        ("/somewhere/bin/plasticine", None, "passive"),
-        ("/somewhere/bin/plasticine", "active", "active"),
-        ("/somewhere/train.py", None, "None"),
-    ],
-)
-def test_only_the_command_line_waits_passively(program, given, expected):
-    code = f"import sys; sys.argv = [{program!r}]; import plasticine; {WAITING}"
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-    if given is not None:
-        environment["OMP_WAIT_POLICY"] = given
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=AWAY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert result.stdout == f"{expected}\n"
+def test_only_the_command_line_waits_passively():
+    result = ran(sys.executable, "-c", WAITING, folder=AWAY, without="OMP_WAIT_POLICY")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["passive", "active", "None"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP says how it waits")
 @pytest.mark.parametrize(("module", "spins"), [("plasticine", False), ("plasticine.info", True)])
 def test_a_module_that_is_run_waits_as_it_should(module, spins):
     """What the runtime itself took from the environment: it was set early enough."""
+    command = (sys.executable, "-m", module, "--version")
     dropped = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-    environment = {k: v for k, v in os.environ.items() if k not in dropped}
-    result = subprocess.run(
-        [sys.executable, "-m", module, "--version"],
-        cwd=AWAY,
-        env=environment | {"OMP_DISPLAY_ENV": "VERBOSE"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    result = ran(*command, folder=AWAY, without=dropped, OMP_DISPLAY_ENV="VERBOSE")
+    assert result.returncode == 0, result.stderr
     lines = [line.strip() for line in result.stderr.splitlines() if "GOMP_SPINCOUNT" in line]
     assert lines
     assert all((line != "GOMP_SPINCOUNT = '0'") == spins for line in lines), lines
@@ -216,12 +206,5 @@ sys.exit(3)
 
 
 def test_a_program_ends_while_another_thread_is_in_a_call():
-    run = subprocess.run(
-        [sys.executable, "-c", DAEMON],
-        cwd=AWAY,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    run = ran(sys.executable, "-c", DAEMON, folder=AWAY, timeout=60)
     assert run.returncode == 3, run.stderr

@@ -9,6 +9,8 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from recipe_file import OWN_DATA
+from refusal import refuses
 
 from plasticine.io import files_in, normalise
 from plasticine.nn.body import body_mask
@@ -81,8 +83,7 @@ def test_a_folder_without_images_is_told(tmp_path: Path, kind: str) -> None:
     if kind == "empty":
         folder.mkdir()
         (folder / "notes.txt").write_text("no image")
-    with pytest.raises(FileNotFoundError, match=kind):
-        files_in(folder)
+    refuses(FileNotFoundError, kind, files_in, folder)
 
 
 def test_a_files_subject_is_its_name() -> None:
@@ -115,27 +116,15 @@ def test_a_window_is_scaled_and_counted() -> None:
     np.testing.assert_allclose(scaled, [[0, 0, 0.5, 1, 1]])
     assert (record.low, record.divisor) == (-160, 400)
     assert (record.clipped_below, record.clipped_above) == (1, 1)
-    with pytest.raises(ValueError, match="low < high"):
-        normalise(data, {"low": 3, "high": 3}, "ct")
-    with pytest.raises(ValueError, match="below the window"):
-        normalise(data, {"low": 5000, "high": 6000}, "ct")
+    refuses(ValueError, "low < high", normalise, data, {"low": 3, "high": 3}, "ct")
+    refuses(ValueError, "below the window", normalise, data, {"low": 5000, "high": 6000}, "ct")
 
 
 def test_a_domain_of_nearly_empty_images_is_told(recipe: Recipe, tmp_path: Path) -> None:
     np.savez(tmp_path / "dark.npz", a=np.zeros((3, 16, 12), np.uint8))
-    recipe = recipe.changed(
-        data={
-            "file": "dark.npz",
-            "source": ["a"],
-            "target": ["a"],
-            "source_subjects": None,
-            "target_subjects": None,
-            "foreground": 0.1,
-            "crop": None,
-        }
-    )
-    with pytest.raises(ValueError, match="the source holds no image"):
-        load_domains(recipe, tmp_path, 0)
+    own = OWN_DATA | {"file": "dark.npz", "target": ["a"], "foreground": 0.1}
+    recipe = recipe.changed(data=own)
+    refuses(ValueError, "the source holds no image", load_domains, recipe, tmp_path, 0)
 
 
 def _damaged(archive: bytes, kind: str) -> bytes:
@@ -155,8 +144,7 @@ def test_a_damaged_archive_is_told(recipe: Recipe, tmp_path: Path, kind: str) ->
     path = tmp_path / "images.npz"
     np.savez(path, a=np.zeros((3, 16, 12), np.uint8))
     path.write_bytes(_damaged(path.read_bytes(), kind))
-    named = {"file": path.name, "source": ["a"], "target": ["a"], "crop": None}
-    recipe = recipe.changed(data=named | {"source_subjects": None, "target_subjects": None})
+    recipe = recipe.changed(data=OWN_DATA | {"target": ["a"]})
     with pytest.raises(ValueError, match=r"images\.npz: (damaged|expected an \.npz archive)"):
         load_domains(recipe, tmp_path, 0)
 
@@ -168,8 +156,7 @@ def test_values_outside_of_the_range_are_refused(
     images = np.full((3, 16, 12), 100.0, np.float32)
     images[1, 2, 3] = value
     np.savez(tmp_path / "images.npz", a=images)
-    named = {"file": "images.npz", "source": ["a"], "target": ["a"], "crop": None}
-    recipe = recipe.changed(data=named | {"source_subjects": None, "target_subjects": None})
+    recipe = recipe.changed(data=OWN_DATA | {"target": ["a"]})
     with pytest.raises(ValueError, match=r"'a' of .*images\.npz: expected values of 0 to 255"):
         load_domains(recipe, tmp_path, 0)
 
@@ -206,11 +193,9 @@ def test_patients_are_told_by_an_array_and_held_out(tmp_path: Path) -> None:
         ({"source_patients": ["masks"]}, r"must name the subject of each of 4 images"),
         ({"source_patients": ["nobody"]}, "holds no array 'nobody'"),
     ):
-        with pytest.raises(ValueError, match=message):
-            load_domains(recipe.changed(data=wrong), tmp_path, 0)
+        refuses(ValueError, message, load_domains, recipe.changed(data=wrong), tmp_path, 0)
     for wrong, message in (
         ({"source_subjects": ["anna"]}, "in place of source_subjects"),
         ({"source_patients": None}, "whose the images of the source are"),
     ):
-        with pytest.raises(ValueError, match=message):
-            recipe.changed(data=wrong)
+        refuses(ValueError, message, recipe.changed, data=wrong)

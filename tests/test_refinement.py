@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
+from small_models import images, untrained
 
 import plasticine
 from plasticine.demo import MODEL, load_template_slices
@@ -23,9 +22,7 @@ SMALL = {
 
 @pytest.mark.parametrize("size", [(16, 20), (8, 10, 12)])
 @torch.no_grad()
-def test_the_refined_deformation_is_what_a_loop_by_hand_gives(
-    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator], size: tuple[int, ...]
-) -> None:
+def test_the_refined_deformation_is_what_a_loop_by_hand_gives(size: tuple[int, ...]) -> None:
     translator = untrained(len(size), **SMALL)
     trace = translator.translate(images(1, 1, *size), refine=REFINE)
 
@@ -57,9 +54,7 @@ def test_the_refined_deformation_is_what_a_loop_by_hand_gives(
     assert trace.arguments["refine"] == REFINE
 
 
-def test_without_refinement_the_deformation_is_the_first_one(
-    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator]
-) -> None:
+def test_without_refinement_the_deformation_is_the_first_one() -> None:
     translator = untrained(2, **SMALL)
     trace = translator.translate(images(1, 1, 16, 16))
     with torch.no_grad():
@@ -69,9 +64,7 @@ def test_without_refinement_the_deformation_is_the_first_one(
     assert trace.arguments["refine"] == 0
 
 
-def test_a_refined_image_does_not_depend_on_its_batch(
-    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator]
-) -> None:
+def test_a_refined_image_does_not_depend_on_its_batch() -> None:
     translator, several = untrained(2, **SMALL), images(3, 1, 16, 16)
     together = translator.translate(several, refine=REFINE)
     apart = translator.translate(several, refine=REFINE, batch=1)
@@ -79,9 +72,7 @@ def test_a_refined_image_does_not_depend_on_its_batch(
         torch.testing.assert_close(getattr(together, name), getattr(apart, name))
 
 
-def test_all_samples_share_one_deformation(
-    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator]
-) -> None:
+def test_all_samples_share_one_deformation() -> None:
     translator, image = untrained(2, **SMALL), images(1, 1, 16, 16)
     one = translator.translate(image, refine=REFINE)
     two = translator.translate(image, refine=REFINE, samples=2)
@@ -100,9 +91,7 @@ def test_the_shipped_model_refines_without_folds() -> None:
     assert refined.inverse_consistency.max() < 0.1  # of a voxel, at the border
 
 
-def test_refinements_without_room_are_refused(
-    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator]
-) -> None:
+def test_refinements_without_room_are_refused() -> None:
     translator, image = untrained(2, **SMALL), images(1, 1, 16, 16)
     with pytest.raises(ValueError, match=f"at most {STEPS - 1}; got {STEPS}"):
         translator.translate(image, refine=STEPS)

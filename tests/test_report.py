@@ -12,16 +12,22 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from image_files import oblique, reoriented, sitk
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+from small_models import NORMALISATION, deforming
 
 from plasticine.io import Volume, VolumeTrace, read_displacement, read_volume, translate_volume
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.warp import warp
 from plasticine.registration import stack_folding
 from plasticine.report import RESULT_FILES, describe, draw_page, print_results, write_results
-from plasticine.translation import TranslationModel, Translator
+from plasticine.report.record import as_plain
+from plasticine.translation import Translator
+
+Written = tuple[VolumeTrace, Path, Path]
+"""A translation, the folder it was written to, and the file it is of."""
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +47,8 @@ def _head(shape: tuple[int, int, int]) -> NDArray[np.float32]:
 
 def _stored(path: Path, orientation: str, shape: tuple[int, int, int] = (52, 44, 10)) -> Path:
     """An oblique, anisotropic NIfTI of 1.4 x 1.7 x 5 mm, stored along the axes asked for."""
-    a, b = 0.25, 0.15
-    turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1.0]])
-    turn = turn @ np.array([[1.0, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
-    affine = np.eye(4)
-    affine[:3, :3] = turn @ np.diag((1.4, 1.7, 5.0))
-    affine[:3, 3] = (-40.0, 22.0, 13.0)
-    image = nibabel.Nifti1Image(_head(shape), affine)
-    transform = nibabel.orientations.ornt_transform(
-        nibabel.orientations.io_orientation(affine),
-        nibabel.orientations.axcodes2ornt(tuple(orientation)),
-    )
-    nibabel.save(image.as_reoriented(transform), path)
+    image = nibabel.Nifti1Image(_head(shape), oblique((1.4, 1.7, 5.0)))
+    nibabel.save(reoriented(image, orientation), path)
     return path
 
 
@@ -62,7 +58,6 @@ def _data(path: Path) -> NDArray[np.float32]:
 
 def _check_with_simpleitk(folder: Path, source: Path, result: VolumeTrace) -> None:
     """displacement.nii.gz, applied by SimpleITK to the source's file, gives warped.nii.gz."""
-    sitk = pytest.importorskip("SimpleITK")
     moving = sitk.ReadImage(str(source), sitk.sitkFloat64)
     vectors = sitk.ReadImage(str(folder / "displacement.nii.gz"), sitk.sitkVectorFloat64)
     expected = sitk.ReadImage(str(folder / "warped.nii.gz"), sitk.sitkFloat64)
@@ -86,7 +81,7 @@ def _check_with_simpleitk(folder: Path, source: Path, result: VolumeTrace) -> No
 @pytest.fixture(scope="module")
 def written(
     translator: Translator, model_file: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[VolumeTrace, Path, Path]:
+) -> Written:
     """One translation of an oblique file with axes A, I, L, and its folder."""
     folder = tmp_path_factory.mktemp("written")
     source = _stored(folder / "source.nii.gz", "AIL")
@@ -96,9 +91,7 @@ def written(
 
 
 class TestResults:
-    def test_simpleitk_gives_the_warped_image(
-        self, written: tuple[VolumeTrace, Path, Path]
-    ) -> None:
+    def test_simpleitk_gives_the_warped_image(self, written: Written) -> None:
         result, folder, source = written
         assert result.grid.resampled
         _check_with_simpleitk(folder, source, result)
@@ -112,9 +105,7 @@ class TestResults:
         write_results(result, tmp_path)
         _check_with_simpleitk(tmp_path, source, result)
 
-    def test_everything_lies_in_the_inputs_space(
-        self, written: tuple[VolumeTrace, Path, Path]
-    ) -> None:
+    def test_everything_lies_in_the_inputs_space(self, written: Written) -> None:
         _, folder, source = written
         input_image = nibabel.load(source)
         assert {p.name for p in folder.iterdir()} == {*RESULT_FILES, source.name}
@@ -128,7 +119,7 @@ class TestResults:
         assert translated.min() >= 0
         assert translated.max() <= 1
 
-    def test_files_agree_with_each_other(self, written: tuple[VolumeTrace, Path, Path]) -> None:
+    def test_files_agree_with_each_other(self, written: Written) -> None:
         # The three-dimensional operators on the files give what slices in two dimensions gave.
         _, folder, source = written
         field, _ = read_displacement(folder / "displacement.nii.gz")
@@ -144,9 +135,7 @@ class TestResults:
         # File axis 1 runs to Inferior: across slices nothing moves.
         assert np.abs(field[1]).max() < 1e-5
 
-    def test_displacement_is_the_models_in_millimetres(
-        self, written: tuple[VolumeTrace, Path, Path]
-    ) -> None:
+    def test_displacement_is_the_models_in_millimetres(self, written: Written) -> None:
         result, _, _ = written
         grid, model = result.grid, result.trace.displacement
         assert grid.input_spacing == pytest.approx((1.7, 1.4), rel=1e-5)
@@ -162,7 +151,7 @@ class TestResults:
             rtol=1e-3,
         )
 
-    def test_record(self, written: tuple[VolumeTrace, Path, Path], model_file: Path) -> None:
+    def test_record(self, written: Written, model_file: Path) -> None:
         result, folder, source = written
         record = json.loads((folder / "trace.json").read_text(encoding="utf-8"))
         assert record["seed"] == 5
@@ -184,9 +173,7 @@ class TestResults:
         )
         assert record["normalisation"]["clipped_above"] > 0
 
-    def test_jacobian_and_folds_are_those_of_the_files_alone(
-        self, written: tuple[VolumeTrace, Path, Path]
-    ) -> None:
+    def test_jacobian_and_folds_are_those_of_the_files_alone(self, written: Written) -> None:
         """On the model's own grid nobody has asked for them."""
         trace = written[0].trace
         assert not {"jacobian", "valid", "folding"} & vars(trace).keys()
@@ -195,7 +182,7 @@ class TestResults:
         assert asked.jacobian is asked.jacobian
         assert asked.folding.folds.tolist() == [0]  # of the volume
 
-    def test_record_counts_folds(self, written: tuple[VolumeTrace, Path, Path]) -> None:
+    def test_record_counts_folds(self, written: Written) -> None:
         result, _, _ = written
         expected = stack_folding(result.displacement)  # one φ for the volume
         recorded = describe(result)["folding"]
@@ -211,7 +198,7 @@ class TestResults:
         metrics = describe(result)["metrics"]
         assert metrics["displacement_max_mm"] == pytest.approx(float(lengths.max()), rel=1e-4)
 
-    def test_undefined_numbers_are_words(self, written: tuple[VolumeTrace, Path, Path]) -> None:
+    def test_undefined_numbers_are_words(self, written: Written) -> None:
         result, _, _ = written
         trace = dataclasses.replace(
             result.trace, structure_agreement=torch.full((10,), torch.nan), seconds=float("inf")
@@ -268,27 +255,9 @@ class TestTranslateVolume:
         np.testing.assert_array_equal(np.linalg.norm(affine[:3, :3], axis=0), 1)
 
     def test_a_three_dimensional_model(self, tmp_path: Path) -> None:
-        torch.manual_seed(0)
-        model = TranslationModel(
-            {
-                "ndim": 3,
-                "structure": {"name": "mind", "dilations": [1]},
-                "schedule": {"kind": "cosine", "steps": 20},
-                "denoiser": {"channels": [4, 4], "blocks": 1},
-                "velocity": {"channels": [4, 4]},
-                "sampling": {"steps": 1, "guidance": 1.0, "start": 1.0},
-            }
-        )
-        with torch.no_grad():
-            for parameter in model.velocity.velocity_head.parameters():
-                parameter.normal_(0, 4)
-        card = {
-            "name": "solid",
-            "ndim": 3,
-            "spacing_mm": 3.0,
-            "orientation": "LPS",
-            "normalisation": {"percentile": 99.9, "of": "positive"},
-        }
+        model = deforming(ndim=3, denoiser={"channels": [4, 4], "blocks": 1})
+        card = {"name": "solid", "ndim": 3, "spacing_mm": 3.0, "orientation": "LPS"}
+        card["normalisation"] = NORMALISATION
         source = _stored(tmp_path / "source.nii.gz", "SRA", (24, 20, 10))
         result = translate_volume(Translator(model, card), read_volume(source))
         assert result.displacement.shape == (1, 3, 24, 20, 10)
@@ -322,16 +291,14 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
 class TestPage:
     FOLD_GREEN = (57, 255, 20)
 
-    def test_pyplot_is_left_alone(
-        self, written: tuple[VolumeTrace, Path, Path], tmp_path: Path
-    ) -> None:
+    def test_pyplot_is_left_alone(self, written: Written, tmp_path: Path) -> None:
         import matplotlib.pyplot as plt
 
         before = (plt.get_fignums(), dict(plt.rcParams))
         draw_page(written[0], tmp_path / "a.png")
         assert (plt.get_fignums(), dict(plt.rcParams)) == before
 
-    def test_rows(self, written: tuple[VolumeTrace, Path, Path], tmp_path: Path) -> None:
+    def test_rows(self, written: Written, tmp_path: Path) -> None:
         heights = []
         for rows in (1, 2, 4):
             draw_page(written[0], tmp_path / "a.png", rows=rows)
@@ -341,7 +308,7 @@ class TestPage:
 
     def test_says_how_many_deformations_there_are(
         self,
-        written: tuple[VolumeTrace, Path, Path],
+        written: Written,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
@@ -364,9 +331,7 @@ class TestPage:
             print_results(result, tmp_path, 1.0, {})
             assert words in capsys.readouterr().out
 
-    def test_folds_are_marked(
-        self, written: tuple[VolumeTrace, Path, Path], tmp_path: Path
-    ) -> None:
+    def test_folds_are_marked(self, written: Written, tmp_path: Path) -> None:
         def green(result: VolumeTrace) -> int:
             draw_page(result, tmp_path / "a.png")
             near = np.abs(_pixels(tmp_path / "a.png").astype(int) - self.FOLD_GREEN).max(-1) < 40
@@ -392,8 +357,6 @@ class TestPage:
 
 
 def test_types_a_record_cannot_hold() -> None:
-    from plasticine.report.record import as_plain
-
     assert as_plain({"a": (np.float32(0.5), torch.tensor([1, 2]), Path("x"), None, True)}) == {
         "a": [0.5, [1, 2], "x", None, True]
     }

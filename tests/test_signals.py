@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from recipe_file import as_toml
+from command_line import Run, ran
+from recipe_file import small_recipe, write_recipe
 
 from plasticine.report import RESULT_FILES
-from plasticine.training import load_recipe, train
+from plasticine.training import train
 from plasticine.training.recipe import Recipe
 
 PATIENCE = 120.0
@@ -77,8 +79,9 @@ def test_a_translation_that_is_asked_to_end_leaves_nothing(
     assert not out.parent.exists()
 
 
+# A child for each request and function behind which it is made, from one start of Python.
 SWALLOWED = """
-import importlib, signal, sys
+import importlib, json, os, signal, sys
 from plasticine import cli
 
 class Callback:
@@ -90,56 +93,47 @@ def then_asked(*arguments, **options):
     Callback()
     return result
 
-asked, module, name = int(sys.argv[1]), importlib.import_module(sys.argv[2]), sys.argv[3]
-function = getattr(module, name)
-setattr(module, name, then_asked)
-sys.argv[1:] = sys.argv[4:]
-cli.main()
+statuses = {}
+for path in ("plasticine.report.write_results", "plasticine.io.read_volume",
+             "plasticine.report.print_results"):
+    module, name = path.rsplit(".", 1)
+    module = importlib.import_module(module)
+    for asked in (signal.SIGINT, signal.SIGTERM):
+        case = f"{name}-{asked.name}"
+        if (child := os.fork()) == 0:
+            for stream, file in ((1, os.devnull), (2, f"{case}.stderr")):
+                os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), stream)
+            function = getattr(module, name)
+            setattr(module, name, then_asked)
+            sys.argv += ["--output", case]
+            cli.main()
+        statuses[case] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(json.dumps(statuses))
 """
 
 
-@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize(
-    ("module", "name", "ends_at_once"),
-    [
-        ("plasticine.report", "write_results", True),
-        ("plasticine.io", "read_volume", True),
-        ("plasticine.report", "print_results", False),  # what there is to write is written
-    ],
-)
 def test_a_request_whose_exception_python_swallows_is_no_success(
-    head: Path,
-    model_file: Path,
-    tmp_path: Path,
-    asked: signal.Signals,
-    module: str,
-    name: str,
-    ends_at_once: bool,
+    head: Path, model_file: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    translation = ["translate", head, "--model", model_file, "--output", out, "--steps", "1"]
-    done = subprocess.run(
-        [sys.executable, "-c", SWALLOWED, str(int(asked)), module, name, *map(str, translation)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert "Exception ignored" in done.stderr
-    assert done.returncode == 128 + asked, done.stderr
-    assert done.stderr.endswith(
-        f"{'interrupted' if asked == signal.SIGINT else 'ended by SIGTERM'}\n"
-    )
-    assert out.exists() is not ends_at_once
+    translation = ("translate", head, "--model", model_file, "--steps", "1")
+    command = (sys.executable, "-c", SWALLOWED, *translation)
+    done = ran(*command, folder=tmp_path, timeout=3 * PATIENCE, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    statuses = json.loads(done.stdout)
+    assert len(statuses) == 6
+    for case, status in statuses.items():
+        errors = (tmp_path / f"{case}.stderr").read_text()
+        assert "Exception ignored" in errors
+        name, asked = case.split("-")
+        assert status == 128 + signal.Signals[asked], errors
+        ended = "interrupted" if asked == "SIGINT" else f"ended by {asked}"
+        assert errors.endswith(f"{ended}\n")
+        # What there is to write is written before the result is printed.
+        assert (tmp_path / case).exists() is (name == "print_results")
 
 
 def test_what_a_killed_translation_leaves_the_next_one_clears(
-    start: Callable[..., Started],
-    run: Callable[..., tuple[int, str, str]],
-    head: Path,
-    model_file: Path,
-    tmp_path: Path,
+    start: Callable[..., Started], run: Run, head: Path, model_file: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     process = start(*_endless(head, model_file, out))
@@ -185,25 +179,11 @@ def recipe(tmp_path: Path) -> Recipe:
     """A tiny recipe of many steps, with its data in ``tmp_path``."""
     images = np.random.default_rng(0).integers(0, 255, (4, 12, 16)).astype(np.uint8)
     np.savez(tmp_path / "images.npz", a=images, b=255 - images)
-    stage = {"batch": 2, "warmup": 1, "precision": "float32"}
-    return load_recipe("brain-t1-t2").changed(
+    return small_recipe(
         name="tiny",
-        data={
-            "file": "images.npz",
-            "source": ["a"],
-            "target": ["b"],
-            "crop": None,
-            "source_subjects": None,
-            "target_subjects": None,
-        },
-        model={
-            "structure": {"name": "mind", "dilations": [1]},
-            "denoiser": {"channels": [8], "blocks": 1},
-            "velocity": {"channels": [4, 4]},
-        },
-        structure=None,
-        diffusion={**stage, "steps": 40, "checkpoint_every": 4},
-        registration={**stage, "steps": 1, "checkpoint_every": 1, "nearest": 3},
+        stage={"warmup": 1},
+        diffusion={"steps": 40, "checkpoint_every": 4},
+        registration={"steps": 1, "checkpoint_every": 1},
     )
 
 
@@ -211,9 +191,8 @@ def test_a_training_that_is_ended_goes_on_to_the_same_bytes(
     start: Callable[..., Started], recipe: Recipe, tmp_path: Path, one_thread: None
 ) -> None:
     """Asked to end, then killed."""
-    (tmp_path / "tiny.toml").write_text(as_toml(recipe), encoding="utf-8")
-    out = tmp_path / "stopped"
-    command = ["train", "--recipe", tmp_path / "tiny.toml", "--data", tmp_path, "--output", out]
+    out, file = tmp_path / "stopped", write_recipe(recipe, tmp_path / "tiny.toml")
+    command = ["train", "--recipe", file, "--data", tmp_path, "--output", out]
     process = start(*command)
     _when(process, (out / "diffusion.checkpoint.safetensors").exists)
     process.terminate()

@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from small_models import images, untrained
 
 import plasticine
 from plasticine.io import read_volume, translate_volume
@@ -19,7 +19,6 @@ from plasticine.nn.gaussian import gaussian_smooth
 from plasticine.ops.folding import folding
 from plasticine.registration import Deformation, VelocityNetwork, affine_exponential
 from plasticine.registration.stack import stack_deformation, stack_folding
-from plasticine.translation import Translator
 
 SIZE = (12, 14)
 
@@ -101,9 +100,7 @@ OWN_WAYS = {"deviation": 0.08, "schedule_steps": 50, "steps": 2}
 
 
 class TestTranslation:
-    def test_a_volume_has_one_deformation(
-        self, images: Callable[..., Tensor], untrained: Callable[..., Translator]
-    ) -> None:
+    def test_a_volume_has_one_deformation(self) -> None:
         translator, slices = untrained(**OWN_WAYS), images(5, 1, 16, 18)
         apart = translator.translate(slices)
         volume = translator.translate(slices, slice_smoothing=2.0, batch=2)
@@ -122,17 +119,13 @@ class TestTranslation:
         still = translator.translate(slices, slice_smoothing=2.0, deform=False)
         assert not still.displacement.any()
 
-    def test_a_reference_steers_a_volume_too(
-        self, images: Callable[..., Tensor], untrained: Callable[..., Translator]
-    ) -> None:
+    def test_a_reference_steers_a_volume_too(self) -> None:
         translator, slices = untrained(**OWN_WAYS), images(3, 1, 16, 18)
         steered = translator.translate(slices, reference=slices.flip(3), slice_smoothing=1.0)
         alone = translator.translate(slices, slice_smoothing=1.0)
         assert not torch.allclose(steered.displacement, alone.displacement)
 
-    def test_slabs(
-        self, images: Callable[..., Tensor], untrained: Callable[..., Translator]
-    ) -> None:
+    def test_slabs(self) -> None:
         """They are the model's default or asked for; the noise is that of the whole."""
         volume = images(1, 1, 6, 40, 8)
         translator = untrained(3, **OWN_WAYS)
@@ -152,9 +145,7 @@ class TestTranslation:
         ]
         assert 0 < (steered[0] - steered[1]).abs().mean() < 0.1 * steered[0].std()
 
-    def test_arguments_that_do_not_suit_the_model_are_refused(
-        self, images: Callable[..., Tensor], untrained: Callable[..., Translator]
-    ) -> None:
+    def test_arguments_that_do_not_suit_the_model_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"slices are for a 2D model.*3D"):
             untrained(3, **OWN_WAYS).translate(images(1, 1, 8, 8, 8), slice_smoothing=1.0)
         with pytest.raises(ValueError, match="a slab's size must be a multiple of 2"):
@@ -163,7 +154,7 @@ class TestTranslation:
 
 class TestFiles:
     @pytest.fixture
-    def volume(self, images: Callable[..., Tensor], tmp_path: Path) -> Callable[[float], Volume]:
+    def volume(self, tmp_path: Path) -> Callable[[float], Volume]:
         """Builds a volume of five slices, read from its file."""
 
         def build(spacing: float) -> Volume:
@@ -175,7 +166,7 @@ class TestFiles:
         return build
 
     def test_a_volume_of_slices_has_one_deformation_smooth_in_millimetres(
-        self, volume: Callable[[float], Volume], untrained: Callable[..., Translator]
+        self, volume: Callable[[float], Volume]
     ) -> None:
         result = translate_volume(untrained(**OWN_WAYS), volume(5.0))
         assert result.trace.one_deformation
@@ -184,16 +175,12 @@ class TestFiles:
         assert result.folding.folds.shape == (1,)
         assert result.folding.folds.sum() == (result.jacobian <= 0).sum()
 
-    def test_a_3d_model_sees_the_volume_whole(
-        self, volume: Callable[[float], Volume], untrained: Callable[..., Translator]
-    ) -> None:
+    def test_a_3d_model_sees_the_volume_whole(self, volume: Callable[[float], Volume]) -> None:
         result = translate_volume(untrained(3, **OWN_WAYS), volume(2.0))
         assert result.trace.one_deformation
         assert result.displacement.shape == (1, 3, 5, 16, 14)
 
-    def test_pictures_without_spacing_have_a_deformation_each(
-        self, images: Callable[..., Tensor], untrained: Callable[..., Translator], tmp_path: Path
-    ) -> None:
+    def test_pictures_without_spacing_have_a_deformation_each(self, tmp_path: Path) -> None:
         np.save(tmp_path / "stack.npy", images(3, 16, 14).numpy())
         result = translate_volume(untrained(**OWN_WAYS), read_volume(tmp_path / "stack.npy"))
         assert not result.trace.one_deformation

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from recipe_file import small_recipe, stop_at
 
 from plasticine.nn.tensor_file import load_tensors
 from plasticine.structure.interior import depth_in_body, interior_curve, match_interior
@@ -32,39 +33,14 @@ def recipe(tmp_path: Path) -> Recipe:
         return np.where(distance < radii[:, None, None], inside, outside).astype(np.uint8)
 
     np.savez(tmp_path / "images.npz", a=discs(6, 60, 130), b=discs(6, 220, 20))
-    shipped = load_recipe("brain-t1-t2")
-    stage = {"steps": 1, "batch": 2, "precision": "float32"}
-    return shipped.changed(
-        data={
-            "file": "images.npz",
-            "source": ["a"],
-            "target": ["b"],
-            "crop": None,
-            "source_subjects": None,
-            "target_subjects": None,
-        },
-        model={
-            "structure": {
-                "name": "back-translation", "channels": [8, 8], "blocks": 1, "patch_size": 1
-            },
-            "denoiser": {"channels": [8, 8], "blocks": 1},
-            "velocity": {"channels": [4, 4]},
-        },
-        augmentation={"translation": 1.0, "smoothness": 8},
-        structure={
-            **shipped.diffusion.model_dump(include={*StageSettings.model_fields}),
-            **stage,
-            "checkpoint_every": 1,
-            "base": {"name": "mind", "dilations": [1]},
-            "rounds": 2,
-            "jitter": {},
-            "base_steps": 3,
-            "steps": 2,
-            "accept": None,
-        },
-        diffusion=stage,
-        registration={**stage, "nearest": 2},
-    )  # fmt: skip
+    stages = load_recipe("brain-t1-t2").diffusion.model_dump(include={*StageSettings.model_fields})
+    once = {"steps": 1, "batch": 2, "precision": "float32", "checkpoint_every": 1}
+    rounds = {"rounds": 2, "jitter": {}, "base_steps": 3, "steps": 2, "accept": None}
+    return small_recipe(
+        structure={"name": "back-translation", "channels": [8, 8], "blocks": 1, "patch_size": 1},
+        stages=stages | once | {"base": {"name": "mind", "dilations": [1]}} | rounds,
+        stage={"steps": 1},
+    )
 
 
 def test_a_resumed_training_gives_the_same_model(recipe: Recipe, tmp_path: Path) -> None:
@@ -72,12 +48,8 @@ def test_a_resumed_training_gives_the_same_model(recipe: Recipe, tmp_path: Path)
     logs = sorted(path.stem for path in (tmp_path / "whole").glob("structure-*.csv"))
     assert logs == sorted(f"structure-{name}" for name in NETWORKS)
 
-    def stop(stage: str, step: int, *rest: object) -> None:
-        if (stage, step) == ("structure-1-source", 2):
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, tmp_path, tmp_path / "stopped", progress=stop)
+        train(recipe, tmp_path, tmp_path / "stopped", progress=stop_at("structure-1-source", 2))
     again = train(recipe, tmp_path, tmp_path / "stopped", resume=True)
     expected, found = load_tensors(path)[0], load_tensors(again)[0]
     assert any(name.startswith("structure.network.") for name in expected)
@@ -90,11 +62,8 @@ def test_a_resumed_training_gives_the_same_model(recipe: Recipe, tmp_path: Path)
 
 
 def test_the_target_takes_the_sources_look(recipe: Recipe, tmp_path: Path) -> None:
-    recipe = recipe.changed(
-        structure={
-            "base_steps": 100, "steps": 60, "rounds": 1, "batch": 4, "learning_rate": 1e-2
-        }
-    )  # fmt: skip
+    steps = {"base_steps": 40, "steps": 50, "rounds": 1, "batch": 4, "learning_rate": 2e-2}
+    recipe = recipe.changed(structure=steps)
     model, _ = load_model(train(recipe, tmp_path, tmp_path / "run"))
     with np.load(tmp_path / "images.npz") as archive:
         target = torch.from_numpy(archive["b"])[:, None] / 255

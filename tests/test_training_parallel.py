@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from recipe_file import as_toml
+from command_line import ran
+from recipe_file import linear_stage, small_recipe, stop_at, write_recipe
 
 from plasticine.nn.losses import inverse_consistency
 from plasticine.nn.tensor_file import load_tensors
-from plasticine.training import load_recipe, train
+from plasticine.training import train
 from plasticine.training.data import RandomDeformation, cut_patches
 from plasticine.training.draws import Draws
-from plasticine.training.recipe import Recipe, StageSettings
+from plasticine.training.recipe import Recipe
 from plasticine.training.stage import Stage
 
 
@@ -29,25 +28,10 @@ def recipe(tmp_path: Path) -> Recipe:
     ramp = np.add.outer(np.arange(12), np.arange(16)) * 8
     source = (ramp + generator.integers(0, 30, (6, 12, 16))).astype(np.uint8)
     np.savez(tmp_path / "images.npz", a=source, b=255 - source)
-    stage = {"batch": 4, "warmup": 1, "checkpoint_every": 2, "precision": "float32"}
-    return load_recipe("brain-t1-t2").changed(
-        data={
-            "file": "images.npz",
-            "source": ["a"],
-            "target": ["b"],
-            "crop": None,
-            "source_subjects": None,
-            "target_subjects": None,
-        },
-        model={
-            "structure": {"name": "mind", "dilations": [1]},
-            "denoiser": {"channels": [8, 8], "blocks": 1},
-            "velocity": {"channels": [4, 4]},
-        },
-        augmentation={"translation": 1.0, "smoothness": 8},
-        structure=None,
-        diffusion={**stage, "steps": 5, "patch": [8, 12]},
-        registration={**stage, "steps": 4, "nearest": 3},
+    return small_recipe(
+        stage={"batch": 4, "warmup": 1, "checkpoint_every": 2},
+        diffusion={"steps": 5, "patch": [8, 12]},
+        registration={"steps": 4, "nearest": 3},
     )
 
 
@@ -74,15 +58,10 @@ def test_two_processes_and_two_parts_give_one_process_loss_curve(
     train(recipe, tmp_path, tmp_path / "one")
     parts = {"accumulation": 2}
     recipe = recipe.changed(diffusion=parts, registration=parts)
-    (tmp_path / "tiny.toml").write_text(as_toml(recipe), encoding="utf-8")
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-            "-m", "plasticine", "train", "--recipe", "tiny.toml", "--data", ".", "--output", "two",
-        ],
-        cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    write_recipe(recipe, tmp_path / "tiny.toml")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    command = ("-m", "plasticine", "train", "--recipe", "tiny.toml", "--data", ".", "--output")
+    done = ran(sys.executable, *torchrun, *command, "two", folder=tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Trained in") == 1
     assert done.stderr.count("diffusion 5/5") == 1
@@ -137,12 +116,8 @@ def test_inverse_consistency_is_the_mean_of_the_samples() -> None:
 def test_a_resumed_log_has_every_step_once(recipe: Recipe, tmp_path: Path) -> None:
     train(recipe, tmp_path, tmp_path / "whole")
 
-    def stop(name: str, step: int, steps: int, values: dict[str, float]) -> None:
-        if (name, step) == ("diffusion", 3):
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, tmp_path, tmp_path / "stopped", progress=stop)
+        train(recipe, tmp_path, tmp_path / "stopped", progress=stop_at("diffusion", 3))
     assert [row["step"] for row in _rows(tmp_path / "stopped", "diffusion")] == [1, 2, 3]
     with (tmp_path / "stopped" / "diffusion.csv").open("a", encoding="utf-8") as file:
         file.write("4,0.")  # a row that was cut off by the kill
@@ -185,23 +160,15 @@ def test_tensorboard(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert logged == [(row["step"], pytest.approx(row["loss"])) for row in rows]
 
 
-def _stage(folder: Path, precision: str) -> Stage:
-    torch.manual_seed(1)
-    network = torch.nn.Linear(3, 1)
+def _stage(folder: Path, precision: str, calls: int = 0) -> Stage:
+    """At the start the scaled gradient overflows float32, as small scales do in float16."""
+    factors = iter([1e36, 1e36, *[1.0] * 8][calls:])
 
-    def loss(draws: Draws) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(network: torch.nn.Module, draws: Draws) -> torch.Tensor:
         x = draws.normal(3)
-        # At the start the scaled gradient overflows float32, as small scales do in float16.
-        blow_up = 1e36 if loss.calls < 2 else 1.0
-        loss.calls += 1
-        return (network(x) - x.sum(1, keepdim=True)).square().mean() * blow_up, {}
+        return (network(x) - x.sum(1, keepdim=True)).square().mean() * next(factors)
 
-    loss.calls = 0
-    settings = StageSettings(
-        steps=8, batch=4, learning_rate=0.1, warmup=1, weight_decay=0.0,
-        ema=0.9, gradient_norm=1.0, checkpoint_every=4, precision=precision,
-    )  # fmt: skip
-    return Stage("linear", network, loss, settings, folder, 0)
+    return linear_stage(folder, loss, steps=8, checkpoint_every=4, precision=precision)
 
 
 def test_float16_scales_its_loss_and_resumes_with_the_scale(tmp_path: Path) -> None:
@@ -210,16 +177,11 @@ def test_float16_scales_its_loss_and_resumes_with_the_scale(tmp_path: Path) -> N
     scale = load_tensors(tmp_path / "whole" / "linear.checkpoint.safetensors")[1]["scaler"]
     assert scale["scale"] == 65536 / 4
 
-    def stop(name: str, step: int, steps: int, values: dict[str, float]) -> None:
-        if step == 5:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        _stage(tmp_path / "stopped", "float16").run(stop)
-    resumed = _stage(tmp_path / "stopped", "float16")
+        _stage(tmp_path / "stopped", "float16").run(stop_at("linear", 5))
+    resumed = _stage(tmp_path / "stopped", "float16", calls=4)
     resumed.load()
     assert resumed.step == 4
-    resumed.loss.calls = 4
     assert torch.equal(resumed.run().weight, whole.weight)
     with pytest.raises(ValueError, match="should be 'float32', 'bfloat16' or 'float16'"):
         _stage(tmp_path, "half")

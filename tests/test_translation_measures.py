@@ -1,21 +1,12 @@
 """What the scripts that judge a translation are made of."""
 
-# ruff: noqa: E402 (the benchmarks can be imported once their folder is known)
-
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 
+import checkout  # noqa: F401  puts the benchmarks on the path
 import pytest
 import torch
-
-ROOT = Path(__file__).resolve().parents[1]
-if not (ROOT / "benchmarks").is_dir():
-    pytest.skip("the tests are not in a source checkout", allow_module_level=True)
-# Last, so that the checkout's plasticine does not hide the installed one.
-sys.path.append(str(ROOT))
 
 from benchmarks.translation.known_deformation import (
     in_brain,

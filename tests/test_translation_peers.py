@@ -1,24 +1,13 @@
 """The peers of the translation benchmark: small, but each must do what its name says."""
 
-# ruff: noqa: E402 (the benchmarks can be imported once their folder is known)
-
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+import checkout  # noqa: F401  puts the benchmarks on the path
 import pytest
 import torch
 from torch.nn import functional
-
-from plasticine.nn.gaussian import gaussian_blur
-from plasticine.structure.structure_map import shift
-
-ROOT = Path(__file__).resolve().parents[1]
-if not (ROOT / "benchmarks").is_dir():
-    pytest.skip("the tests are not in a source checkout", allow_module_level=True)
-# Last, so that the checkout's plasticine does not hide the installed one.
-sys.path.append(str(ROOT))
 
 from benchmarks.translation.baselines import look_up_table
 from benchmarks.translation.compare import Peers, Settings, compare, methods, table
@@ -30,6 +19,8 @@ from benchmarks.translation.registered_target import register
 from benchmarks.translation.task import CROP, Task, from_network, to_network
 from benchmarks.translation.unconditional import ddib, sdedit, unconditional_denoiser
 from plasticine.diffusion import ImageUNet
+from plasticine.nn.gaussian import gaussian_blur
+from plasticine.structure.structure_map import shift
 from plasticine.training.data import RandomDeformation
 from plasticine.translation import TranslationModel, Translator
 

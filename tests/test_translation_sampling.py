@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import pytest
 import torch
+from small_models import images, untrained
 
 from plasticine.diffusion import SOLVERS, sample
 from plasticine.translation import Translator
 from plasticine.translation.sampling import Sampling, antithetic_noise, mean_sample
 from plasticine.translation.warped_source import WarpedSource
 
-
-def test_seeds_repeat_and_differ(
-    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator]
-) -> None:
-    image = images(1, 1, 16, 16)
-    translator = untrained()
-    first = translator.translate(image, seed=5).translated
-    assert torch.equal(first, translator.translate(image, seed=5).translated)
-    assert not torch.equal(first, translator.translate(image, seed=6).translated)
-
-
 SCHEDULE = {name: solver.schedules[0] for name, solver in SOLVERS.items()}
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_an_image_does_not_depend_on_its_batch(
-    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator], solver: str
-) -> None:
+def test_an_image_does_not_depend_on_its_batch(solver: str) -> None:
     several = images(5, 1, 16, 16)
     translator = untrained(schedule=SCHEDULE[solver])
     together = translator.translate(several, batch=5, solver=solver)
@@ -51,9 +38,7 @@ def test_an_image_does_not_depend_on_its_batch(
         ),
     ],
 )
-def test_a_compiled_denoiser_draws_the_same(
-    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator], device: str
-) -> None:
+def test_a_compiled_denoiser_draws_the_same(device: str) -> None:
     """Guided, so that the network runs twice before either result is used."""
     image = images(1, 1, 16, 16)
     model = untrained().model
@@ -65,9 +50,7 @@ def test_a_compiled_denoiser_draws_the_same(
     assert compiled.model.state_dict().keys() == model.state_dict().keys()
 
 
-def test_the_mean_of_samples(
-    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator]
-) -> None:
+def test_the_mean_of_samples() -> None:
     image = images(1, 1, 16, 16)
     translator = untrained()
     calls: list[tuple[int, int]] = []
@@ -80,7 +63,7 @@ def test_the_mean_of_samples(
     assert both.arguments["samples"] == 2
 
 
-def test_samples_begin_from_pairs_of_opposite_noise(images: Callable[..., torch.Tensor]) -> None:
+def test_samples_begin_from_pairs_of_opposite_noise() -> None:
     """And what a solver adds on its way is another for each of them."""
     image = images(2, 1, 16, 16)
     begun = [antithetic_noise(image, 3, index) for index in range(4)]
@@ -93,9 +76,7 @@ def test_samples_begin_from_pairs_of_opposite_noise(images: Callable[..., torch.
     assert not torch.equal(antithetic_noise(image, 4, 0)[0], noises[0])
 
 
-def test_options_are_one_object_or_keywords(
-    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator]
-) -> None:
+def test_options_are_one_object_or_keywords() -> None:
     image, translator = images(1, 1, 16, 16), untrained()
     chosen = {"steps": 2, "samples": 3, "seed": 4, "guidance": 2.0, "start": 0.5}
     chosen |= {"slab": 8, "overlap": 4}
@@ -111,9 +92,7 @@ def test_options_are_one_object_or_keywords(
 
 
 @pytest.mark.parametrize("mirror", [False, True])
-def test_every_second_pair_of_samples_is_drawn_in_the_mirror(
-    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator], mirror: bool
-) -> None:
+def test_every_second_pair_of_samples_is_drawn_in_the_mirror(mirror: bool) -> None:
     x = 2 * images(2, 1, 16, 14) - 1
     model = untrained(still=True).model
     source = WarpedSource.undeformed(x, model.structure(x, "source"))
@@ -134,9 +113,7 @@ def test_every_second_pair_of_samples_is_drawn_in_the_mirror(
     torch.testing.assert_close(mean, torch.stack(drawn).mean(0))
 
 
-def test_the_model_chooses_mirrored_samples(
-    untrained: Callable[..., Translator],
-) -> None:
+def test_the_model_chooses_mirrored_samples() -> None:
     assert not Sampling.of(untrained().model).mirror
     model = untrained(mirror=True).model
     assert Sampling.of(model).mirror
@@ -144,9 +121,7 @@ def test_the_model_chooses_mirrored_samples(
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_every_solver_repeats_its_bits_and_is_in_the_trace(
-    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator], solver: str
-) -> None:
+def test_every_solver_repeats_its_bits_and_is_in_the_trace(solver: str) -> None:
     image = images(1, 1, 16, 16)
     translator = untrained(schedule=SCHEDULE[solver])
     calls: list[tuple[int, int]] = []
@@ -161,9 +136,7 @@ def test_every_solver_repeats_its_bits_and_is_in_the_trace(
     assert not torch.equal(first.translated, other.translated)
 
 
-def test_the_model_chooses_the_solver(
-    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator]
-) -> None:
+def test_the_model_chooses_the_solver() -> None:
     """A file without a name in it, of before there was one, means DDIM."""
     image = images(1, 1, 16, 16)
     assert untrained().translate(image).arguments["solver"] == "ddim"
@@ -173,9 +146,7 @@ def test_the_model_chooses_the_solver(
     assert chosen.arguments["solver"] == "dpm-solver++"
 
 
-def test_solvers_that_do_not_suit_the_model_are_refused(
-    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator]
-) -> None:
+def test_solvers_that_do_not_suit_the_model_are_refused() -> None:
     with pytest.raises(ValueError, match=r"ddpm, ddim, dpm-solver\+\+ .*got 'heun'"):
         untrained().translate(images(1, 1, 8, 8), solver="heun")
     with pytest.raises(ValueError, match=r"euler, heun .*got 'ddim'"):
@@ -183,9 +154,7 @@ def test_solvers_that_do_not_suit_the_model_are_refused(
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_a_later_start_stays_nearer_to_the_source(
-    images: Callable[..., torch.Tensor], untrained: Callable[..., Translator], solver: str
-) -> None:
+def test_a_later_start_stays_nearer_to_the_source(solver: str) -> None:
     image = images(1, 1, 16, 16)
     translator = untrained(still=True, schedule=SCHEDULE[solver])
     distance = [
@@ -195,7 +164,7 @@ def test_a_later_start_stays_nearer_to_the_source(
     assert distance[0] < distance[1]
 
 
-def test_nothing_is_drawn_around_the_body(untrained: Callable[..., Translator]) -> None:
+def test_nothing_is_drawn_around_the_body() -> None:
     image = torch.full((2, 1, 16, 20), 0.05)
     image[:, :, 4:12, 5:15] = 0.8
     image[:, :, 7:9, 8:12] = 0.0  # a dark place inside is not background

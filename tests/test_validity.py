@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
+from refusal import refuses
 
 from plasticine.nn.validity import validity_mask
 
 
-class TestLandingMask:
+class TestValidityMask:
     def test_of_a_shift(self) -> None:
         u = torch.zeros(1, 2, 5, 6)
         assert validity_mask(u).all()
@@ -45,13 +45,8 @@ class TestLandingMask:
 
     def test_errors(self) -> None:
         u = torch.zeros(2, 2, 4, 4)
-        with pytest.raises(ValueError, match="displacement must be"):
-            validity_mask(torch.zeros(1, 3, 4, 4))
-        with pytest.raises(TypeError, match="floating point"):
-            validity_mask(u.long())
-        with pytest.raises(ValueError, match="size must have 2"):
-            validity_mask(u, size=(4, 4, 4))
-        with pytest.raises(ValueError, match="affine must be"):
-            validity_mask(u, torch.zeros(3, 2, 3))
-        with pytest.raises(TypeError, match="dtype"):
-            validity_mask(u, torch.zeros(2, 2, 3, dtype=torch.float64))
+        refuses(ValueError, "displacement must be", validity_mask, torch.zeros(1, 3, 4, 4))
+        refuses(TypeError, "floating point", validity_mask, u.long())
+        refuses(ValueError, "size must have 2", validity_mask, u, size=(4, 4, 4))
+        refuses(ValueError, "affine must be", validity_mask, u, torch.zeros(3, 2, 3))
+        refuses(TypeError, "dtype", validity_mask, u, torch.zeros(2, 2, 3, dtype=torch.float64))

@@ -37,6 +37,20 @@ inline std::int64_t element_size(DType dtype) {
   }
 }
 
+inline const void* element(const Tensor& tensor, std::int64_t offset) {
+  return static_cast<const char*>(tensor.data) + offset * element_size(tensor.dtype);
+}
+
+inline void* mutable_element(const Tensor& tensor, std::int64_t offset) {
+  return static_cast<char*>(tensor.data) + offset * element_size(tensor.dtype);
+}
+
+// Calls work(T{}) with the type that a stored type is computed in on the CPU.
+template <typename Work>
+auto with_accumulator(DType dtype, const Work& work) {
+  return dtype == DType::float64 ? work(double{}) : work(float{});
+}
+
 inline std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace plasticine

@@ -186,6 +186,8 @@ def _declare_double_backward(
         )
 
     def kernel(*arguments: Any) -> tuple[Tensor | None, ...]:
+        if check_options is not None:  # autograd does not ask the operator's own checks
+            check_options(*arguments[2 * tensors + 1 : -1])
         return tuple(serve(arguments[:tensors], *arguments[tensors:]))
 
     return Operator(
@@ -261,8 +263,8 @@ def _differentiate(
                 of_inputs = [x + y for x, y in zip(of_grad, of_inputs, strict=True)]
         else:
             of_inputs = of_grad
-        if tensors == 1:
-            return of_inputs[0]
-        return tuple(x if need else None for x, need in zip(of_inputs, found, strict=True))
+        # What stands for a gradient that was not computed has no tangent.
+        of_found = tuple([x if need else None for x, need in zip(of_inputs, found, strict=True)])
+        return of_found if tensors > 1 else of_found[0]
 
     return tangent, Derivative(gradients, tangents_of_gradients)

@@ -76,14 +76,9 @@ def forward(
     directions = 2 if inverse else 1
     stages = stages_like(velocity, directions * len(kept))
     between = flow.steps - flow.first_stage - len(kept)
-    core = Core(backend, flow)
-    core.call(
-        "exponential_forward",
-        result,
-        inverse_result,
-        (stages, kept),
-        core.scratch(directions if between else 0),
-    )
+    arguments = result, inverse_result, (stages, kept)
+    scratch = directions if between else 0
+    Core(backend, flow).call("exponential_forward", *arguments, scratch=scratch)
     return result, inverse_result, stages
 
 
@@ -95,13 +90,8 @@ def resume(backend: str, flow: Flow, stages: Tensor, kept: list[int]) -> Tensor:
             u = reference.compose(u, u, flow.padding)
         return u.contiguous()
     result = contiguous_like(flow.velocity)
-    core = Core(backend, flow)
-    core.call(
-        "exponential_resume",
-        result,
-        (stages, kept),
-        core.scratch(1 if kept[-1] + 1 < flow.steps else 0),
-    )
+    scratch = 1 if kept[-1] + 1 < flow.steps else 0
+    Core(backend, flow).call("exponential_resume", result, (stages, kept), scratch=scratch)
     return result
 
 
@@ -114,14 +104,9 @@ def backward(
     if backend != "cpu" and torch.are_deterministic_algorithms_enabled():
         return _step_by_step(backend, grad, flow)
     result = contiguous_like(flow.velocity)
-    core = Core(backend, flow)
-    core.call(
-        "exponential_backward",
-        grad,
-        (stages, kept),
-        result,
-        core.scratch(_scratch_fields(flow, len(kept))),
-    )
+    arguments = grad, (stages, kept), result
+    scratch = _scratch_fields(flow, len(kept))
+    Core(backend, flow).call("exponential_backward", *arguments, scratch=scratch)
     return result
 
 
@@ -154,12 +139,11 @@ class Core:
         self.flow = velocity, flow.scale, flow.steps, flow.method, flow.padding, threads
         self._slots = samples
 
-    def scratch(self, fields: int) -> Tensor:
-        """Uninitialised memory, for each sample that is under way at a time."""
-        return self._velocity.new_empty((fields, self._slots, *self._velocity.shape[1:]))
-
-    def call(self, kernel: str, *arguments: Any) -> None:
-        """Calls a kernel whose first argument is the flow."""
+    def call(self, kernel: str, *arguments: Any, scratch: int) -> None:
+        """Calls a kernel that takes a flow, and so many fields of memory to work in."""
+        if self._backend != "triton":  # which has its own
+            shape = (scratch, self._slots, *self._velocity.shape[1:])
+            arguments = *arguments, self._velocity.new_empty(shape)
         call_with_threads(self._backend, kernel, self._velocity, self.flow, *arguments)
 
 

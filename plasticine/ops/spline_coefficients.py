@@ -91,5 +91,6 @@ SPLINE_COEFFICIENTS = REGISTRY["spline_coefficients"] = Operator(
     results=_results,
     derivative=Derivative(_gradients, _tangent, saved=lambda inputs, results: ()),
     choices={"padding": _checks.PADDINGS},
+    kernel="spline_coefficients",
     serve={"cpu": _compiled("cpu"), "cuda": _compiled("cuda"), "reference": _define},
 )

@@ -136,11 +136,13 @@ def _serve(backend: str) -> Kernel:
             return WARP.serve[backend](image, displacement, None, mode, padding), stages
         options = steps, method, mode, padding, field_padding, store
         result, stages = _results(image, velocity, *options)
-        # All displacements but the last are in memory, two at a time, in turn.
-        between = steps - flow.first_stage - len(kept)
-        scratch = stages_like(velocity, min(between, 2))
-        arguments = image, Core(backend, flow).flow, result, (stages, kept), scratch, mode, padding
-        call_with_threads(backend, "warp_exponential_forward", velocity, *arguments)
+        arguments: tuple[Any, ...] = image, Core(backend, flow).flow, result, (stages, kept)
+        if backend != "triton":  # which has memory of its own
+            # All displacements but the last are in memory, two at a time, in turn.
+            between = steps - flow.first_stage - len(kept)
+            arguments = *arguments, stages_like(velocity, min(between, 2))
+        kernel = "warp_exponential_forward"
+        call_with_threads(backend, kernel, velocity, *arguments, mode, padding)
         return result, stages
 
     return serve

@@ -233,7 +233,6 @@ inline int lane_index() { return static_cast<int>(threadIdx.x % kWarp); }
 inline void __syncthreads() { emulation::wait_for(emulation::Waiting::block); }
 
 // Whole warps only, as the kernels use them: every lane must come, whatever the mask.
-inline void __syncwarp(unsigned = 0xffffffffu) { emulation::wait_for(emulation::Waiting::warp); }
 template <typename T>
 T __shfl_sync(unsigned, T value, int source) {
   return emulation::value_of(value, source % static_cast<int>(emulation::kWarp));
@@ -246,10 +245,6 @@ template <typename T>
 T __shfl_up_sync(unsigned, T value, unsigned offset) {
   return emulation::value_of(value, emulation::lane_index() - static_cast<int>(offset));
 }
-template <typename T>
-T __shfl_xor_sync(unsigned, T value, int mask) {
-  return emulation::value_of(value, emulation::lane_index() ^ mask);
-}
 inline unsigned __ballot_sync(unsigned, int predicate) {
   unsigned result = 0;
   emulation::with_lanes(predicate,
@@ -257,18 +252,8 @@ inline unsigned __ballot_sync(unsigned, int predicate) {
   return result;
 }
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
-inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, !predicate) == 0; }
-template <typename T>
-unsigned __match_any_sync(unsigned, T value) {
-  unsigned result = 0;
-  emulation::with_lanes(
-      value, [&](unsigned lane, T shown) { result |= shown == value ? 1u << lane : 0u; });
-  return result;
-}
-
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz(static_cast<unsigned>(bits)); }
-inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
 struct alignas(8) float2 {
   float x, y;

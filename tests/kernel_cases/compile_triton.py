@@ -3,7 +3,7 @@
     python tests/kernel_cases/compile_triton.py [--architecture 90] [--first-of axes] [OPERATOR ...]
 
 Runs the ``launch()`` of each ``instances_<operator>.py`` beside this file: it calls the operator's
-Triton backend on small CPU tensors, as an application would on a GPU. Triton is told that its
+Triton functions on small CPU tensors, as an application would on a GPU. Triton is told that its
 device is a GPU of the architecture, and every launch of a kernel compiles it and does no more; an
 autotuned kernel is compiled in all its configurations the first time, later in the first one.
 Prints a JSON object: the kernels compiled, with registers, spills and shared memory, and the
@@ -35,6 +35,7 @@ from triton.runtime.jit import JITFunction
 
 import plasticine.kernels
 from plasticine.kernels.tuning import Tuned
+from plasticine.kernels.warp import CUBIC_MODES
 
 HERE = Path(__file__).resolve().parent
 ARCHITECTURES = (80, 90, 100)
@@ -70,6 +71,7 @@ class Compiler:
         self.seen: set[tuple[Any, ...]] = set()
         self.rows: dict[tuple[int, str], dict[str, Any]] = {}
         self.compiled: set[JITFunction] = set()
+        self.tuned: set[Tuned] = set()
         self._run = JITFunction.run
 
     @contextlib.contextmanager
@@ -81,9 +83,9 @@ class Compiler:
             tuned: Tuned, grid: Any, arguments: tuple[Any, ...], options: dict[str, Any]
         ) -> None:
             # In all its configurations once, and then in the first.
-            known = tuned.kernel in self.compiled
-            for configuration in tuned.configurations[: 1 if known else None]:
+            for configuration in tuned.configurations[: 1 if tuned in self.tuned else None]:
                 tuned.kernel[grid](*arguments, **options, **configuration.all_kwargs())
+            self.tuned.add(tuned)
 
         with (
             tempfile.TemporaryDirectory() as cache,
@@ -100,7 +102,8 @@ class Compiler:
         if self.first_of is not None:
             architecture = triton.runtime.driver.active.get_current_device()
             axes = options.get("NDIM") if self.first_of == "axes" else None
-            kind = (architecture, kernel, axes, options.get("BLOCK"))
+            is_cubic = options.get("MODE") in CUBIC_MODES
+            kind = (architecture, kernel, axes, options.get("BLOCK"), is_cubic)
             if kind in self.seen:
                 return None
             self.seen.add(kind)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from plasticine.ops.folding import FORWARD
+from plasticine.kernels.folding import folding
 
 SIZES = ((8, 16, 32), (16, 32))
 INSTANCES = (
@@ -19,4 +19,5 @@ def launch() -> None:
     for size in SIZES:
         for scheme, dtype, interior in INSTANCES:
             field = torch.zeros(2, len(size), *size, dtype=dtype)
-            FORWARD["triton"](field, scheme, interior, (1.0, 1.5, 2.0)[: len(size)])
+            statistics = torch.empty(2, 6, dtype=torch.float64)
+            folding(field, statistics, scheme, interior, (1.0, 1.5, 2.0)[: len(size)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from plasticine.ops.jacobian import BACKWARD, FORWARD
+from plasticine.kernels.jacobian import jacobian_backward, jacobian_forward
 
 SIZES = ((8, 16, 32), (16, 32))
 INSTANCES = (
@@ -21,5 +21,6 @@ def launch() -> None:
         spacing = (1.0, 1.5, 2.0)[: len(size)]
         for scheme, dtype in INSTANCES:
             field = torch.zeros(2, len(size), *size, dtype=dtype)
-            FORWARD["triton"](field, scheme, spacing)
-            BACKWARD["triton"](field[:, :1], field, scheme, spacing)
+            out, grad = torch.empty(2, 1, *size, dtype=dtype), torch.empty_like(field)
+            jacobian_forward(field, out, scheme, spacing)
+            jacobian_backward(field[:, :1], field, grad, scheme, spacing)

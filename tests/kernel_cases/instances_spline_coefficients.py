@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from plasticine.ops.spline_coefficients import _FORWARD
+from plasticine.kernels.spline_coefficients import spline_coefficients
 
 INSTANCES = (
     ("border", False, torch.float32, (2, 3, 8, 16, 33)),
@@ -16,4 +16,5 @@ INSTANCES = (
 def launch() -> None:
     """Along every axis, in each of the instances."""
     for padding, adjoint, dtype, shape in INSTANCES:
-        _FORWARD["triton"](torch.zeros(shape, dtype=dtype), padding, adjoint)
+        image = torch.zeros(shape, dtype=dtype)
+        spline_coefficients(image, torch.empty_like(image), padding, adjoint)

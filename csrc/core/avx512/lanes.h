@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/half.h"
+#include "core/rows/dispatch.h"
 
 #if defined(PLASTICINE_SIMD_AVX512)
 #include <immintrin.h>
@@ -10,12 +11,6 @@
 PLASTICINE_NAMESPACE_BEGIN
 
 constexpr int kLanes = 16;
-
-// A value as a type; the standard library's may not be included here.
-template <typename T, T constant>
-struct Constant {
-  static constexpr T value = constant;
-};
 
 // Arithmetic, comparison and ?: are those of the compiler's vector types.
 using FloatLanes = float __attribute__((vector_size(64)));

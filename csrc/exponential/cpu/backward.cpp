@@ -1,7 +1,6 @@
 #include <algorithm>
 
 #include "core/cpu/huge_pages.h"
-#include "core/cpu/parallel.h"
 #include "exponential/cpu/exponential.h"
 #include "exponential/cpu/first_stage.h"
 #include "exponential/stages.h"
@@ -17,47 +16,39 @@ void scale_field(const Tensor& field, double factor, bool add, const Tensor& out
   const Grid grid(field);
   const std::int64_t channels = field.shape[1];
   const T scale = static_cast<T>(factor);
-  parallel_for(field.shape[0] * grid.tasks, kTaskGrain, threads, [&](std::int64_t task) {
-    const std::int64_t sample = task / grid.tasks;
-    grid.for_each_block(task % grid.tasks, [&](const Block& block) {
-      for (std::int64_t channel = 0; channel < channels; ++channel) {
-        alignas(64) T values[kBlock];
-        load_block(field, grid, sample, channel, block, values);
-        T* target = static_cast<T*>(block_target(out, sample, channel, block));
-        for (int j = 0; j < block.count; ++j) {
-          target[j] = (add ? target[j] : T(0)) + scale * values[j];
-        }
+  for_each_block(field.shape[0], grid, threads, [&](std::int64_t sample, const Block& block) {
+    for (std::int64_t channel = 0; channel < channels; ++channel) {
+      alignas(64) T values[kBlock];
+      load_block(field, grid, sample, channel, block, values);
+      T* target = static_cast<T*>(block_target(out, sample, channel, block));
+      for (int j = 0; j < block.count; ++j) {
+        target[j] = (add ? target[j] : T(0)) + scale * values[j];
       }
-    });
+    }
   });
 }
 
 void scale_any(const Tensor& field, double factor, bool add, const Tensor& out, int threads) {
-  if (field.dtype == DType::float64) {
-    scale_field<double>(field, factor, add, out, threads);
-  } else {
-    scale_field<float>(field, factor, add, out, threads);
-  }
+  with_accumulator(field.dtype, [&](auto zero) {
+    scale_field<decltype(zero)>(field, factor, add, out, threads);
+  });
 }
 
-// Writes the second and third slope of the classical Runge-Kutta step, unscaled.
+// Writes the second and third stage of the classical Runge-Kutta step, unscaled.
 template <typename T>
-void store_slopes(const Flow& flow, const Tensor& second, const Tensor& third) {
+void store_stages(const Flow& flow, const Tensor& second, const Tensor& third) {
   prefer_huge_pages(second);
   prefer_huge_pages(third);
   const FirstStage<T> start(flow);
-  const Grid& grid = start.grid;
-  parallel_for(second.shape[0] * grid.tasks, kTaskGrain, flow.threads, [&](std::int64_t task) {
-    const std::int64_t sample = task / grid.tasks;
-    grid.for_each_block(task % grid.tasks, [&](const Block& block) {
-      alignas(64) T velocity[3 * kBlock];
-      alignas(64) T slope[2][3 * kBlock];
-      start.load(sample, block, velocity);
-      start.compute_slopes(sample, block, velocity, slope[0], slope[1]);
-      store_rows(slope[0], second, sample, block);
-      store_rows(slope[1], third, sample, block);
-    });
-  });
+  for_each_block(second.shape[0], start.grid, flow.threads,
+                 [&](std::int64_t sample, const Block& block) {
+                   alignas(64) T velocity[3 * kBlock];
+                   alignas(64) T stage[2][3 * kBlock];
+                   start.load(sample, block, velocity);
+                   start.compute_stages(sample, block, velocity, stage[0], stage[1]);
+                   store_rows(stage[0], second, sample, block);
+                   store_rows(stage[1], third, sample, block);
+                 });
 }
 
 // What BackwardSchedule asks for.
@@ -118,18 +109,15 @@ class Passes {
     warp_backward(call);
   }
 
-  // u_0 = scale / 6 (k_1 + 2 k_2 + 2 k_3 + k_4), with k_1 = v and each further slope sampled where
+  // u_0 = scale / 6 (k_1 + 2 k_2 + 2 k_3 + k_4), with k_1 = v and each further stage sampled where
   // the one before it leads. The second and third are computed again.
   void start_rk4(const Tensor& grad, const Tensor& grad_velocity,
                  const std::vector<Tensor>& free) const {
     const double scale = flow_.scale;
     const Tensor& second = free[0];
     const Tensor& third = free[1];
-    if (second.dtype == DType::float64) {
-      store_slopes<double>(flow_, second, third);
-    } else {
-      store_slopes<float>(flow_, second, third);
-    }
+    with_accumulator(second.dtype,
+                     [&](auto zero) { store_stages<decltype(zero)>(flow_, second, third); });
     const Tensor& grad_third = free[2];
     unsample(grad, scale / 6, third, scale, false, grad_velocity, grad_third);
     scale_any(grad, scale / 3, true, grad_third, flow_.threads);

@@ -6,7 +6,6 @@
 
 #include "compose/cpu/compose.h"
 #include "core/cpu/huge_pages.h"
-#include "core/cpu/parallel.h"
 #include "exponential/cpu/first_stage.h"
 #include "exponential/stages.h"
 
@@ -20,21 +19,18 @@ void run_first_pass(const Flow& flow, const Tensor& out, const Tensor& inverse) 
   backwards.scale = -flow.scale;
   const FirstStage<T> forth(flow);
   const FirstStage<T> back(backwards);
-  const Grid& grid = forth.grid;
-  parallel_for(out.shape[0] * grid.tasks, kTaskGrain, flow.threads, [&](std::int64_t task) {
-    const std::int64_t sample = task / grid.tasks;
-    grid.for_each_block(task % grid.tasks, [&](const Block& block) {
-      alignas(64) T velocity[3 * kBlock];
-      alignas(64) T result[3 * kBlock];
-      forth.load(sample, block, velocity);
-      forth.compute(sample, block, velocity, result);
-      store_rows(result, out, sample, block);
-      if (inverse.data != nullptr) {
-        back.compute(sample, block, velocity, result);
-        store_rows(result, inverse, sample, block);
-      }
-    });
-  });
+  for_each_block(out.shape[0], forth.grid, flow.threads,
+                 [&](std::int64_t sample, const Block& block) {
+                   alignas(64) T velocity[3 * kBlock];
+                   alignas(64) T result[3 * kBlock];
+                   forth.load(sample, block, velocity);
+                   forth.compute(sample, block, velocity, result);
+                   store_rows(result, out, sample, block);
+                   if (inverse.data != nullptr) {
+                     back.compute(sample, block, velocity, result);
+                     store_rows(result, inverse, sample, block);
+                   }
+                 });
 }
 
 // exponential_forward of samples that go through a pass together.
@@ -60,31 +56,24 @@ void run_forward(const Flow& flow, const Tensor& out, const Tensor& inverse, con
 template <typename T>
 double peak(const Tensor& velocity, int threads) {
   const Grid grid(velocity);
-  const std::int64_t tasks = velocity.shape[0] * grid.tasks;
-  std::vector<double> highest(tasks, 0.0);
-  parallel_for(tasks, kTaskGrain, threads, [&](std::int64_t task) {
-    grid.for_each_block(task % grid.tasks, [&](const Block& block) {
-      alignas(64) T row[kBlock];
-      double square[kBlock] = {};
-      for (int axis = 0; axis < grid.ndim; ++axis) {
-        load_block(velocity, grid, task / grid.tasks, axis, block, row);
-        for (int j = 0; j < block.count; ++j) {
-          square[j] += static_cast<double>(row[j]) * static_cast<double>(row[j]);
-        }
-      }
-      double most = highest[task];
+  const std::int64_t samples = velocity.shape[0];
+  std::vector<double> highest(samples * grid.tasks, 0.0);
+  for_each_block(samples, grid, threads, [&](std::int64_t sample, const Block& block) {
+    alignas(64) T row[kBlock];
+    double square[kBlock] = {};
+    for (int axis = 0; axis < grid.ndim; ++axis) {
+      load_block(velocity, grid, sample, axis, block, row);
       for (int j = 0; j < block.count; ++j) {
-        const bool counts = square[j] <= std::numeric_limits<double>::max();
-        most = counts && square[j] > most ? square[j] : most;
+        square[j] += static_cast<double>(row[j]) * static_cast<double>(row[j]);
       }
-      highest[task] = most;
-    });
+    }
+    double& most = highest[grid.task_of(sample, block)];
+    for (int j = 0; j < block.count; ++j) {
+      const bool counts = square[j] <= std::numeric_limits<double>::max();
+      most = counts && square[j] > most ? square[j] : most;
+    }
   });
-  double most = 0.0;
-  for (const double value : highest) {
-    most = std::max(most, value);
-  }
-  return std::sqrt(most);
+  return highest.empty() ? 0.0 : std::sqrt(*std::max_element(highest.begin(), highest.end()));
 }
 
 }  // namespace
@@ -101,11 +90,8 @@ Tensor narrowed(const Tensor& tensor, int axis, std::int64_t index) {
 void first_pass(const Flow& flow, const Tensor& out, const Tensor& inverse) {
   prefer_huge_pages(out);
   prefer_huge_pages(inverse);
-  if (flow.velocity.dtype == DType::float64) {
-    run_first_pass<double>(flow, out, inverse);
-  } else {
-    run_first_pass<float>(flow, out, inverse);
-  }
+  with_accumulator(flow.velocity.dtype,
+                   [&](auto zero) { run_first_pass<decltype(zero)>(flow, out, inverse); });
 }
 
 void integrate(const Flow& flow, int stage, Tensor field, const std::vector<Target>& targets,
@@ -153,8 +139,8 @@ void exponential_resume(const Flow& flow, const Tensor& out, const Stages& stage
 }
 
 double exponential_peak(const Tensor& velocity, int threads) {
-  return velocity.dtype == DType::float64 ? peak<double>(velocity, threads)
-                                          : peak<float>(velocity, threads);
+  return with_accumulator(velocity.dtype,
+                          [&](auto zero) { return peak<decltype(zero)>(velocity, threads); });
 }
 
 }  // namespace plasticine

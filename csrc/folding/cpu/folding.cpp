@@ -145,11 +145,9 @@ class Folding {
 void folding(const Tensor& displacement, const Tensor& statistics, Scheme scheme, bool interior,
              const std::vector<double>& spacing, int threads) {
   double* out = statistics.as<double>();
-  if (displacement.dtype == DType::float64) {
-    Folding<double>(displacement, scheme, interior, spacing.data()).run(out, threads);
-  } else {
-    Folding<float>(displacement, scheme, interior, spacing.data()).run(out, threads);
-  }
+  with_accumulator(displacement.dtype, [&](auto zero) {
+    Folding<decltype(zero)>(displacement, scheme, interior, spacing.data()).run(out, threads);
+  });
 }
 
 }  // namespace plasticine

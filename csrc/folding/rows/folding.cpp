@@ -133,17 +133,12 @@ constexpr FoldingRows<T> kTable = {add_jacobians<T>, log_jacobian<T>, add_cells<
 }  // namespace
 
 template <typename T>
-const FoldingRows<T>& folding_rows();
-
-template <>
-const FoldingRows<float>& folding_rows<float>() {
-  return kTable<float>;
+const FoldingRows<T>& folding_rows() {
+  return kTable<T>;
 }
 
-template <>
-const FoldingRows<double>& folding_rows<double>() {
-  return kTable<double>;
-}
+template const FoldingRows<float>& folding_rows();
+template const FoldingRows<double>& folding_rows();
 
 }  // namespace PLASTICINE_SIMD
 }  // namespace plasticine

@@ -1,4 +1,3 @@
-#include "core/cpu/parallel.h"
 #include "invert/cpu/field.h"
 #include "invert/cpu/invert.h"
 #include "warp/cpu/warp.h"
@@ -14,14 +13,10 @@ class Adjoint {
       : call_(call), field_(call.displacement), locations_(call.inverse, Tensor(), 1.0) {}
 
   void run() const {
-    const Grid& grid = locations_.grid;
-    parallel_for(call_.inverse.shape[0] * grid.tasks, kTaskGrain, call_.threads,
-                 [&](std::int64_t task) {
-                   const std::int64_t sample = task / grid.tasks;
-                   grid.for_each_block(task % grid.tasks, [&](const Block& block) {
+    for_each_block(call_.inverse.shape[0], locations_.grid, call_.threads,
+                   [&](std::int64_t sample, const Block& block) {
                      run_block(sample, field_.components(sample).data, block);
                    });
-                 });
   }
 
  private:
@@ -37,26 +32,17 @@ class Adjoint {
     }
     field_.rows.solve_adjoint(field, field_.shape, call_.padding, coordinates, block.count, grad,
                               solution);
-    for (int axis = 0; axis < ndim; ++axis) {
-      if (select_convert_rows<T>().has_nan(solution + axis * kBlock, block.count)) {
-        solve_carefully(field, coordinates, block.count, grad, solution);
-        break;
-      }
+    if (has_nan_row(solution, ndim, block.count)) {
+      solve_scalar(field, coordinates, block.count, grad, solution);
     }
-    for (int axis = 0; axis < ndim; ++axis) {
-      select_convert_rows<T>().store[static_cast<int>(call_.adjoint.dtype)](
-          solution + axis * kBlock, block.count, block_target(call_.adjoint, sample, axis, block));
-    }
+    store_rows(solution, call_.adjoint, sample, block);
   }
 
-  void solve_carefully(const void* const* field, const T* coordinates, int n, const T* grad,
-                       T* solution) const {
-    with_stored<T>(call_.displacement.dtype, [&](auto stored) {
-      using Stored = decltype(stored);
-      const auto solve = field_.shape.ndim == 2 ? &Adjoint::template solve_voxel<2, Stored>
-                                                : &Adjoint::template solve_voxel<3, Stored>;
+  void solve_scalar(const void* const* field, const T* coordinates, int n, const T* grad,
+                    T* solution) const {
+    with_stored<T>(call_.displacement.dtype, field_.shape.ndim, [&](auto stored, auto dimension) {
       for (int j = 0; j < n; ++j) {
-        (this->*solve)(field, coordinates, j, grad, solution);
+        solve_voxel<dimension.value, decltype(stored)>(field, coordinates, j, grad, solution);
       }
     });
   }
@@ -66,8 +52,7 @@ class Adjoint {
                    T* solution) const {
     T value[D];
     T gradient[D][D];
-    sample_carefully<D, Stored>(field, field_.shape, call_.padding, coordinates, j, value,
-                                gradient);
+    sample_scalar<D, Stored>(field, field_.shape, call_.padding, coordinates, j, value, gradient);
     T right[D];
     T x[D];
     for (int axis = 0; axis < D; ++axis) {
@@ -87,11 +72,8 @@ class Adjoint {
 }  // namespace
 
 void invert_backward(const InvertBackward& call) {
-  if (call.displacement.dtype == DType::float64) {
-    Adjoint<double>(call).run();
-  } else {
-    Adjoint<float>(call).run();
-  }
+  with_accumulator(call.displacement.dtype,
+                   [&](auto zero) { Adjoint<decltype(zero)>(call).run(); });
   WarpBackward scatter;
   scatter.grad_out = call.adjoint;
   scatter.image = call.displacement;  // of which only type and sizes are asked for

@@ -2,9 +2,9 @@
 // not finite, voxel by voxel.
 #pragma once
 
+#include "core/cpu/blocks.h"
 #include "invert/math/invert.h"
 #include "invert/rows/invert.h"
-#include "warp/cpu/blocks.h"
 #include "warp/cpu/scalar.h"
 
 namespace plasticine {
@@ -35,23 +35,16 @@ struct Field {
 };
 
 // The field and its gradient at one voxel's coordinates, where the vectorised rows met what is not
-// finite: they multiply it by a weight of zero, here it is left out.
+// finite.
 template <int D, typename Stored, typename T>
-void sample_carefully(const void* const* field, const ImageShape& shape, Padding padding,
-                      const T* coordinates, int j, T (&value)[D], T (&gradient)[D][D]) {
-  const CarefulCell<D, T> cell(coordinates, j, shape, padding);
+void sample_scalar(const void* const* field, const ImageShape& shape, Padding padding,
+                   const T* coordinates, int j, T (&value)[D], T (&gradient)[D][D]) {
+  const ScalarCell<D, T> cell(coordinates, j, shape, padding);
   for (int component = 0; component < D; ++component) {
     T corner[corner_count<D>];
-    cell.load_corners(static_cast<const Stored*>(field[component]), shape, corner);
-    value[component] = T(0);
-    cell.for_each_inside(shape, [&](int c, std::int64_t) {
-      value[component] += corner[c] * corner_weight<D>(cell.lower, cell.upper, c);
-    });
-    T slope[D] = {};
-    add_interpolation_gradient<D>(cell.lower, cell.upper, corner, T(1), slope);
-    for (int axis = 0; axis < D; ++axis) {
-      gradient[component][axis] = slope[axis] * cell.axis[axis].derivative;
-    }
+    value[component] =
+        cell.interpolate(static_cast<const Stored*>(field[component]), shape, corner);
+    cell.differentiate(corner, T(1), gradient[component]);
   }
 }
 

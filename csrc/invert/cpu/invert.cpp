@@ -4,9 +4,9 @@
 #include <limits>
 #include <vector>
 
+#include "core/cpu/blocks.h"
 #include "core/cpu/parallel.h"
 #include "invert/cpu/field.h"
-#include "warp/cpu/blocks.h"
 
 namespace plasticine {
 
@@ -88,10 +88,7 @@ class Inversion {
       start(sample, block, first * kBlock, &working);
       outcome.add(iterate(field.data, &working));
       const T* result = working.whole ? working.iterates.inverse : working.finished;
-      const auto store = select_convert_rows<T>().store[static_cast<int>(call_.out.dtype)];
-      for (int axis = 0; axis < grid_.ndim; ++axis) {
-        store(result + axis * kBlock, block.count, block_target(call_.out, sample, axis, block));
-      }
+      store_rows(result, call_.out, sample, block);
     }
     return outcome;
   }
@@ -172,7 +169,7 @@ class Inversion {
                : rows.advance(field, field_.shape, call_.padding, n, squared_tolerance_, newton,
                               iterates);
       if (remaining.undefined > 0) {
-        remaining.open += advance_carefully(field, last, working);
+        remaining.open += advance_scalar(field, last, working);
       }
       outcome.iterations = iteration;
       if (iteration % kIterationsBetweenQuestions == kIterationsBetweenQuestions - 1) {
@@ -223,15 +220,14 @@ class Inversion {
 
   // The iterates whose residual is not finite, one by one; returns how many are open. One that has
   // no finite residual becomes NaN, and is done.
-  int advance_carefully(const void* const* field, bool last, Working* working) const {
+  int advance_scalar(const void* const* field, bool last, Working* working) const {
     int open = 0;
     for (int j = 0; j < working->count; ++j) {
       const T squared = working->iterates.squared_residual[j];
       if (!(squared - squared == T(0))) {
-        with_stored<T>(call_.displacement.dtype, [&](auto stored) {
-          using Stored = decltype(stored);
-          open += grid_.ndim == 2 ? advance_voxel<2, Stored>(field, last, j, &working->iterates)
-                                  : advance_voxel<3, Stored>(field, last, j, &working->iterates);
+        with_stored<T>(call_.displacement.dtype, grid_.ndim, [&](auto stored, auto dimension) {
+          open +=
+              advance_voxel<dimension.value, decltype(stored)>(field, last, j, &working->iterates);
         });
       }
     }
@@ -247,8 +243,8 @@ class Inversion {
     }
     T residual[D];
     T gradient[D][D];
-    sample_carefully<D, Stored>(field, field_.shape, call_.padding, coordinates, j, residual,
-                                gradient);
+    sample_scalar<D, Stored>(field, field_.shape, call_.padding, coordinates, j, residual,
+                             gradient);
     T squared = T(0);
     for (int axis = 0; axis < D; ++axis) {
       residual[axis] += iterates->inverse[axis * kBlock + j];
@@ -277,11 +273,8 @@ class Inversion {
 }  // namespace
 
 void invert_forward(const Invert& call) {
-  if (call.displacement.dtype == DType::float64) {
-    Inversion<double>(call).run();
-  } else {
-    Inversion<float>(call).run();
-  }
+  with_accumulator(call.displacement.dtype,
+                   [&](auto zero) { Inversion<decltype(zero)>(call).run(); });
 }
 
 }  // namespace plasticine

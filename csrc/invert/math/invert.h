@@ -10,9 +10,10 @@
 PLASTICINE_NAMESPACE_BEGIN
 
 // Multilinear interpolation of the corner values, and its derivative along every axis. The weights
-// and their slopes are those of AxisCell, [axis][first or second voxel].
+// and their derivatives are those of AxisCell, [axis][first or second voxel].
 template <int D, typename T>
-PLASTICINE_INLINE T interpolate_and_differentiate(const T (&weight)[D][2], const T (&slope)[D][2],
+PLASTICINE_INLINE T interpolate_and_differentiate(const T (&weight)[D][2],
+                                                  const T (&derivative_weight)[D][2],
                                                   const T (&corner)[corner_count<D>],
                                                   T (&derivative)[D]) {
   constexpr int kLines = corner_count<D> / 2;
@@ -22,10 +23,10 @@ PLASTICINE_INLINE T interpolate_and_differentiate(const T (&weight)[D][2], const
     const T first = corner[2 * line];
     const T second = corner[2 * line + 1];
     value[line] = weight[D - 1][0] * first + weight[D - 1][1] * second;
-    along[line] = slope[D - 1][0] * first + slope[D - 1][1] * second;
+    along[line] = derivative_weight[D - 1][0] * first + derivative_weight[D - 1][1] * second;
   }
   if constexpr (D == 2) {
-    derivative[0] = slope[0][0] * value[0] + slope[0][1] * value[1];
+    derivative[0] = derivative_weight[0][0] * value[0] + derivative_weight[0][1] * value[1];
     derivative[1] = weight[0][0] * along[0] + weight[0][1] * along[1];
     return weight[0][0] * value[0] + weight[0][1] * value[1];
   } else {
@@ -36,10 +37,10 @@ PLASTICINE_INLINE T interpolate_and_differentiate(const T (&weight)[D][2], const
       const T first = value[2 * side];
       const T second = value[2 * side + 1];
       plane[side] = weight[1][0] * first + weight[1][1] * second;
-      across[side] = slope[1][0] * first + slope[1][1] * second;
+      across[side] = derivative_weight[1][0] * first + derivative_weight[1][1] * second;
       last[side] = weight[1][0] * along[2 * side] + weight[1][1] * along[2 * side + 1];
     }
-    derivative[0] = slope[0][0] * plane[0] + slope[0][1] * plane[1];
+    derivative[0] = derivative_weight[0][0] * plane[0] + derivative_weight[0][1] * plane[1];
     derivative[1] = weight[0][0] * across[0] + weight[0][1] * across[1];
     derivative[2] = weight[0][0] * last[0] + weight[0][1] * last[1];
     return weight[0][0] * plane[0] + weight[0][1] * plane[1];

@@ -22,7 +22,7 @@ template <int D, typename T, typename Index>
 struct PartCells {
   alignas(64) Index base[kPart];
   alignas(64) T weight[D][2][kPart];
-  alignas(64) T slope[D][2][kPart];
+  alignas(64) T derivative[D][2][kPart];
 };
 
 template <int D, Padding padding, typename T, typename Index>
@@ -40,8 +40,8 @@ void locate_part(const T* coordinates, const ImageShape& shape, int n,
       cells->base[j] += cell.base * stride;
       cells->weight[axis][0][j] = cell.weight_first;
       cells->weight[axis][1][j] = cell.weight_second;
-      cells->slope[axis][0][j] = cell.slope_first;
-      cells->slope[axis][1][j] = cell.slope_second;
+      cells->derivative[axis][0][j] = cell.derivative_first;
+      cells->derivative[axis][1][j] = cell.derivative_second;
     }
   }
 }
@@ -52,28 +52,18 @@ void sample_part(const void* const* field, const ImageShape& shape, Padding padd
                  Samples<D, accumulator_t<Stored>>* PLASTICINE_RESTRICT samples) {
   using T = accumulator_t<Stored>;
   PartCells<D, T, Index> cells;
-  switch (padding) {
-    case Padding::zeros:
-      locate_part<D, Padding::zeros>(coordinates, shape, n, &cells);
-      break;
-    case Padding::border:
-      locate_part<D, Padding::border>(coordinates, shape, n, &cells);
-      break;
-    default:
-      locate_part<D, Padding::reflection>(coordinates, shape, n, &cells);
-      break;
-  }
+  with_padding(padding, [&](auto p) { locate_part<D, p.value>(coordinates, shape, n, &cells); });
   const Steps<D> steps(shape);
   Corners<D, T> corners;
   for (int component = 0; component < D; ++component) {
     fill_corners<D>(static_cast<const Stored*>(field[component]), cells.base, steps, n, &corners);
     for (int j = 0; j < n; ++j) {
       T weight[D][2];
-      T slope[D][2];
+      T derivative_weight[D][2];
       for (int axis = 0; axis < D; ++axis) {
         for (int side = 0; side < 2; ++side) {
           weight[axis][side] = cells.weight[axis][side][j];
-          slope[axis][side] = cells.slope[axis][side][j];
+          derivative_weight[axis][side] = cells.derivative[axis][side][j];
         }
       }
       T corner[corner_count<D>];
@@ -83,7 +73,7 @@ void sample_part(const void* const* field, const ImageShape& shape, Padding padd
       }
       T derivative[D];
       samples->value[component][j] =
-          interpolate_and_differentiate<D>(weight, slope, corner, derivative);
+          interpolate_and_differentiate<D>(weight, derivative_weight, corner, derivative);
       for (int axis = 0; axis < D; ++axis) {
         samples->derivative[component][axis][j] = derivative[axis];
       }
@@ -230,17 +220,12 @@ struct Tables {
 }  // namespace
 
 template <typename T>
-const InvertRows<T>& invert_rows(DType field, bool wide);
-
-template <>
-const InvertRows<float>& invert_rows<float>(DType field, bool wide) {
-  return table_of<Tables, float>(field, wide);
+const InvertRows<T>& invert_rows(DType field, bool wide) {
+  return table_of<Tables, T>(field, wide);
 }
 
-template <>
-const InvertRows<double>& invert_rows<double>(DType field, bool wide) {
-  return table_of<Tables, double>(field, wide);
-}
+template const InvertRows<float>& invert_rows(DType, bool);
+template const InvertRows<double>& invert_rows(DType, bool);
 
 }  // namespace PLASTICINE_SIMD
 }  // namespace plasticine

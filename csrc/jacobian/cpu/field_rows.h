@@ -48,12 +48,12 @@ struct Tile {
   std::int64_t row[2];
 
   static std::int64_t count(const FieldShape& shape) {  // per sample
-    return pieces(shape.size[0], kPlanes) * pieces(shape.size[1], kRows);
+    return divide_up(shape.size[0], kPlanes) * divide_up(shape.size[1], kRows);
   }
 
   Tile(const FieldShape& shape, std::int64_t sample_index, std::int64_t index)
       : sample(sample_index) {
-    const std::int64_t tiles = pieces(shape.size[1], kRows);
+    const std::int64_t tiles = divide_up(shape.size[1], kRows);
     plane[0] = index / tiles * kPlanes;
     plane[1] = std::min(plane[0] + kPlanes, shape.size[0]);
     row[0] = index % tiles * kRows;
@@ -68,11 +68,6 @@ struct Tile {
         visit(p, r);
       }
     }
-  }
-
- private:
-  static std::int64_t pieces(std::int64_t size, std::int64_t piece) {
-    return (size + piece - 1) / piece;
   }
 };
 
@@ -182,12 +177,9 @@ class FieldRows {
 
   void convert(std::int64_t offset, T* target) const {
     const std::int64_t stride = field_.strides[field_.ndim - 1];
-    const char* source =
-        static_cast<const char*>(field_.data) + offset * element_size(field_.dtype);
     const auto load = select_convert_rows<T>().load[static_cast<int>(field_.dtype)];
-    const std::int64_t step = stride * element_size(field_.dtype);
     for_each_part(0, shape_.size[2], [&](std::int64_t start, int n) {
-      load(source + start * step, stride, n, target + start);
+      load(element(field_, offset + start * stride), stride, n, target + start);
     });
   }
 

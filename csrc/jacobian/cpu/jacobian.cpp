@@ -28,13 +28,12 @@ void forward(const Tensor& displacement, const Tensor& out, Scheme scheme, const
     const Tile tile(shape, task / tiles, task % tiles);
     tile.for_each_row([&](std::int64_t plane, std::int64_t row) {
       const std::int64_t line = (tile.sample * shape.size[0] + plane) * shape.size[1] + row;
-      char* target = static_cast<char*>(out.data) + line * columns * element_size(out.dtype);
-      T* result = in_place ? reinterpret_cast<T*>(target) : buffer.data();
+      T* result = in_place ? out.as<T>() + line * columns : buffer.data();
       field.prefetch(tile.sample, plane + 2, row);
       rows.determinant(field.at(tile.sample, plane, row), result);
       if (!in_place) {
         for_each_part(0, columns, [&](std::int64_t start, int n) {
-          store(result + start, n, target + start * element_size(out.dtype));
+          store(result + start, n, mutable_element(out, line * columns + start));
         });
       }
     });
@@ -84,11 +83,8 @@ class BackwardTile {
     for (std::int64_t row = std::max<std::int64_t>(tile_.row[0] - 1, 0); row < end; ++row) {
       const std::int64_t offset = tile_.sample * grad_out_.strides[0] + row * strides[1] +
                                   (shape_.ndim == 3 ? plane * strides[0] : 0);
-      const char* source =
-          static_cast<const char*>(grad_out_.data) + offset * element_size(grad_out_.dtype);
       for_each_part(0, shape_.size[2], [&](std::int64_t start, int n) {
-        load(source + start * strides[2] * element_size(grad_out_.dtype), strides[2], n,
-             grad_.data() + start);
+        load(element(grad_out_, offset + start * strides[2]), strides[2], n, grad_.data() + start);
       });
       T* targets[9];
       for (int i = 0; i < shape_.ndim; ++i) {
@@ -117,9 +113,8 @@ class BackwardTile {
       const std::int64_t offset =
           (((tile_.sample * shape_.ndim + i) * shape_.size[0] + plane) * shape_.size[1] + row) *
           columns;
-      char* target = static_cast<char*>(out_.data) + offset * element_size(out_.dtype);
       for_each_part(0, columns, [&](std::int64_t start, int n) {
-        store(result_.data() + start, n, target + start * element_size(out_.dtype));
+        store(result_.data() + start, n, mutable_element(out_, offset + start));
       });
     }
   }
@@ -180,22 +175,19 @@ void backward(const Tensor& grad_out, const Tensor& displacement, const Tensor& 
 void jacobian_forward(const Tensor& displacement, const Tensor& out, Scheme scheme,
                       const std::vector<double>& spacing, int threads) {
   prefer_huge_pages(out);
-  if (displacement.dtype == DType::float64) {
-    forward<double>(displacement, out, scheme, spacing.data(), threads);
-  } else {
-    forward<float>(displacement, out, scheme, spacing.data(), threads);
-  }
+  with_accumulator(displacement.dtype, [&](auto zero) {
+    forward<decltype(zero)>(displacement, out, scheme, spacing.data(), threads);
+  });
 }
 
 void jacobian_backward(const Tensor& grad_out, const Tensor& displacement,
                        const Tensor& grad_displacement, Scheme scheme,
                        const std::vector<double>& spacing, int threads) {
   prefer_huge_pages(grad_displacement);
-  if (displacement.dtype == DType::float64) {
-    backward<double>(grad_out, displacement, grad_displacement, scheme, spacing.data(), threads);
-  } else {
-    backward<float>(grad_out, displacement, grad_displacement, scheme, spacing.data(), threads);
-  }
+  with_accumulator(displacement.dtype, [&](auto zero) {
+    backward<decltype(zero)>(grad_out, displacement, grad_displacement, scheme, spacing.data(),
+                             threads);
+  });
 }
 
 }  // namespace plasticine

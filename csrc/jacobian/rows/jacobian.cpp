@@ -181,17 +181,12 @@ constexpr JacobianRows<T> kTable = {determinant<T>, cofactors<T>, combine<T>};
 }  // namespace
 
 template <typename T>
-const JacobianRows<T>& jacobian_rows();
-
-template <>
-const JacobianRows<float>& jacobian_rows<float>() {
-  return kTable<float>;
+const JacobianRows<T>& jacobian_rows() {
+  return kTable<T>;
 }
 
-template <>
-const JacobianRows<double>& jacobian_rows<double>() {
-  return kTable<double>;
-}
+template const JacobianRows<float>& jacobian_rows();
+template const JacobianRows<double>& jacobian_rows();
 
 }  // namespace PLASTICINE_SIMD
 }  // namespace plasticine

@@ -15,7 +15,7 @@ namespace {
 // Values of a tensor, from an offset in elements.
 void load(const Tensor& tensor, std::int64_t offset, std::int64_t stride, std::int64_t n,
           double* values) {
-  const char* source = static_cast<const char*>(tensor.data) + offset * element_size(tensor.dtype);
+  const void* source = element(tensor, offset);
   if (tensor.dtype == DType::float64) {
     select_convert_rows<double>().load[1](source, stride, static_cast<int>(n), values);
     return;
@@ -28,9 +28,9 @@ void load(const Tensor& tensor, std::int64_t offset, std::int64_t stride, std::i
 
 // Rounds to a contiguous tensor.
 void store(const Tensor& tensor, std::int64_t offset, std::int64_t n, const double* values) {
-  char* target = static_cast<char*>(tensor.data) + offset * element_size(tensor.dtype);
+  void* target = mutable_element(tensor, offset);
   if (tensor.dtype == DType::float64) {
-    std::copy_n(values, n, reinterpret_cast<double*>(target));
+    std::copy_n(values, n, static_cast<double*>(target));
     return;
   }
   const std::vector<float> rounded(values, values + n);

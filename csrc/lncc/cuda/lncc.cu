@@ -1,7 +1,8 @@
 // Local normalised cross-correlation on the GPU: a thread for every voxel of every pass, sums of
 // float64, no atomics.
-#include "core/cuda_launch.h"
-#include "core/cuda_memory.cuh"
+#include "core/cuda/dispatch.h"
+#include "core/cuda/launch.h"
+#include "core/cuda/memory.cuh"
 #include "lncc/lncc.h"
 
 namespace plasticine::cuda {

@@ -13,8 +13,6 @@ namespace plasticine {
 
 namespace {
 
-std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
 // One pass over all lines along one axis, from one tensor to another, or in place.
 template <typename T>
 class AxisPass {
@@ -49,14 +47,6 @@ class AxisPass {
     return result;
   }
 
-  const void* source(std::int64_t offset) const {
-    return static_cast<const char*>(source_.data) + offset * element_size(source_.dtype);
-  }
-
-  void* target(std::int64_t offset) const {
-    return static_cast<char*>(target_.data) + offset * element_size(target_.dtype);
-  }
-
   // Where a row of the source begins, rows counted in memory order of the target.
   const void* row_source(std::int64_t row) const {
     std::int64_t offset = 0;
@@ -64,7 +54,7 @@ class AxisPass {
       offset += row % source_.shape[axis] * source_.strides[axis];
       row /= source_.shape[axis];
     }
-    return source(offset);
+    return element(source_, offset);
   }
 
   // The last axis, of a source of any strides: a few rows at a time, transposed.
@@ -91,7 +81,7 @@ class AxisPass {
         kernel.solve(system(), kSplineRows, panel.data());
         kernel.to_rows(panel.data(), size_, pitch, loaded.data());
         for (int r = 0; r < height; ++r) {
-          store_(&loaded[r * pitch], count, target((first + r) * size_));
+          store_(&loaded[r * pitch], count, mutable_element(target_, (first + r) * size_));
         }
       }
     });
@@ -109,11 +99,11 @@ class AxisPass {
       const int width = static_cast<int>(divide_up(count, kSplineRows)) * kSplineRows;
       std::vector<T> panel(size_ * width);
       for (std::int64_t i = 0; i < size_; ++i) {
-        load_(source(origin + i * inner), 1, count, &panel[i * width]);
+        load_(element(source_, origin + i * inner), 1, count, &panel[i * width]);
       }
       kernel.solve(system(), width, panel.data());
       for (std::int64_t i = 0; i < size_; ++i) {
-        store_(&panel[i * width], count, target(origin + i * inner));
+        store_(&panel[i * width], count, mutable_element(target_, origin + i * inner));
       }
     });
   }
@@ -151,11 +141,9 @@ void spline_coefficients(const Tensor& image, const Tensor& out, const Tensor& s
   }
   prefer_huge_pages(out);
   prefer_huge_pages(scratch);
-  if (image.dtype == DType::float64) {
-    solve<double>(image, out, scratch, padding, adjoint, threads);
-  } else {
-    solve<float>(image, out, scratch, padding, adjoint, threads);
-  }
+  with_accumulator(image.dtype, [&](auto zero) {
+    solve<decltype(zero)>(image, out, scratch, padding, adjoint, threads);
+  });
 }
 
 }  // namespace plasticine

@@ -75,17 +75,12 @@ constexpr SplineRows<T> kTable = {solve<T>, to_rows<T>, from_rows<T>};
 }  // namespace
 
 template <typename T>
-const SplineRows<T>& spline_rows();
-
-template <>
-const SplineRows<float>& spline_rows<float>() {
-  return kTable<float>;
+const SplineRows<T>& spline_rows() {
+  return kTable<T>;
 }
 
-template <>
-const SplineRows<double>& spline_rows<double>() {
-  return kTable<double>;
-}
+template const SplineRows<float>& spline_rows();
+template const SplineRows<double>& spline_rows();
 
 }  // namespace PLASTICINE_SIMD
 }  // namespace plasticine

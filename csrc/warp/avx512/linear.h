@@ -1,6 +1,5 @@
 // The linear warp of rows, its gradient and its scatter on AVX-512, from the displacement to the
-// result without leaving the registers. Part of rows/linear.cpp, which is compiled once per
-// instruction set.
+// result without leaving the registers.
 #pragma once
 
 #include "warp/avx512/locate.h"
@@ -25,15 +24,15 @@ struct LineOffsets {
 
 // add: of as many channels as there are axes.
 template <int D, Padding padding, typename Stored, bool add>
-bool gather_row_of(const RowPiece<float>& piece, const ImageShape& shape,
+bool gather_row_of(const Row<float>& row, const ImageShape& shape,
                    const Channels<const void*>& image, float scale, const Channels<void*>& out) {
-  const Locator<D, padding> locator(piece, shape);
+  const Locator<D, padding> locator(row, shape);
   const LineOffsets<D> offsets(shape);
   const Channels<const void*> source = {image.data, image.stride, add ? D : image.count};
   Stored* const target = static_cast<Stored*>(out.data);
   const std::int64_t target_stride = out.stride;
   unsigned nan = 0;
-  for_each_lanes(piece.n, [&](int start, unsigned live) PLASTICINE_INLINE_LAMBDA {
+  for_each_lanes(row.n, [&](int start, unsigned live) PLASTICINE_INLINE_LAMBDA {
     const CellLanes<D> cell = locator.locate(start, live);
     for_each_corners<D, Stored>(
         source, offsets.line, cell.row, cell.position[D - 1], locator.row_size(), live,
@@ -56,17 +55,17 @@ template <Padding padding, int D>
 PLASTICINE_INLINE void add_gradient(const CellLanes<D>& cell, const FloatLanes (&corner)[1 << D],
                                     FloatLanes value, FloatLanes (&sum)[D]) {
   if (padding != Padding::zeros || cell.inner) {
-    // The weights of an axis have opposite slopes: differences take fewer operations.
+    // The weights of an axis have opposite derivatives: differences take fewer operations.
     add_interpolation_gradient<D>(cell.first, cell.second, corner, value, sum);
     return;
   }
   for (int axis = 0; axis < D; ++axis) {
-    // The derivative of a multilinear function: the axis' weights become their slopes.
+    // The derivative of a multilinear function: the axis' weights become their derivatives.
     FloatLanes first[D];
     FloatLanes second[D];
     for (int other = 0; other < D; ++other) {
-      first[other] = other == axis ? cell.slope_first[other] : cell.first[other];
-      second[other] = other == axis ? cell.slope_second[other] : cell.second[other];
+      first[other] = other == axis ? cell.derivative_first[other] : cell.first[other];
+      second[other] = other == axis ? cell.derivative_second[other] : cell.second[other];
     }
     sum[axis] += value * interpolate<D>(first, second, corner);
   }
@@ -77,19 +76,19 @@ template <Padding padding, int D>
 PLASTICINE_INLINE void finish_gradient(const CellLanes<D>& cell, FloatLanes (&sum)[D]) {
   if (padding != Padding::zeros && !cell.inner) {
     for (int axis = 0; axis < D; ++axis) {
-      sum[axis] *= cell.slope_second[axis];
+      sum[axis] *= cell.derivative_second[axis];
     }
   }
 }
 
 template <int D, Padding padding, typename Stored>
-bool gradient_row_of(const RowPiece<float>& piece, const ImageShape& shape,
+bool gradient_row_of(const Row<float>& row, const ImageShape& shape,
                      const Channels<const void*>& image, const Channels<const void*>& grad,
                      float scale, bool add, float* const* out) {
-  const Locator<D, padding> locator(piece, shape);
+  const Locator<D, padding> locator(row, shape);
   const LineOffsets<D> offsets(shape);
   unsigned nan = 0;
-  for_each_lanes(piece.n, [&](int start, unsigned live) PLASTICINE_INLINE_LAMBDA {
+  for_each_lanes(row.n, [&](int start, unsigned live) PLASTICINE_INLINE_LAMBDA {
     const CellLanes<D> cell = locator.locate(start, live);
     const Stored* weight = static_cast<const Stored*>(grad.data) + start;
     FloatLanes sum[D] = {};
@@ -186,11 +185,11 @@ class ShareRow {
 };
 
 template <int D, Padding padding, int channels>
-bool scatter_row_of(const RowPiece<float>& piece, const ImageShape& shape, const float* const* grad,
+bool scatter_row_of(const Row<float>& row, const ImageShape& shape, const float* const* grad,
                     float scale, const Channels<float*>& image, const OwnedRange& owned) {
-  const Locator<D, padding> locator(piece, shape);
-  ShareRow<D, channels> shares(piece.n, owned);
-  for_each_lanes(piece.n, [&](int start, unsigned live) PLASTICINE_INLINE_LAMBDA {
+  const Locator<D, padding> locator(row, shape);
+  ShareRow<D, channels> shares(row.n, owned);
+  for_each_lanes(row.n, [&](int start, unsigned live) PLASTICINE_INLINE_LAMBDA {
     FloatLanes value[channels];
     for (int channel = 0; channel < channels; ++channel) {
       value[channel] = scale * load_lanes(grad[channel] + start, live);
@@ -201,17 +200,17 @@ bool scatter_row_of(const RowPiece<float>& piece, const ImageShape& shape, const
 }
 
 template <int D, Padding padding, typename Stored, int channels>
-BackwardOutcome backward_row_of(const RowPiece<float>& piece, const ImageShape& shape,
+BackwardOutcome backward_row_of(const Row<float>& row, const ImageShape& shape,
                                 const Channels<const void*>& image, const float* const* grad,
                                 float scale, bool add, float* const* out,
                                 const Channels<float*>& grad_image, const OwnedRange& owned) {
-  const Locator<D, padding> locator(piece, shape);
+  const Locator<D, padding> locator(row, shape);
   const LineOffsets<D> offsets(shape);
   const Channels<const void*> source = {image.data, image.stride, channels};
-  const float inner_scale = piece.scale;
-  ShareRow<D, channels> shares(piece.n, owned);
+  const float inner_scale = row.scale;
+  ShareRow<D, channels> shares(row.n, owned);
   unsigned nan = 0;
-  for_each_lanes(piece.n, [&](int start, unsigned live) PLASTICINE_INLINE_LAMBDA {
+  for_each_lanes(row.n, [&](int start, unsigned live) PLASTICINE_INLINE_LAMBDA {
     const CellLanes<D> cell = locator.locate(start, live);
     FloatLanes sum[D] = {};
     for_each_corners<D, Stored>(
@@ -246,68 +245,59 @@ BackwardOutcome backward_row_of(const RowPiece<float>& piece, const ImageShape& 
 // Calls work(integral constant D, integral constant padding).
 template <typename Work>
 PLASTICINE_INLINE auto with_cells(int ndim, Padding padding, const Work& work) {
-  const auto with_padding = [&](auto dimension) {
-    switch (padding) {
-      case Padding::zeros:
-        return work(dimension, Constant<Padding, Padding::zeros>{});
-      case Padding::border:
-        return work(dimension, Constant<Padding, Padding::border>{});
-      default:
-        return work(dimension, Constant<Padding, Padding::reflection>{});
-    }
-  };
-  return ndim == 2 ? with_padding(Constant<int, 2>{}) : with_padding(Constant<int, 3>{});
+  return with_dimension(
+      ndim, [&](auto d) { return with_padding(padding, [&](auto p) { return work(d, p); }); });
 }
 
 template <typename Stored>
-bool gather_row(const RowPiece<float>& piece, const ImageShape& shape, Padding padding,
+bool gather_row(const Row<float>& row, const ImageShape& shape, Padding padding,
                 const Channels<const void*>& image, float scale, bool add,
                 const Channels<void*>& out) {
   return with_cells(shape.ndim, padding, [&](auto d, auto p) {
     const auto run = add ? gather_row_of<d.value, p.value, Stored, true>
                          : gather_row_of<d.value, p.value, Stored, false>;
-    return run(piece, shape, image, scale, out);
+    return run(row, shape, image, scale, out);
   });
 }
 
 template <typename Stored>
-bool gradient_row(const RowPiece<float>& piece, const ImageShape& shape, Padding padding,
+bool gradient_row(const Row<float>& row, const ImageShape& shape, Padding padding,
                   const Channels<const void*>& image, const Channels<const void*>& grad,
                   float scale, bool add, float* const* out) {
   return with_cells(shape.ndim, padding, [&](auto d, auto p) {
-    return gradient_row_of<d.value, p.value, Stored>(piece, shape, image, grad, scale, add, out);
+    return gradient_row_of<d.value, p.value, Stored>(row, shape, image, grad, scale, add, out);
   });
 }
 
-inline bool scatter_row(const RowPiece<float>& piece, const ImageShape& shape, Padding padding,
+inline bool scatter_row(const Row<float>& row, const ImageShape& shape, Padding padding,
                         const float* const* grad, float scale, const Channels<float*>& image,
                         const OwnedRange& owned) {
   static_assert(kScatterChannels == 3, "one, two or three channels");
   return with_cells(shape.ndim, padding, [&](auto d, auto p) {
     switch (image.count) {
       case 1:
-        return scatter_row_of<d.value, p.value, 1>(piece, shape, grad, scale, image, owned);
+        return scatter_row_of<d.value, p.value, 1>(row, shape, grad, scale, image, owned);
       case 2:
-        return scatter_row_of<d.value, p.value, 2>(piece, shape, grad, scale, image, owned);
+        return scatter_row_of<d.value, p.value, 2>(row, shape, grad, scale, image, owned);
       default:
-        return scatter_row_of<d.value, p.value, 3>(piece, shape, grad, scale, image, owned);
+        return scatter_row_of<d.value, p.value, 3>(row, shape, grad, scale, image, owned);
     }
   });
 }
 
 template <typename Stored>
-BackwardOutcome backward_row(const RowPiece<float>& piece, const ImageShape& shape, Padding padding,
+BackwardOutcome backward_row(const Row<float>& row, const ImageShape& shape, Padding padding,
                              const Channels<const void*>& image, const float* const* grad,
                              float scale, bool add, float* const* out,
                              const Channels<float*>& grad_image, const OwnedRange& owned) {
   return with_cells(shape.ndim, padding, [&](auto d, auto p) {
     if constexpr (has_one_pass(d.value, 2)) {
       if (image.count == 2) {
-        return backward_row_of<d.value, p.value, Stored, 2>(piece, shape, image, grad, scale, add,
+        return backward_row_of<d.value, p.value, Stored, 2>(row, shape, image, grad, scale, add,
                                                             out, grad_image, owned);
       }
     }
-    return backward_row_of<d.value, p.value, Stored, 1>(piece, shape, image, grad, scale, add, out,
+    return backward_row_of<d.value, p.value, Stored, 1>(row, shape, image, grad, scale, add, out,
                                                         grad_image, owned);
   });
 }

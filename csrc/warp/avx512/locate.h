@@ -1,5 +1,4 @@
-// 16 voxels of a row at a time from the displacement to their cells, on AVX-512. Part of
-// rows/linear.cpp, which is compiled once per instruction set.
+// 16 voxels of a row at a time from the displacement to their cells, on AVX-512.
 #pragma once
 
 #include "core/avx512/lanes.h"
@@ -41,28 +40,28 @@ struct CellLanes {
   FloatLanes displacement[D];
   FloatLanes first[D];  // the weights
   FloatLanes second[D];
-  FloatLanes slope_first[D];
-  FloatLanes slope_second[D];
+  FloatLanes derivative_first[D];
+  FloatLanes derivative_second[D];
   IndexLanes position[D];
   IndexLanes row;  // offset of the row of the cell's first voxel
-  bool inner;      // all 16 are within the image, where the slopes are -1 and 1
+  bool inner;      // all 16 are within the image, where the derivatives are -1 and 1
 };
 
 // How far ahead the displacement is fetched, in voxels: it is read from several places in turn,
 // each too briefly for the hardware to run ahead.
 constexpr int kAhead = 256;
 
-// Locates the voxels of a piece. A copy of what is constant along it, so that no store of a result
+// Locates the voxels of a row. A copy of what is constant along it, so that no store of a result
 // can be taken for a change of it.
 template <int D, Padding padding>
 class Locator {
  public:
-  PLASTICINE_INLINE Locator(const RowPiece<float>& piece, const ImageShape& shape)
-      : stored_(piece.stored), scale_(piece.scale) {
+  PLASTICINE_INLINE Locator(const Row<float>& row, const ImageShape& shape)
+      : stored_(row.stored), scale_(row.scale) {
     for (int axis = 0; axis < D; ++axis) {
-      displacement_[axis] = piece.displacement[axis];
-      start_[axis] = piece.start[axis];
-      step_[axis] = piece.step[axis];
+      displacement_[axis] = row.displacement[axis];
+      start_[axis] = row.start[axis];
+      step_[axis] = row.step[axis];
       size_[axis] = static_cast<std::int32_t>(shape.size[axis]);
       last_[axis] = static_cast<float>(size_[axis] - 1);
       stride_[axis] = static_cast<std::int32_t>(shape.stride[axis]);
@@ -121,8 +120,8 @@ class Locator {
                                CellLanes<D>* cell) const {
     cell->first[axis] = sample.weight_first;
     cell->second[axis] = sample.weight_second;
-    cell->slope_first[axis] = sample.slope_first;
-    cell->slope_second[axis] = sample.slope_second;
+    cell->derivative_first[axis] = sample.derivative_first;
+    cell->derivative_second[axis] = sample.derivative_second;
     cell->position[axis] = sample.base;
     if (axis < D - 1) {
       cell->row += sample.base * stride_[axis];
@@ -146,7 +145,7 @@ class Locator {
   std::int32_t stride_[D];
 };
 
-// Calls work(start, live) for every 16 voxels of a piece.
+// Calls work(start, live) for every 16 voxels of a row.
 template <typename Work>
 PLASTICINE_INLINE void for_each_lanes(int n, const Work& work) {
   for (int start = 0; start < n; start += kLanes) {

@@ -1,5 +1,4 @@
-// The nearest voxels of rows of locations on AVX-512, from the displacement to the result. Part of
-// rows/linear.cpp, which is compiled once per instruction set.
+// The nearest voxels of rows of locations on AVX-512, from the displacement to the result.
 //
 // Nothing is computed with the values: voxels are copied as the bits they are stored in, so that
 // the 16-bit types take half of float32's loads and no conversion.
@@ -90,19 +89,18 @@ PLASTICINE_INLINE __m256i gather_voxels(const Stored* image, IndexLanes row, Ind
 }
 
 template <int D, Padding padding, typename Stored>
-void nearest_row_of(const RowPiece<float>& piece, const ImageShape& shape,
+void nearest_row_of(const Row<float>& row, const ImageShape& shape,
                     const Channels<const void*>& image, const Channels<void*>& out) {
-  const Locator<D, padding> locator(piece, shape);
+  const Locator<D, padding> locator(row, shape);
   const Stored* source = static_cast<const Stored*>(image.data);
   Stored* target = static_cast<Stored*>(out.data);
   const int size = locator.size(D - 1);
   const auto nothing = stored_lanes(store<Stored>(0.0f));
   const auto nan = stored_lanes(store<Stored>(__builtin_nanf("")));
-  for_each_lanes(piece.n, [&](int start, unsigned live) PLASTICINE_INLINE_LAMBDA {
+  for_each_lanes(row.n, [&](int start, unsigned live) PLASTICINE_INLINE_LAMBDA {
     const NearestLanes nearest = nearest_lanes(locator, start, live);
-    const IndexLanes row = nearest.row;
-    const IndexLanes column = nearest.column;
-    const RowWindow<D> front(row, column, lane_0(row), lane_0(column), size, nearest.inside);
+    const RowWindow<D> front(nearest.row, nearest.column, lane_0(nearest.row),
+                             lane_0(nearest.column), size, nearest.inside);
     if (front.found == live) {
       for (std::int64_t channel = 0; channel < image.count; ++channel) {
         const Stored* line = source + channel * image.stride + front.first;
@@ -113,7 +111,9 @@ void nearest_row_of(const RowPiece<float>& piece, const ImageShape& shape,
     }
     for (std::int64_t channel = 0; channel < image.count; ++channel) {
       Stored* result = target + channel * out.stride + start;
-      store_where(live, gather_voxels(source + channel * image.stride, row, column, size), result);
+      store_where(live,
+                  gather_voxels(source + channel * image.stride, nearest.row, nearest.column, size),
+                  result);
       store_where(live & ~nearest.inside, nothing, result);
       store_where(nearest.nan, nan, result);
     }
@@ -121,10 +121,10 @@ void nearest_row_of(const RowPiece<float>& piece, const ImageShape& shape,
 }
 
 template <typename Stored>
-void nearest_row(const RowPiece<float>& piece, const ImageShape& shape, Padding padding,
+void nearest_row(const Row<float>& row, const ImageShape& shape, Padding padding,
                  const Channels<const void*>& image, const Channels<void*>& out) {
   with_cells(shape.ndim, padding, [&](auto d, auto p) {
-    nearest_row_of<d.value, p.value, Stored>(piece, shape, image, out);
+    nearest_row_of<d.value, p.value, Stored>(row, shape, image, out);
   });
 }
 

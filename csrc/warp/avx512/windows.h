@@ -1,5 +1,4 @@
-// Corner values of 16 cells at a time on AVX-512. Part of rows/linear.cpp, which is compiled once
-// per instruction set.
+// Corner values of 16 cells at a time on AVX-512.
 //
 // Neighbouring output voxels mostly sample one row of the image within a few voxels of each other:
 // a window of 32 contiguous voxels then holds what 16 cells need of a line, and two permutations
@@ -16,7 +15,7 @@ PLASTICINE_NAMESPACE_BEGIN
 
 constexpr int kWindow = 2 * kLanes;
 
-// A piece of an image line: voxels [0, 16) in low, [16, 32) in high.
+// A part of an image line: voxels [0, 16) in low, [16, 32) in high.
 struct Window {
   __m512 low;
   __m512 high;

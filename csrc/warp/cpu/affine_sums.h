@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "warp/cpu/blocks.h"
+#include "core/cpu/blocks.h"
 
 namespace plasticine {
 
@@ -19,13 +19,12 @@ class AffineSums {
         entries_(grid.ndim * (grid.ndim + 1)),
         sums_(out.data != nullptr ? out.shape[0] * grid.tasks * entries_ : 0, 0.0) {}
 
-  // Adds (gradient of a block) outer (p, 1); gradient: rows of kBlock, one per axis. task counts
-  // through all samples.
-  void add(std::int64_t task, const Block& block, const T* gradient) {
+  // Adds (gradient of a block) outer (p, 1); gradient: rows of kBlock, one per axis.
+  void add(std::int64_t sample, const Block& block, const T* gradient) {
     if (out_.data == nullptr) {
       return;
     }
-    double* sums = &sums_[task * entries_];
+    double* sums = &sums_[grid_.task_of(sample, block) * entries_];
     const int last = grid_.ndim - 1;
     grid_.for_each_row(block, [&](const std::int64_t* position, int start, int length) {
       for (int axis = 0; axis < grid_.ndim; ++axis) {

@@ -16,8 +16,8 @@ struct AxisCell {
   Index base;      // the first of the two voxels, in [0, max(size - 2, 0)]
   T weight_first;  // of the voxel at base
   T weight_second;
-  T slope_first;  // the derivative of weight_first with respect to the coordinate
-  T slope_second;
+  T derivative_first;  // the derivative of weight_first with respect to the coordinate
+  T derivative_second;
 };
 
 template <Padding padding, typename T, typename Index>
@@ -33,8 +33,8 @@ PLASTICINE_INLINE AxisCell<T, Index> axis_cell(T coordinate, Index size) {
   cell.base = truncated < last_base ? truncated : last_base;
   const T t = x - index_value<T>(cell.base);
   if constexpr (padding == Padding::zeros) {
-    // A hat for each of the two voxels, of which one or both may be out of reach. The slopes are
-    // those of the interval that t lies in, closed below as floor is.
+    // A hat for each of the two voxels, of which one or both may be out of reach. The derivatives
+    // are those of the interval that t lies in, closed below as floor is.
     const T second = index_value<T>(size) > one ? one : zero;
     const T hat_first = one - (t < zero ? -t : t);
     const T hat_second = t < one ? t : constant<T>(2) - t;
@@ -42,18 +42,18 @@ PLASTICINE_INLINE AxisCell<T, Index> axis_cell(T coordinate, Index size) {
     cell.weight_second = second * (hat_second < zero ? zero : hat_second);
     const T rising_first = t < -one ? zero : padded.derivative;
     const T falling_first = t < one ? -padded.derivative : zero;
-    cell.slope_first = t < zero ? rising_first : falling_first;
+    cell.derivative_first = t < zero ? rising_first : falling_first;
     const T rising_second = t < zero ? zero : padded.derivative;
     const T falling_second = t < constant<T>(2) ? -padded.derivative : zero;
-    cell.slope_second = second * (t < one ? rising_second : falling_second);
+    cell.derivative_second = second * (t < one ? rising_second : falling_second);
   } else {
     // x is within the image, and at its last voxel, where the second voxel has weight one, the
     // derivative is zero. From 2^24 voxels on the last one's coordinate may round up (float32).
     const T second = at_most(t, one);
     cell.weight_first = one - second;
     cell.weight_second = second;
-    cell.slope_first = -padded.derivative;
-    cell.slope_second = padded.derivative;
+    cell.derivative_first = -padded.derivative;
+    cell.derivative_second = padded.derivative;
   }
   return cell;
 }
@@ -67,8 +67,8 @@ PLASTICINE_INLINE AxisCell<T, Index> inner_axis_cell(T coordinate) {
   cell.base = index_below<Index>(coordinate);
   cell.weight_second = coordinate - index_value<T>(cell.base);
   cell.weight_first = one - cell.weight_second;
-  cell.slope_first = -one;
-  cell.slope_second = one;
+  cell.derivative_first = -one;
+  cell.derivative_second = one;
   return cell;
 }
 

@@ -56,19 +56,19 @@ PLASTICINE_INLINE void cubic_weights(T t, T (&weight)[kTaps]) {
 
 // The derivatives of the weights with respect to t.
 template <Mode mode, typename T>
-PLASTICINE_INLINE void cubic_slopes(T t, T (&slope)[kTaps]) {
+PLASTICINE_INLINE void cubic_derivatives(T t, T (&derivative)[kTaps]) {
   const T s = T(1) - t;
   if constexpr (mode == Mode::bspline) {
-    slope[0] = T(-0.5) * (s * s);
-    slope[1] = -t * (T(2) - T(1.5) * t);
-    slope[2] = s * (T(2) - T(1.5) * s);
-    slope[3] = T(0.5) * (t * t);
+    derivative[0] = T(-0.5) * (s * s);
+    derivative[1] = -t * (T(2) - T(1.5) * t);
+    derivative[2] = s * (T(2) - T(1.5) * s);
+    derivative[3] = T(0.5) * (t * t);
   } else {
     constexpr T a = T(-0.75);
-    slope[0] = a * (s * (T(1) - T(3) * t));
-    slope[1] = -t * (T(2) * (a + T(3)) - T(3) * (a + T(2)) * t);
-    slope[2] = s * (T(2) * (a + T(3)) - T(3) * (a + T(2)) * s);
-    slope[3] = -a * (t * (T(1) - T(3) * s));
+    derivative[0] = a * (s * (T(1) - T(3) * t));
+    derivative[1] = -t * (T(2) * (a + T(3)) - T(3) * (a + T(2)) * t);
+    derivative[2] = s * (T(2) * (a + T(3)) - T(3) * (a + T(2)) * s);
+    derivative[3] = -a * (t * (T(1) - T(3) * s));
   }
 }
 

@@ -24,17 +24,12 @@ struct Tables {
 }  // namespace
 
 template <typename T>
-const WarpCubicRows<T>& warp_cubic_rows(DType image, bool wide);
-
-template <>
-const WarpCubicRows<float>& warp_cubic_rows<float>(DType image, bool wide) {
-  return table_of<Tables, float>(image, wide);
+const WarpCubicRows<T>& warp_cubic_rows(DType image, bool wide) {
+  return table_of<Tables, T>(image, wide);
 }
 
-template <>
-const WarpCubicRows<double>& warp_cubic_rows<double>(DType image, bool wide) {
-  return table_of<Tables, double>(image, wide);
-}
+template const WarpCubicRows<float>& warp_cubic_rows(DType, bool);
+template const WarpCubicRows<double>& warp_cubic_rows(DType, bool);
 
 }  // namespace PLASTICINE_SIMD
 }  // namespace plasticine

@@ -20,7 +20,7 @@ struct CubicCells {
   alignas(64) Index position[3][kBlock];  // index of the first tap on each axis
   alignas(64) Index kind[kBlock];         // a CellKind; as wide as the index for the loops' sake
   alignas(64) T weight[3][4][kBlock];
-  alignas(64) T slope[3][4][kBlock];
+  alignas(64) T derivative[3][4][kBlock];
 };
 
 // Storage for either Index, uninitialised.
@@ -32,14 +32,14 @@ struct CubicCellStorage {
 // Coordinates are rows of kBlock, one per axis; T is the accumulator type of the image.
 template <typename T>
 struct WarpCubicRows {
-  // Slopes only where asked for.
+  // Derivatives only where asked for.
   //
   // fold: a cell at the edge becomes one of four voxels inside, to whose weights those of the taps
   // beyond are added (or, with zero padding, dropped). It may then hold voxels with weight zero
   // that are no taps: a weight of zero does not silence a NaN or an infinity, so where one is met
   // the block must be located again without. On axes of fewer than four voxels nothing is folded.
   void (*locate)(const T* coordinates, const ImageShape& shape, Mode mode, Padding padding,
-                 bool fold, int n, bool slopes, CubicCellStorage<T>* cells);
+                 bool fold, int n, bool derivatives, CubicCellStorage<T>* cells);
   // out[j] = image at cell j, in the image's type. False when some result is NaN.
   bool (*gather)(const void* image, const ImageShape& shape, Padding padding,
                  const CubicCellStorage<T>& cells, int n, void* out);

@@ -1,5 +1,4 @@
-// Image values at cubic cells, and their derivatives. Part of rows/cubic.cpp, which is
-// compiled once per instruction set.
+// Image values at cubic cells, and their derivatives.
 //
 // Voxel by voxel, the lines of a cell are summed as quads, four values along the last axis at once:
 // on today's CPUs one load of four neighbours is several times faster than gathering them. The last
@@ -28,9 +27,9 @@ struct QuadRow {
   }
 };
 
-// The sum of a cell's lines, weighted along all axes but the last. With `slopes`, also the sums in
-// which one axis' weights are replaced by their slopes.
-template <int D, bool slopes, typename T, typename Index, typename Lines>
+// The sum of a cell's lines, weighted along all axes but the last. With `derivatives`, also the
+// sums in which one axis' weights are replaced by their derivatives.
+template <int D, bool derivatives, typename T, typename Index, typename Lines>
 PLASTICINE_INLINE void sum_lines(const Lines& lines, const CubicCells<T, Index>& cells, int j,
                                  quad_t<T>& total, quad_t<T> (&derivative)[D - 1]) {
   total = quad_t<T>{};
@@ -48,29 +47,29 @@ PLASTICINE_INLINE void sum_lines(const Lines& lines, const CubicCells<T, Index>&
         quad_t<T> values;
         lines.read(i, k, values);
         row += cells.weight[1][k][j] * values;
-        if constexpr (slopes) {
-          row_derivative += cells.slope[1][k][j] * values;
+        if constexpr (derivatives) {
+          row_derivative += cells.derivative[1][k][j] * values;
         }
       }
-      if constexpr (slopes) {
+      if constexpr (derivatives) {
         derivative[1] += cells.weight[0][i][j] * row_derivative;
       }
     }
     total += cells.weight[0][i][j] * row;
-    if constexpr (slopes) {
-      derivative[0] += cells.slope[0][i][j] * row;
+    if constexpr (derivatives) {
+      derivative[0] += cells.derivative[0][i][j] * row;
     }
   }
 }
 
 // The same for a cell that is not inside.
-template <int D, bool slopes, typename Stored, typename T, typename Index>
+template <int D, bool derivatives, typename Stored, typename T, typename Index>
 PLASTICINE_NOINLINE void sum_edge_lines(const Stored* image, const ImageShape& shape,
                                         Padding padding, const CubicCells<T, Index>& cells, int j,
                                         quad_t<T>& total, quad_t<T> (&derivative)[D - 1]) {
   if (cells.kind[j] == static_cast<Index>(CellKind::edge)) {
     const EdgeLines<D, Stored> lines(image, cells, shape, padding, j);
-    sum_lines<D, slopes>(lines, cells, j, total, derivative);
+    sum_lines<D, derivatives>(lines, cells, j, total, derivative);
   } else {
     total = quad_t<T>{} + static_cast<T>(__builtin_nan(""));
     for (int a = 0; a < D - 1; ++a) {
@@ -79,19 +78,19 @@ PLASTICINE_NOINLINE void sum_edge_lines(const Stored* image, const ImageShape& s
   }
 }
 
-// sums[0] receives the totals, sums[1 + a] with `slopes` the derivatives on axis a.
-template <int D, bool slopes, typename T>
+// sums[0] receives the totals, sums[1 + a] with `derivatives` the derivatives on axis a.
+template <int D, bool derivatives, typename T>
 PLASTICINE_INLINE void set_quads(int j, const quad_t<T>& total,
                                  const quad_t<T> (&derivative)[D - 1], QuadRow<T>* sums) {
   sums[0].set(j, total);
-  for (int a = 0; slopes && a < D - 1; ++a) {
+  for (int a = 0; derivatives && a < D - 1; ++a) {
     sums[1 + a].set(j, derivative[a]);
   }
 }
 
 // Every cell as if it were inside, which needs four voxels on every axis to be safe. Not inlined,
 // so that all registers are its own.
-template <int D, bool slopes, bool adjacent, typename Stored, typename T, typename Index>
+template <int D, bool derivatives, bool adjacent, typename Stored, typename T, typename Index>
 PLASTICINE_NOINLINE void sum_inside_cells(const Stored* image, const ImageShape& shape,
                                           const CubicCells<T, Index>& cells, int n,
                                           QuadRow<T>* PLASTICINE_RESTRICT sums) {
@@ -103,13 +102,13 @@ PLASTICINE_NOINLINE void sum_inside_cells(const Stored* image, const ImageShape&
     quad_t<T> total;
     quad_t<T> derivative[D - 1];
     const InsideLines<D, adjacent, Stored> lines(image + cells.base[j], stride);
-    sum_lines<D, slopes>(lines, cells, j, total, derivative);
-    set_quads<D, slopes>(j, total, derivative, sums);
+    sum_lines<D, derivatives>(lines, cells, j, total, derivative);
+    set_quads<D, derivatives>(j, total, derivative, sums);
   }
 }
 
 // sum_lines for every cell of a block.
-template <int D, bool slopes, typename Stored, typename T, typename Index>
+template <int D, bool derivatives, typename Stored, typename T, typename Index>
 void sum_cells(const Stored* image, const ImageShape& shape, Padding padding,
                const CubicCells<T, Index>& cells, int n, QuadRow<T>* sums) {
   bool thin = false;
@@ -117,9 +116,9 @@ void sum_cells(const Stored* image, const ImageShape& shape, Padding padding,
     thin = thin || shape.size[a] < kTaps;
   }
   if (!thin && shape.stride[D - 1] == 1) {
-    sum_inside_cells<D, slopes, true>(image, shape, cells, n, sums);
+    sum_inside_cells<D, derivatives, true>(image, shape, cells, n, sums);
   } else if (!thin) {
-    sum_inside_cells<D, slopes, false>(image, shape, cells, n, sums);
+    sum_inside_cells<D, derivatives, false>(image, shape, cells, n, sums);
   }
   Index others = 0;
   for (int j = 0; j < n; ++j) {
@@ -129,8 +128,8 @@ void sum_cells(const Stored* image, const ImageShape& shape, Padding padding,
     if (cells.kind[j] != static_cast<Index>(CellKind::inside)) {
       quad_t<T> total;
       quad_t<T> derivative[D - 1];
-      sum_edge_lines<D, slopes>(image, shape, padding, cells, j, total, derivative);
-      set_quads<D, slopes>(j, total, derivative, sums);
+      sum_edge_lines<D, derivatives>(image, shape, padding, cells, j, total, derivative);
+      set_quads<D, derivatives>(j, total, derivative, sums);
     }
   }
 }
@@ -176,7 +175,7 @@ void cubic_gradient_cells(const Stored* image, const ImageShape& shape, Padding 
     }
   }
   for (int j = 0; j < n; ++j) {
-    gradient[(D - 1) * kBlock + j] += grad[j] * sums[0].dot(cells.slope[D - 1], j);
+    gradient[(D - 1) * kBlock + j] += grad[j] * sums[0].dot(cells.derivative[D - 1], j);
   }
 }
 

@@ -1,5 +1,4 @@
-// The lines of voxels, four along the last axis, that a cubic cell reads or adds to. Part of
-// rows/cubic.cpp, which is compiled once per instruction set.
+// The lines of voxels, four along the last axis, that a cubic cell reads or adds to.
 #pragma once
 
 #include "core/half.h"

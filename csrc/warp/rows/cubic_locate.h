@@ -1,7 +1,7 @@
-// From coordinates to cubic cells. Part of rows/cubic.cpp, which is compiled once per
-// instruction set.
+// From coordinates to cubic cells.
 #pragma once
 
+#include "core/rows/dispatch.h"
 #include "warp/math/cubic.h"
 #include "warp/rows/cubic.h"
 
@@ -12,7 +12,7 @@ const CubicCells<T, Index>& cubic_cells_of(const CubicCellStorage<T>& storage) {
   return *reinterpret_cast<const CubicCells<T, Index>*>(storage.bytes);
 }
 
-template <Mode mode, Padding padding, bool slopes, typename T, typename Index>
+template <Mode mode, Padding padding, bool derivatives, typename T, typename Index>
 void locate_cubic_axis(const T* PLASTICINE_RESTRICT coordinate, Index size, int n, int axis,
                        CubicCells<T, Index>* PLASTICINE_RESTRICT cells) {
   const T last = static_cast<T>(size - 1);
@@ -32,10 +32,10 @@ void locate_cubic_axis(const T* PLASTICINE_RESTRICT coordinate, Index size, int 
     for (int k = 0; k < kTaps; ++k) {
       cells->weight[axis][k][j] = value[k];
     }
-    if constexpr (slopes) {
-      cubic_slopes<mode>(t, value);
+    if constexpr (derivatives) {
+      cubic_derivatives<mode>(t, value);
       for (int k = 0; k < kTaps; ++k) {
-        cells->slope[axis][k][j] = padded.derivative * value[k];
+        cells->derivative[axis][k][j] = padded.derivative * value[k];
       }
     }
     const Index first = index - 1;
@@ -67,7 +67,7 @@ PLASTICINE_INLINE void fold_weights(Index first, Index base, Index last, int j,
 }
 
 // Moves the cells that reach beyond the image into it, on an axis of at least four voxels.
-template <Padding padding, bool slopes, typename T, typename Index>
+template <Padding padding, bool derivatives, typename T, typename Index>
 void fold_axis(Index size, int n, int axis, CubicCells<T, Index>* PLASTICINE_RESTRICT cells) {
   constexpr int kChunk = 16;
   Index* position = cells->position[axis];
@@ -85,8 +85,8 @@ void fold_axis(Index size, int n, int axis, CubicCells<T, Index>* PLASTICINE_RES
       const Index raised = first < 0 ? 0 : first;
       const Index base = raised > size - kTaps ? size - kTaps : raised;
       fold_weights<padding>(first, base, size - 1, j, cells->weight[axis]);
-      if constexpr (slopes) {
-        fold_weights<padding>(first, base, size - 1, j, cells->slope[axis]);
+      if constexpr (derivatives) {
+        fold_weights<padding>(first, base, size - 1, j, cells->derivative[axis]);
       }
       position[j] = base;
     }
@@ -105,7 +105,7 @@ void finish_axis(Index size, Index stride, int n, int axis,
   }
 }
 
-template <Mode mode, Padding padding, bool slopes, typename T, typename Index>
+template <Mode mode, Padding padding, bool derivatives, typename T, typename Index>
 void locate_cubic_axes(const T* coordinates, const ImageShape& shape, bool fold, int n,
                        CubicCells<T, Index>* cells) {
   for (int j = 0; j < n; ++j) {
@@ -115,48 +115,28 @@ void locate_cubic_axes(const T* coordinates, const ImageShape& shape, bool fold,
   for (int axis = 0; axis < shape.ndim; ++axis) {
     const Index size = static_cast<Index>(shape.size[axis]);
     const Index stride = static_cast<Index>(shape.stride[axis]);
-    locate_cubic_axis<mode, padding, slopes>(coordinates + axis * kBlock, size, n, axis, cells);
+    locate_cubic_axis<mode, padding, derivatives>(coordinates + axis * kBlock, size, n, axis,
+                                                  cells);
     if (fold && size >= kTaps) {
-      fold_axis<padding, slopes>(size, n, axis, cells);
+      fold_axis<padding, derivatives>(size, n, axis, cells);
     }
     finish_axis(size, stride, n, axis, cells);
   }
 }
 
-template <Mode mode, Padding padding, typename T, typename Index>
-void locate_cubic_padding(const T* coordinates, const ImageShape& shape, bool fold, int n,
-                          bool slopes, CubicCells<T, Index>* cells) {
-  if (slopes) {
-    locate_cubic_axes<mode, padding, true>(coordinates, shape, fold, n, cells);
-  } else {
-    locate_cubic_axes<mode, padding, false>(coordinates, shape, fold, n, cells);
-  }
-}
-
-template <Mode mode, typename T, typename Index>
-void locate_cubic_mode(const T* coordinates, const ImageShape& shape, Padding padding, bool fold,
-                       int n, bool slopes, CubicCells<T, Index>* cells) {
-  switch (padding) {
-    case Padding::zeros:
-      return locate_cubic_padding<mode, Padding::zeros>(coordinates, shape, fold, n, slopes, cells);
-    case Padding::border:
-      return locate_cubic_padding<mode, Padding::border>(coordinates, shape, fold, n, slopes,
-                                                         cells);
-    default:
-      return locate_cubic_padding<mode, Padding::reflection>(coordinates, shape, fold, n, slopes,
-                                                             cells);
-  }
-}
-
 template <typename T, typename Index>
 void locate_cubic(const T* coordinates, const ImageShape& shape, Mode mode, Padding padding,
-                  bool fold, int n, bool slopes, CubicCellStorage<T>* storage) {
+                  bool fold, int n, bool derivatives, CubicCellStorage<T>* storage) {
   auto* cells = reinterpret_cast<CubicCells<T, Index>*>(storage->bytes);
-  if (mode == Mode::bspline) {
-    locate_cubic_mode<Mode::bspline>(coordinates, shape, padding, fold, n, slopes, cells);
-  } else {
-    locate_cubic_mode<Mode::cubic>(coordinates, shape, padding, fold, n, slopes, cells);
-  }
+  const auto with_mode = [&](auto m) {
+    with_padding(padding, [&](auto p) {
+      const auto run = derivatives ? locate_cubic_axes<m.value, p.value, true, T, Index>
+                                   : locate_cubic_axes<m.value, p.value, false, T, Index>;
+      run(coordinates, shape, fold, n, cells);
+    });
+  };
+  mode == Mode::bspline ? with_mode(Constant<Mode, Mode::bspline>())
+                        : with_mode(Constant<Mode, Mode::cubic>());
 }
 
 PLASTICINE_NAMESPACE_END

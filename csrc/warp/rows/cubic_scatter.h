@@ -1,5 +1,4 @@
-// Gradients added to the image at cubic cells. Part of rows/cubic.cpp, which is compiled once
-// per instruction set.
+// Gradients added to the image at cubic cells.
 #pragma once
 
 #include "warp/rows/cubic_lines.h"

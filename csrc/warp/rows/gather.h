@@ -1,5 +1,4 @@
-// Image values at cells, and their derivatives. Part of rows/linear.cpp, which is compiled once per
-// instruction set.
+// Image values at cells, and their derivatives.
 #pragma once
 
 #include "core/avx512/lanes.h"
@@ -161,11 +160,11 @@ void gradient_cells(const Stored* image, const ImageShape& shape,
     for (int j = 0; j < count; ++j) {
       CellView<D, T, Index> cell(cells, corners, start, j);
       for (int axis = 0; axis < D; ++axis) {
-        // The derivative of a multilinear function: the axis' weights become their slopes.
+        // The derivative of a multilinear function: the axis' weights become their derivatives.
         const T first = cell.weight_first[axis];
         const T second = cell.weight_second[axis];
-        cell.weight_first[axis] = cells.slope[axis][0][start + j];
-        cell.weight_second[axis] = cells.slope[axis][1][start + j];
+        cell.weight_first[axis] = cells.derivative[axis][0][start + j];
+        cell.weight_second[axis] = cells.derivative[axis][1][start + j];
         gradient[axis * kBlock + start + j] +=
             grad[start + j] * interpolate<D>(cell.weight_first, cell.weight_second, cell.corner);
         cell.weight_first[axis] = first;

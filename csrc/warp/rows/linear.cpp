@@ -48,17 +48,12 @@ struct Tables {
 }  // namespace
 
 template <typename T>
-const WarpRows<T>& warp_rows(DType image, bool wide);
-
-template <>
-const WarpRows<float>& warp_rows<float>(DType image, bool wide) {
-  return table_of<Tables, float>(image, wide);
+const WarpRows<T>& warp_rows(DType image, bool wide) {
+  return table_of<Tables, T>(image, wide);
 }
 
-template <>
-const WarpRows<double>& warp_rows<double>(DType image, bool wide) {
-  return table_of<Tables, double>(image, wide);
-}
+template const WarpRows<float>& warp_rows(DType, bool);
+template const WarpRows<double>& warp_rows(DType, bool);
 
 }  // namespace PLASTICINE_SIMD
 }  // namespace plasticine

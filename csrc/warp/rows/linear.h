@@ -7,18 +7,9 @@
 #include <cstdint>
 
 #include "core/cpu/simd.h"
-#include "core/types.h"
+#include "core/rows/block.h"
 
 namespace plasticine {
-
-constexpr int kBlock = 256;
-
-// The spatial axes of an image; strides in elements.
-struct ImageShape {
-  int ndim;
-  std::int64_t size[3];
-  std::int64_t stride[3];
-};
 
 // The located block. Index is int32_t where the image spans fewer than 2^31 elements.
 template <typename T, typename Index>
@@ -26,40 +17,13 @@ struct Cells {
   alignas(64) Index base[kBlock];         // offset of the cell's first voxel
   alignas(64) Index position[3][kBlock];  // its index on each axis
   alignas(64) T weight[3][2][kBlock];
-  alignas(64) T slope[3][2][kBlock];
+  alignas(64) T derivative[3][2][kBlock];
 };
 
 // Storage for either Index, uninitialised.
 template <typename T>
 struct CellStorage {
   alignas(64) unsigned char bytes[sizeof(Cells<T, std::int64_t>)];
-};
-
-// What a scatter may touch: voxels with index in [first, last) along axis.
-struct OwnedRange {
-  int axis;
-  std::int64_t first;
-  std::int64_t last;
-};
-
-// A piece of at most kBlock voxels of a row of the output. The coordinate of voxel j on an axis is
-// start + step * j + scale * displacement[j].
-template <typename T>
-struct RowPiece {
-  int n;
-  T scale;
-  DType stored;  // of the displacement: a type that is computed in T
-  const void* displacement[3];
-  T start[3];
-  T step[3];
-};
-
-// The channels of a row or of an image: channel c begins at data + c * stride elements.
-template <typename Pointer>
-struct Channels {
-  Pointer data;
-  std::int64_t stride;
-  std::int64_t count;
 };
 
 constexpr int kScatterChannels = 3;
@@ -79,11 +43,11 @@ struct BackwardOutcome {
 // Coordinates are rows of kBlock, one per axis; T is the accumulator type of the image.
 template <typename T>
 struct WarpRows {
-  // Linear mode. Slopes only where asked for.
-  void (*locate)(const T* coordinates, const ImageShape& shape, Padding padding, int n, bool slopes,
-                 CellStorage<T>* cells);
+  // Linear mode. Derivatives only where asked for.
+  void (*locate)(const T* coordinates, const ImageShape& shape, Padding padding, int n,
+                 bool derivatives, CellStorage<T>* cells);
   // out[j] = scale * (image at cell j + add[j]), add may be null. False when some result is NaN:
-  // then the block must be computed again with careful arithmetic.
+  // then it must be computed again voxel by voxel (cpu/scalar.h).
   bool (*gather)(const void* image, const ImageShape& shape, const CellStorage<T>& cells, int n,
                  T scale, const T* add, void* out);
   // gradient[axis * kBlock + j] += grad[j] * d(image at cell j) / d(coordinate on axis).
@@ -104,28 +68,28 @@ struct WarpRows {
   // image must be contiguous and hold two voxels or more.
   //
   // As gather, of all channels; add is the displacement itself, a channel per axis.
-  bool (*gather_row)(const RowPiece<T>& piece, const ImageShape& shape, Padding padding,
+  bool (*gather_row)(const Row<T>& row, const ImageShape& shape, Padding padding,
                      const Channels<const void*>& image, T scale, bool add,
                      const Channels<void*>& out);
   // out[axis][j] = scale * (sum over channels of grad * derivative + grad[axis][j] if add). grad is
   // of the image's type. False when some result is NaN.
-  bool (*gradient_row)(const RowPiece<T>& piece, const ImageShape& shape, Padding padding,
+  bool (*gradient_row)(const Row<T>& row, const ImageShape& shape, Padding padding,
                        const Channels<const void*>& image, const Channels<const void*>& grad,
                        T scale, bool add, T* const* out);
   // As scatter, of kScatterChannels channels at most, times scale.
-  bool (*scatter_row)(const RowPiece<T>& piece, const ImageShape& shape, Padding padding,
+  bool (*scatter_row)(const Row<T>& row, const ImageShape& shape, Padding padding,
                       const T* const* grad, T scale, const Channels<T*>& image,
                       const OwnedRange& owned);
   // gradient_row and scatter_row at once where has_one_pass; add only to a channel per axis. The
-  // derivative is also multiplied by the piece's scale: that of the displacement. grad_image has
+  // derivative is also multiplied by the row's scale: that of the displacement. grad_image has
   // the image's shape and strides.
-  BackwardOutcome (*backward_row)(const RowPiece<T>& piece, const ImageShape& shape,
-                                  Padding padding, const Channels<const void*>& image,
-                                  const T* const* grad, T scale, bool add, T* const* out,
-                                  const Channels<T*>& grad_image, const OwnedRange& owned);
+  BackwardOutcome (*backward_row)(const Row<T>& row, const ImageShape& shape, Padding padding,
+                                  const Channels<const void*>& image, const T* const* grad, T scale,
+                                  bool add, T* const* out, const Channels<T*>& grad_image,
+                                  const OwnedRange& owned);
 
   // gather_nearest of all channels likewise.
-  void (*nearest_row)(const RowPiece<T>& piece, const ImageShape& shape, Padding padding,
+  void (*nearest_row)(const Row<T>& row, const ImageShape& shape, Padding padding,
                       const Channels<const void*>& image, const Channels<void*>& out);
 };
 

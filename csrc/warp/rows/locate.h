@@ -1,6 +1,7 @@
-// From coordinates to cells. Part of rows/linear.cpp, which is compiled once per instruction set.
+// From coordinates to cells.
 #pragma once
 
+#include "core/rows/dispatch.h"
 #include "warp/math/cell.h"
 #include "warp/rows/linear.h"
 
@@ -23,7 +24,7 @@ void start_bases(Index* PLASTICINE_RESTRICT base, int n) {
   }
 }
 
-template <Padding padding, bool slopes, typename T, typename Index>
+template <Padding padding, bool derivatives, typename T, typename Index>
 void locate_axis(const T* PLASTICINE_RESTRICT coordinate, Index size, Index stride, int n, int axis,
                  Cells<T, Index>* PLASTICINE_RESTRICT cells) {
   for (int j = 0; j < n; ++j) {
@@ -32,41 +33,36 @@ void locate_axis(const T* PLASTICINE_RESTRICT coordinate, Index size, Index stri
     cells->position[axis][j] = cell.base;
     cells->weight[axis][0][j] = cell.weight_first;
     cells->weight[axis][1][j] = cell.weight_second;
-    if constexpr (slopes) {
-      cells->slope[axis][0][j] = cell.slope_first;
-      cells->slope[axis][1][j] = cell.slope_second;
+    if constexpr (derivatives) {
+      cells->derivative[axis][0][j] = cell.derivative_first;
+      cells->derivative[axis][1][j] = cell.derivative_second;
     }
   }
 }
 
-template <Padding padding, typename T, typename Index>
-void locate_axes(const T* coordinates, const ImageShape& shape, int n, bool slopes,
-                 Cells<T, Index>* cells) {
-  start_bases(cells->base, n);
+// Calls work(coordinates, size, stride, axis, padding) for every axis.
+template <typename Index, typename T, typename Work>
+PLASTICINE_INLINE void for_each_axis(const T* coordinates, const ImageShape& shape, Padding padding,
+                                     const Work& work) {
   for (int axis = 0; axis < shape.ndim; ++axis) {
-    const T* coordinate = coordinates + axis * kBlock;
-    const Index size = static_cast<Index>(shape.size[axis]);
-    const Index stride = static_cast<Index>(shape.stride[axis]);
-    if (slopes) {
-      locate_axis<padding, true>(coordinate, size, stride, n, axis, cells);
-    } else {
-      locate_axis<padding, false>(coordinate, size, stride, n, axis, cells);
-    }
+    with_padding(padding, [&](auto p) {
+      work(coordinates + axis * kBlock, static_cast<Index>(shape.size[axis]),
+           static_cast<Index>(shape.stride[axis]), axis, p);
+    });
   }
 }
 
 template <typename T, typename Index>
-void locate(const T* coordinates, const ImageShape& shape, Padding padding, int n, bool slopes,
+void locate(const T* coordinates, const ImageShape& shape, Padding padding, int n, bool derivatives,
             CellStorage<T>* storage) {
   Cells<T, Index>* cells = &cells_of<T, Index>(storage);
-  switch (padding) {
-    case Padding::zeros:
-      return locate_axes<Padding::zeros>(coordinates, shape, n, slopes, cells);
-    case Padding::border:
-      return locate_axes<Padding::border>(coordinates, shape, n, slopes, cells);
-    default:
-      return locate_axes<Padding::reflection>(coordinates, shape, n, slopes, cells);
-  }
+  start_bases(cells->base, n);
+  for_each_axis<Index>(coordinates, shape, padding,
+                       [&](const T* coordinate, Index size, Index stride, int axis, auto p) {
+                         const auto run = derivatives ? locate_axis<p.value, true, T, Index>
+                                                      : locate_axis<p.value, false, T, Index>;
+                         run(coordinate, size, stride, n, axis, cells);
+                       });
 }
 
 // In nearest mode, weight[0][0] is 1 inside, 0 outside, NaN where there is no location.
@@ -90,22 +86,10 @@ void locate_nearest(const T* coordinates, const ImageShape& shape, Padding paddi
   for (int j = 0; j < n; ++j) {
     cells->weight[0][0][j] = T(1);
   }
-  for (int axis = 0; axis < shape.ndim; ++axis) {
-    const T* coordinate = coordinates + axis * kBlock;
-    const Index size = static_cast<Index>(shape.size[axis]);
-    const Index stride = static_cast<Index>(shape.stride[axis]);
-    switch (padding) {
-      case Padding::zeros:
-        locate_nearest_axis<Padding::zeros>(coordinate, size, stride, n, axis, cells);
-        break;
-      case Padding::border:
-        locate_nearest_axis<Padding::border>(coordinate, size, stride, n, axis, cells);
-        break;
-      default:
-        locate_nearest_axis<Padding::reflection>(coordinate, size, stride, n, axis, cells);
-        break;
-    }
-  }
+  for_each_axis<Index>(coordinates, shape, padding,
+                       [&](const T* coordinate, Index size, Index stride, int axis, auto p) {
+                         locate_nearest_axis<p.value>(coordinate, size, stride, n, axis, cells);
+                       });
 }
 
 // The distance from one voxel to the next on each axis; zero on an axis with one voxel, whose

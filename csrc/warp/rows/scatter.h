@@ -1,5 +1,4 @@
-// Gradients added to the image at cells. Part of rows/linear.cpp, which is compiled once per
-// instruction set.
+// Gradients added to the image at cells.
 //
 // In a smooth field most cells begin one voxel after the cell before them: such a run of cells adds
 // a contiguous piece of every line that it touches, once the share that a cell has in the voxel of
@@ -73,16 +72,6 @@ PLASTICINE_INLINE void add_run(T* cell, const std::int64_t (&offset)[kLines],
 template <int kLines>
 PLASTICINE_INLINE void add_run(float* cell, const std::int64_t (&offset)[kLines],
                                const float (&values)[kLines][kBlock], int start, int n) {
-  if (n <= 2) {
-    for (int line = 0; line < kLines; ++line) {
-      float* target = cell + offset[line];
-      target[0] += values[line][start];
-      if (n == 2) {
-        target[1] += values[line][start + 1];
-      }
-    }
-    return;
-  }
   for (int j = 0; j < n; j += kLanes) {
     const unsigned live = first_bits(n - j < kLanes ? n - j : kLanes);
     for (int line = 0; line < kLines; ++line) {
