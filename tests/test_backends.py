@@ -15,6 +15,7 @@ import torch
 
 import plasticine
 from plasticine import backends
+from plasticine.ops import REGISTRY
 
 PACKAGE = Path(plasticine.__file__).parent
 
@@ -170,19 +171,13 @@ def test_a_missing_backend_asked_for_by_name_says_why(requested, device, message
         backends.choose(requested, "warp", device)
 
 
-@pytest.mark.parametrize("requested", ["cuda", "triton"])
-@pytest.mark.usefixtures("everything")
-def test_a_backend_without_the_operator_says_so(requested, monkeypatch):
-    monkeypatch.setitem(backends.OPERATORS, requested, frozenset({"warp"}))
-    with pytest.raises(RuntimeError, match="it holds only warp in this version"):
-        backends.choose(requested, "exponential", "cuda")
-
-
 @pytest.mark.usefixtures("everything")
 def test_auto_takes_the_reference_where_no_kernel_is(monkeypatch):
-    for name in ("cuda", "triton"):
-        monkeypatch.setitem(backends.OPERATORS, name, frozenset({"warp"}))
+    backends.CUDA.__name__ = "plasticine._cuda"  # without an exponential
+    monkeypatch.setattr(backends, "triton_kernels", lambda operator: (None, "no such module"))
     assert backends.choose("auto", "exponential", "cuda") == "reference"
+    with pytest.raises(RuntimeError, match="cannot serve exponential on cuda: no such module"):
+        backends.choose("triton", "exponential", "cuda")
 
 
 @pytest.mark.usefixtures("everything")
@@ -372,5 +367,4 @@ def test_auto_follows_its_table(monkeypatch):
 def test_the_table_names_what_exists():
     orders = [*backends.PREFERENCE.values(), *backends.OVERRIDES.values()]
     assert {name for order in orders for name in order} <= set(backends.BACKENDS)
-    held = set().union(*backends.OPERATORS.values())
-    assert {operator for operator, _ in backends.OVERRIDES} <= held
+    assert {operator for operator, _ in backends.OVERRIDES} <= REGISTRY.keys()

@@ -31,7 +31,7 @@ def compose(u: Tensor, v: Tensor, *, padding: str = "border", backend: str = "au
 
     Returns:
         ``(N, d, *spatial)`` in the dtype of ``u``. Differentiable twice with respect to both, and
-        in forward mode.
+        in forward mode; the latter two are the definition's, whatever the backend.
 
     Raises:
         TypeError: an argument is no tensor, or of a dtype that is not served.

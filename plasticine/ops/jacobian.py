@@ -31,8 +31,8 @@ def jacobian_determinant(
         backend: "auto", "cpu", "cuda", "triton" or "reference"; see :mod:`plasticine.backends`.
 
     Returns:
-        ``(N, 1, *spatial)`` in the dtype of the displacement. Differentiable twice; the second
-        derivative is the reference's, whatever the device.
+        ``(N, 1, *spatial)`` in the dtype of the displacement. Differentiable twice, and in forward
+        mode; the latter two are the definition's, whatever the backend.
 
     Raises:
         TypeError: ``displacement`` is no tensor or of a dtype that is not served.
