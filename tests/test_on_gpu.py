@@ -33,7 +33,7 @@ class Call:
     """One way to call an operator.
 
     Attributes:
-        operator: as backends.OPERATORS has it.
+        operator: as plasticine.ops.REGISTRY has it.
         inputs: what it takes: "image", "field", "affine".
         function: takes these and ``backend=``; returns a tensor.
         differentiable: whether the inputs get gradients.
@@ -113,8 +113,6 @@ CALLS = {
 
 
 def unsuited(backend: str, call: Call) -> str | None:
-    if call.operator not in backends.OPERATORS[backend]:
-        return f"{backend} does not hold {call.operator}"
     return backends.unsuited(backend, call.operator, DEVICE)
 
 
