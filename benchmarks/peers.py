@@ -54,6 +54,14 @@ def monai_warp(case: Case, *inputs: Tensor, mode: str = "bilinear") -> Prepared:
     return Prepared(module.Warp(mode=mode, padding_mode="border"))
 
 
+def monai_correlation(case: Case, *inputs: Tensor) -> Prepared:
+    """Its loss in a box of 9 voxels, whose mean it would take over the batch as well."""
+    loss = peer("monai.losses").LocalNormalizedCrossCorrelationLoss(
+        spatial_dims=case.ndim, kernel_size=9, reduction="none", smooth_nr=0
+    )
+    return Prepared(lambda x, y: -loss(x, y).flatten(1).mean(1))
+
+
 def voxelmorph_transform(case: Case, *inputs: Tensor, mode: str = "linear") -> Prepared:
     """The functional of its SpatialTransformer, whose padding cannot be chosen (zeros)."""
     transform = peer("voxelmorph").spatial_transform

@@ -14,6 +14,7 @@
 #include "folding/cpu/folding.h"
 #include "invert/cpu/invert.h"
 #include "jacobian/cpu/jacobian.h"
+#include "lncc/lncc.h"
 #include "spline_coefficients/cpu/spline_coefficients.h"
 #include "warp/cpu/warp.h"
 #include "warp_exponential/cpu/warp_exponential.h"
@@ -94,6 +95,8 @@ PYBIND11_MODULE(_native, module) {
   module.def("jacobian_forward", &jacobian_forward, release());
   module.def("jacobian_backward", &jacobian_backward, release());
   module.def("folding", &folding, release());
+  module.def("lncc_forward", &lncc_forward, release());
+  module.def("lncc_backward", &lncc_backward, release());
   module.def("invert_forward", of_fields<T, T, T, T, double, int, Padding, int>(invert_forward),
              release());
   module.def("invert_backward", of_fields<T, T, T, T, T, Padding, int>(invert_backward), release());

@@ -12,6 +12,7 @@
 #include "folding/cuda/folding.h"
 #include "invert/cuda/invert.h"
 #include "jacobian/cuda/jacobian.h"
+#include "lncc/lncc.h"
 #include "spline_coefficients/cuda/spline_coefficients.h"
 #include "warp/cuda/warp.h"
 #include "warp_exponential/cuda/warp_exponential.h"
@@ -66,6 +67,8 @@ PYBIND11_MODULE(_cuda, module) {
   module.def("jacobian_forward", &cuda::jacobian_forward, release());
   module.def("jacobian_backward", &cuda::jacobian_backward, release());
   module.def("folding", &cuda::folding, release());
+  module.def("lncc_forward", &cuda::lncc_forward, release());
+  module.def("lncc_backward", &cuda::lncc_backward, release());
   module.def("invert_forward", of_fields<T, T, T, T, double, int, Padding>(cuda::invert_forward),
              release());
   module.def("invert_adjoint", &cuda::invert_adjoint, release());

@@ -17,43 +17,15 @@ from plasticine import _command_line
 if _command_line.is_running():  # before PyTorch is loaded, which is below
     _command_line.wait_passively()
 
-from plasticine import backends
+from plasticine import backends, ops
 from plasticine.info import info
-from plasticine.ops import (
-    Folding,
-    Inverse,
-    compose,
-    exponential,
-    folding,
-    invert,
-    jacobian_determinant,
-    splat,
-    spline_coefficients,
-    warp,
-    warp_exponential,
-)
+from plasticine.ops import *  # noqa: F403 - one list of the public operators
 
 if TYPE_CHECKING:
     from plasticine.translation import Trace, Translator
 
-__all__ = [
-    "Folding",
-    "Inverse",
-    "Trace",
-    "Translator",
-    "__version__",
-    "backends",
-    "compose",
-    "exponential",
-    "folding",
-    "info",
-    "invert",
-    "jacobian_determinant",
-    "splat",
-    "spline_coefficients",
-    "warp",
-    "warp_exponential",
-]
+__all__ = ["Trace", "Translator", "__version__", "backends", "info"]
+__all__ += ops.__all__
 
 # Imported when first asked for, so that the operators alone stay light.
 _LAZY_MODULES = frozenset(

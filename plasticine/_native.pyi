@@ -96,6 +96,24 @@ def folding(
     spacing: Sequence[float],
     threads: int,
 ) -> None: ...
+def lncc_forward(
+    x: Tensor,
+    y: Tensor,
+    out: Tensor,
+    scratch: Tensor,
+    window: int,
+    threads: int,
+) -> None: ...
+def lncc_backward(
+    grad: Tensor,
+    x: Tensor,
+    y: Tensor,
+    grad_x: Tensor | None,
+    grad_y: Tensor | None,
+    scratch: Tensor,
+    window: int,
+    threads: int,
+) -> None: ...
 def invert_forward(
     displacement: Tensor,
     out: Tensor,

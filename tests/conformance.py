@@ -89,6 +89,8 @@ MAKERS: dict[str, Callable[[Maker], Tensor]] = {
     "u": lambda make: make.vectors(make.source, 2.0),
     "v": lambda make: make.vectors(make.grid, 2.0),
     "velocity": lambda make: make.smooth(3, 2.0),
+    "x": lambda make: make.image(make.source),
+    "y": lambda make: make.image(make.source),
     # What some operators take by these names.
     "pushed": lambda make: make.image(make.grid),
     "rough": lambda make: make.vectors(make.grid, 0.7),
@@ -265,6 +267,13 @@ OPERATORS = {
             result=_statistics,
             differentiable=0,
             rounding=dict.fromkeys(ROUNDING, 1e-5) | {torch.float64: 1e-9},
+        ),
+        Operator(
+            "lncc",
+            plasticine.lncc,
+            reference.lncc,
+            choices={"window": (3, 5, 9)},
+            differentiable=1,
         ),
         Operator(
             "spline_coefficients",

@@ -55,6 +55,7 @@ def _shrink_tiles() -> None:
     for tile in ("_TILE", "_FLOAT64_TILE"):
         getattr(folding, tile)["PLANES"] = 4
     invert._BLOCK, invert._HALF_BLOCK = 32, 64
+    backends.triton_kernels("lncc")[0]._BLOCK = 2048  # it takes as long for a small block
     spline_coefficients._LINES, spline_coefficients._CHUNK = {True: 8, False: 8}, 4
 
 

@@ -142,6 +142,8 @@ def test_results_are_written_in_full_and_gradients_where_asked(served, operator,
 
 def laid_out(x: Tensor, layout: str) -> Tensor:
     """The values of ``x`` in memory that is not contiguous, with NaN between them."""
+    if layout == "transposed" and x.dim() == 1:
+        layout = "sliced"
     if layout == "channels last":
         return x.movedim(1, -1).contiguous().movedim(-1, 1)
     if layout == "transposed":
@@ -154,7 +156,7 @@ def laid_out(x: Tensor, layout: str) -> Tensor:
     if layout == "expanded":  # along the batch, the channels, an axis
         return x[:1, :1, :1].expand_as(x) if x.dim() > 3 else x[:1].expand_as(x)
     # Rows of 2**30 elements, of which only the pages that hold values are ever touched.
-    strides = (2**31 + 128, 2**5, *(2**8, 2**30, 1)[-(x.dim() - 2) :])
+    strides = (2**31 + 128, 2**5, *(2**8, 2**30, 1)[-(x.dim() - 2) :])[: x.dim()]
     try:
         memory = x.new_empty(sum((n - 1) * s for n, s in zip(x.shape, strides, strict=True)) + 1)
     except RuntimeError as error:

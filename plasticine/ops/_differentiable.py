@@ -22,6 +22,7 @@ def differentiable(
     function: str,
     check: Callable[..., Any],
     shape: Callable[..., Sequence[int] | None] = lambda *_: None,
+    scratch: Callable[..., Tensor] | None = None,
     like: int = 0,
     definition: Callable[..., Tensor],
     choices: Mapping[str, Sequence[str]],
@@ -34,13 +35,15 @@ def differentiable(
     """Declares an operator, and the operators of its first and second derivatives.
 
     The kernels ``<name>_forward(*tensors, result, *options)`` and ``<name>_backward(grad, *tensors,
-    *gradients, *options)`` serve the compiled backends, where None stands for what is not wanted.
+    *gradients, *options)`` serve the compiled backends, where None stands for what is not wanted;
+    the scratch, if there is any, stands in front of the options.
 
     Args:
         schema: ``name(Tensor x, ..., <options>) -> Tensor``.
         function: the name of the public function.
         check: raises unless the arguments, tensors and options, fit together.
         shape: of the result, a function of the same arguments; None: that of the tensor ``like``.
+        scratch: memory for the kernels of both, a function of the same arguments.
         like: which tensor the result has the dtype and the device of.
         definition: of the same arguments to the result, in plain PyTorch that autograd follows.
         choices: the words that options may be.
@@ -123,6 +126,7 @@ def differentiable(
         derivative=of_gradients,
         choices=choices,
         kernel=f"{name}_backward",
+        scratch=None if scratch is None else lambda grad, *arguments: scratch(*arguments),
         field=field + 1,
         serve={"reference": define_backward} | {**(serve_backward or {})},
         held_as=name,
@@ -134,6 +138,7 @@ def differentiable(
         derivative=Derivative(gradients, tangent),
         choices=choices,
         kernel=f"{name}_forward",
+        scratch=scratch,
         field=field,
         serve={"reference": define} | {**(serve or {})},
     )

@@ -60,6 +60,7 @@ class Operator:
         derivative: Derivative,
         choices: Mapping[str, Sequence[str]] | None = None,
         kernel: str = "",
+        scratch: Callable[..., Tensor] | None = None,
         field: int = 0,
         serve: Mapping[str, Kernel],
         held_as: str = "",
@@ -75,8 +76,9 @@ class Operator:
                 the result or the results, None for one that is not wanted.
             derivative: what autograd does.
             choices: the words that options may be.
-            kernel: the name of the compiled functions that take the tensors, the results and the
-                options, and serve every backend that is not in ``serve``.
+            kernel: the name of the compiled functions that take the tensors, the results, the
+                scratch and the options, and serve every backend that is not in ``serve``.
+            scratch: memory for those functions alone, a function of the arguments.
             field: which argument has as many voxels as there are to compute.
             serve: functions of the arguments without the backend that return the results, by
                 backend; "reference" is needed.
@@ -95,6 +97,7 @@ class Operator:
         self._words = [(names.index(name), name, words) for name, words in self.choices.items()]
         self._check_arguments = check
         self._results = results
+        self._scratch = scratch
         self._field = field
         self._held_as = held_as or self.name
         self._axes = input_axes or (0,) * self._tensors, result_axes
@@ -146,11 +149,14 @@ class Operator:
     def _compiled(self, backend: str, kernel: str) -> Kernel:
         """A backend's function of that name, which fills what the shape rule allocates."""
         tensors, field, end, allocate = self._tensors, self._field, self._backend, self._results
+        scratch = self._scratch
 
         def serve(*arguments: Any) -> Any:
             results = allocate(*arguments)
             found = results if type(results) is tuple else (results,)
             inputs = arguments[:tensors]
+            if scratch is not None:
+                found = (*found, scratch(*arguments))
             call(backend, kernel, arguments[field], *inputs, *found, *arguments[tensors:end])
             return results
 

@@ -10,6 +10,7 @@ from plasticine.reference.exponential import exponential, first_displacement
 from plasticine.reference.folding import folding
 from plasticine.reference.invert import invert, invert_adjoint
 from plasticine.reference.jacobian import jacobian_determinant
+from plasticine.reference.lncc import lncc
 from plasticine.reference.splat import splat
 from plasticine.reference.spline_coefficients import spline_coefficients
 from plasticine.reference.warp import warp
@@ -25,6 +26,7 @@ __all__ = [
     "invert",
     "invert_adjoint",
     "jacobian_determinant",
+    "lncc",
     "splat",
     "spline_coefficients",
     "warp",
