@@ -54,9 +54,9 @@ inline std::vector<Target> targets_of(const Flow& flow, const Stages& stages, in
 // grad_velocity, the others are scratch. Gradients alternate so that the last is formed in field 0.
 //
 // Passes has integrate(from, source, targets, spare), which computes the stages after `from` up to
-// the last target, from the velocity where source has no data; unsquare(grad, field, scale, out),
-// the adjoint of u + u o (id + u) at u = scale * field, to the field; and start(grad, out, free),
-// that of the step from the velocity to u_0, with the fields that are free then.
+// the last target, from the velocity where source has no data; adjoint_of_square(grad, field,
+// scale, out), the adjoint of u + u o (id + u) at u = scale * field, to the field; and start(grad,
+// out, free), that of the step from the velocity to u_0, with the fields that are free then.
 template <typename Passes>
 class BackwardSchedule {
  public:
@@ -79,14 +79,14 @@ class BackwardSchedule {
       const int left = stage - first_ + 1;
       const int out = choose_output(left);
       const Tensor field = find(stage, out);
-      passes_.unsquare(grad_, field, 1.0, fields_[out]);
+      passes_.adjoint_of_square(grad_, field, 1.0, fields_[out]);
       pass_on(out);
       release(stage);
     }
     if (first_ == 0) {  // the step from the velocity to u_0 is one of its own
       passes_.start(grad_, fields_[0], free_fields());
     } else {
-      passes_.unsquare(grad_, flow_.velocity, flow_.scale, fields_[0]);
+      passes_.adjoint_of_square(grad_, flow_.velocity, flow_.scale, fields_[0]);
     }
   }
 

@@ -62,7 +62,8 @@ class Passes {
   }
 
   // The adjoint of u + u o (id + u) at u = scale * field, to the field.
-  void unsquare(const Tensor& grad, const Tensor& field, double scale, const Tensor& out) const {
+  void adjoint_of_square(const Tensor& grad, const Tensor& field, double scale,
+                         const Tensor& out) const {
     WarpBackward call;
     call.grad_out = grad;
     call.grad_image = out;
@@ -84,7 +85,7 @@ class Passes {
       case Method::euler:
         return scale_any(grad, scale, false, out, flow_.threads);
       case Method::midpoint:
-        return unsample(grad, scale, flow_.velocity, 0.5 * scale, true, out, out);
+        return adjoint_of_sample(grad, scale, flow_.velocity, 0.5 * scale, true, out, out);
       case Method::rk4:
         return start_rk4(grad, out, free);
     }
@@ -92,9 +93,9 @@ class Passes {
 
  private:
   // The adjoint of scale * v(p + displacement_scale * displacement(p)), to v and the displacement.
-  void unsample(const Tensor& grad, double scale, const Tensor& displacement,
-                double displacement_scale, bool accumulate, const Tensor& grad_velocity,
-                const Tensor& grad_displacement) const {
+  void adjoint_of_sample(const Tensor& grad, double scale, const Tensor& displacement,
+                         double displacement_scale, bool accumulate, const Tensor& grad_velocity,
+                         const Tensor& grad_displacement) const {
     WarpBackward call;
     call.grad_out = grad;
     call.grad_image = grad_velocity;
@@ -119,13 +120,14 @@ class Passes {
     with_accumulator(second.dtype,
                      [&](auto zero) { store_stages<decltype(zero)>(flow_, second, third); });
     const Tensor& grad_third = free[2];
-    unsample(grad, scale / 6, third, scale, false, grad_velocity, grad_third);
+    adjoint_of_sample(grad, scale / 6, third, scale, false, grad_velocity, grad_third);
     scale_any(grad, scale / 3, true, grad_third, flow_.threads);
     const Tensor& grad_second = third;
-    unsample(grad_third, 1.0, second, 0.5 * scale, true, grad_velocity, grad_second);
+    adjoint_of_sample(grad_third, 1.0, second, 0.5 * scale, true, grad_velocity, grad_second);
     scale_any(grad, scale / 3, true, grad_second, flow_.threads);
     const Tensor& grad_first = grad_third;
-    unsample(grad_second, 1.0, flow_.velocity, 0.5 * scale, true, grad_velocity, grad_first);
+    adjoint_of_sample(grad_second, 1.0, flow_.velocity, 0.5 * scale, true, grad_velocity,
+                      grad_first);
     scale_any(grad_first, 1.0, true, grad_velocity, flow_.threads);
     scale_any(grad, scale / 6, true, grad_velocity, flow_.threads);
   }

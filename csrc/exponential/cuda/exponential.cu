@@ -54,7 +54,8 @@ class Passes {
     cuda::integrate(flow_, from, source, targets, spare, stream_);
   }
 
-  void unsquare(const Tensor& grad, const Tensor& field, double scale, const Tensor& out) const {
+  void adjoint_of_square(const Tensor& grad, const Tensor& field, double scale,
+                         const Tensor& out) const {
     zero_fill(out, stream_);
     add_adjoint(grad, squaring_of(field, scale), out, {}, grad, scale);
   }
@@ -74,8 +75,8 @@ class Passes {
   }
 
  private:
-  // u_0 = scale / 6 (k_1 + 2 k_2 + 2 k_3 + k_4), with k_1 = v and each further slope sampled where
-  // the one before it leads. The second and third are computed again.
+  // u_0 = scale / 6 (k_1 + 2 k_2 + 2 k_3 + k_4), with k_1 = v and each further velocity sampled
+  // where the one before it leads. The second and third are computed again.
   void start_rk4(const Tensor& grad, const Tensor& out, const std::vector<Tensor>& free) const {
     const Tensor& velocity = flow_.velocity;
     const Tensor& second = free[0];

@@ -35,7 +35,7 @@ void integrate(const Flow& flow, int from, const Tensor& source, const std::vect
 // and, where there is one, the same over -scale to out[1].
 void take_step(const Flow& flow, const std::vector<Tensor>& out, std::uintptr_t stream);
 
-// Writes the second and third slope of the classical Runge-Kutta step, unscaled.
+// Writes the second and third velocity of the classical Runge-Kutta step, unscaled.
 void store_slopes(const Flow& flow, const Tensor& second, const Tensor& third,
                   std::uintptr_t stream);
 

@@ -1,6 +1,6 @@
 // What an exponential on the GPU computes from the velocity alone: the first step where it is no
-// composition, the slopes that its adjoint needs again, and the greatest speed. Exponentials are
-// computed in float32 and float64 alone.
+// composition, the intermediate velocities that its adjoint needs again, and the greatest speed.
+// Exponentials are computed in float32 and float64 alone.
 #include "compose/cuda/composition.cuh"
 #include "exponential/cuda/exponential.h"
 
@@ -15,7 +15,7 @@ __device__ __forceinline__ void store_sample(T* channel, std::int64_t voxels,
   }
 }
 
-// flow: of the velocity, over scale; without `out` the slopes are wanted.
+// flow: of the velocity, over scale; without `out` the intermediate velocities are.
 template <typename I>
 __global__ void __launch_bounds__(kThreads, (resident_blocks<typename I::T, typename I::Index>(3)))
     start_kernel(const __grid_constant__ CompositionArguments<I> flow, Method method,
