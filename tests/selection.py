@@ -7,6 +7,9 @@ import random
 
 import pytest
 
+# In Triton's interpreter and emulated they take CPU tensors.
+GPU_BACKENDS = ("cuda", "triton")
+
 
 def share(text: str) -> tuple[int, int]:
     """Reads "K/N"."""
@@ -21,7 +24,7 @@ def thinned(items: list[pytest.Item], most: int) -> list[pytest.Item]:
     groups: dict[tuple[str, str], list[pytest.Item]] = {}
     for item in items:
         served = item.callspec.params.get("served") if hasattr(item, "callspec") else None
-        if served is not None and served.device == "cuda":
+        if served is not None and (served.device == "cuda" or served.backend in GPU_BACKENDS):
             name = item.nodeid.partition("[")[0]
             groups.setdefault((name, str(served)), []).append(item)
     dropped: set[int] = set()

@@ -303,8 +303,8 @@ def test_the_operators_tests_need_no_reader_of_files(without_extras):
     """nibabel, the command line's libraries and the like are absent: the tests of operators run."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
-    command += ["-o", "addopts=--import-mode=importlib", "-k", "gradgradcheck and 2d"]
-    command += [str(ROOT / "tests" / "test_jacobian.py"), "--share", "2/2"]
+    command += ["-o", "addopts=--import-mode=importlib", "-k", "differences and jacobian"]
+    command += [str(ROOT / "tests" / "test_conformance.py"), "--share", "2/2"]
     run = ran(*command, folder=without_extras, without=XDIST, PYTHONPATH=without_extras)
     assert run.returncode == 0, run.stdout + run.stderr
     assert re.search(r"[1-9] passed", run.stdout), run.stdout

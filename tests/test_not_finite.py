@@ -80,9 +80,7 @@ def test_a_translator_hands_nothing_on_that_is_not_finite(part: str) -> None:
     refuses(RuntimeError, message, translator.translate, _image())
 
 
-def test_a_trace_hands_on_no_jacobian_that_is_not_finite(
-    untrained: Callable[..., Translator],
-) -> None:
+def test_a_trace_hands_on_no_jacobian_that_is_not_finite() -> None:
     trace = untrained().translate(_image())
     far = dataclasses.replace(trace, displacement=1e30 * trace.displacement)
     with pytest.raises(ValueError, match="jacobian must be finite"):

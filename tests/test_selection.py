@@ -12,7 +12,7 @@ from selection import share, thinned
 
 def cases(device: str) -> list[SimpleNamespace]:
     """Of one test with three parameters, on one backend."""
-    served = SimpleNamespace(backend="triton", device=device)
+    served = SimpleNamespace(backend="triton" if device == "cuda" else "cpu", device=device)
     return [
         SimpleNamespace(
             nodeid=f"test_x.py::test_y[{mode}-{size}-{dtype}]",
