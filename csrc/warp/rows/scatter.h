@@ -72,6 +72,17 @@ PLASTICINE_INLINE void add_run(T* cell, const std::int64_t (&offset)[kLines],
 template <int kLines>
 PLASTICINE_INLINE void add_run(float* cell, const std::int64_t (&offset)[kLines],
                                const float (&values)[kLines][kBlock], int start, int n) {
+  // Where the field is rough, most runs are of one or two.
+  if (n <= 2) {
+    for (int line = 0; line < kLines; ++line) {
+      float* target = cell + offset[line];
+      target[0] += values[line][start];
+      if (n == 2) {
+        target[1] += values[line][start + 1];
+      }
+    }
+    return;
+  }
   for (int j = 0; j < n; j += kLanes) {
     const unsigned live = first_bits(n - j < kLanes ? n - j : kLanes);
     for (int line = 0; line < kLines; ++line) {
