@@ -10,7 +10,7 @@ from torch import Tensor
 from plasticine import backends, reference
 from plasticine.ops import _checks
 from plasticine.ops._derivative import Derivative, MaybeTensors, not_twice_differentiable, refused
-from plasticine.ops._kernels import Kernel, contiguous_like
+from plasticine.ops._kernels import Kernel, contiguous_like, gradients_like
 from plasticine.ops._operator import REGISTRY, Operator
 
 DoubleBackward = Callable[..., MaybeTensors]
@@ -75,15 +75,10 @@ def differentiable(
     def shape_of(*arguments: Any) -> Sequence[int]:
         return shape(*arguments) or arguments[like].shape
 
-    def gradients_like(grad: Tensor, *arguments: Any) -> Any:
+    def results_of_backward(grad: Tensor, *arguments: Any) -> Any:
         if not several:
             return contiguous_like(arguments[0])
-        return tuple(
-            [
-                contiguous_like(x) if x is not None and need else None
-                for x, need in zip(arguments, arguments[-1], strict=False)
-            ]
-        )
+        return gradients_like(arguments[:tensors], arguments[-1])
 
     def check_backward(grad: Tensor, *arguments: Any) -> None:
         check(*arguments)
@@ -122,7 +117,7 @@ def differentiable(
         f"{name}_backward(Tensor grad, {parameters}"
         + (f", bool[{tensors}] needs) -> ({_tensors(tensors)})" if several else ") -> Tensor"),
         check=check_backward,
-        results=gradients_like,
+        results=results_of_backward,
         derivative=of_gradients,
         choices=choices,
         kernel=f"{name}_backward",
@@ -177,13 +172,7 @@ def _declare_double_backward(
             _checks.gradient(direction, of.shape, of)
 
     def results(*arguments: Any) -> tuple[Tensor | None, ...]:
-        differentiated = arguments[tensors : 2 * tensors + 1]
-        return tuple(
-            [
-                contiguous_like(x) if x is not None and need else None
-                for x, need in zip(differentiated, arguments[-1], strict=True)
-            ]
-        )
+        return gradients_like(arguments[tensors : 2 * tensors + 1], arguments[-1])
 
     def kernel(*arguments: Any) -> tuple[Tensor | None, ...]:
         if check_options is not None:  # autograd does not ask the operator's own checks

@@ -44,14 +44,18 @@ class Flow(NamedTuple):
     @property
     def first_stage(self) -> int:
         """The first displacement that needs memory: Euler's ``u_0`` is the scaled velocity."""
-        return 1 if self.method == "euler" and self.steps > 0 else 0
+        return _first_stage(self.steps, self.method)
+
+
+def _first_stage(steps: int, method: str) -> int:
+    return 1 if method == "euler" and steps > 0 else 0
 
 
 def stored_stages(steps: int, method: str) -> list[int]:
     """Which ``u_k`` are kept for the backward pass with ``checkpoint="store"``, ascending."""
     if method == "rk4":
         return []
-    first = 1 if method == "euler" and steps > 0 else 0
+    first = _first_stage(steps, method)
     count = steps - first
     if count <= _STORED:
         return list(range(first, steps))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -58,6 +58,18 @@ def device_type(x: Tensor) -> str:
 def contiguous_like(x: Tensor) -> Tensor:
     """Uninitialised contiguous memory of a tensor's shape, dtype and device."""
     return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def gradients_like(
+    tensors: Sequence[Tensor | None], needs: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """The same for each tensor that needs a gradient; None for the others."""
+    return tuple(
+        [
+            contiguous_like(x) if x is not None and need else None
+            for x, need in zip(tensors, needs, strict=True)
+        ]
+    )
 
 
 def contiguous_rows(x: Tensor) -> Tensor:

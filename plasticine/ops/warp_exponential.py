@@ -13,7 +13,7 @@ from plasticine.ops import _autocast, _checks, _exponential_backends
 from plasticine.ops._derivative import Derivative, MaybeTensors
 from plasticine.ops._exponential_backends import Core, Flow, stages_like, stored_stages
 from plasticine.ops._exponential_steps import steps_for
-from plasticine.ops._kernels import Kernel, call_with_threads, contiguous_like, spans_32_bits
+from plasticine.ops._kernels import Kernel, call_with_threads, gradients_like, spans_32_bits
 from plasticine.ops._operator import REGISTRY, Operator
 from plasticine.ops.exponential import as_chain
 from plasticine.ops.warp import WARP, WARP_BACKWARD, warp
@@ -175,12 +175,8 @@ def _check_backward(
 
 def _results_backward(
     grad: Tensor, image: Tensor, velocity: Tensor, *others: Any
-) -> tuple[Tensor | None, Tensor | None]:
-    needs = others[-1]
-    return (
-        contiguous_like(image) if needs[0] else None,
-        contiguous_like(velocity) if needs[1] else None,
-    )
+) -> tuple[Tensor | None, ...]:
+    return gradients_like((image, velocity), others[-1])
 
 
 def _serve_backward(backend: str) -> Kernel:
