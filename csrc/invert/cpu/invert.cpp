@@ -12,10 +12,6 @@ namespace plasticine {
 
 namespace {
 
-// A task begins without neighbours to start from, so it holds more blocks than a warp's.
-constexpr std::int64_t kBlocksPerInversionTask = 64;
-// How many rows back a solution still says more about a voxel's than its own displacement does.
-constexpr std::int64_t kFarthestRow = 3;
 // After how many iterations of a block to ask whether the call goes on.
 constexpr int kIterationsBetweenQuestions = 128;
 
@@ -26,19 +22,18 @@ class Inversion {
       : call_(call),
         field_(call.displacement),
         grid_(call.displacement),
-        tasks_(divide_up(grid_.blocks, kBlocksPerInversionTask)),
         squared_tolerance_(static_cast<T>(call.tolerance) * static_cast<T>(call.tolerance)) {}
 
   void run() const {
     const std::int64_t samples = call_.displacement.shape[0];
-    std::vector<Outcome> outcomes(samples * tasks_);
-    parallel_for(samples * tasks_, 1, call_.threads, [&](std::int64_t task) {
-      outcomes[task] = run_task(task / tasks_, task % tasks_);
+    std::vector<Outcome> outcomes(samples * grid_.tasks);
+    for_each_block(samples, grid_, call_.threads, [&](std::int64_t sample, const Block& block) {
+      outcomes[grid_.task_of(sample, block)].add(invert(sample, block));
     });
     for (std::int64_t sample = 0; sample < samples; ++sample) {
       Outcome outcome;
-      for (std::int64_t task = 0; task < tasks_; ++task) {
-        outcome.add(outcomes[sample * tasks_ + task]);
+      for (std::int64_t task = 0; task < grid_.tasks; ++task) {
+        outcome.add(outcomes[sample * grid_.tasks + task]);
       }
       call_.residual.as<T>()[sample] = residual_of(outcome);
       call_.iterations.as<std::int64_t>()[sample] = outcome.iterations;
@@ -77,26 +72,17 @@ class Inversion {
     alignas(64) T finished[3 * kBlock];
   };
 
-  Outcome run_task(std::int64_t sample, std::int64_t task) const {
-    Outcome outcome;
-    const typename Field<T>::Components field = field_.components(sample);
-    const std::int64_t first = task * kBlocksPerInversionTask;
-    const std::int64_t end = std::min(first + kBlocksPerInversionTask, grid_.blocks);
+  Outcome invert(std::int64_t sample, const Block& block) const {
     Working working;
-    for (std::int64_t index = first; index < end; ++index) {
-      const Block block = grid_.block(index);
-      start(sample, block, first * kBlock, &working);
-      outcome.add(iterate(field.data, &working));
-      const T* result = working.whole ? working.iterates.inverse : working.finished;
-      store_rows(result, call_.out, sample, block);
-    }
+    start(sample, block, &working);
+    const Outcome outcome = iterate(field_.components(sample).data, &working);
+    const T* result = working.whole ? working.iterates.inverse : working.finished;
+    store_rows(result, call_.out, sample, block);
     return outcome;
   }
 
-  // The first iterate: what two voxels before on the last axis but one lead to expect, where this
-  // task has solved for them (so that no result depends on the threads), else -u(p).
-  void start(std::int64_t sample, const Block& block, std::int64_t task_first,
-             Working* working) const {
+  // The first iterate: -u(p), or 0 where that is not finite.
+  void start(std::int64_t sample, const Block& block, Working* working) const {
     Iterates<T>& iterates = working->iterates;
     working->count = block.count;
     working->whole = true;
@@ -110,49 +96,14 @@ class Inversion {
       T* inverse = iterates.inverse + axis * kBlock;
       T* place = iterates.position + axis * kBlock;
       load_block(call_.displacement, grid_, sample, axis, block, inverse);
+      for (int j = 0; j < block.count; ++j) {
+        inverse[j] = inverse[j] - inverse[j] == T(0) ? -inverse[j] : T(0);
+      }
       grid_.for_each_row(block, [&](const std::int64_t* position, int begin, int length) {
         for (int j = 0; j < length; ++j) {
           place[begin + j] = static_cast<T>(position[axis] + (axis == last ? j : 0));
         }
-        const std::int64_t voxel = block.first + begin;
-        const std::int64_t known =
-            std::min(position[last - 1], (voxel - task_first) / grid_.size[last]);
-        // The nearest row before that is not of this block.
-        const std::int64_t back =
-            std::max<std::int64_t>(divide_up(begin + length, grid_.size[last]), 1);
-        if (back > kFarthestRow || known < back) {
-          start_plainly(length, inverse + begin);
-        } else {
-          start_from_rows(sample, axis, voxel, back, known > back, length, inverse + begin);
-        }
       });
-    }
-  }
-
-  // row holds u on entry.
-  static void start_plainly(int n, T* row) {
-    for (int j = 0; j < n; ++j) {
-      row[j] = row[j] - row[j] == T(0) ? -row[j] : T(0);
-    }
-  }
-
-  // Continues the rows that lie `back` rows before, and one more where `two`.
-  void start_from_rows(std::int64_t sample, int axis, std::int64_t voxel, std::int64_t back,
-                       bool two, int n, T* row) const {
-    alignas(64) T before[kBlock];
-    alignas(64) T earlier[kBlock];
-    const Tensor& out = call_.out;
-    const auto load = select_convert_rows<T>().load[static_cast<int>(out.dtype)];
-    const std::int64_t length = grid_.size[grid_.ndim - 1];
-    const std::int64_t origin =
-        sample * out.strides[0] + axis * out.strides[1] + voxel - back * length;
-    load(element(out, origin), 1, n, before);
-    load(element(out, two ? origin - length : origin), 1, n, earlier);
-    const T steps = static_cast<T>(back);
-    for (int j = 0; j < n; ++j) {
-      const T plain = row[j] - row[j] == T(0) ? -row[j] : T(0);
-      const T expected = before[j] + steps * (before[j] - earlier[j]);
-      row[j] = expected - expected == T(0) ? expected : plain;
     }
   }
 
@@ -266,7 +217,6 @@ class Inversion {
   const Invert& call_;
   const Field<T> field_;
   const Grid grid_;
-  const std::int64_t tasks_;
   const T squared_tolerance_;
 };
 
