@@ -23,15 +23,15 @@ SELECTIONS = {80: "kernels", 90: "axes", 100: "kernels"}
 INSTANCES = sorted(CASES.glob("instances_*.py"))
 
 
-def test_in_the_interpreter():
-    """The conformance suite and what only these kernels can show, in a process of their own.
+def in_the_interpreter(share: str) -> None:
+    """A share of the conformance suite, and of what only these kernels can show, in a process.
 
     Triton reads TRITON_INTERPRET when it is imported.
     """
     environment = dict(os.environ, TRITON_INTERPRET="1", PLASTICINE_KERNELS="triton")
     arguments = ["-q", "-x", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]
     # The interpreter takes a second a case: some of them, with every operator, dtype and size.
-    arguments += ["--most-on-gpu", "20"]
+    arguments += ["--most-on-gpu", "20", "--share", share]
     suite = CASES.with_name("test_conformance.py")
     cases = [str(path) for path in (suite, *sorted(CASES.glob("cases_*.py")))]
     run = subprocess.run(
@@ -47,8 +47,18 @@ def test_in_the_interpreter():
     assert re.search(r"\d passed", run.stdout), run.stdout
 
 
+# Classes, so that they may run beside each other: see --dist loadscope.
+class TestFirstShare:
+    def test_in_the_interpreter(self):
+        in_the_interpreter("1/2")
+
+
+class TestSecondShare:
+    def test_in_the_interpreter(self):
+        in_the_interpreter("2/2")
+
+
 class TestCompilation:
-    # A class of its own, so that it may run beside the interpreter: see --dist loadscope.
     @pytest.mark.parametrize("architecture", SELECTIONS)
     def test_compiles_without_spilling(self, architecture):
         """Every kernel in kernel_cases/instances_*.py, for a GPU that is not there.
