@@ -37,18 +37,24 @@ struct type_caster<plasticine::Tensor> {
     static const Names names;
     const object address = call(source, names.data_ptr);
     const object shape = get(source, names.shape);
-    const object strides = call(source, names.stride);
+    const object is_contiguous = call(source, names.is_contiguous);
     const object dtype = get(source, names.dtype);
-    if (!address || !shape || !strides || !dtype || !PyTuple_Check(shape.ptr()) ||
-        !PyTuple_Check(strides.ptr()) || PyTuple_GET_SIZE(shape.ptr()) > plasticine::kMaxAxes) {
+    if (!address || !shape || !is_contiguous || !dtype || !PyTuple_Check(shape.ptr()) ||
+        PyTuple_GET_SIZE(shape.ptr()) > plasticine::kMaxAxes) {
       PyErr_Clear();
       return false;
     }
     value.data = PyLong_AsVoidPtr(address.ptr());
     value.ndim = static_cast<int>(PyTuple_GET_SIZE(shape.ptr()));
-    for (int axis = 0; axis < value.ndim; ++axis) {
+    // Strides are a tuple to be made: they are asked for where they are not known.
+    std::int64_t stride = 1;
+    for (int axis = value.ndim; axis-- > 0;) {
       value.shape[axis] = PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), axis));
-      value.strides[axis] = PyLong_AsLongLong(PyTuple_GET_ITEM(strides.ptr(), axis));
+      value.strides[axis] = stride;
+      stride *= value.shape[axis];
+    }
+    if (is_contiguous.ptr() != Py_True && !load_strides(call(source, names.stride))) {
+      return false;
     }
     for (int code = 0; code < kTypes; ++code) {
       if (dtype.ptr() == names.dtypes[code]) {
@@ -71,6 +77,7 @@ struct type_caster<plasticine::Tensor> {
     PyObject* data_ptr = PyUnicode_InternFromString("data_ptr");
     PyObject* shape = PyUnicode_InternFromString("shape");
     PyObject* stride = PyUnicode_InternFromString("stride");
+    PyObject* is_contiguous = PyUnicode_InternFromString("is_contiguous");
     PyObject* dtype = PyUnicode_InternFromString("dtype");
     PyObject* dtypes[kTypes];
 
@@ -82,6 +89,17 @@ struct type_caster<plasticine::Tensor> {
       }
     }
   };
+
+  bool load_strides(const object& strides) {
+    if (!strides || !PyTuple_Check(strides.ptr())) {
+      PyErr_Clear();
+      return false;
+    }
+    for (int axis = 0; axis < value.ndim; ++axis) {
+      value.strides[axis] = PyLong_AsLongLong(PyTuple_GET_ITEM(strides.ptr(), axis));
+    }
+    return true;
+  }
 
   static object get(handle source, PyObject* name) {
     return reinterpret_steal<object>(PyObject_GetAttr(source.ptr(), name));

@@ -98,7 +98,7 @@ def formula_of(
         def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
             needs = ctx.needs_input_grad
             of_options = (None,) * (len(needs) - tensors)
-            if all(x is None for x in gradients):
+            if gradients[0] is None and all(x is None for x in gradients):
                 return (None,) * tensors + of_options
             needs = needs[:tensors]
             found = derivative.gradients(gradients, ctx.saved_tensors, ctx.options, needs)

@@ -146,8 +146,8 @@ class Core:
     def call(self, kernel: str, *arguments: Any, scratch: int) -> None:
         """Calls a kernel that takes a flow, and so many fields of memory to work in."""
         if self._backend != "triton":  # which has its own
-            shape = (scratch, self._slots, *self._velocity.shape[1:])
-            arguments = *arguments, self._velocity.new_empty(shape)
+            _, *size = self._velocity.shape
+            arguments = *arguments, self._velocity.new_empty((scratch, self._slots, *size))
         call_with_threads(self._backend, kernel, self._velocity, self.flow, *arguments)
 
 

@@ -12,6 +12,9 @@ from plasticine import backends
 
 Kernel = Callable[..., Any]
 
+# Looked up once: both are asked for at every call.
+_empty_like, _CONTIGUOUS = torch.empty_like, torch.contiguous_format
+
 # Fields of fewer elements are left to one thread.
 SHARED_SIZE = 8192
 
@@ -57,7 +60,7 @@ def device_type(x: Tensor) -> str:
 
 def contiguous_like(x: Tensor) -> Tensor:
     """Uninitialised contiguous memory of a tensor's shape, dtype and device."""
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+    return _empty_like(x, memory_format=_CONTIGUOUS)
 
 
 def gradients_like(
@@ -66,9 +69,18 @@ def gradients_like(
     """The same for each tensor that needs a gradient; None for the others."""
     return tuple(
         [
-            contiguous_like(x) if x is not None and need else None
+            _empty_like(x, memory_format=_CONTIGUOUS) if need and x is not None else None
             for x, need in zip(tensors, needs, strict=True)
         ]
+    )
+
+
+def broadcast_batch(*tensors: Any) -> tuple[Any, ...]:
+    """Views with one batch size where a batch of 1 meets N; None, and what does not fit, stay."""
+    sizes = [x.shape[0] for x in tensors if x is not None]
+    batch = next((size for size in sizes if size != 1), 1)
+    return tuple(
+        [x.expand(batch, *x.shape[1:]) if x is not None and x.shape[0] == 1 else x for x in tensors]
     )
 
 

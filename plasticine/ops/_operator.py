@@ -27,13 +27,15 @@ LIBRARY = torch.library.Library("plasticine", "FRAGMENT")
 REGISTRY: dict[str, Operator] = {}
 
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
-
 # What every call asks, by names of its own: to look them up would take as long as to ask.
+_Parameter = torch.nn.Parameter
+_is_compiling = torch.compiler.is_compiling
+_has_transforms = torch._C._are_functorch_transforms_active
+_is_grad_enabled = torch.is_grad_enabled
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_modes = torch._C._len_torch_function_stack
 _tracing_state = torch._C._get_tracing_state
 _is_profiled = torch.autograd._profiler_enabled
-_is_functorch_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 _is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 
 
@@ -136,14 +138,22 @@ class Operator:
         self._check_arguments(*arguments)
 
     def _compute(self, *arguments: Any) -> Any:
-        device = device_type(arguments[self._field])
         place = self._backend
-        chosen = backends.choose(arguments[place], self._held_as, device)
-        return self.serve[chosen](*arguments[:place], *arguments[place + 1 :])
+        device = device_type(arguments[self._field])
+        serve = self.serve[backends.choose(arguments[place], self._held_as, device)]
+        return serve(*arguments[:place], *arguments[place + 1 :])
 
     def _checked(self, *arguments: Any) -> Any:
-        self.check(*arguments[: self._backend])
-        found = self._compute(*arguments)
+        # As check and _compute do it: each call in between is a twentieth of a small warp.
+        place = self._backend
+        own = arguments[:place]
+        for index, name, words in self._words:
+            if own[index] not in words:
+                _checks.one_of(own[index], name, words)
+        self._check_arguments(*own)
+        device = device_type(own[self._field])
+        serve = self.serve[backends.choose(arguments[place], self._held_as, device)]
+        found = serve(*own, *arguments[place + 1 :])
         return self._without_none(found, arguments) if type(found) is tuple else found
 
     def _compiled(self, backend: str, kernel: str) -> Kernel:
@@ -152,12 +162,13 @@ class Operator:
         scratch = self._scratch
 
         def serve(*arguments: Any) -> Any:
-            results = allocate(*arguments)
-            found = results if type(results) is tuple else (results,)
-            inputs = arguments[:tensors]
+            results = found = allocate(*arguments)
+            if type(results) is not tuple:
+                found = (results,)
             if scratch is not None:
                 found = (*found, scratch(*arguments))
-            call(backend, kernel, arguments[field], *inputs, *found, *arguments[tensors:end])
+            inputs, options = arguments[:tensors], arguments[tensors:end]
+            call(backend, kernel, arguments[field], *inputs, *found, *options)
             return results
 
         return serve
@@ -174,9 +185,9 @@ class Operator:
         return tuple(like.new_empty(0) if x is None else x for x in results)
 
     def _call(self, kernel: Kernel, arguments: tuple[Any, ...]) -> Any:
-        if torch.compiler.is_compiling():
+        if _is_compiling():
             return self.overload(*arguments)
-        if torch._C._are_functorch_transforms_active():
+        if _has_transforms():
             return self._function.apply(*arguments, self._below_transform)
         if forward_ad._current_level >= 0:
             # The formula says what the tangents are, or that it knows none.
@@ -270,7 +281,7 @@ def _primal_of(x: Any) -> Any:
 
 def _is_recorded(tensors: Sequence[Tensor | None]) -> bool:
     """Whether autograd is to record a call with these tensors."""
-    if torch.is_grad_enabled():
+    if _is_grad_enabled():
         for x in tensors:
             if x is not None and x.requires_grad:
                 return True
@@ -281,15 +292,17 @@ def _is_plain(tensors: Sequence[Tensor | None]) -> bool:
     """Whether only a kernel and autograd would see a call with these tensors."""
     if _dispatch_modes() or _function_modes() or _tracing_state() is not None or _is_profiled():
         return False
-    for x in tensors:
-        if x is not None and (
-            type(x) not in _PLAIN_TYPES
-            or not (x.is_cpu or x.is_cuda)
-            or x.is_neg()
-            # What a transform that has ended leaves behind, as when torch.func.vjp pulls back.
-            or _is_functorch_wrapped(x)
-            # One of autograd's own vmap (is_grads_batched): the dispatcher goes through its batch.
-            or _is_legacy_batched(x)
-        ):
-            return False
+    try:
+        for x in tensors:
+            if x is not None:
+                if type(x) is not Tensor and type(x) is not _Parameter:
+                    return False
+                if not (x.is_cpu or x.is_cuda) or x.is_neg():
+                    return False
+                # A wrapper has none, and says so: what a transform that has ended leaves behind, as
+                # when torch.func.vjp pulls back, or a tensor of autograd's own vmap
+                # (is_grads_batched).
+                x.data_ptr()
+    except RuntimeError:
+        return False
     return True

@@ -9,7 +9,7 @@ from torch import Tensor
 from plasticine import reference
 from plasticine.ops import _autocast, _checks
 from plasticine.ops._differentiable import differentiable
-from plasticine.ops._kernels import call, contiguous_like, contiguous_rows
+from plasticine.ops._kernels import broadcast_batch, call, contiguous_like, contiguous_rows
 from plasticine.ops._scatter import ScatterBuffers
 
 
@@ -46,10 +46,7 @@ def compose(u: Tensor, v: Tensor, *, padding: str = "border", backend: str = "au
         u = _autocast.single(u)
         v = u if one else _autocast.single(v)
     if u.shape[0] != v.shape[0]:
-        if u.shape[0] == 1:
-            u = u.expand(v.shape[0], *u.shape[1:])
-        elif v.shape[0] == 1:
-            v = v.expand(u.shape[0], *v.shape[1:])
+        u, v = broadcast_batch(u, v)
     return COMPOSE(u, v, padding, backend)
 
 
@@ -65,7 +62,8 @@ def check(u: Tensor, v: Tensor, padding: str) -> None:
         raise TypeError(f"u and v must have one dtype, got u {u.dtype} and v {v.dtype}")
     _checks.same_device(u, "u", v, "v")
     _checks.same_batch(u, "u", v, "v")
-    _checks.something_to_sample(u, "u", v, "v")
+    if u.numel() == 0:
+        _checks.something_to_sample(u, "u", v, "v")
 
 
 def _cuda_forward(u: Tensor, v: Tensor, padding: str) -> Tensor:

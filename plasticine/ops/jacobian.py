@@ -53,7 +53,8 @@ def check(displacement: Tensor, scheme: str, spacing: Sequence[float]) -> None:
 
 
 def _shape(displacement: Tensor, scheme: str, spacing: Sequence[float]) -> tuple[int, ...]:
-    return (displacement.shape[0], 1, *displacement.shape[2:])
+    batch, _, *size = displacement.shape  # faster than slices
+    return batch, 1, *size
 
 
 def _double_backward(

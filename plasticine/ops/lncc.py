@@ -11,6 +11,7 @@ from torch import Tensor
 from plasticine import reference
 from plasticine.ops import _autocast, _checks
 from plasticine.ops._differentiable import differentiable
+from plasticine.ops._kernels import broadcast_batch
 
 
 def lncc(x: Tensor, y: Tensor, *, window: int = 9, backend: str = "auto") -> Tensor:
@@ -50,10 +51,7 @@ def lncc(x: Tensor, y: Tensor, *, window: int = 9, backend: str = "auto") -> Ten
     if _autocast.is_any_enabled():
         x, y = _autocast.single(x), _autocast.single(y)
     if x.shape[0] != y.shape[0]:
-        if x.shape[0] == 1:
-            x = x.expand(y.shape[0], *x.shape[1:])
-        elif y.shape[0] == 1:
-            y = y.expand(x.shape[0], *y.shape[1:])
+        x, y = broadcast_batch(x, y)
     return LNCC(x, y, _checks.count_of(window, "window"), backend)
 
 

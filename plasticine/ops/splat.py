@@ -12,10 +12,10 @@ from torch import Tensor
 from plasticine import backends, reference
 from plasticine.ops import _autocast, _checks
 from plasticine.ops._derivative import Derivative, MaybeTensors
-from plasticine.ops._kernels import Kernel
+from plasticine.ops._kernels import Kernel, broadcast_batch
 from plasticine.ops._operator import REGISTRY, Operator
 from plasticine.ops.spline_coefficients import SPLINE_COEFFICIENTS
-from plasticine.ops.warp import WARP, WARP_BACKWARD, broadcast_batch
+from plasticine.ops.warp import WARP, WARP_BACKWARD
 from plasticine.ops.warp import check as check_warp
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from plasticine import reference
 from plasticine.ops import _autocast, _checks
 from plasticine.ops._differentiable import differentiable
-from plasticine.ops._kernels import call, contiguous_like
+from plasticine.ops._kernels import broadcast_batch, call, contiguous_like
 from plasticine.ops._scatter import ScatterBuffers, accumulator_of
 from plasticine.ops.spline_coefficients import spline_coefficients
 
@@ -94,19 +94,6 @@ def warp(
     return WARP(image, displacement, affine, mode, padding, backend)
 
 
-def broadcast_batch(
-    image: Tensor, displacement: Tensor, affine: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Views with one batch size where a batch of 1 meets N; others are left for the checks."""
-    sizes = [x.shape[0] for x in (image, displacement, affine) if x is not None]
-    batch = next((size for size in sizes if size != 1), 1)
-
-    def view(x: Tensor) -> Tensor:
-        return x.expand(batch, *x.shape[1:]) if x.shape[0] == 1 else x
-
-    return view(image), view(displacement), None if affine is None else view(affine)
-
-
 def check(
     image: Tensor, displacement: Tensor, affine: Tensor | None, mode: str, padding: str
 ) -> None:
@@ -116,9 +103,11 @@ def check(
         _checks.affine_of(affine, displacement, ndim)
 
 
-def _shape(image: Tensor, displacement: Tensor, *_: Any) -> torch.Size | None:
-    size, field_size = image.shape, displacement.shape
-    return None if size[2:] == field_size[2:] else size[:2] + field_size[2:]
+def _shape(image: Tensor, displacement: Tensor, *options: Any) -> Sequence[int] | None:
+    # Unpacked, which takes a quarter of the time of slices.
+    batch, channels, *image_size = image.shape
+    _, _, *size = displacement.shape
+    return None if image_size == size else (batch, channels, *size)
 
 
 def _define(

@@ -13,7 +13,13 @@ from plasticine.ops import _autocast, _checks, _exponential_backends
 from plasticine.ops._derivative import Derivative, MaybeTensors
 from plasticine.ops._exponential_backends import Core, Flow, stages_like, stored_stages
 from plasticine.ops._exponential_steps import steps_for
-from plasticine.ops._kernels import Kernel, call_with_threads, gradients_like, spans_32_bits
+from plasticine.ops._kernels import (
+    Kernel,
+    broadcast_batch,
+    call_with_threads,
+    gradients_like,
+    spans_32_bits,
+)
 from plasticine.ops._operator import REGISTRY, Operator
 from plasticine.ops.exponential import as_chain
 from plasticine.ops.warp import WARP, WARP_BACKWARD, warp
@@ -73,10 +79,7 @@ def warp_exponential(
     if _autocast.is_any_enabled():
         image, velocity, _ = _autocast.widest(image, velocity, None)
     if image.shape[0] != velocity.shape[0]:
-        if image.shape[0] == 1:
-            image = image.expand(velocity.shape[0], *image.shape[1:])
-        elif velocity.shape[0] == 1:
-            velocity = velocity.expand(image.shape[0], *velocity.shape[1:])
+        image, velocity = broadcast_batch(image, velocity)
     _check_pair(image, velocity)
     precise = velocity.float() if velocity.element_size() < 4 else velocity
     count = steps_for(precise, steps, method, backend)
