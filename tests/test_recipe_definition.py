@@ -293,4 +293,4 @@ def test_the_definition_has_the_arguments_and_defaults_of_what_it_defines(
 
 def test_a_models_sampling_is_a_translations() -> None:
     known = {field.name for field in dataclasses.fields(Sampling)}
-    assert set(configuration.SamplingOptions.model_fields) <= known
+    assert set(configuration.SamplingDefaults.model_fields) <= known

@@ -135,7 +135,7 @@ class VelocityOptions(Table):
     checkpoint: Literal["store", "recompute"] = "store"
 
 
-class SamplingOptions(Table):
+class SamplingDefaults(Table):
     """A translation's defaults, as ``translation.sampling.Sampling`` documents them."""
 
     steps: Annotated[int, Field(ge=1, le=10**6)]
@@ -166,7 +166,7 @@ class ModelConfiguration(Table):
     schedule: ScheduleOptions
     denoiser: DenoiserOptions
     velocity: VelocityOptions
-    sampling: SamplingOptions
+    sampling: SamplingDefaults
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfiguration:

@@ -139,7 +139,10 @@ def load_model(path: Path) -> tuple[TranslationModel, dict[str, Any]]:
         }
         check_all_finite(tensors, "the file")
         # The caller's draws go on as if nothing was built.
-        with torch.random.fork_rng(devices=()), _AtMost(sum(x.numel() for x in tensors.values())):
+        with (
+            torch.random.fork_rng(devices=()),
+            _WeightLimit(sum(x.numel() for x in tensors.values())),
+        ):
             model = TranslationModel(configuration)
         _check_tensors(model, tensors)
         model.load_state_dict(tensors)
@@ -148,7 +151,7 @@ def load_model(path: Path) -> tuple[TranslationModel, dict[str, Any]]:
     return model.eval(), {**metadata["card"], "ndim": configuration.ndim}
 
 
-class _AtMost(TorchFunctionMode):
+class _WeightLimit(TorchFunctionMode):
     """Refuses networks of more weights than a file holds, before memory is taken for them."""
 
     def __init__(self, weights: int) -> None:
