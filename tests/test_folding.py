@@ -131,6 +131,12 @@ def test_known_maps(served, ndim):
     cells = math.prod(n - 1 for n in size)
     assert found.non_diffeomorphic_volume.item() == pytest.approx(cells)
 
+    flattened = still.clone()
+    flattened[0, 0] = (-1.0 * torch.arange(size[0])).view(-1, *[1] * (ndim - 1))
+    found = plasticine.folding(flattened, backend=served.backend)
+    assert found.folds.item() == math.prod(size)  # a volume of 0 cannot be undone either
+    assert (found.minimum.item(), found.maximum.item()) == (0.0, 0.0)
+
 
 @pytest.mark.parametrize("size", [(6, 7), (6, 7, 5)], ids=str)
 def test_nan_is_never_counted_as_free_of_folds(served, size):

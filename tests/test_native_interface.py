@@ -7,7 +7,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
+import plasticine
 from plasticine import backends
 
 
@@ -47,3 +49,20 @@ def test_what_is_no_tensor_is_refused() -> None:
             backends.NATIVE.exponential_peak(wrong, 1)
     with pytest.raises(TypeError, match="incompatible function arguments"):
         backends.NATIVE.compose_forward(None, None, None, "nowhere", 1)
+
+
+def test_a_tensor_without_memory_is_never_read() -> None:
+    """What sgn gives backwards is a zero without memory; a storage may have been freed."""
+    if backends.NATIVE_ERROR is not None:
+        pytest.skip(backends.NATIVE_ERROR)
+    image = torch.randn(1, 1, 4, 5)
+    displacement = torch.randn(1, 2, 4, 5, requires_grad=True)
+    plasticine.warp(image, displacement).sgn().sum().backward()
+    assert displacement.grad is not None
+    assert displacement.grad.count_nonzero() == 0
+    zero = torch._efficientzerotensor(image.shape)
+    assert plasticine.warp(zero, displacement).count_nonzero() == 0
+    freed = image.clone()
+    freed.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match="has no memory"):
+        plasticine.warp(freed, displacement)

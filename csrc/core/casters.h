@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <initializer_list>
+#include <stdexcept>
 #include <tuple>
 #include <utility>
 
@@ -52,6 +53,9 @@ struct type_caster<plasticine::Tensor> {
       value.shape[axis] = PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), axis));
       value.strides[axis] = stride;
       stride *= value.shape[axis];
+    }
+    if (value.data == nullptr && stride != 0) {
+      throw std::runtime_error("a tensor has no memory: its storage was freed");
     }
     if (is_contiguous.ptr() != Py_True && !load_strides(call(source, names.stride))) {
       return false;

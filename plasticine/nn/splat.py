@@ -33,7 +33,7 @@ class Splat(nn.Module):
             ValueError: an option is not one of these.
         """
         super().__init__()
-        _checks.one_of(mode, "mode", (*_checks.MODES, *_checks.CUBIC_MODES))
+        _checks.one_of(mode, "mode", _checks.SAMPLING_MODES)
         _checks.one_of(padding, "padding", _checks.PADDINGS)
         self.mode = mode
         self.padding = padding

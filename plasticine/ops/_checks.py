@@ -161,7 +161,7 @@ def steps_of(steps: Any) -> int:
 
 
 def count_of(value: Any, name: str) -> int:
-    """A number that counts as an int, 0 or more; TypeError or ValueError where it is none."""
+    """A number that counts as an int below 2**31; TypeError or ValueError where it is none."""
     try:
         count = operator.index(value)
     except TypeError:
@@ -170,6 +170,8 @@ def count_of(value: Any, name: str) -> int:
         raise TypeError(f"{name} must be an int, got bool")
     if count < 0:
         raise ValueError(f"{name} must be 0 or more, got {count}")
+    if count >= 2**31:
+        raise ValueError(f"{name} must be less than 2**31, got {count}")
     return count
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from plasticine import backends, reference
-from plasticine.ops import _checks
+from plasticine.ops import _autocast, _checks
 from plasticine.ops._derivative import Derivative, MaybeTensors, not_twice_differentiable, refused
 from plasticine.ops._kernels import Kernel, contiguous_like, gradients_like
 from plasticine.ops._operator import REGISTRY, Operator
@@ -27,6 +27,7 @@ def differentiable(
     definition: Callable[..., Tensor],
     choices: Mapping[str, Sequence[str]],
     field: int = 0,
+    autocast: Callable[..., tuple[Any, ...]] = _autocast.single,
     serve: Mapping[str, Kernel] | None = None,
     serve_backward: Mapping[str, Kernel] | None = None,
     double_backward: DoubleBackward | None = None,
@@ -48,6 +49,7 @@ def differentiable(
         definition: of the same arguments to the result, in plain PyTorch that autograd follows.
         choices: the words that options may be.
         field: which argument has as many voxels as there are to compute.
+        autocast: what ``torch.autocast`` makes of the tensors.
         serve: functions of the arguments for backends that need more than a kernel.
         serve_backward: the same of ``(grad, *arguments)``, and of ``needs`` where there are several
             tensors; they return the gradients.
@@ -73,7 +75,8 @@ def differentiable(
         return contiguous_like(model) if size is None else model.new_empty(size)
 
     def shape_of(*arguments: Any) -> Sequence[int]:
-        return shape(*arguments) or arguments[like].shape
+        size = shape(*arguments)
+        return arguments[like].shape if size is None else size
 
     def results_of_backward(grad: Tensor, *arguments: Any) -> Any:
         if not several:
@@ -135,6 +138,7 @@ def differentiable(
         kernel=f"{name}_forward",
         scratch=scratch,
         field=field,
+        autocast=autocast,
         serve={"reference": define} | {**(serve or {})},
     )
     REGISTRY[name] = forward

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from plasticine import backends
-from plasticine.ops import _checks
+from plasticine.ops import _autocast, _checks
 from plasticine.ops._derivative import Derivative, formula_of, plain_apply
 from plasticine.ops._kernels import Kernel, call, device_type
 
@@ -64,6 +64,7 @@ class Operator:
         kernel: str = "",
         scratch: Callable[..., Tensor] | None = None,
         field: int = 0,
+        autocast: Callable[..., tuple[Any, ...]] | None = None,
         serve: Mapping[str, Kernel],
         held_as: str = "",
         input_axes: Sequence[int] = (),
@@ -82,6 +83,8 @@ class Operator:
                 scratch and the options, and serve every backend that is not in ``serve``.
             scratch: memory for those functions alone, a function of the arguments.
             field: which argument has as many voxels as there are to compute.
+            autocast: what ``torch.autocast`` makes of the tensors, where it does: a function of
+                :mod:`plasticine.ops._autocast`.
             serve: functions of the arguments without the backend that return the results, by
                 backend; "reference" is needed.
             held_as: the operator by whose name a backend is chosen; its own by default.
@@ -101,6 +104,7 @@ class Operator:
         self._results = results
         self._scratch = scratch
         self._field = field
+        self._autocast = autocast
         self._held_as = held_as or self.name
         self._axes = input_axes or (0,) * self._tensors, result_axes
         self.serve = {name: self._compiled(name, kernel) for name in backends.BACKENDS} | {**serve}
@@ -121,6 +125,9 @@ class Operator:
 
     def __call__(self, *arguments: Any) -> Any:
         """Calls the operator."""
+        if self._autocast is not None and _autocast.is_any_enabled():
+            tensors = self._tensors
+            arguments = *self._autocast(*arguments[:tensors]), *arguments[tensors:]
         return self._call(self._checked, arguments)
 
     def from_autograd(self, *arguments: Any) -> Any:
@@ -299,10 +306,11 @@ def _is_plain(tensors: Sequence[Tensor | None]) -> bool:
                     return False
                 if not (x.is_cpu or x.is_cuda) or x.is_neg():
                     return False
-                # A wrapper has none, and says so: what a transform that has ended leaves behind, as
-                # when torch.func.vjp pulls back, or a tensor of autograd's own vmap
-                # (is_grads_batched).
-                x.data_ptr()
+                # Wrappers have no memory of their own: those that a transform leaves behind when it
+                # has ended, as where torch.func.vjp pulls back, and tensors of autograd's own vmap
+                # (is_grads_batched), raise; a zero that autograd has not filled is at 0.
+                if x.data_ptr() == 0 and x.numel() != 0:
+                    return False
     except RuntimeError:
         return False
     return True

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from plasticine import reference
-from plasticine.ops import _autocast, _checks
+from plasticine.ops import _checks
 from plasticine.ops._differentiable import differentiable
 from plasticine.ops._kernels import broadcast_batch, call, contiguous_like, contiguous_rows
 from plasticine.ops._scatter import ScatterBuffers
@@ -40,11 +40,6 @@ def compose(u: Tensor, v: Tensor, *, padding: str = "border", backend: str = "au
     """
     _checks.is_tensor(u, "u")
     _checks.is_tensor(v, "v")
-    if _autocast.is_any_enabled():
-        # One field is widened once, so that its two gradients are added in float32.
-        one = v is u
-        u = _autocast.single(u)
-        v = u if one else _autocast.single(v)
     if u.shape[0] != v.shape[0]:
         u, v = broadcast_batch(u, v)
     return COMPOSE(u, v, padding, backend)

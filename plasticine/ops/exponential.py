@@ -114,7 +114,7 @@ def exponential(
     _checks.one_of(padding, "padding", _checks.PADDINGS)
     _checks.one_of(checkpoint, "checkpoint", _checks.CHECKPOINTS)
     if _autocast.is_any_enabled():
-        velocity = _autocast.single(velocity)
+        (velocity,) = _autocast.single(velocity)
     precise = velocity.float() if velocity.element_size() < 4 else velocity
     count = steps_for(precise, steps, method, backend)
     store = checkpoint == "store" and torch.is_grad_enabled() and velocity.requires_grad

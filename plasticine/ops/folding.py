@@ -108,8 +108,6 @@ def folding(
     _checks.is_tensor(displacement, "displacement")
     ndim = _checks.field(displacement, "displacement")
     sizes = _checks.spacing_of(spacing, ndim)
-    if _autocast.is_any_enabled():
-        displacement = _autocast.single(displacement)
     statistics = FOLDING(displacement.detach(), scheme, region, sizes, backend)
     folds, count, minimum, maximum, deviation, volume = statistics.unbind(1)
     return Folding(
@@ -158,5 +156,6 @@ FOLDING = REGISTRY["folding"] = Operator(
     results=_results,
     derivative=refused("plasticine.folding is not differentiable", constant=(0,)),
     choices={"scheme": _checks.SCHEMES, "region": _checks.REGIONS},
+    autocast=_autocast.single,
     serve={backend: _serve(backend) for backend in backends.BACKENDS},
 )

@@ -59,9 +59,8 @@ def invert(
 ) -> Inverse:
     """The displacement ``w`` of the inverse of ``p + u(p)``: ``w(p) = -u(p + w(p))``.
 
-    Every voxel is solved for by itself, from ``w = -u(p)`` or, on the "cpu" backend, its
-    neighbours' solution, until its residual ``|w(p) + u(p + w(p))|`` is within the tolerance: by
-    Newton's method for ``u`` as it is interpolated, and where that fails, as on the "reference"
+    Every voxel is solved for by itself, from ``w = -u(p)``, until its residual
+    ``|w(p) + u(p + w(p))|`` is within the tolerance: by Newton's method for ``u`` as it is interpolated, and where that fails, as on the "reference"
     backend throughout, by the fixed-point iteration ``w <- -u(p + w)`` (Christensen and Johnson,
     "Consistent image registration", IEEE TMI 2001; Chen et al., "A simple fixed-point approach to
     invert a deformation field", Medical Physics 2008), both with relaxation. ``u`` is interpolated
@@ -99,8 +98,6 @@ def invert(
         raise TypeError(f"tolerance must be a number, got {type(tolerance).__name__}")
     steps = _checks.count_of(iterations, "iterations")
     tolerance = float(tolerance)
-    if _autocast.is_any_enabled():
-        displacement = _autocast.single(displacement)
     inverse, residual, used = INVERT(displacement, tolerance, steps, padding, backend)
     return Inverse(inverse, residual, used, tolerance)
 
@@ -248,6 +245,7 @@ INVERT = REGISTRY["invert"] = Operator(
         _gradients, saved=lambda inputs, results: (inputs[0], results[0]), constant=(1, 2)
     ),
     choices={"padding": _checks.PADDINGS},
+    autocast=_autocast.single,
     serve={
         "cpu": _with_warning(_kernel("cpu")),
         "cuda": _with_warning(_cuda),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from plasticine import reference
-from plasticine.ops import _autocast, _checks
+from plasticine.ops import _checks
 from plasticine.ops._differentiable import differentiable
 
 
@@ -41,8 +41,6 @@ def jacobian_determinant(
     """
     _checks.is_tensor(displacement, "displacement")
     ndim = _checks.field(displacement, "displacement")
-    if _autocast.is_any_enabled():
-        displacement = _autocast.single(displacement)
     return JACOBIAN(displacement, scheme, _checks.spacing_of(spacing, ndim), backend)
 
 

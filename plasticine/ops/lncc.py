@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from plasticine import reference
-from plasticine.ops import _autocast, _checks
+from plasticine.ops import _checks
 from plasticine.ops._differentiable import differentiable
 from plasticine.ops._kernels import broadcast_batch
 
@@ -48,8 +48,6 @@ def lncc(x: Tensor, y: Tensor, *, window: int = 9, backend: str = "auto") -> Ten
     """
     _checks.is_tensor(x, "x")
     _checks.is_tensor(y, "y")
-    if _autocast.is_any_enabled():
-        x, y = _autocast.single(x), _autocast.single(y)
     if x.shape[0] != y.shape[0]:
         x, y = broadcast_batch(x, y)
     return LNCC(x, y, _checks.count_of(window, "window"), backend)

@@ -77,20 +77,20 @@ def splat(
     _checks.is_tensor(displacement, "displacement")
     if affine is not None:
         _checks.is_tensor(affine, "affine")
-    if _autocast.is_any_enabled():
-        image, displacement, affine = _autocast.widest(image, displacement, affine)
     batch = displacement.shape[0]
     source = image
     if image.shape[0] != batch or (affine is not None and affine.shape[0] != batch):
         image, displacement, affine = broadcast_batch(image, displacement, affine)
     target = list(image.shape[2:]) if size is None else _size_of(size)
     if mode == "bspline":
+        if _autocast.is_any_enabled():  # as the operator would, but before the sums
+            image, displacement, affine = _autocast.widest(image, displacement, affine)
         # The operator takes float32 values for a half displacement, too.
         _checks.image_and_displacement(image, displacement)
     if mode == "bspline" and prefilter:
         check(image, displacement, affine, target, mode, padding)
         # In float32 at least: the sums are no results that may be rounded.
-        precise = source.to(torch.promote_types(source.dtype, torch.float32)).expand(image.shape)
+        precise = source.to(torch.promote_types(image.dtype, torch.float32)).expand(image.shape)
         sums = SPLAT(precise, displacement, affine, target, mode, padding, backend)
         return SPLINE_COEFFICIENTS(sums, padding, True, backend).to(image.dtype)
     return SPLAT(image, displacement, affine, target, mode, padding, backend)
@@ -193,6 +193,7 @@ SPLAT = REGISTRY["splat"] = Operator(
     derivative=Derivative(_gradients),
     choices={"mode": _checks.SAMPLING_MODES, "padding": _checks.PADDINGS},
     field=1,
+    autocast=_autocast.widest,
     serve={
         **{backend: _gradient_of_warp(backend) for backend in backends.BACKENDS},
         "reference": _define,

@@ -44,8 +44,6 @@ def spline_coefficients(image: Tensor, *, padding: str = "border", backend: str 
         RuntimeError: the backend asked for by name is missing or cannot serve the call.
     """
     _checks.is_tensor(image, "image")
-    if _autocast.is_any_enabled():
-        image = _autocast.single(image)
     return SPLINE_COEFFICIENTS(image, padding, False, backend)
 
 
@@ -92,5 +90,6 @@ SPLINE_COEFFICIENTS = REGISTRY["spline_coefficients"] = Operator(
     derivative=Derivative(_gradients, _tangent, saved=lambda inputs, results: ()),
     choices={"padding": _checks.PADDINGS},
     kernel="spline_coefficients",
+    autocast=_autocast.single,
     serve={"cpu": _compiled("cpu"), "cuda": _compiled("cuda"), "reference": _define},
 )

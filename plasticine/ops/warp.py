@@ -75,19 +75,19 @@ def warp(
     _checks.is_tensor(displacement, "displacement")
     if affine is not None:
         _checks.is_tensor(affine, "affine")
-    if _autocast.is_any_enabled():
-        image, displacement, affine = _autocast.widest(image, displacement, affine)
     batch = displacement.shape[0]
     source = image
     if image.shape[0] != batch or (affine is not None and affine.shape[0] != batch):
         image, displacement, affine = broadcast_batch(image, displacement, affine)
     if mode == "bspline":
+        if _autocast.is_any_enabled():  # as the operator would, but before the coefficients
+            image, displacement, affine = _autocast.widest(image, displacement, affine)
         # The operator takes float32 coefficients of a half image, too.
         _checks.image_and_displacement(image, displacement)
     if mode == "bspline" and prefilter:
         check(image, displacement, affine, mode, padding)
         # In float32 at least: the coefficients are no results that may be rounded.
-        precise = source.to(torch.promote_types(source.dtype, torch.float32))
+        precise = source.to(torch.promote_types(image.dtype, torch.float32))
         precise = spline_coefficients(precise, padding=padding, backend=backend)
         precise = precise.expand(image.shape)
         return WARP(precise, displacement, affine, mode, padding, backend).to(image.dtype)
@@ -171,6 +171,7 @@ WARP, WARP_BACKWARD, WARP_DOUBLE_BACKWARD = differentiable(
     definition=_define,
     choices={"mode": _checks.SAMPLING_MODES, "padding": _checks.PADDINGS},
     field=1,
+    autocast=_autocast.widest,
     serve_backward={"cuda": _cuda_backward},
     double_backward=_double_backward,
     check_double_backward=_check_double_backward,
