@@ -59,12 +59,12 @@ def invert(
 ) -> Inverse:
     """The displacement ``w`` of the inverse of ``p + u(p)``: ``w(p) = -u(p + w(p))``.
 
-    Every voxel is solved for by itself, from ``w = -u(p)``, until its residual
-    ``|w(p) + u(p + w(p))|`` is within the tolerance: by Newton's method for ``u`` as it is interpolated, and where that fails, as on the "reference"
-    backend throughout, by the fixed-point iteration ``w <- -u(p + w)`` (Christensen and Johnson,
-    "Consistent image registration", IEEE TMI 2001; Chen et al., "A simple fixed-point approach to
-    invert a deformation field", Medical Physics 2008), both with relaxation. ``u`` is interpolated
-    linearly.
+    Every voxel is solved for by itself, from ``w = -u(p)``, until its residual ``|w(p) + u(p +
+    w(p))|`` is within the tolerance: by Newton's method for ``u`` as it is interpolated, and where
+    that fails, as on the "reference" backend throughout, by the fixed-point iteration ``w <- -u(p +
+    w)`` (Christensen and Johnson, "Consistent image registration", IEEE TMI 2001; Chen et al., "A
+    simple fixed-point approach to invert a deformation field", Medical Physics 2008), both with
+    relaxation. ``u`` is interpolated linearly.
 
     Where a displacement folds, several ``w`` may satisfy the equation; one of them is found, or
     none within the iterations. Where any voxel stays above the tolerance a RuntimeWarning says by
