@@ -108,8 +108,7 @@ def image_and_displacement(
     same_device(displacement, name, image, "image")
     if field_size[0] != size[0]:
         same_batch(displacement, name, image, "image")
-    if image.numel() == 0:
-        something_to_sample(image, "image", displacement, name)
+    something_to_sample(image, "image", displacement, name)
     return ndim
 
 
@@ -124,6 +123,8 @@ def same_batch(x: Tensor, name: str, other: Tensor, other_name: str) -> None:
 
 def something_to_sample(image: Tensor, name: str, field: Tensor, field_name: str) -> None:
     """Raises ValueError where an empty grid would have to be sampled."""
+    if image.numel() != 0:
+        return
     if 0 in image.shape[2:] and 0 not in field.shape and image.shape[1] != 0:
         raise ValueError(
             f"{name} has no voxels to sample (shape {tuple(image.shape)}), but {field_name} of "

@@ -69,7 +69,7 @@ def gradients_like(
     """The same for each tensor that needs a gradient; None for the others."""
     return tuple(
         [
-            _empty_like(x, memory_format=_CONTIGUOUS) if need and x is not None else None
+            contiguous_like(x) if need and x is not None else None
             for x, need in zip(tensors, needs, strict=True)
         ]
     )

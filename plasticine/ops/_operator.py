@@ -28,7 +28,6 @@ REGISTRY: dict[str, Operator] = {}
 
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 # What every call asks, by names of its own: to look them up would take as long as to ask.
-_Parameter = torch.nn.Parameter
 _is_compiling = torch.compiler.is_compiling
 _has_transforms = torch._C._are_functorch_transforms_active
 _is_grad_enabled = torch.is_grad_enabled
@@ -302,7 +301,7 @@ def _is_plain(tensors: Sequence[Tensor | None]) -> bool:
     try:
         for x in tensors:
             if x is not None:
-                if type(x) is not Tensor and type(x) is not _Parameter:
+                if type(x) not in _PLAIN_TYPES:
                     return False
                 if not (x.is_cpu or x.is_cuda) or x.is_neg():
                     return False

@@ -57,8 +57,7 @@ def check(u: Tensor, v: Tensor, padding: str) -> None:
         raise TypeError(f"u and v must have one dtype, got u {u.dtype} and v {v.dtype}")
     _checks.same_device(u, "u", v, "v")
     _checks.same_batch(u, "u", v, "v")
-    if u.numel() == 0:
-        _checks.something_to_sample(u, "u", v, "v")
+    _checks.something_to_sample(u, "u", v, "v")
 
 
 def _cuda_forward(u: Tensor, v: Tensor, padding: str) -> Tensor:
