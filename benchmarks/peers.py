@@ -62,6 +62,56 @@ def monai_correlation(case: Case, *inputs: Tensor) -> Prepared:
     return Prepared(lambda x, y: -loss(x, y).flatten(1).mean(1))
 
 
+def cumulative_correlation(case: Case, *inputs: Tensor) -> Prepared:
+    """The definition by differences of cumulative sums, whatever the window, as PyTorch has it."""
+    half = 4
+
+    def window_sum(x: Tensor) -> Tensor:
+        for axis in range(2, x.dim()):
+            size = x.shape[axis]
+            pad = [0, 0] * (x.dim() - 1 - axis) + [half + 1, half]
+            sums = F.pad(x, pad).cumsum(axis)
+            x = sums.narrow(axis, 2 * half + 1, size) - sums.narrow(axis, 0, size)
+        return x
+
+    count = window_sum(torch.ones_like(inputs[0][:1]))
+
+    def correlation(x: Tensor, y: Tensor) -> Tensor:
+        sum_x, sum_y = window_sum(x), window_sum(y)
+        cross = window_sum(x * y) - sum_x * sum_y / count
+        variance_x = (window_sum(x * x) - sum_x * sum_x / count).clamp(min=1e-5)
+        variance_y = (window_sum(y * y) - sum_y * sum_y / count).clamp(min=1e-5)
+        return (cross * cross / (variance_x * variance_y)).flatten(1).mean(1)
+
+    return Prepared(correlation)
+
+
+def monai_bending(case: Case, *inputs: Tensor) -> Prepared:
+    """Its mean over components too, and over the batch, of each sample."""
+    return _monai_energy(peer("monai.losses").BendingEnergyLoss, case)
+
+
+def monai_diffusion(case: Case, *inputs: Tensor) -> Prepared:
+    """The same of the first order."""
+    return _monai_energy(peer("monai.losses").DiffusionLoss, case)
+
+
+def _monai_energy(loss: Any, case: Case) -> Prepared:
+    if case.batch == 1:
+        module = loss()
+        return Prepared(lambda v: case.ndim * module(v)[None])
+    module = loss(reduction="none")  # to the mean of all samples there is no way back
+    return Prepared(lambda v: case.ndim * module(v).flatten(1).mean(1))
+
+
+def monai_information(case: Case, *inputs: Tensor, kernel: str, bins: int) -> Prepared:
+    """Its loss, whose mean it would take over the batch as well."""
+    loss = peer("monai.losses").GlobalMutualInformationLoss(
+        kernel_type=kernel, num_bins=bins, reduction="none"
+    )
+    return Prepared(lambda x, y: -loss(x, y))
+
+
 def voxelmorph_transform(case: Case, *inputs: Tensor, mode: str = "linear") -> Prepared:
     """The functional of its SpatialTransformer, whose padding cannot be chosen (zeros)."""
     transform = peer("voxelmorph").spatial_transform

@@ -14,7 +14,12 @@
 #include "folding/cpu/folding.h"
 #include "invert/cpu/invert.h"
 #include "jacobian/cpu/jacobian.h"
-#include "lncc/lncc.h"
+#include "jacobian_penalty/jacobian_penalty.h"
+#include "joint_histogram/joint_histogram.h"
+#include "lncc/casters.h"
+#include "mind_distance/casters.h"
+#include "mind_distance/mind_distance.h"
+#include "smoothness/smoothness.h"
 #include "spline_coefficients/cpu/spline_coefficients.h"
 #include "warp/cpu/warp.h"
 #include "warp_exponential/cpu/warp_exponential.h"
@@ -95,8 +100,23 @@ PYBIND11_MODULE(_native, module) {
   module.def("jacobian_forward", &jacobian_forward, release());
   module.def("jacobian_backward", &jacobian_backward, release());
   module.def("folding", &folding, release());
-  module.def("lncc_forward", &lncc_forward, release());
-  module.def("lncc_backward", &lncc_backward, release());
+  module.def(
+      "lncc_forward",
+      of_fields<T, T, T, T, T, int, LnccKernel, bool, LnccBorder, LnccStabiliser, double, double>(
+          lncc_forward),
+      release());
+  module.def("lncc_backward",
+             of_fields<T, T, T, T, T, T, T, int, LnccKernel, bool, LnccBorder, LnccStabiliser,
+                       double, double>(lncc_backward),
+             release());
+  module.def("jacobian_penalty_forward", &jacobian_penalty_forward, release());
+  module.def("jacobian_penalty_backward", &jacobian_penalty_backward, release());
+  module.def("smoothness_forward", &smoothness_forward, release());
+  module.def("smoothness_backward", &smoothness_backward, release());
+  module.def("joint_histogram_forward", &joint_histogram_forward, release());
+  module.def("joint_histogram_backward", &joint_histogram_backward, release());
+  module.def("mind_distance_forward", &mind_distance_forward, release());
+  module.def("mind_distance_backward", &mind_distance_backward, release());
   module.def("invert_forward", of_fields<T, T, T, T, double, int, Padding, int>(invert_forward),
              release());
   module.def("invert_backward", of_fields<T, T, T, T, T, Padding, int>(invert_backward), release());

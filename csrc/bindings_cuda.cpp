@@ -12,7 +12,12 @@
 #include "folding/cuda/folding.h"
 #include "invert/cuda/invert.h"
 #include "jacobian/cuda/jacobian.h"
-#include "lncc/lncc.h"
+#include "jacobian_penalty/jacobian_penalty.h"
+#include "joint_histogram/joint_histogram.h"
+#include "lncc/casters.h"
+#include "mind_distance/casters.h"
+#include "mind_distance/mind_distance.h"
+#include "smoothness/smoothness.h"
 #include "spline_coefficients/cuda/spline_coefficients.h"
 #include "warp/cuda/warp.h"
 #include "warp_exponential/cuda/warp_exponential.h"
@@ -67,8 +72,23 @@ PYBIND11_MODULE(_cuda, module) {
   module.def("jacobian_forward", &cuda::jacobian_forward, release());
   module.def("jacobian_backward", &cuda::jacobian_backward, release());
   module.def("folding", &cuda::folding, release());
-  module.def("lncc_forward", &cuda::lncc_forward, release());
-  module.def("lncc_backward", &cuda::lncc_backward, release());
+  module.def(
+      "lncc_forward",
+      of_fields<T, T, T, T, T, int, LnccKernel, bool, LnccBorder, LnccStabiliser, double, double>(
+          cuda::lncc_forward),
+      release());
+  module.def("lncc_backward",
+             of_fields<T, T, T, T, T, T, T, int, LnccKernel, bool, LnccBorder, LnccStabiliser,
+                       double, double>(cuda::lncc_backward),
+             release());
+  module.def("jacobian_penalty_forward", &cuda::jacobian_penalty_forward, release());
+  module.def("jacobian_penalty_backward", &cuda::jacobian_penalty_backward, release());
+  module.def("smoothness_forward", &cuda::smoothness_forward, release());
+  module.def("smoothness_backward", &cuda::smoothness_backward, release());
+  module.def("joint_histogram_forward", &cuda::joint_histogram_forward, release());
+  module.def("joint_histogram_backward", &cuda::joint_histogram_backward, release());
+  module.def("mind_distance_forward", &cuda::mind_distance_forward, release());
+  module.def("mind_distance_backward", &cuda::mind_distance_backward, release());
   module.def("invert_forward", of_fields<T, T, T, T, double, int, Padding>(cuda::invert_forward),
              release());
   module.def("invert_adjoint", &cuda::invert_adjoint, release());

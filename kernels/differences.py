@@ -90,16 +90,24 @@ def scale_of(spacing: Sequence[float]) -> tuple[int, ...]:
     matrices being similar.
 
     Returns:
-        The bits of float64 numbers: a kernel receives a Python float in float32.
+        Their bits: see :func:`bits_of`.
     """
     scale = tuple(1.0 / size for size in spacing)
-    scale = scale if len(scale) == 3 else (1.0, *scale)
-    return struct.unpack("3q", struct.pack("3d", *scale))
+    return bits_of(*(scale if len(scale) == 3 else (1.0, *scale)))
+
+
+def bits_of(*numbers: float) -> tuple[int, ...]:
+    """The bits of float64 numbers, for :func:`scaled`: a kernel receives a float in float32.
+
+    Of 0 they are those of -0: a kernel would receive a 0 in 32 bits.
+    """
+    signed = [x if x != 0 else -0.0 for x in numbers]
+    return struct.unpack(f"{len(signed)}q", struct.pack(f"{len(signed)}d", *signed))
 
 
 @triton.jit
 def scaled(value, bits):
-    """A value times one of what scale_of gives."""
+    """A value times one of what bits_of gives."""
     return value * tl.cast(bits, tl.float64, bitcast=True).to(value.dtype)
 
 
@@ -185,14 +193,23 @@ def moved_column(
 def determinant_at(here, component_stride, across, scale, active, NDIM: tl.constexpr):
     """The determinant of ``I + du / dx``; across holds the differences along z, y and x."""
     field = (here, component_stride)
-    b, e, h = moved_column(*field, across[1], scale, active, 1, NDIM)
-    c, f, i = moved_column(*field, across[2], scale, active, 2, NDIM)
+    along_y = moved_column(*field, across[1], scale, active, 1, NDIM)
+    along_x = moved_column(*field, across[2], scale, active, 2, NDIM)
     if NDIM == 2:
-        determinant = e * i - f * h
+        determinant = along_y[1] * along_x[2] - along_x[1] * along_y[2]
     else:
-        a, d, g = moved_column(*field, across[0], scale, active, 0, NDIM)
-        determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+        along_z = moved_column(*field, across[0], scale, active, 0, NDIM)
+        determinant = determinant_of(along_z, along_y, along_x)
     return determinant
+
+
+@triton.jit
+def determinant_of(along_z, along_y, along_x):
+    """The determinant of three columns."""
+    a, d, g = along_z
+    b, e, h = along_y
+    c, f, i = along_x
+    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
 
 
 @triton.jit

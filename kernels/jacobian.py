@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .differences import (
     determinant_at,
+    determinant_of,
     difference_at,
     difference_coefficient,
     flattened,
@@ -70,6 +71,20 @@ def jacobian_forward_kernel(
 
 
 @triton.jit
+def penalty_slope(jacobian, threshold, slope, KIND: tl.constexpr):
+    """The derivative of what a determinant pays: slope below the threshold."""
+    ACC: tl.constexpr = jacobian.dtype
+    one = tl.full(jacobian.shape, 1.0, ACC)
+    at, below = scaled(one, threshold), scaled(one, slope)
+    above = jacobian >= at
+    if KIND == "hinge":
+        return tl.where(above, 0.0, below).to(ACC)
+    else:
+        clipped = tl.where(above, jacobian, at)
+        return tl.where(above, 2 * tl.log(clipped) / clipped, below).to(ACC)
+
+
+@triton.jit
 def gather_axis(
     here,
     strides,
@@ -83,11 +98,14 @@ def gather_axis(
     AXIS: tl.constexpr,
     NDIM: tl.constexpr,
     SCHEME: tl.constexpr,
+    KIND: tl.constexpr = "",
 ):
     """What the voxels gather along an axis, as (z, y, x) components.
 
     From each neighbour, and themselves, in whose difference their value has a coefficient: that
-    times the upstream gradient times the cofactors of that column.
+    times the upstream gradient times the cofactors of that column. With a KIND of penalty the
+    upstream gradient is one number for all times the penalty's slope, and upstream_strides holds
+    the threshold and the slope below it.
 
     across holds the differences along z, y and x; a neighbour's on the other two axes are those of
     the voxel, for it differs in no coordinate but AXIS.
@@ -103,22 +121,40 @@ def gather_axis(
         coefficient = difference_coefficient(index + step, index, size[AXIS], SCHEME, ACC)
         taken = active & (coefficient != 0)
         there = (here + step * strides[2 + AXIS], strides[1])
-        share = tl.load(upstream + step * upstream_strides[2 + AXIS], mask=taken, other=0).to(ACC)
-        share *= coefficient
         if NDIM == 3:
             a, b, c = moved_column(*there, across[FIRST], scale, taken, FIRST, NDIM)
             d, e, f = moved_column(*there, across[SECOND], scale, taken, SECOND, NDIM)
-            sum_z += tl.where(taken, share * (b * f - c * e), 0)
-            sum_y += tl.where(taken, share * (c * d - a * f), 0)
-            sum_x += tl.where(taken, share * (a * e - b * d), 0)
+            by_z, by_y, by_x = b * f - c * e, c * d - a * f, a * e - b * d
         elif AXIS == 1:
-            _, e, f = moved_column(*there, across[2], scale, taken, 2, NDIM)
-            sum_y += tl.where(taken, share * f, 0)
-            sum_x -= tl.where(taken, share * e, 0)
+            by_z, e, f = moved_column(*there, across[2], scale, taken, 2, NDIM)
+            by_y, by_x = f, -e
         else:
-            _, e, f = moved_column(*there, across[1], scale, taken, 1, NDIM)
-            sum_y -= tl.where(taken, share * f, 0)
-            sum_x += tl.where(taken, share * e, 0)
+            by_z, e, f = moved_column(*there, across[1], scale, taken, 1, NDIM)
+            by_y, by_x = -f, e
+        if KIND == "":
+            share = tl.load(upstream + step * upstream_strides[2 + AXIS], mask=taken, other=0)
+            share = share.to(ACC)
+        else:
+            own = difference_at(index + step, size[AXIS], strides[2 + AXIS], SCHEME, ACC)
+            p, q, r = moved_column(*there, own, scale, taken, AXIS, NDIM)
+            # In the order of determinant_at, which says what becomes of infinite entries.
+            if NDIM == 2 and AXIS == 1:
+                jacobian = q * f - e * r
+            elif NDIM == 2:
+                jacobian = e * r - q * f
+            elif AXIS == 0:
+                jacobian = determinant_of((p, q, r), (a, b, c), (d, e, f))
+            elif AXIS == 1:
+                jacobian = determinant_of((d, e, f), (p, q, r), (a, b, c))
+            else:
+                jacobian = determinant_of((a, b, c), (d, e, f), (p, q, r))
+            threshold, slope = upstream_strides
+            share = upstream * penalty_slope(jacobian, threshold, slope, KIND)
+        share *= coefficient
+        if NDIM == 3:
+            sum_z += tl.where(taken, share * by_z, 0)
+        sum_y += tl.where(taken, share * by_y, 0)
+        sum_x += tl.where(taken, share * by_x, 0)
     return sum_z, sum_y, sum_x
 
 

@@ -42,6 +42,8 @@ METHODS = ("euler", "midpoint", "rk4")
 MODES = ("linear", "nearest", "cubic", "bspline")
 SPACING = (0.5, 2.0, 1.25)
 HALF = (torch.float16, torch.bfloat16)
+CONSTANTS = ("mask", "value_range")
+"""The tensors that have no gradient, in any operator."""
 
 
 class Maker:
@@ -61,6 +63,16 @@ class Maker:
     def vectors(self, size: tuple[int, ...], scale: float) -> Tensor:
         """One a voxel, independent of its neighbours'."""
         return self.randn(self.batch, self.ndim, *size) * scale
+
+    def mask(self) -> Tensor:
+        """How much each voxel counts: some do not at all."""
+        drawn = self.randn(self.batch, 1, *self.source)
+        return (drawn.abs() / 2 + 0.5).masked_fill(drawn < -1, 0)
+
+    def value_range(self) -> Tensor:
+        """Of two images: some values lie beyond."""
+        ends = torch.tensor([-1.4, 1.6], dtype=torch.float64)
+        return ends + self.randn(self.batch, 2, 2) * 0.1
 
     def affine(self) -> Tensor:
         identity = torch.eye(self.ndim, self.ndim + 1, dtype=torch.float64)
@@ -91,6 +103,8 @@ MAKERS: dict[str, Callable[[Maker], Tensor]] = {
     "velocity": lambda make: make.smooth(3, 2.0),
     "x": lambda make: make.image(make.source),
     "y": lambda make: make.image(make.source),
+    "mask": lambda make: make.mask(),
+    "value_range": lambda make: make.value_range(),
     # What some operators take by these names.
     "pushed": lambda make: make.image(make.grid),
     "rough": lambda make: make.vectors(make.grid, 0.7),
@@ -110,6 +124,7 @@ class Operator:
         choices: values of options that are not words; of a tensor that may be None, False and True.
         extra: other options, which depend on the sizes and the dtype.
         result: makes one tensor of what the function returns.
+        accumulated: whether the result of half tensors is float32.
         differentiable: how many times.
         forward_mode: whether it has tangents.
         rounding: of a result of magnitude 1, by dtype.
@@ -126,6 +141,7 @@ class Operator:
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     extra: Callable[[Sizes, torch.dtype], Options] = lambda sizes, dtype: {}
     result: Callable[[Any], Tensor] = lambda result: result
+    accumulated: bool = False
     differentiable: int = 2
     forward_mode: bool = False
     rounding: Mapping[torch.dtype, float] = field(default_factory=lambda: ROUNDING)
@@ -140,6 +156,11 @@ class Operator:
     def tensors(self) -> tuple[str, ...]:
         """The names of the tensors that it takes."""
         return REGISTRY[self.name].inputs
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The names of those that may have a gradient."""
+        return tuple(name for name in self.tensors if name not in CONSTANTS)
 
     @property
     def every(self) -> dict[str, tuple[Any, ...]]:
@@ -162,6 +183,17 @@ class Operator:
         made = Maker(sizes, **shape)
         inputs = {name: MAKERS[self.makers.get(name, name)](made) for name in self.given(options)}
         return {k: x.to(dtype if k == "image" else field or dtype) for k, x in inputs.items()}
+
+    def leaves(self, inputs: Tensors, **how: Any) -> Tensors:
+        """Copies, which require a gradient where they may have one; ``how`` is that of to()."""
+        copies = {name: x.detach().to(copy=True, **how) for name, x in inputs.items()}
+        return {name: x.requires_grad_(name not in CONSTANTS) for name, x in copies.items()}
+
+    def result_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Of the result of tensors of a dtype."""
+        if not self.differentiable:
+            return torch.float64
+        return torch.float32 if self.accumulated and dtype in HALF else dtype
 
     def options(self, variant: Options, sizes: Sizes, dtype: torch.dtype) -> Options:
         """The choices but for tensors, and the other options."""
@@ -274,11 +306,51 @@ OPERATORS = {
             rounding=dict.fromkeys(ROUNDING, 1e-5) | {torch.float64: 1e-9},
         ),
         Operator(
+            "jacobian_penalty",
+            plasticine.jacobian_penalty,
+            reference.jacobian_penalty,
+            makers={"u": "rough"},
+            extra=lambda sizes, dtype: {
+                "threshold": 0.3,
+                "spacing": SPACING[: len(sizes[1])],
+            },
+            accumulated=True,
+            forward_mode=True,
+        ),
+        Operator(
+            "smoothness",
+            plasticine.smoothness,
+            reference.smoothness,
+            choices={"order": (1, 2)},
+            extra=lambda sizes, dtype: {"spacing": SPACING[: len(sizes[1])]},
+            accumulated=True,
+            forward_mode=True,
+        ),
+        Operator(
+            "joint_histogram",
+            plasticine.joint_histogram,
+            reference.joint_histogram,
+            choices={"mask": (False, True), "bins": (8, 13), "sigma": (0.5, 0.8)},
+            accumulated=True,
+            differentiable=1,
+        ),
+        Operator(
             "lncc",
             plasticine.lncc,
             reference.lncc,
-            choices={"window": (3, 5, 9)},
+            choices={"window": (3, 5, 9), "mask": (False, True), "squared": (True, False)},
+            accumulated=True,
             differentiable=1,
+            gradient_rounding=ROUNDING | {torch.float64: 1e-11, torch.float32: 1e-4},
+        ),
+        Operator(
+            "mind_distance",
+            plasticine.mind_distance,
+            reference.mind_distance,
+            choices={"mask": (False, True), "dilations": ((1, 2), (2,)), "sigma": (0.8, 0.3)},
+            accumulated=True,
+            differentiable=1,
+            local=False,  # all voxels know of the mean variance
         ),
         Operator(
             "spline_coefficients",

@@ -36,7 +36,8 @@ def start(which: str) -> str:
     # By import_module, because the functions take the modules' names.
     importlib.import_module("plasticine.ops.warp")._CUDA_BLOCKS = 2
     folding = importlib.import_module("plasticine.ops.folding")
-    folding._CUDA_BLOCK_VOXELS, folding._CUDA_BLOCKS = 32, 3
+    for module in (folding, importlib.import_module("plasticine.ops._kernels")):
+        module._CUDA_BLOCK_VOXELS, module._CUDA_BLOCKS = 32, 3
     elsewhere = backends.unsuited
     backends.unsuited = lambda backend, operator, device: (
         None if (backend, device) == ("cuda", "cpu") else elsewhere(backend, operator, device)
@@ -46,16 +47,26 @@ def start(which: str) -> str:
 
 def _shrink_tiles() -> None:
     """Tiles that the interpreter, whose time is that of their values, is done with soon."""
-    jacobian, folding, invert, spline_coefficients = (
+    jacobian, penalty, smoothness, folding, invert, spline_coefficients = (
         backends.triton_kernels(name)[0]
-        for name in ("jacobian", "folding", "invert", "spline_coefficients")
+        for name in (
+            "jacobian",
+            "jacobian_penalty",
+            "smoothness",
+            "folding",
+            "invert",
+            "spline_coefficients",
+        )
     )
-    for tile in ("_FORWARD_TILE", "_FLOAT64_TILE", "_BACKWARD_TILE"):
-        getattr(jacobian, tile)["PLANES"] = 2
+    for module in (jacobian, penalty, smoothness):
+        for tile in ("_FORWARD_TILE", "_FLOAT64_TILE", "_BACKWARD_TILE"):
+            getattr(module, tile, {})["PLANES"] = 2
     for tile in ("_TILE", "_FLOAT64_TILE"):
         getattr(folding, tile)["PLANES"] = 4
     invert._BLOCK, invert._HALF_BLOCK = 32, 64
     backends.triton_kernels("lncc")[0]._BLOCK = 2048  # it takes as long for a small block
+    mind_distance = backends.triton_kernels("mind_distance")[0]
+    mind_distance._BLOCK, mind_distance._VOXELS = 16384, 1024
     spline_coefficients._LINES, spline_coefficients._CHUNK = {True: 8, False: 8}, 4
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch._dynamo.testing
 from comparison import assert_same_sums, leaf
-from conformance import OPERATORS, SIZES, Operator, Options, Tensors, variants
+from conformance import CONSTANTS, OPERATORS, SIZES, Operator, Options, Tensors, variants
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import grad, hessian, jacfwd, jacrev, vmap
@@ -40,14 +40,17 @@ def plain(operator: Operator, **others: Any) -> Options:
 def bound(
     operator: Operator, served: Any, variant: Options, sizes: Any = SIZE, **shape: int
 ) -> tuple[Callable[..., Tensor], list[Tensor]]:
-    """A function of tensors alone, and float64 tensors for it."""
+    """A function of tensors alone that may have a gradient, and float64 tensors for it."""
     inputs = operator.inputs(sizes, variant, torch.float64, **shape)
+    inputs = {name: x.to(served.device) for name, x in inputs.items()}
     options = operator.options(variant, sizes, torch.float64)
+    constants = {name: inputs.pop(name) for name in CONSTANTS if name in inputs}
 
     def function(*tensors: Tensor) -> Tensor:
-        return operator(dict(zip(inputs, tensors, strict=True)), options, served.backend)
+        given = dict(zip(inputs, tensors, strict=True))
+        return operator(given | constants, options, served.backend)
 
-    return function, [x.to(served.device) for x in inputs.values()]
+    return function, list(inputs.values())
 
 
 def energy_of(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -198,11 +201,12 @@ def test_compiles_into_one_graph_for_all_sizes(served, operator):
 
     compiled = torch.compile(function, fullgraph=True, dynamic=True, backend=counter)
     for size in sizes:
-        inputs = operator.inputs(size, variant, torch.float64).values()
-        leaves = [leaf(x / 1.5, device=served.device) for x in inputs]
-        result, expected = compiled(*leaves), function(*leaves)
+        inputs = operator.inputs(size, variant, torch.float64)
+        inputs = operator.leaves({k: x / 1.5 for k, x in inputs.items()}, device=served.device)
+        result, expected = compiled(*inputs.values()), function(*inputs.values())
         close(result, expected)
         if operator.differentiable:
+            leaves = [inputs[name] for name in operator.variables]
             found = torch.autograd.grad(result.square().sum(), leaves)
             close(found, torch.autograd.grad(expected.square().sum(), leaves))
     # A float is a number of the graph, and found to be none that changes at the second call.
@@ -231,7 +235,7 @@ def test_export(served, operator):
 def test_under_maps(served, operator, axes):
     """Over any axes, of some inputs and of all, of gradients of all orders, and nested."""
     variant = plain(operator)
-    count = len(operator.tensors)
+    count = len(operator.variables)
     function, inputs = bound(operator, served, variant, batch=2)
     samples = [[x * scale for x in inputs] for scale in (1.0, 0.5, -0.75)]
     dims = {
@@ -368,6 +372,25 @@ def refused() -> list[Any]:
                     (operator, name, lambda x: x[:, :1], ValueError, r"affine must have shape"),
                     (operator, name, lambda x: x[0], ValueError, r"affine must have shape"),
                     (operator, name, lambda x: x.to("meta"), ValueError, "affine on meta"),
+                ]
+                continue
+            if name == "value_range":
+                cases += [
+                    (operator, name, lambda x: x.long(), TypeError, "must be float32.*int64"),
+                    (operator, name, lambda x: x.to_sparse(), TypeError, "be a dense tensor"),
+                    (operator, name, lambda x: x[:, :1], ValueError, "value_range must have shape"),
+                    (operator, name, lambda x: x.to("meta"), ValueError, "value_range on meta"),
+                    (operator, name, lambda x: x[[0, 1, 0]], ValueError, "batch size"),
+                ]
+                continue
+            if name == "mask":
+                cases += [
+                    (operator, name, lambda x: x.long(), TypeError, "must be bool, float32"),
+                    (operator, name, lambda x: x.to_sparse(), TypeError, "be a dense tensor"),
+                    (operator, name, lambda x: x[0], ValueError, "mask must have shape"),
+                    (operator, name, lambda x: x[..., :1], ValueError, "mask must have shape"),
+                    (operator, name, lambda x: x.to("meta"), ValueError, "mask on meta"),
+                    (operator, name, lambda x: x[[0, 1, 0]], ValueError, "batch size"),
                 ]
                 continue
             cases += [

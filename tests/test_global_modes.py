@@ -20,7 +20,7 @@ from plasticine.diffusion import sampler
 from plasticine.diffusion.schedule import NoiseSchedule
 from plasticine.diffusion.slabs import blending_weights
 from plasticine.io import read_volume, translate_volume
-from plasticine.nn.gaussian import gaussian_blur
+from plasticine.reference.gaussian import gaussian_blur
 from plasticine.registration import (
     InstanceOptimisation,
     Level,

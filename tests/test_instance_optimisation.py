@@ -11,7 +11,7 @@ from torch import Tensor
 
 from plasticine import exponential, folding, warp
 from plasticine.metrics import end_point_error
-from plasticine.nn.gaussian import gaussian_blur
+from plasticine.reference.gaussian import gaussian_blur
 from plasticine.registration import (
     Deformation,
     InstanceOptimisation,

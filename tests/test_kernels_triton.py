@@ -31,7 +31,7 @@ def in_the_interpreter(share: str) -> None:
     environment = dict(os.environ, TRITON_INTERPRET="1", PLASTICINE_KERNELS="triton")
     arguments = ["-q", "-x", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]
     # The interpreter takes a second a case: some of them, with every operator, dtype and size.
-    arguments += ["--most-on-gpu", "20", "--share", share]
+    arguments += ["--most-on-gpu", "8", "--share", share]
     suite = CASES.with_name("test_conformance.py")
     cases = [str(path) for path in (suite, *sorted(CASES.glob("cases_*.py")))]
     run = subprocess.run(

@@ -59,6 +59,9 @@ def both(velocity: Tensor, backend: str) -> Tensor:
     return torch.stack(plasticine.exponential(velocity, inverse=True, backend=backend))
 
 
+LOSSES = ("jacobian_penalty", "joint_histogram", "lncc", "mind_distance", "smoothness")
+"""Whose result is a number a sample."""
+
 CALLS = {
     "warp": Call("warp", ("image", "field"), warp),
     "warp with an affine map": Call("warp", ("image", "field", "affine"), warp),
@@ -88,7 +91,15 @@ CALLS = {
         bytes_per_voxel=52,
     ),
     "jacobian_determinant": Call("jacobian", ("field",), plasticine.jacobian_determinant),
+    "jacobian_penalty": Call("jacobian_penalty", ("field",), plasticine.jacobian_penalty),
+    "smoothness": Call(
+        "smoothness",
+        ("field",),
+        lambda v, backend: plasticine.smoothness(v, order=2, backend=backend),
+    ),
+    "joint_histogram": Call("joint_histogram", ("image", "image"), plasticine.joint_histogram),
     "lncc": Call("lncc", ("image", "image"), plasticine.lncc),
+    "mind_distance": Call("mind_distance", ("image", "image"), plasticine.mind_distance),
     "folding": Call(
         "folding",
         ("field",),
@@ -254,7 +265,7 @@ def test_nothing_is_allocated_but_results_and_gradients(name, backend):
 @needs_gpu
 def test_more_than_two_billion_voxels(call, backend):
     """A bfloat16 field or image of 1291**3 voxels, of which only the far corner is not zero."""
-    if call.reads or not call.differentiable or call.operator == "lncc":
+    if call.reads or not call.differentiable or call.operator in LOSSES:
         pytest.skip("its result is not found in a corner")
     far, near = 1291, 24
     channels = {"image": 1, "field": 3}

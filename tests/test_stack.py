@@ -15,8 +15,8 @@ import plasticine
 from plasticine.io import read_volume, translate_volume
 from plasticine.io.translate import SLICE_SMOOTHING
 from plasticine.io.volume import Volume
-from plasticine.nn.gaussian import gaussian_smooth
 from plasticine.ops.folding import folding
+from plasticine.reference.gaussian import gaussian_smooth
 from plasticine.registration import Deformation, VelocityNetwork, affine_exponential
 from plasticine.registration.stack import stack_deformation, stack_folding
 

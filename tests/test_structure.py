@@ -10,9 +10,9 @@ import torch
 from refusal import refuses
 
 from plasticine import structure
-from plasticine.nn.gaussian import gaussian_blur
+from plasticine.reference.gaussian import gaussian_blur
+from plasticine.reference.shift import shift
 from plasticine.structure.contour import clipped_distance
-from plasticine.structure.structure_map import shift
 
 IMAGE_MAPS = sorted(
     name for name, map_ in structure.STRUCTURE_MAPS.items() if not map_.needs_labels

@@ -13,8 +13,8 @@ from refusal import refuses
 from small_models import images, untrained
 
 import plasticine
-from plasticine.nn.gaussian import gaussian_blur
 from plasticine.nn.tensor_file import load_tensors, save_tensors
+from plasticine.reference.gaussian import gaussian_blur
 from plasticine.registration import InstanceOptimisation, Level
 from plasticine.translation import (
     ModelError,

@@ -19,8 +19,8 @@ from benchmarks.translation.registered_target import register
 from benchmarks.translation.task import CROP, Task, from_network, to_network
 from benchmarks.translation.unconditional import ddib, sdedit, unconditional_denoiser
 from plasticine.diffusion import ImageUNet
-from plasticine.nn.gaussian import gaussian_blur
-from plasticine.structure.structure_map import shift
+from plasticine.reference.gaussian import gaussian_blur
+from plasticine.reference.shift import shift
 from plasticine.training.data import RandomDeformation
 from plasticine.translation import TranslationModel, Translator
 

@@ -43,8 +43,8 @@ from benchmarks.translation.task import load_task, some_slices
 from plasticine import compose, exponential, folding, jacobian_determinant, warp
 from plasticine.cli.progress import progress
 from plasticine.metrics import dice, end_point_error_map
-from plasticine.nn.gaussian import gaussian_blur
 from plasticine.nn.validity import validity_mask
+from plasticine.reference.gaussian import gaussian_blur
 from plasticine.registration import InstanceOptimisation
 from plasticine.structure import MultiOtsu
 from plasticine.translation import Trace, Translator

@@ -18,7 +18,7 @@ import torch
 from benchmarks.translation.held_out import score
 from benchmarks.translation.record import add_shared_arguments, versions, write
 from benchmarks.translation.task import FOREGROUND, load_task, some_slices
-from plasticine.nn.losses import mutual_information
+from plasticine import mutual_information
 from plasticine.translation import Trace, Translator
 
 SHOWN = ("psnr", "ssim", "psnr_inside", "ssim_inside")
@@ -32,8 +32,10 @@ def figures(trace: Trace, data: dict[str, torch.Tensor]) -> dict[str, Any]:
     return {
         "structure_agreement": trace.structure_agreement.mean().item(),
         "mutual_information": mutual_information(
-            2 * trace.warped - 1, 2 * trace.translated - 1, valid=body
-        ).item(),
+            trace.warped, trace.translated, mask=body, value_range=(0.0, 1.0)
+        )
+        .mean()
+        .item(),
         **{name: against[name] for name in SHOWN},
         "displacement_mean": lengths.mean().item(),
         "displacement_max": lengths.max().item(),

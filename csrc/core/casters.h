@@ -156,6 +156,14 @@ template <>
 struct type_caster<plasticine::Scheme> : word_caster<plasticine::Scheme> {
   bool load(handle source, bool) { return load_word(source, {"central", "forward", "backward"}); }
 };
+template <>
+struct type_caster<plasticine::Penalty> : word_caster<plasticine::Penalty> {
+  bool load(handle source, bool) { return load_word(source, {"hinge", "log"}); }
+};
+template <>
+struct type_caster<plasticine::Parzen> : word_caster<plasticine::Parzen> {
+  bool load(handle source, bool) { return load_word(source, {"bspline", "gaussian", "mattes"}); }
+};
 
 // A struct from the tuple of its fields.
 template <typename Struct, typename... Fields>

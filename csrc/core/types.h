@@ -11,7 +11,9 @@ constexpr bool is_cubic(Mode mode) { return mode == Mode::cubic || mode == Mode:
 // any: none of them, but what a kernel is compiled for that learns its padding at run time.
 enum class Padding : int { zeros = 0, border = 1, reflection = 2, any = 3 };
 enum class Method : int { euler = 0, midpoint = 1, rk4 = 2 };
+enum class Penalty : int { hinge = 0, log = 1 };
 enum class Scheme : int { central = 0, forward = 1, backward = 2 };
+enum class Parzen : int { bspline = 0, gaussian = 1, mattes = 2 };
 
 // 16-bit storage; arithmetic is always in the accumulator type. See half.h for the conversions.
 struct Half {

@@ -1,108 +1,108 @@
-// Local normalised cross-correlation: what the bindings call, and the mathematics of one voxel for
-// host and device.
+// Local normalised cross-correlation: what the bindings call.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <vector>
 
-#include "core/macros.h"
 #include "core/tensor.h"
+#include "lncc/types.h"
 
 namespace plasticine {
 
-// x and y: (N, C, *spatial), of any strides. out (N,), grad_x and grad_y are contiguous. scratch: 2
-// times kLnccSums times as many float64 as x has voxels. A gradient without data is not wanted.
-void lncc_forward(const Tensor& x, const Tensor& y, const Tensor& out, const Tensor& scratch,
-                  int window, int threads);
-void lncc_backward(const Tensor& grad, const Tensor& x, const Tensor& y, const Tensor& grad_x,
-                   const Tensor& grad_y, const Tensor& scratch, int window, int threads);
+// How much each voxel counts, as the public function has it.
+struct LnccOptions {
+  int window;
+  LnccKernel kernel;
+  bool squared;
+  LnccBorder border;
+  LnccStabiliser stabiliser;
+  double epsilon;
+  double numerator;
+};
+
+// Two sums of each of so many blocks of a sample, then the shifts of each channel's x and y, lie at
+// the start of the scratch: float64. What the gradients are made of follows, in the type that the
+// images are computed in: an image each of by_cross, then by_x and rest_x where grad_x is wanted,
+// and by_y and rest_y where grad_y is (lncc/math/lncc.h).
+constexpr int kLnccBlocks = 1024;
+
+// Every so many planes, and rows of them, are looked at for a shift.
+constexpr int kLnccSeen = 8;
+
+inline std::int64_t lncc_reserved(const Tensor& x) {
+  return 2 * x.shape[0] * (kLnccBlocks + x.shape[1]);
+}
+
+// x and y: (N, C, *spatial), mask: (N, 1, *spatial) or absent, in the type that the images are
+// computed in; all of any strides. out (N,) is of that type, too, and contiguous, as are the
+// gradients, of which one without data is not wanted.
+struct LnccForward {
+  Tensor x;
+  Tensor y;
+  Tensor mask;
+  Tensor out;
+  Tensor scratch;
+  LnccOptions options;
+};
+struct LnccBackward {
+  Tensor grad;
+  Tensor x;
+  Tensor y;
+  Tensor mask;
+  Tensor grad_x;
+  Tensor grad_y;
+  Tensor scratch;
+  LnccOptions options;
+};
+void lncc_forward(const LnccForward& call, int threads);
+void lncc_backward(const LnccBackward& call, int threads);
 
 namespace cuda {
 
-void lncc_forward(const Tensor& x, const Tensor& y, const Tensor& out, const Tensor& scratch,
-                  int window, int device, std::uintptr_t stream);
-void lncc_backward(const Tensor& grad, const Tensor& x, const Tensor& y, const Tensor& grad_x,
-                   const Tensor& grad_y, const Tensor& scratch, int window, int device,
-                   std::uintptr_t stream);
+void lncc_forward(const LnccForward& call, int device, std::uintptr_t stream);
+void lncc_backward(const LnccBackward& call, int device, std::uintptr_t stream);
 
 }  // namespace cuda
 
-// Forward over a window: those of x, y, x^2, y^2 and xy. Backward: those of LnccVoxel's terms.
-constexpr int kLnccSums = 5;
-
-// A window whose variance is no more of its mean square is flat.
-constexpr double kLnccFlat = 1e-10;
-
-// Images as the kernels count them: voxels of (N, C, z, y, x) in that order; z is 1 in 2D.
-struct LnccLayout {
-  std::int64_t size[5];
-
-  explicit LnccLayout(const Tensor& image) {
-    for (int axis = 0; axis < 5; ++axis) {
-      size[axis] = axis < 2          ? image.shape[axis]
-                   : image.ndim == 5 ? image.shape[axis]
-                   : axis == 2       ? 1
-                                     : image.shape[axis - 1];
+// The weights of a window's voxels along one axis.
+inline std::vector<double> lncc_taps(const LnccOptions& options) {
+  std::vector<double> taps(static_cast<std::size_t>(options.window), 1.0);
+  if (options.kernel == LnccKernel::gaussian) {
+    for (int i = 0; i < options.window; ++i) {
+      const double at = 3.0 * (i - options.window / 2) / options.window;
+      taps[static_cast<std::size_t>(i)] = std::exp(-0.5 * at * at);
     }
   }
-
-  PLASTICINE_INLINE std::int64_t rows() const { return size[0] * size[1] * size[2] * size[3]; }
-  PLASTICINE_INLINE std::int64_t voxels() const { return rows() * size[4]; }
-  PLASTICINE_INLINE std::int64_t of_sample() const { return size[1] * size[2] * size[3] * size[4]; }
-
-  // Of the first voxel of a row of a tensor, in elements.
-  PLASTICINE_INLINE std::int64_t row_offset(const Tensor& image, std::int64_t row) const {
-    std::int64_t offset = row % size[3] * image.strides[image.ndim - 2];
-    row /= size[3];
-    if (image.ndim == 5) {
-      offset += row % size[2] * image.strides[2];
-      row /= size[2];
-    }
-    return offset + row % size[1] * image.strides[1] + row / size[1] * image.strides[0];
-  }
-
-  // How many voxels of a window around (row, x) are inside of the image.
-  PLASTICINE_INLINE double count(std::int64_t row, std::int64_t x, int radius) const {
-    const std::int64_t y = row % size[3];
-    const std::int64_t z = row / size[3] % size[2];
-    return static_cast<double>(inside(z, size[2], radius) * inside(y, size[3], radius) *
-                               inside(x, size[4], radius));
-  }
-
-  PLASTICINE_INLINE static std::int64_t inside(std::int64_t at, std::int64_t size, int radius) {
-    const std::int64_t first = at > radius ? at - radius : 0;
-    const std::int64_t last = at < size - radius ? at + radius : size - 1;
-    return last - first + 1;
-  }
-};
-
-// The squared correlation in one window, and what the gradients of the voxels in it are made of:
-// with S the sum of a term over all windows that hold a voxel, the gradient of the sum of all
-// values is S[0] y + S[1] x - S[3] with respect to x, and S[0] x + S[2] y - S[4] to y.
-struct LnccVoxel {
-  double value;
-  double terms[kLnccSums];
-};
-
-PLASTICINE_INLINE LnccVoxel lncc_voxel(const double (&sums)[kLnccSums], double count) {
-  const double mean_x = sums[0] / count;
-  const double mean_y = sums[1] / count;
-  const double variance_x = sums[2] - sums[0] * mean_x;  // times count, as the others
-  const double variance_y = sums[3] - sums[1] * mean_y;
-  const double cross = sums[4] - sums[0] * mean_y;
-  const bool is_flat = variance_x <= kLnccFlat * sums[2] || variance_y <= kLnccFlat * sums[3];
-  const double both = variance_x + variance_y;
-  if (is_flat && both == both) {  // a NaN stays one
-    return {};
-  }
-  const double slope_x = cross / variance_x;
-  const double slope_y = cross / variance_y;
-  const double value = slope_x * slope_y;
-  const double by_cross = 2 * slope_x / variance_y;
-  const double by_x = -2 * value / variance_x;
-  const double by_y = -2 * value / variance_y;
-  return {
-      value,
-      {by_cross, by_x, by_y, by_cross * mean_y + by_x * mean_x, by_cross * mean_x + by_y * mean_y}};
+  return taps;
 }
+
+// Images as (planes, rows, columns); in 2D the rows are planes of one row each, so that what is
+// marched along is long.
+struct LnccShape {
+  std::int64_t samples;
+  std::int64_t channels;
+  bool has_rows;  // whether windows reach across rows of a plane
+  std::int64_t planes;
+  std::int64_t rows;
+  std::int64_t columns;
+
+  explicit LnccShape(const Tensor& image)
+      : samples(image.shape[0]),
+        channels(image.shape[1]),
+        has_rows(image.ndim == 5),
+        planes(image.shape[2]),
+        rows(has_rows ? image.shape[3] : 1),
+        columns(image.shape[image.ndim - 1]) {}
+
+  std::int64_t of_channel() const { return planes * rows * columns; }
+  std::int64_t voxels() const { return samples * channels * of_channel(); }
+
+  std::int64_t offset(const Tensor& image, std::int64_t sample, std::int64_t channel,
+                      std::int64_t plane, std::int64_t row) const {
+    return sample * image.strides[0] + channel * image.strides[1] + plane * image.strides[2] +
+           (has_rows ? row * image.strides[3] : 0);
+  }
+};
 
 }  // namespace plasticine

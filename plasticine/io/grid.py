@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from plasticine.io.orientation import axes_towards
-from plasticine.nn.gaussian import gaussian_smooth
 from plasticine.nn.labels import move_labels
 from plasticine.nn.resampling import resample
+from plasticine.reference.gaussian import gaussian_smooth
 
 # Headers hold spacings as float32: a hair's difference is not worth an interpolation.
 _SAME_SPACING = 1e-4

@@ -38,12 +38,16 @@ def is_tensor(value: Any, name: str) -> None:
         raise ValueError(f"{name} must have a batch axis, got a tensor without axes")
 
 
-def floating(x: Tensor, name: str) -> None:
-    """Raises TypeError unless ``x`` is a dense tensor of a floating-point type that is served."""
+def floating(x: Tensor, name: str, others: str = "") -> None:
+    """Raises TypeError unless ``x`` is a dense tensor of a floating-point type that is served.
+
+    ``others``: what the message names beside these types.
+    """
     if x.dtype not in _FLOATING:
         raise TypeError(
-            f"{name} must be float32, float64, float16 or bfloat16, got {x.dtype} with shape "
-            f"{tuple(x.shape)}; convert it first (labels: warp them as floats with mode='nearest')"
+            f"{name} must be {others}float32, float64, float16 or bfloat16, got {x.dtype} with "
+            f"shape {tuple(x.shape)}; convert it first (labels: warp them as floats with "
+            "mode='nearest')"
         )
     if x.layout is not torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got layout {x.layout}")
@@ -147,12 +151,21 @@ def affine_of(affine: Tensor, displacement: Tensor, ndim: int) -> None:
     same_device(affine, "affine", displacement, "displacement")
 
 
-def gradient(grad: Tensor, shape: Sequence[int], like: Tensor) -> None:
-    """Checks the gradient of a result that has this shape, and the dtype and device of ``like``."""
+def gradient(
+    grad: Tensor, shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None
+) -> None:
+    """Checks the gradient of a result: its shape, its device, and its dtype, that of ``like``.
+
+    Args:
+        grad: the gradient.
+        shape: of the result.
+        like: on the result's device, and of its dtype unless ``dtype`` is given.
+        dtype: of the result.
+    """
     if grad.shape != shape:
         raise ValueError(f"grad must have shape {tuple(shape)}, got {tuple(grad.shape)}")
-    if grad.dtype != like.dtype:
-        raise TypeError(f"grad must have dtype {like.dtype}, got {grad.dtype}")
+    if grad.dtype != (dtype or like.dtype):
+        raise TypeError(f"grad must have dtype {dtype or like.dtype}, got {grad.dtype}")
     same_device(grad, "grad", like, "the result")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from plasticine import backends, reference
@@ -24,6 +25,8 @@ def differentiable(
     shape: Callable[..., Sequence[int] | None] = lambda *_: None,
     scratch: Callable[..., Tensor] | None = None,
     like: int = 0,
+    accumulated: bool = False,
+    constants: int = 0,
     definition: Callable[..., Tensor],
     choices: Mapping[str, Sequence[str]],
     field: int = 0,
@@ -46,6 +49,9 @@ def differentiable(
         shape: of the result, a function of the same arguments; None: that of the tensor ``like``.
         scratch: memory for the kernels of both, a function of the same arguments.
         like: which tensor the result has the dtype and the device of.
+        accumulated: the result of half tensors is float32: a loss of 16 bits trains nothing.
+        constants: how many of the last tensors have no gradient, as a mask has none. Neither
+            ``needs`` nor the kernels' gradients know of them, and there is no second derivative.
         definition: of the same arguments to the result, in plain PyTorch that autograd follows.
         choices: the words that options may be.
         field: which argument has as many voxels as there are to compute.
@@ -66,13 +72,21 @@ def differentiable(
     name = schema[: schema.index("(")]
     parameters = schema[len(name) + 1 : schema.index(")")]
     tensors = parameters.count("Tensor")
-    several = tensors > 1
+    variables = tensors - constants  # those with a gradient
+    several = variables > 1
+    if constants and double_backward is not None:
+        raise ValueError(f"{name} has constants, which no second derivative knows of")
+
+    def dtype_of(model: Tensor) -> torch.dtype:
+        return result_dtype(model) if accumulated else model.dtype
 
     def result(*arguments: Any) -> Tensor:
         size = shape(*arguments)
-        # From a size it takes twice as long.
         model = arguments[like]
-        return contiguous_like(model) if size is None else model.new_empty(size)
+        if size is not None:
+            return model.new_empty(size, dtype=dtype_of(model))
+        # From a size it takes twice as long.
+        return contiguous_like(model)
 
     def shape_of(*arguments: Any) -> Sequence[int]:
         size = shape(*arguments)
@@ -81,27 +95,30 @@ def differentiable(
     def results_of_backward(grad: Tensor, *arguments: Any) -> Any:
         if not several:
             return contiguous_like(arguments[0])
-        return gradients_like(arguments[:tensors], arguments[-1])
+        return gradients_like(arguments[:variables], arguments[-1])
 
     def check_backward(grad: Tensor, *arguments: Any) -> None:
         check(*arguments)
-        _checks.gradient(grad, shape_of(*arguments), arguments[like])
+        model = arguments[like]
+        _checks.gradient(grad, shape_of(*arguments), model, dtype_of(model))
 
     def define(*arguments: Any) -> Tensor:
         return definition(*arguments).contiguous()
 
     def define_backward(grad: Tensor, *arguments: Any) -> Any:
         inputs, options = arguments[:tensors], arguments[tensors : -1 if several else None]
-        needs = arguments[-1] if several else (True,)
+        needs = [*(arguments[-1] if several else (True,)), *[False] * constants]
         found = reference.gradients(lambda *x: definition(*x, *options), inputs, needs, grad)
-        return found if several else found[0]
+        return found[:variables] if several else found[0]
 
     def gradients(
         grads: MaybeTensors, saved: MaybeTensors, options: Sequence[Any], needs: Sequence[bool]
     ) -> MaybeTensors:
+        of_constants = (None,) * constants
         if not several:
-            return (backward.from_autograd(*grads, *saved, *options),)
-        return backward.from_autograd(*grads, *saved, *options, needs)
+            return (backward.from_autograd(*grads, *saved, *options), *of_constants)
+        found = backward.from_autograd(*grads, *saved, *options, needs[:variables])
+        return (*found, *of_constants) if constants else found
 
     twice, tangent, of_gradients = None, None, not_twice_differentiable(function)
     if double_backward is not None:
@@ -115,10 +132,10 @@ def differentiable(
             choices,
             double_backward,
         )
-        tangent, of_gradients = _differentiate(twice, tensors, shape_of, lambda: backward)
+        tangent, of_gradients = _differentiate(twice, tensors, shape_of, dtype_of, lambda: backward)
     backward = Operator(
         f"{name}_backward(Tensor grad, {parameters}"
-        + (f", bool[{tensors}] needs) -> ({_tensors(tensors)})" if several else ") -> Tensor"),
+        + (f", bool[{variables}] needs) -> ({_tensors(variables)})" if several else ") -> Tensor"),
         check=check_backward,
         results=results_of_backward,
         derivative=of_gradients,
@@ -143,6 +160,11 @@ def differentiable(
     )
     REGISTRY[name] = forward
     return forward, backward, twice
+
+
+def result_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of what is accumulated over a tensor: float64 of float64, else float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _tensors(count: int) -> str:
@@ -203,6 +225,7 @@ def _differentiate(
     twice: Operator,
     tensors: int,
     shape: Callable[..., Sequence[int]],
+    dtype: Callable[[Tensor], torch.dtype],
     backward: Callable[[], Operator],
 ) -> tuple[Callable[..., Any], Derivative]:
     """The forward mode of an operator, and the derivative of its gradients.
@@ -211,6 +234,7 @@ def _differentiate(
         twice: the operator of the second derivatives.
         tensors: how many tensors the operator takes.
         shape: of its result.
+        dtype: of its result, a function of its first tensor.
         backward: gives the operator of its gradients.
     """
 
@@ -224,7 +248,7 @@ def _differentiate(
         # It does not depend on the gradient, whose shape is asked for.
         first = inputs[0]
         assert first is not None
-        grad = first.new_zeros(()).expand(shape(*inputs, *options[:-1]))
+        grad = first.new_zeros((), dtype=dtype(first)).expand(shape(*inputs, *options[:-1]))
         needs = [True] + [False] * tensors
         return twice(*tangents, grad, *inputs, *options, needs)[0]
 

@@ -15,6 +15,10 @@ Kernel = Callable[..., Any]
 # Looked up once: both are asked for at every call.
 _empty_like, _CONTIGUOUS = torch.empty_like, torch.contiguous_format
 
+# A CUDA kernel takes the sums of a sample in this many blocks at most, one to so many voxels.
+_CUDA_BLOCKS = 2048
+_CUDA_BLOCK_VOXELS = 2048
+
 # Fields of fewer elements are left to one thread.
 SHARED_SIZE = 8192
 
@@ -82,6 +86,24 @@ def broadcast_batch(*tensors: Any) -> tuple[Any, ...]:
     return tuple(
         [x.expand(batch, *x.shape[1:]) if x is not None and x.shape[0] == 1 else x for x in tensors]
     )
+
+
+def call_cuda_with_partial_sums(
+    kernel: str, field: Tensor, result: Tensor, *options: Any
+) -> Tensor:
+    """Calls a CUDA kernel that adds up a sample in blocks, then in their order; its result.
+
+    Args:
+        kernel: its name. It takes the field, ``(N, blocks)`` float64, the result and the options.
+        field: ``(N, C, *spatial)``.
+        result: overwritten; ``(N,)``.
+        options: the kernel's.
+    """
+    blocks = -(-field.shape[2:].numel() // _CUDA_BLOCK_VOXELS)
+    shape = (field.shape[0], min(max(blocks, 1), _CUDA_BLOCKS))
+    partial = field.new_empty(shape, dtype=torch.float64)
+    call("cuda", kernel, field, field, partial, result, *options)
+    return result
 
 
 def contiguous_rows(x: Tensor) -> Tensor:

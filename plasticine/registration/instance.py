@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from plasticine.nn.finite import check_finite, not_finite
-from plasticine.nn.gaussian import gaussian_blur
-from plasticine.nn.losses import jacobian_hinge, smoothness
 from plasticine.nn.modes import plain_modes, recordable
 from plasticine.nn.resampling import resample
 from plasticine.nn.validity import validity_mask
 from plasticine.ops._checks import is_tensor
-from plasticine.ops.jacobian import jacobian_determinant
+from plasticine.ops.jacobian_penalty import jacobian_penalty
+from plasticine.ops.mind_distance import mind_distance
+from plasticine.ops.smoothness import smoothness
 from plasticine.ops.warp import warp
+from plasticine.reference.gaussian import gaussian_blur
 from plasticine.registration.deformation import Deformation
-from plasticine.structure import MIND
 
 _EPSILON = 1e-2
 """Where the descriptors' difference turns from squared to absolute."""
@@ -171,22 +171,22 @@ class InstanceOptimisation:
                 found = replace(found, velocity=found.velocity + whole)
         return found
 
-    def _loss(
-        self, deformation: Deformation, images: Sequence[Tensor], maps: Sequence[Tensor]
-    ) -> Tensor:
-        """What is lowered, summed over the pairs: of moving and fixed images and their MIND."""
+    def _loss(self, deformation: Deformation, images: Sequence[Tensor]) -> Tensor:
+        """What is lowered, summed over the pairs: of moving and fixed images."""
         u, inverse = deformation.displacements()
-        structure = MIND(u.shape[1], self.dilations)
-        hinge = jacobian_hinge(jacobian_determinant(u), self.jacobian_threshold)
-        loss = self.smoothness * smoothness(deformation.velocity) + self.jacobian * hinge
-        loss = loss * len(u)
-        for image, target, field in ((images[0], maps[1], u), (images[1], maps[0], inverse)):
-            # compute, and not a call, which would cut the gradient.
-            drawn = structure.compute(warp(image, field, padding="border"))
-            difference = (drawn - target).square().add(_EPSILON**2).sqrt().mean(1, keepdim=True)
-            valid = validity_mask(field)
-            voxels = valid.flatten(1).sum(1).clamp_min(1)
-            loss = loss + ((difference * valid).flatten(1).sum(1) / voxels).sum()
+        loss = (
+            self.smoothness * smoothness(deformation.velocity)
+            + self.jacobian * jacobian_penalty(u, threshold=self.jacobian_threshold)
+        ).sum()
+        for image, target, field in ((images[0], images[1], u), (images[1], images[0], inverse)):
+            distance = mind_distance(
+                warp(image, field, padding="border"),
+                target,
+                dilations=self.dilations,
+                epsilon=_EPSILON,
+                mask=validity_mask(field),
+            )
+            loss = loss + distance.sum()
         return loss
 
     def _descend(
@@ -198,8 +198,6 @@ class InstanceOptimisation:
     ) -> Tensor:
         """What a level adds to the velocity of ``start``, on its own grid and in its voxels."""
         size = images[0].shape[2:]
-        structure = MIND(len(size), self.dilations)
-        maps = [structure(image) for image in images]
         points = [max(2, math.ceil((n - 1) * level.factor / level.spacing) + 1) for n in size]
         # One control point more on each side, for the spline to reach the edges.
         control = images[0].new_zeros(len(images[0]), len(size), *(n + 2 for n in points))
@@ -211,7 +209,7 @@ class InstanceOptimisation:
                 group["lr"] = self.learning_rate * (0.1 + 0.9 * fall)
             velocity = start.velocity + _spline(control, size)
             optimizer.zero_grad()
-            self._loss(replace(start, velocity=velocity), images, maps).backward()
+            self._loss(replace(start, velocity=velocity), images).backward()
             optimizer.step()
             advance()
         return _spline(control.detach(), size)

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from plasticine.nn.losses import (
     alignment,
     inverse_consistency,
-    jacobian_hinge,
-    mutual_information,
-    smoothness,
     soft_dice,
 )
 from plasticine.nn.validity import validity_mask
+from plasticine.ops import mutual_information
 from plasticine.ops.compose import compose
-from plasticine.ops.jacobian import jacobian_determinant
+from plasticine.ops.jacobian_penalty import jacobian_penalty
+from plasticine.ops.smoothness import smoothness
 from plasticine.ops.warp import warp
 from plasticine.registration.deformation import Deformation
 
@@ -165,16 +164,16 @@ class RegistrationObjective:
             Scalars by the names of a call's terms, without their "pair." or "single.".
         """
         u, u_inverse = deformation.displacements()
-        rough = rough_inverse = smoothness(deformation.velocity)
+        rough = rough_inverse = smoothness(deformation.velocity).mean()
         if deformation.inverse_velocity is not None:
-            rough_inverse = smoothness(deformation.inverse_velocity)
+            rough_inverse = smoothness(deformation.inverse_velocity).mean()
         information, overlap = self._agreement(u, x, y, offset, structure_x, structure_y)
         terms = {
             "mutual_information": information,
             "inverse_mutual_information": self._agreement(u_inverse, y, x, offset)[0],
             "smoothness": rough + rough_inverse,
             "inverse_consistency": inverse_consistency(u, u_inverse),
-            "jacobian": jacobian_hinge(jacobian_determinant(u), self.jacobian_threshold),
+            "jacobian": jacobian_penalty(u, threshold=self.jacobian_threshold).mean(),
         }
         if overlap is not None:
             terms["structure"] = 1 - overlap
@@ -200,7 +199,9 @@ class RegistrationObjective:
         else:
             u, fixed = compose(u, offset), warp(fixed, offset)
             valid = validity_mask(u) & validity_mask(offset)
-        information = mutual_information(warp(moving, u), fixed, bins=self.bins, valid=valid)
+        information = mutual_information(
+            warp(moving, u), fixed, bins=self.bins, mask=valid, value_range=(-1.0, 1.0)
+        ).mean()
         if structure_moving is None or structure_fixed is None or self.structure == 0:
             return information, None
         if offset is not None:

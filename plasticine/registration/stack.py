@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plasticine.nn.gaussian import gaussian_smooth
 from plasticine.ops.folding import Folding, folding
+from plasticine.reference.gaussian import gaussian_smooth
 from plasticine.registration.affine import affine_exponential
 from plasticine.registration.deformation import Deformation
 

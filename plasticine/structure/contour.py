@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plasticine.nn.gaussian import gaussian_blur
-from plasticine.structure.structure_map import StructureMap, shift
+from plasticine.reference.gaussian import gaussian_blur
+from plasticine.reference.shift import shift
+from plasticine.structure.structure_map import StructureMap
 
 
 class Contour(StructureMap):

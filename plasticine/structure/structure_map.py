@@ -104,18 +104,3 @@ class StructureMap(nn.Module):
     def compute_from_labels(self, labels: Tensor) -> Tensor:
         """The map of a label map that ``forward`` has checked, where it ``needs_labels``."""
         raise NotImplementedError
-
-
-def shift(image: Tensor, offset: tuple[int, ...]) -> Tensor:
-    """``image`` sampled at p + offset, its edge repeated outside.
-
-    Args:
-        image: (N, C, *spatial).
-        offset: voxels along each spatial axis.
-    """
-    for axis, step in enumerate(offset, start=2):
-        if step:
-            size = image.shape[axis]
-            index = torch.arange(step, size + step, device=image.device).clamp_(0, size - 1)
-            image = image.index_select(axis, index)
-    return image

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from plasticine.nn.gaussian import gaussian_blur
+from plasticine.reference.gaussian import gaussian_blur
 from plasticine.training.draws import Draws
 
 KNOTS = 8

@@ -231,6 +231,7 @@ inline int lane_index() { return static_cast<int>(threadIdx.x % kWarp); }
 }  // namespace emulation
 
 inline void __syncthreads() { emulation::wait_for(emulation::Waiting::block); }
+inline void __syncwarp() { emulation::wait_for(emulation::Waiting::warp); }
 
 // Whole warps only, as the kernels use them: every lane must come, whatever the mask.
 template <typename T>

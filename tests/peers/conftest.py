@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import plasticine
-from plasticine.nn.losses import smoothness
 
 MOVING, FIXED = "IXI012_t1.nii.gz", "IXI013_t1.nii.gz"
 FIELDS = ("noise", "smooth", "heads")
@@ -82,7 +81,7 @@ def register(moving: Tensor, fixed: Tensor, scales: tuple[int, ...] = (4, 2)) ->
         for _ in range(25):
             velocity = F.interpolate(control, size, mode="trilinear", align_corners=True)
             warped = plasticine.warp(moving, plasticine.exponential(velocity, steps=5))
-            loss = (warped - fixed).square().mean() + 3e-4 * smoothness(velocity)
+            loss = (warped - fixed).square().mean() + 3e-4 * plasticine.smoothness(velocity)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

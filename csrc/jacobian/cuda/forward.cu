@@ -3,8 +3,8 @@
 // Compiled: in packs of 16 bytes (8 of half types) where offsets have 32 bits and sizes, strides
 // and addresses allow, with central or one-sided differences at compile time; voxel by voxel, the
 // scheme at run time, for everything else.
+#include "jacobian/cuda/determinants.cuh"
 #include "jacobian/cuda/jacobian.h"
-#include "jacobian/cuda/stencil.cuh"
 
 namespace plasticine::cuda {
 namespace {
@@ -15,20 +15,6 @@ constexpr std::int64_t kMostPlanes = 8;
 constexpr std::int64_t kEnoughBlocks = 1024;
 
 constexpr int kPack = 4;
-
-// Consecutive values that one instruction loads or stores; the address must be so aligned.
-template <int V, typename Stored>
-struct alignas(V * sizeof(Stored)) Pack {
-  Stored value[V];
-};
-
-template <int V, typename Stored, typename T>
-__device__ __forceinline__ void load_pack(const Stored* source, T (&target)[V]) {
-  const Pack<V, Stored> pack = *reinterpret_cast<const Pack<V, Stored>*>(source);
-  for (int k = 0; k < V; ++k) {
-    target[k] = load(pack.value[k]);
-  }
-}
 
 template <int V, typename Stored, typename T>
 __device__ __forceinline__ void store_pack(Stored* target, const T (&source)[V]) {
@@ -54,84 +40,21 @@ __global__ void __launch_bounds__(kThreads, 2) jacobian_forward_kernel(
     const __grid_constant__ Columns<I::D, typename I::Index> columns, Scheme scheme,
     typename I::Field* __restrict__ out) {
   constexpr int D = I::D;
-  using T = typename I::T;
-  using Stored = typename I::Field;
   using Index = typename I::Index;
   const Index item = static_cast<Index>(blockIdx.x) * kThreads + static_cast<Index>(threadIdx.x);
   if (item >= columns.items) {
     return;
   }
-  const auto [first, end, row, x] = columns.find(item, layout);
-  const Index step = layout.stride[D - 1];
-  const Index last_x = layout.size[D - 1] - 1;
-  const Index last_plane = layout.size[0] - 1;
-  const Index start = x * step + (D == 3 ? row * layout.stride[1] : 0);
-  Difference<T, Index> across = {0, 0, T(0)};
-  if constexpr (D == 3) {
-    across = difference_at<T, Index>(scheme, row, layout.size[1]);
-    across.lower = (across.lower - row) * layout.stride[1];
-    across.upper = (across.upper - row) * layout.stride[1];
-  }
+  const auto place = columns.find(item, layout);
   const Index row_size = layout.size[D - 1];
   const Index plane_size = row_size * (D == 3 ? layout.size[1] : 1);
-
   for (std::int64_t n = blockIdx.y; n < layout.samples; n += gridDim.y) {
-    const Stored* source = field + n * layout.sample_stride + start;
-    Stored* target = out + n * layout.voxels + row * row_size + x;
-    T before[D][V];
-    T here[D][V];
-    T after[D][V];
-#pragma unroll
-    for (int i = 0; i < D; ++i) {
-      const Stored* component = source + i * layout.channel_stride;
-      load_pack<V>(component + first * layout.stride[0], here[i]);
-      load_pack<V>(component + (first > 0 ? first - 1 : first) * layout.stride[0], before[i]);
-    }
-#pragma unroll 1
-    for (Index plane = first; plane < end; ++plane) {
-      T gradient[V][D][D];
-#pragma unroll
-      for (int i = 0; i < D; ++i) {
-        const Stored* centre = source + i * layout.channel_stride + plane * layout.stride[0];
-        load_pack<V>(centre + (plane < last_plane ? layout.stride[0] : 0), after[i]);
-        T along[V + 2];
-        along[0] = load(centre[x > 0 ? -step : 0]);
-        along[V + 1] = load(centre[x + V <= last_x ? V * step : (V - 1) * step]);
-        for (int k = 0; k < V; ++k) {
-          along[k + 1] = here[i][k];
-        }
-        T lower[V];
-        T upper[V];
-        if constexpr (D == 3) {
-          load_pack<V>(centre + across.lower, lower);
-          load_pack<V>(centre + across.upper, upper);
-        }
-#pragma unroll
-        for (int k = 0; k < V; ++k) {
-          gradient[k][i][0] =
-              layout.scale[i] * difference_of<differences>(scheme, plane, last_plane, before[i][k],
-                                                           here[i][k], after[i][k]);
-          if constexpr (D == 3) {
-            gradient[k][i][1] = across.weight * layout.scale[i] * (upper[k] - lower[k]);
-          }
-          gradient[k][i][D - 1] =
-              layout.scale[i] * difference_of<differences>(scheme, x + k, last_x, along[k],
-                                                           along[k + 1], along[k + 2]);
-        }
-      }
-      T determinant[V];
-      for (int k = 0; k < V; ++k) {
-        determinant[k] = jacobian_of<D>(gradient[k]);
-      }
-      store_pack<V>(target + static_cast<std::int64_t>(plane) * plane_size, determinant);
-#pragma unroll
-      for (int i = 0; i < D; ++i) {
-        for (int k = 0; k < V; ++k) {
-          before[i][k] = here[i][k];
-          here[i][k] = after[i][k];
-        }
-      }
-    }
+    typename I::Field* target = out + n * layout.voxels + place.row * row_size + place.x;
+    for_each_determinant<differences, V>(
+        field + n * layout.sample_stride, layout, place, scheme,
+        [&](Index plane, const typename I::T(&determinant)[V]) {
+          store_pack<V>(target + static_cast<std::int64_t>(plane) * plane_size, determinant);
+        });
   }
 }
 

@@ -1,210 +1,282 @@
+// Local normalised cross-correlation on the CPU. A task goes through a slab of some rows, plane by
+// plane: windows along a row, then across the rows of a plane, then across the planes that a ring
+// in the core's cache holds. Nothing of the size of an image is written but, backward, what the
+// gradients are made of. What a task covers depends on the sizes alone, and so do all sums.
 #include "lncc/lncc.h"
 
-#include <algorithm>
-#include <utility>
-#include <vector>
+#include <limits>
 
 #include "core/cpu/huge_pages.h"
 #include "core/cpu/parallel.h"
-#include "core/rows/convert.h"
+#include "lncc/cpu/moments.h"
 
 namespace plasticine {
 
 namespace {
 
-// Values of a tensor, from an offset in elements.
-void load(const Tensor& tensor, std::int64_t offset, std::int64_t stride, std::int64_t n,
-          double* values) {
-  const void* source = element(tensor, offset);
-  if (tensor.dtype == DType::float64) {
-    select_convert_rows<double>().load[1](source, stride, static_cast<int>(n), values);
-    return;
+// Sums over a slab: of how much its voxels count, and of as much of the correlations.
+struct SlabSums {
+  double weight = 0;
+  double value = 0;
+};
+
+// Of a sample, from those of its slabs in order.
+SlabSums sum_of_sample(const std::vector<SlabSums>& sums, const LnccShape& shape,
+                       std::int64_t sample) {
+  const std::int64_t tasks = Slab::total(shape) / shape.samples;
+  SlabSums total;
+  for (std::int64_t task = sample * tasks; task < (sample + 1) * tasks; ++task) {
+    total.weight += sums[static_cast<std::size_t>(task)].weight;
+    total.value += sums[static_cast<std::size_t>(task)].value;
   }
-  std::vector<float> loaded(static_cast<std::size_t>(n));
-  const auto load_floats = select_convert_rows<float>().load[static_cast<int>(tensor.dtype)];
-  load_floats(source, stride, static_cast<int>(n), loaded.data());
-  std::copy(loaded.begin(), loaded.end(), values);
+  return total;
 }
 
-// Rounds to a contiguous tensor.
-void store(const Tensor& tensor, std::int64_t offset, std::int64_t n, const double* values) {
-  void* target = mutable_element(tensor, offset);
-  if (tensor.dtype == DType::float64) {
-    std::copy_n(values, n, static_cast<double*>(target));
-    return;
-  }
-  const std::vector<float> rounded(values, values + n);
-  const auto store_floats = select_convert_rows<float>().store[static_cast<int>(tensor.dtype)];
-  store_floats(rounded.data(), static_cast<int>(n), target);
+template <typename T>
+LnccConstants<T> constants_of(const Images<T>& images, const LnccOptions& options,
+                              const Slab& slab) {
+  return {images.shift_x(slab), images.shift_y(slab), static_cast<T>(options.epsilon),
+          static_cast<T>(options.numerator)};
 }
 
-// The sums over every window, and what is made of them; two halves of the scratch take turns.
-class Windows {
+template <typename T>
+void forward(const LnccForward& call, int threads) {
+  const LnccOptions& options = call.options;
+  const Images<T> images(call.x, call.y, call.mask, threads);
+  const LnccShape& shape = images.shape();
+  std::vector<SlabSums> sums(static_cast<std::size_t>(Slab::total(shape)));
+  parallel_for(Slab::total(shape), 1, threads, [&](std::int64_t task) {
+    const Slab slab(shape, task);
+    const auto& rows = select_lncc_rows<T>();
+    const LnccConstants<T> constants = constants_of(images, options, slab);
+    const int n = static_cast<int>(shape.columns);
+    Moments<T> moments(images, options, slab);
+    Rows<T> weight(shape.columns);
+    SlabSums sum;
+    moments.for_each_row([&](std::int64_t plane, std::int64_t row, T* const* found) {
+      images.load_weight(slab, plane, row, weight.data());
+      sum.weight += rows.sum(weight.data(), n);
+      sum.value +=
+          rows.value(options.stabiliser, options.squared, constants, found, weight.data(), n);
+    });
+    sums[static_cast<std::size_t>(task)] = sum;
+  });
+  for (std::int64_t sample = 0; sample < shape.samples; ++sample) {
+    const SlabSums sum = sum_of_sample(sums, shape, sample);
+    const bool is_empty = images.is_masked() && sum.weight == 0 && shape.voxels() > 0;
+    call.out.as<T>()[sample] = static_cast<T>(is_empty ? 0 : sum.value / sum.weight);
+  }
+}
+
+// What the gradients are made of, in images of their own: by_cross, then by_x, rest_x, by_y and
+// rest_y where they are needed.
+template <typename T>
+class Terms {
  public:
-  Windows(const Tensor& image, const Tensor& scratch, int window, int threads)
-      : layout_(image),
-        radius_(window / 2),
-        threads_(threads),
-        sums_(scratch.as<double>()),
-        other_(sums_ + kLnccSums * layout_.voxels()) {}
+  Terms(const LnccBackward& call, const LnccShape& shape)
+      : needs_x_(call.grad_x),
+        needs_y_(call.grad_y),
+        voxels_(shape.voxels()),
+        first_(reinterpret_cast<T*>(call.scratch.as<double>() + lncc_reserved(call.x))) {}
 
-  const LnccLayout& layout() const { return layout_; }
-  const double* sums(int k) const { return sums_ + k * layout_.voxels(); }
+  int count() const { return 1 + 2 * (needs_x_ + needs_y_); }
+  // The first of an image's two.
+  int of_x() const { return 1; }
+  int of_y() const { return needs_x_ ? 3 : 1; }
+  T* image(int k) const { return first_ + k * voxels_; }
 
-  // Of x, y and their products.
-  void sum_images(const Tensor& x, const Tensor& y) {
-    const std::int64_t n = layout_.size[4];
-    parallel_for(layout_.rows(), 1, threads_, [&](std::int64_t row) {
-      double* const at[kLnccSums] = {target(0, row), target(1, row), target(2, row), target(3, row),
-                                     target(4, row)};
-      load_row(x, row, at[0]);
-      load_row(y, row, at[1]);
-      for (std::int64_t i = 0; i < n; ++i) {
-        at[2][i] = at[0][i] * at[0][i];
-        at[3][i] = at[1][i] * at[1][i];
-        at[4][i] = at[0][i] * at[1][i];
-      }
-    });
-    sum_windows();
-  }
-
-  // The squared correlations take the place of the first sums.
-  void correlate() {
-    for_each_voxel([](const LnccVoxel& voxel, double* const(&at)[kLnccSums], std::int64_t i) {
-      at[0][i] = voxel.value;
-    });
-  }
-
-  // What the gradients are made of takes the place of the sums, and is summed.
-  void sum_terms() {
-    for_each_voxel([](const LnccVoxel& voxel, double* const(&at)[kLnccSums], std::int64_t i) {
-      for (int k = 0; k < kLnccSums; ++k) {
-        at[k][i] = voxel.terms[k];
-      }
-    });
-    sum_windows();
-  }
-
-  void load_row(const Tensor& image, std::int64_t row, double* values) const {
-    load(image, layout_.row_offset(image, row), image.strides[image.ndim - 1], layout_.size[4],
-         values);
+  // Where LnccRows::terms writes a row that begins at a voxel; `unused`, where nowhere.
+  void targets(std::int64_t voxel, T* unused, T* (&targets)[5]) const {
+    targets[0] = image(0) + voxel;
+    for (int k = 0; k < 2; ++k) {
+      targets[1 + k] = needs_x_ ? image(of_x() + k) + voxel : unused;
+      targets[3 + k] = needs_y_ ? image(of_y() + k) + voxel : unused;
+    }
   }
 
  private:
-  double* target(int k, std::int64_t row) const {
-    return sums_ + k * layout_.voxels() + row * layout_.size[4];
+  const bool needs_x_;
+  const bool needs_y_;
+  const std::int64_t voxels_;
+  T* const first_;
+};
+
+std::int64_t first_voxel(const LnccShape& shape, const Slab& slab, std::int64_t plane,
+                         std::int64_t row) {
+  return ((slab.index(shape) * shape.planes + plane) * shape.rows + row) * shape.columns;
+}
+
+// The sums of the terms over the windows that hold each voxel of a slab.
+template <typename T>
+class TermSums {
+ public:
+  TermSums(const Terms<T>& terms, const LnccOptions& options, const LnccShape& shape,
+           const Slab& slab)
+      : terms_(terms),
+        count_(terms.count()),
+        shape_(shape),
+        slab_(slab),
+        windows_(options, shape, slab),
+        stride_(windows_.stride()),
+        source_(windows_.padded()),
+        along_((windows_.end_row() - windows_.first_row()) * count_ * stride_),
+        ring_(windows_.size() * slab.rows() * count_ * stride_),
+        found_(count_ * stride_) {
+    std::fill_n(source_.data(), windows_.padded(), T(0));
   }
 
+  // Calls visit(plane, row, sums) for every row of the slab; sums: one row after the other.
   template <typename Visit>
-  void for_each_voxel(const Visit& visit) {
-    parallel_for(layout_.rows(), 1, threads_, [&](std::int64_t row) {
-      double* const at[kLnccSums] = {target(0, row), target(1, row), target(2, row), target(3, row),
-                                     target(4, row)};
-      for (std::int64_t i = 0; i < layout_.size[4]; ++i) {
-        const double sums[kLnccSums] = {at[0][i], at[1][i], at[2][i], at[3][i], at[4][i]};
-        visit(lncc_voxel(sums, layout_.count(row, i, radius_)), at, i);
+  void for_each_row(const Visit& visit) {
+    windows_.march([&](std::int64_t plane) { fill(plane); },
+                   [&](std::int64_t plane) {
+                     for (std::int64_t row = slab_.row[0]; row < slab_.row[1]; ++row) {
+                       for (int k = 0; k < count_; ++k) {
+                         across(
+                             plane, shape_.planes,
+                             [&](std::int64_t at) { return ring(at, row, k); },
+                             found_.data() + k * stride_);
+                       }
+                       visit(plane, row, found_.data());
+                     }
+                   });
+  }
+
+ private:
+  T* along(std::int64_t row, int k) const {
+    return along_.data() + ((row - windows_.first_row()) * count_ + k) * stride_;
+  }
+  T* ring(std::int64_t plane, std::int64_t row, int k) const {
+    const std::int64_t slot = plane % windows_.size() * slab_.rows() + row - slab_.row[0];
+    return ring_.data() + (slot * count_ + k) * stride_;
+  }
+
+  void fill(std::int64_t plane) {
+    for (std::int64_t row = windows_.first_row(); row < windows_.end_row(); ++row) {
+      const std::int64_t voxel = first_voxel(shape_, slab_, plane, row);
+      for (int k = 0; k < count_; ++k) {
+        std::copy_n(terms_.image(k) + voxel, shape_.columns, source_.data() + windows_.radius());
+        T* const to = shape_.has_rows ? along(row, k) : ring(plane, row, k);
+        select_lncc_rows<T>().sum_along(windows_.whole(), source_.data(), to);
       }
-    });
-  }
-
-  // Along one axis after the other. Not as running sums: a NaN would stay in them, and a large
-  // value's rounding.
-  void sum_windows() {
-    if (layout_.voxels() == 0) {
-      return;
     }
-    std::int64_t inner = 1;
-    for (int axis = 4; axis >= 2; --axis) {
-      const std::int64_t size = layout_.size[axis];
-      const std::int64_t lines = kLnccSums * layout_.voxels() / (size * inner);
-      parallel_for(lines, 1, threads_, [&](std::int64_t line) {
-        sum_lines(sums_ + line * size * inner, other_ + line * size * inner, size, inner);
-      });
-      std::swap(sums_, other_);
-      inner *= size;
-    }
-  }
-
-  // Of `inner` neighbouring lines.
-  void sum_lines(const double* from, double* to, std::int64_t size, std::int64_t inner) const {
-    for (std::int64_t i = 0; i < size; ++i) {
-      double* sum = to + i * inner;
-      const std::int64_t last = std::min(i + radius_, size - 1);
-      std::fill_n(sum, inner, 0.0);
-      for (std::int64_t j = std::max<std::int64_t>(i - radius_, 0); j <= last; ++j) {
-        for (std::int64_t k = 0; k < inner; ++k) {
-          sum[k] += from[j * inner + k];
+    if (shape_.has_rows) {
+      for (std::int64_t row = slab_.row[0]; row < slab_.row[1]; ++row) {
+        for (int k = 0; k < count_; ++k) {
+          across(
+              row, shape_.rows, [&](std::int64_t at) { return along(at, k); }, ring(plane, row, k));
         }
       }
     }
   }
 
-  const LnccLayout layout_;
-  const int radius_;
-  const int threads_;
-  double* sums_;
-  double* other_;
+  template <typename At>
+  void across(std::int64_t at, std::int64_t length, const At& row_of, T* to) {
+    std::int64_t first;
+    const LnccWindow<T> window = windows_.inside(at, length, &first);
+    rows_.clear();
+    for (std::int64_t i = first; i < first + window.size; ++i) {
+      rows_.push_back(row_of(i));
+    }
+    select_lncc_rows<T>().sum_across(window, rows_.data(), to);
+  }
+
+  const Terms<T>& terms_;
+  const int count_;
+  const LnccShape shape_;
+  const Slab slab_;
+  const Windows<T> windows_;
+  const std::int64_t stride_;
+  Rows<T> source_;
+  Rows<T> along_;
+  Rows<T> ring_;
+  Rows<T> found_;
+  std::vector<const T*> rows_;
 };
+
+// Fills the terms' images. Returns how much the voxels of each slab count.
+template <typename T>
+std::vector<SlabSums> find_terms(const Images<T>& images, const Terms<T>& terms,
+                                 const LnccOptions& options, int threads) {
+  const LnccShape& shape = images.shape();
+  std::vector<SlabSums> sums(static_cast<std::size_t>(Slab::total(shape)));
+  parallel_for(Slab::total(shape), 1, threads, [&](std::int64_t task) {
+    const Slab slab(shape, task);
+    const auto& rows = select_lncc_rows<T>();
+    const LnccConstants<T> constants = constants_of(images, options, slab);
+    const int n = static_cast<int>(shape.columns);
+    Moments<T> moments(images, options, slab);
+    Rows<T> weight(shape.columns);
+    Rows<T> unused(shape.columns);
+    moments.for_each_row([&](std::int64_t plane, std::int64_t row, T* const* found) {
+      images.load_weight(slab, plane, row, weight.data());
+      sums[static_cast<std::size_t>(task)].weight += rows.sum(weight.data(), n);
+      T* targets[5];
+      terms.targets(first_voxel(shape, slab, plane, row), unused.data(), targets);
+      rows.terms(options.stabiliser, options.squared, constants, found, weight.data(), n, targets);
+    });
+  });
+  return sums;
+}
+
+template <typename T>
+void backward(const LnccBackward& call, int threads) {
+  const Images<T> images(call.x, call.y, call.mask, threads);
+  const LnccShape& shape = images.shape();
+  const Terms<T> terms(call, shape);
+  const std::vector<SlabSums> sums = find_terms(images, terms, call.options, threads);
+  std::vector<T> scales(static_cast<std::size_t>(shape.samples));
+  for (std::int64_t sample = 0; sample < shape.samples; ++sample) {
+    const SlabSums sum = sum_of_sample(sums, shape, sample);
+    const double grad = call.grad.as<T>()[sample * call.grad.strides[0]];
+    scales[static_cast<std::size_t>(sample)] =
+        static_cast<T>(sum.weight == 0 ? 0 : grad / sum.weight);
+  }
+  parallel_for(Slab::total(shape), 1, threads, [&](std::int64_t task) {
+    const Slab slab(shape, task);
+    const auto& rows = select_lncc_rows<T>();
+    const int n = static_cast<int>(shape.columns);
+    const T scale = scales[static_cast<std::size_t>(slab.sample)];
+    TermSums<T> term_sums(terms, call.options, shape, slab);
+    Rows<T> buffer(4 * shape.columns);
+    T* const weight = buffer.data();
+    T* const of_x = weight + n;
+    T* const of_y = of_x + n;
+    T* const result = of_y + n;
+    term_sums.for_each_row([&](std::int64_t plane, std::int64_t row, const T* found) {
+      images.load(slab, plane, row, weight, of_x, of_y);
+      const std::int64_t stride = divide_up(shape.columns, kLnccLanes) * kLnccLanes;
+      const std::int64_t voxel = first_voxel(shape, slab, plane, row);
+      const auto write = [&](const Tensor& gradient, const T* own, const T* other, int first) {
+        rows.gradient(scale, weight, found, other, found + first * stride, own,
+                      found + (first + 1) * stride, n, result);
+        const auto store = select_convert_rows<T>().store[static_cast<int>(gradient.dtype)];
+        store(result, n, mutable_element(gradient, voxel));
+      };
+      if (call.grad_x) {
+        write(call.grad_x, of_x, of_y, terms.of_x());
+      }
+      if (call.grad_y) {
+        write(call.grad_y, of_y, of_x, terms.of_y());
+      }
+    });
+  });
+}
 
 }  // namespace
 
-void lncc_forward(const Tensor& x, const Tensor& y, const Tensor& out, const Tensor& scratch,
-                  int window, int threads) {
-  prefer_huge_pages(scratch);
-  Windows windows(x, scratch, window, threads);
-  windows.sum_images(x, y);
-  windows.correlate();
-  const std::int64_t voxels = windows.layout().of_sample();
-  std::vector<double> means(static_cast<std::size_t>(x.shape[0]));
-  for (std::int64_t sample = 0; sample < x.shape[0]; ++sample) {
-    const double* values = windows.sums(0) + sample * voxels;
-    double sum = 0;
-    for (std::int64_t i = 0; i < voxels; ++i) {
-      sum += values[i];
-    }
-    means[static_cast<std::size_t>(sample)] = sum / static_cast<double>(voxels);
-  }
-  store(out, 0, x.shape[0], means.data());
+void lncc_forward(const LnccForward& call, int threads) {
+  with_accumulator(call.x.dtype, [&](auto zero) { forward<decltype(zero)>(call, threads); });
 }
 
-void lncc_backward(const Tensor& grad, const Tensor& x, const Tensor& y, const Tensor& grad_x,
-                   const Tensor& grad_y, const Tensor& scratch, int window, int threads) {
-  if (LnccLayout(x).voxels() == 0) {
+void lncc_backward(const LnccBackward& call, int threads) {
+  if (LnccShape(call.x).voxels() == 0 || (!call.grad_x && !call.grad_y)) {
     return;
   }
-  prefer_huge_pages(scratch);
-  Windows windows(x, scratch, window, threads);
-  windows.sum_images(x, y);
-  windows.sum_terms();
-  const LnccLayout& layout = windows.layout();
-  const std::int64_t n = layout.size[4];
-  const std::int64_t rows = layout.size[1] * layout.size[2] * layout.size[3];  // of a sample
-  parallel_for(layout.rows(), 1, threads, [&](std::int64_t row) {
-    std::vector<double> values(static_cast<std::size_t>(3 * n));
-    double* const of_x = values.data();
-    double* const of_y = of_x + n;
-    double* const result = of_y + n;
-    windows.load_row(x, row, of_x);
-    windows.load_row(y, row, of_y);
-    double scale = 0;
-    load(grad, row / rows * grad.strides[0], 1, 1, &scale);
-    scale /= static_cast<double>(layout.of_sample());
-    const double* const cross = windows.sums(0) + row * n;
-    for (const bool is_x : {true, false}) {
-      const Tensor& gradient = is_x ? grad_x : grad_y;
-      if (!gradient) {
-        continue;
-      }
-      const double* const own = is_x ? of_x : of_y;
-      const double* const other = is_x ? of_y : of_x;
-      const double* const own_sum = windows.sums(is_x ? 1 : 2) + row * n;
-      const double* const rest = windows.sums(is_x ? 3 : 4) + row * n;
-      for (std::int64_t i = 0; i < n; ++i) {
-        result[i] = scale * (cross[i] * other[i] + own_sum[i] * own[i] - rest[i]);
-      }
-      store(gradient, row * n, n, result);
-    }
-  });
+  prefer_huge_pages(call.scratch);
+  prefer_huge_pages(call.grad_x);
+  prefer_huge_pages(call.grad_y);
+  with_accumulator(call.x.dtype, [&](auto zero) { backward<decltype(zero)>(call, threads); });
 }
 
 }  // namespace plasticine

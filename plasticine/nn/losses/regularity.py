@@ -1,4 +1,4 @@
-"""What a deformation must be: smooth, invertible, free of folds."""
+"""What a deformation and its inverse must be: each other's."""
 
 from __future__ import annotations
 
@@ -7,33 +7,6 @@ from torch import Tensor
 
 from plasticine.nn.validity import validity_mask
 from plasticine.ops.compose import compose
-
-
-def smoothness(velocity: Tensor) -> Tensor:
-    """Mean squared spatial gradient of a vector field, by forward differences.
-
-    sum_ij mean_p (v_i(p + e_j) - v_i(p))²: the squared Frobenius norm of the field's
-    gradient, averaged over voxels and the batch; M p has ||M||². An axis of length 1
-    contributes nothing.
-
-    Args:
-        velocity: (N, d, *spatial) with d spatial axes, voxels.
-
-    Returns:
-        A scalar, float64 for a float64 field and float32 otherwise.
-
-    Raises:
-        TypeError: the field is not floating point.
-        ValueError: its shape is not (N, d, *spatial), or it is empty.
-    """
-    _check_field("velocity", velocity)
-    if velocity.dtype != torch.float64:
-        velocity = velocity.float()
-    total = velocity.new_zeros(())
-    for axis in range(2, velocity.ndim):
-        if velocity.shape[axis] > 1:
-            total = total + velocity.diff(dim=axis).square().mean()
-    return total * velocity.shape[1]
 
 
 def inverse_consistency(
@@ -68,32 +41,6 @@ def inverse_consistency(
         _mean_squared_length(compose(u_inverse, u), valid, u)
         + _mean_squared_length(compose(u, u_inverse), valid_inverse, u_inverse)
     )
-
-
-def jacobian_hinge(jacobian: Tensor, threshold: float = 0.05) -> Tensor:
-    """Mean of relu(threshold - J): zero while no voxel shrinks below ``threshold``.
-
-    Args:
-        jacobian: (N, 1, *spatial) Jacobian determinants.
-        threshold: the volume ratio below which a voxel is pushed back.
-
-    Returns:
-        A scalar, float64 for float64 determinants and float32 otherwise.
-
-    Raises:
-        TypeError: the determinants are not floating point.
-        ValueError: their shape is not (N, 1, *spatial), or they are empty.
-    """
-    if not jacobian.is_floating_point():
-        raise TypeError(f"expected floating-point Jacobian determinants; got {jacobian.dtype}")
-    if jacobian.ndim < 3 or jacobian.shape[1] != 1 or jacobian.numel() == 0:
-        raise ValueError(
-            "expected Jacobian determinants of shape (N, 1, *spatial), not empty; "
-            f"got {tuple(jacobian.shape)}"
-        )
-    if jacobian.dtype != torch.float64:
-        jacobian = jacobian.float()
-    return (threshold - jacobian).relu().mean()
 
 
 def _check_field(name: str, field: Tensor) -> None:
