@@ -124,6 +124,7 @@ class Operator:
         choices: values of options that are not words; of a tensor that may be None, False and True.
         extra: other options, which depend on the sizes and the dtype.
         result: makes one tensor of what the function returns.
+        channels: of the images.
         accumulated: whether the result of half tensors is float32.
         differentiable: how many times.
         forward_mode: whether it has tangents.
@@ -141,6 +142,7 @@ class Operator:
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     extra: Callable[[Sizes, torch.dtype], Options] = lambda sizes, dtype: {}
     result: Callable[[Any], Tensor] = lambda result: result
+    channels: int = 3
     accumulated: bool = False
     differentiable: int = 2
     forward_mode: bool = False
@@ -180,7 +182,7 @@ class Operator:
         self, sizes: Sizes, options: Options, dtype: torch.dtype, field: Any = None, **shape: int
     ) -> Tensors:
         """Tensors of the dtype, or those that are no image of another."""
-        made = Maker(sizes, **shape)
+        made = Maker(sizes, **{"channels": self.channels, **shape})
         inputs = {name: MAKERS[self.makers.get(name, name)](made) for name in self.given(options)}
         return {k: x.to(dtype if k == "image" else field or dtype) for k, x in inputs.items()}
 
@@ -348,6 +350,7 @@ OPERATORS = {
             plasticine.mind_distance,
             reference.mind_distance,
             choices={"mask": (False, True), "dilations": ((1, 2), (2,)), "sigma": (0.8, 0.3)},
+            channels=2,  # taken one by one
             accumulated=True,
             differentiable=1,
             local=False,  # all voxels know of the mean variance

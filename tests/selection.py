@@ -30,12 +30,21 @@ def thinned(items: list[pytest.Item], most: int) -> list[pytest.Item]:
     dropped: set[int] = set()
     for (name, served), group in groups.items():
         random.Random(f"{name} {served}").shuffle(group)
-        seen: set[tuple[str, str]] = set()
-        spare = []
-        for item in group:
-            values = {(key, str(value)) for key, value in item.callspec.params.items()}
-            if values <= seen:
-                spare.append(item)
-            seen |= values
-        dropped.update(map(id, spare[max(0, most - (len(group) - len(spare))) :]))
+        kept = covering(group)
+        spare = [item for item in group if item not in kept]
+        dropped.update(map(id, spare[max(0, most - len(kept)) :]))
     return [item for item in items if id(item) not in dropped]
+
+
+def covering(group: list[pytest.Item]) -> list[pytest.Item]:
+    """Cases of one test that hold every value of every parameter: whichever adds most, in turn."""
+    values = {
+        id(item): {(key, str(value)) for key, value in item.callspec.params.items()}
+        for item in group
+    }
+    missing = set().union(*values.values())
+    found = []
+    while missing:
+        found.append(max(group, key=lambda item: len(missing & values[id(item)])))
+        missing -= values[id(found[-1])]
+    return found
