@@ -80,6 +80,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     sizes_of = config.getoption("--cases") or device
     large = config.getoption("--large")
     kept, left_out = [], []
+    seen: set[str] = set()
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         case, contender = parameters.get("case"), parameters.get("contender")
@@ -88,6 +89,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         elsewhere = contender is not None and contender.device not in (None, device)
         other_sizes = case is not None and case.device != sizes_of
         out = too_large or other_sizes or elsewhere or (is_peer and config.getoption("--no-peers"))
+        if config.getoption("--tiny") and case is not None and not out:
+            # Sizes that differ are alike then: once is enough.
+            alike = f"{item.nodeid.partition('[')[0]} {parameters | {'case': str(case.tiny())}}"
+            out = alike in seen
+            seen.add(alike)
         (left_out if out else kept).append(item)
     items[:] = kept
     config.hook.pytest_deselected(items=left_out)
