@@ -46,35 +46,25 @@ def from_gradient(kind: str, u: Tensor) -> Tensor:
     return penalty(peers.gradient_determinant(u), THRESHOLD, kind).flatten(1).mean(1)
 
 
-def contest(kind: str) -> Contest:
+def contest(name: str, kind: str) -> Contest:
     options = {"threshold": THRESHOLD, "kind": kind}
     return Contest(
-        "jacobian_penalty",
+        name,
         inputs=field,
         expected=functools.partial(reference.jacobian_penalty, **options),
         floor=floor,
         cases=(*SIZES, *with_dtypes(FULL_3D, dtypes=HALF_DTYPES)),
         contenders=(
-            Contender(
-                f"torch_gradient_{kind}", same(functools.partial(from_gradient, kind)), in_float32
-            ),
-            Contender(
-                f"jacobian_determinant_{kind}",
-                same(functools.partial(from_image, kind)),
-                in_float32,
-            ),
-            *ours(
-                "jacobian_penalty",
-                functools.partial(plasticine.jacobian_penalty, **options),
-                f"_{kind}",
-            ),
+            Contender("torch_gradient", same(functools.partial(from_gradient, kind)), in_float32),
+            Contender("own_determinant", same(functools.partial(from_image, kind)), in_float32),
+            *ours("jacobian_penalty", functools.partial(plasticine.jacobian_penalty, **options)),
         ),
     )
 
 
 ENTRIES = [
-    pytest.param(each, *entry.values, id=entry.id)
-    for each in (contest("hinge"), contest("log"))
+    pytest.param(each, *entry.values, id=f"{each.operator}-{entry.id}")
+    for each in (contest("jacobian_penalty", "hinge"), contest("jacobian_penalty_log", "log"))
     for entry in each.entries()
 ]
 

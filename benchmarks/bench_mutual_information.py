@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import pytest
 from torch import Tensor
@@ -43,63 +44,44 @@ def floor(ndim: int, backward: bool) -> float:
     return 2 + (4 if backward else 0)
 
 
-def check_window(kernel: str, case: Case, result: Tensor) -> dict[str, float]:
-    """Of another window than the contest's: against its own definition."""
-    expected = define(*images(case), kernel).to(result)
-    difference = (result - expected).abs().max().item()
-    assert difference <= 1e-3, f"it differs from the definition by {difference}"
-    return {"largest_difference": difference}
-
-
 def check_mattes(case: Case, result: Tensor) -> dict[str, float]:
     """MONAI's bins are a little larger."""
     assert result.isfinite().all()
     return {}
 
 
-CONTEST = Contest(
-    "mutual_information",
-    inputs=images,
-    expected=define,
-    floor=floor,
-    cases=(*SIZES, *with_dtypes(FULL_3D, dtypes=HALF_DTYPES)),
-    contenders=(
-        Contender(
-            "monai_gaussian",
-            functools.partial(peers.monai_information, kernel="gaussian", bins=BINS),
-            in_float32,
-            check=functools.partial(check_window, "gaussian"),
+def contest(name: str, kernel: str, *others: Contender) -> Contest:
+    options = {"bins": BINS, "kernel": kernel, "value_range": ENDS}
+    return Contest(
+        name,
+        inputs=images,
+        expected=functools.partial(define, kernel=kernel),
+        floor=floor,
+        cases=(*SIZES, *with_dtypes(FULL_3D, dtypes=HALF_DTYPES)),
+        contenders=(
+            *others,
+            *ours("joint_histogram", functools.partial(plasticine.mutual_information, **options)),
         ),
-        Contender(
-            "monai_b_spline",
-            functools.partial(peers.monai_information, kernel="b-spline", bins=BINS),
-            in_float32,
-            check=check_mattes,
-        ),
-        *ours(
-            "joint_histogram",
-            functools.partial(plasticine.mutual_information, bins=BINS, value_range=ENDS),
-        ),
-        *ours(
-            "joint_histogram",
-            functools.partial(plasticine.mutual_information, bins=BINS),
-            "_own_range",
-            joins=in_float32,
-            check=check_mattes,
-        ),
-        *ours(
-            "joint_histogram",
-            functools.partial(
-                plasticine.mutual_information, bins=BINS, kernel="gaussian", value_range=ENDS
-            ),
-            "_gaussian",
-            joins=in_float32,
-            check=functools.partial(check_window, "gaussian"),
-        ),
-    ),
+    )
+
+
+def monai(kernel: str, **options: Any) -> Contender:
+    call = functools.partial(peers.monai_information, kernel=kernel, bins=BINS)
+    return Contender("monai", call, in_float32, **options)
+
+
+CONTESTS = (
+    contest("mutual_information", "bspline"),
+    contest("mutual_information_gaussian", "gaussian", monai("gaussian")),
+    contest("mutual_information_mattes", "mattes", monai("b-spline", check=check_mattes)),
 )
+ENTRIES = [
+    pytest.param(each, *entry.values, id=f"{each.operator}-{entry.id}")
+    for each in CONTESTS
+    for entry in each.entries()
+]
 
 
-@pytest.mark.parametrize(("case", "direction", "contender"), CONTEST.entries())
-def test_mutual_information(case, direction, contender, run_contest):
-    run_contest(CONTEST, case, direction, contender)
+@pytest.mark.parametrize(("contest", "case", "direction", "contender"), ENTRIES)
+def test_mutual_information(contest, case, direction, contender, run_contest):
+    run_contest(contest, case, direction, contender)

@@ -47,33 +47,41 @@ def bending_by_differences(v: Tensor) -> Tensor:
     return torch.stack(terms).sum(0)
 
 
-def contest(order: int, scheme: str, *others: Contender) -> Contest:
+def contest(name: str, order: int, scheme: str, other: Contender) -> Contest:
     options = {"order": order, "scheme": scheme}
     return Contest(
-        "smoothness",
+        name,
         inputs=lambda case: (case.field(),),
         expected=functools.partial(reference.smoothness, **options),
         floor=floor,
         cases=(*SIZES, *with_dtypes(FULL_3D, dtypes=HALF_DTYPES)),
         contenders=(
-            *others,
-            *ours(
-                "smoothness",
-                functools.partial(plasticine.smoothness, **options),
-                f"_order_{order}_{scheme}",
-            ),
+            other,
+            *ours("smoothness", functools.partial(plasticine.smoothness, **options)),
         ),
     )
 
 
 CONTESTS = (
-    contest(2, "central", Contender("monai_bending", peers.monai_bending, in_float32)),
-    contest(2, "forward", Contender("torch_bending", same(bending_by_differences), in_float32)),
-    contest(1, "central", Contender("monai_diffusion", peers.monai_diffusion, in_float32)),
-    contest(1, "forward", Contender("torch_diffusion", same(diffusion_by_differences), in_float32)),
+    contest("bending", 2, "central", Contender("monai", peers.monai_bending, in_float32)),
+    contest(
+        "bending_forward",
+        2,
+        "forward",
+        Contender("torch", same(bending_by_differences), in_float32),
+    ),
+    contest("diffusion", 1, "central", Contender("monai", peers.monai_diffusion, in_float32)),
+    contest(
+        "diffusion_forward",
+        1,
+        "forward",
+        Contender("torch", same(diffusion_by_differences), in_float32),
+    ),
 )
 ENTRIES = [
-    pytest.param(each, *entry.values, id=entry.id) for each in CONTESTS for entry in each.entries()
+    pytest.param(each, *entry.values, id=f"{each.operator}-{entry.id}")
+    for each in CONTESTS
+    for entry in each.entries()
 ]
 
 

@@ -50,6 +50,15 @@ HEADLINES = (
     ("invert", "", _FULL, "`invert`, 128³"),
     ("jacobian_determinant", "", _FULL, "`jacobian_determinant`, 128³"),
     ("folding", "", _FULL, "`folding`, 128³"),
+    ("lncc", "", _FULL, "`lncc`, 128³"),
+    ("lncc", "", _BATCH, "`lncc`, 16 × 256²"),
+    ("mutual_information", "", _FULL, "`mutual_information`, 128³"),
+    ("mutual_information_gaussian", "", _FULL, "`mutual_information`, Gaussian, 128³"),
+    ("mutual_information_mattes", "", _FULL, "`mutual_information`, Mattes, 128³"),
+    ("mind_distance", "", _FULL, "`mind_distance`, 128³"),
+    ("bending", "", _FULL, "`smoothness`, bending, 128³"),
+    ("diffusion", "", _FULL, "`smoothness`, diffusion, 128³"),
+    ("jacobian_penalty", "", _FULL, "`jacobian_penalty`, 128³"),
 )
 
 
