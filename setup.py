@@ -235,8 +235,14 @@ def shared_library_flags() -> list[str]:
     return ["-shared", "-Wl,-s"]
 
 
-def include_flags() -> list[str]:
-    """The Python and pybind11 headers, as system headers."""
+def include_flags(source: str) -> list[str]:
+    """The Python and pybind11 headers, as system headers, of what binds to Python.
+
+    Of nothing else: pip has them in a folder that is new each time, and what is compiled by another
+    command is compiled again.
+    """
+    if not Path(source).name.startswith("bindings"):
+        return []
     import pybind11
 
     folders = [sysconfig.get_path("include"), pybind11.get_include()]
@@ -247,8 +253,7 @@ def compile_rule(graph: NinjaFile, compiler: list[str], flags: list[str]) -> Non
     """Adds the rule `compile`: one C++ source to one object."""
     user = os.environ.get("CPPFLAGS", "").split() + os.environ.get("CXXFLAGS", "").split()
     architecture = os.environ.get("ARCHFLAGS", "").split()
-    command = [*compiler, *COMMON_FLAGS, *flags, f"-I{CSRC}", *include_flags()]
-    command += [*architecture, *user]
+    command = [*compiler, *COMMON_FLAGS, *flags, f"-I{CSRC}", *architecture, *user]
     command += ["$flags", "-MMD", "-MF", "$out.d", "-c", "$in", "-o", "$out"]
     graph.rule("compile", command, "C++ $out", depfile=True)
 
@@ -266,7 +271,7 @@ def build_native(folder: Path, output: Path, version: str) -> dict[str, object]:
     link = [*compiler, *shared_library_flags(), "$in", "-o", "$out", *openmp_link, *user]
     graph.rule("link", link, "link $out")
     objects = [
-        graph.edge("compile", [str(ROOT / source)], object_name(source), [])
+        graph.edge("compile", [str(ROOT / source)], object_name(source), include_flags(source))
         for source in CPU_SOURCES
     ]
     for name, flags in variants.items():
@@ -317,7 +322,7 @@ def build_cuda(folder: Path, output: Path, version: str) -> dict[str, object]:
             "cuda" if source.endswith(".cu") else "compile",
             [str(ROOT / source)],
             object_name(source),
-            [],
+            include_flags(source),
         )
         for source in CUDA_SOURCES
     ]

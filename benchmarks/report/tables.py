@@ -182,7 +182,9 @@ def provenance(run: Run, record: str) -> str:
         f"{', '.join(known)}; `Tensor.copy_` moves {copy:.1f} GB/s there. Every result is "
         "checked against the reference before it is timed; `F.grid_sample`'s time includes the "
         "grid that it needs. The floor is the time that the bytes "
-        "which must move take at that rate; peak memory is that of one call, its result included."
+        "which must move take at that rate; peak memory is that of one call, its result included. "
+        "In training with a network, convolutions are most of a step: "
+        "[its shares](docs/losses.md#in-a-training-step)."
         f"{note} [All figures]({record}) are made by `python -m benchmarks.report --run`."
     )
 
