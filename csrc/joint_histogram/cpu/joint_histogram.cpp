@@ -113,6 +113,11 @@ class Images {
   std::vector<double> gaussian_;
 };
 
+template <typename T>
+std::int64_t line_count(const JointHistogramRows<T>& rows, const ParzenBins& bins) {
+  return rows.lines == nullptr ? 0 : rows.lines(bins);
+}
+
 // The histogram of a part of a sample.
 template <typename T>
 void add_part(const Images<T>& images, std::int64_t sample, std::int64_t first, std::int64_t end,
@@ -120,22 +125,20 @@ void add_part(const Images<T>& images, std::int64_t sample, std::int64_t first, 
   constexpr int kPhases = HistogramTable::kPhases;
   const std::int64_t stride = divide_up(images.size, 8) * 8;
   const std::int64_t phase = images.size * stride;
-  const std::int64_t tables = HistogramTable::kCopies * kPhases;
   const ParzenBins parzen = images.bins_of(sample);
+  const std::int64_t count = line_count(images.rows, parzen);
+  const std::int64_t tables = count > 0 ? 1 : HistogramTable::kCopies * kPhases;
   std::vector<Line<double>> sums(static_cast<std::size_t>(tables * phase / 8));
-  const bool in_lines = images.rows.flush != nullptr;
-  const std::size_t cells =
-      in_lines ? HistogramTable::kCopies * parzen.x.cells * parzen.y.cells : 0;
-  std::vector<Line<float>> lines(cells);
-  std::vector<unsigned char> hits(cells);
+  std::vector<Line<float>> lines(static_cast<std::size_t>(count));
+  std::vector<unsigned char> hits(static_cast<std::size_t>(2 * count));
   const HistogramTable table = {sums.data()->values, stride, phase,
-                                in_lines ? lines.data()->values : nullptr, hits.data()};
+                                count > 0 ? lines.data()->values : nullptr, hits.data()};
   bool nan = false;
   images.for_each_block(sample, first, end,
                         [&](std::int64_t, const Block&, const VoxelBlock<T>& voxels) {
                           nan = images.rows.add(voxels, parzen, table) || nan;
                         });
-  if (in_lines) {
+  if (count > 0) {
     images.rows.flush(parzen, table);
   }
   std::fill_n(out, std::int64_t{bins} * bins, nan ? std::numeric_limits<double>::quiet_NaN() : 0.0);
@@ -191,16 +194,10 @@ class GradientTable {
                          (column - images.lead) * grad.strides[2]];
       }
     }
-    if (images.rows.flush != nullptr) {
-      const std::int64_t cells = size_ - 3;
-      lines_.resize(static_cast<std::size_t>(cells * cells * 16) / Line<T>::kSize);
-      T* line = lines_.data()->values;
-      for (std::int64_t cell = 0; cell < cells * cells; ++cell, line += 16) {
-        const T* const corner = values_.data() + cell / cells * size_ + cell % cells;
-        for (int k = 0; k < 16; ++k) {
-          line[k] = corner[k / 4 * size_ + k % 4];
-        }
-      }
+    if (images.rows.spread != nullptr) {
+      const ParzenBins parzen = images.bins_of(sample);
+      lines_.resize(static_cast<std::size_t>(line_count(images.rows, parzen)));
+      images.rows.spread(parzen, view(), lines_.data()->values);
     }
   }
 

@@ -3,7 +3,9 @@
 #include "joint_histogram/rows/joint_histogram.h"
 
 #include "core/macros.h"
-#include "joint_histogram/avx512/cells.h"
+#include "joint_histogram/avx512/cubic.h"
+#include "joint_histogram/avx512/gaussian.h"
+#include "joint_histogram/avx512/mattes.h"
 
 namespace plasticine {
 namespace PLASTICINE_SIMD {
@@ -284,28 +286,31 @@ void pull(const VoxelBlock<T>& block, const ParzenBins& bins, const HistogramGra
 
 template <typename T>
 constexpr JointHistogramRows<T> kTables[] = {
-    {add<Parzen::bspline, 4, T>, nullptr, pull<Parzen::bspline, 4, T>},
-    {add<Parzen::mattes, 4, T>, nullptr, pull<Parzen::mattes, 4, T>},
-    {add<Parzen::gaussian, 8, T>, nullptr, pull<Parzen::gaussian, 8, T>},
-    {add<Parzen::gaussian, 16, T>, nullptr, pull<Parzen::gaussian, 16, T>}};
+    {add<Parzen::bspline, 4, T>, pull<Parzen::bspline, 4, T>, nullptr, nullptr, nullptr},
+    {add<Parzen::mattes, 4, T>, pull<Parzen::mattes, 4, T>, nullptr, nullptr, nullptr},
+    {add<Parzen::gaussian, 8, T>, pull<Parzen::gaussian, 8, T>, nullptr, nullptr, nullptr},
+    {add<Parzen::gaussian, 16, T>, pull<Parzen::gaussian, 16, T>, nullptr, nullptr, nullptr}};
 
 #if defined(PLASTICINE_SIMD_AVX512)
-constexpr JointHistogramRows<float> kCells = {add_cells, flush_cells, pull_cells};
+constexpr JointHistogramRows<float> kFewBins[] = {
+    {add_cubic, pull_cubic, cubic_lines, flush_cubic, spread_cubic},
+    {add_nearest, pull_nearest, nearest_lines, flush_nearest, spread_nearest},
+    {add_gaussian, pull_gaussian, gaussian_lines, flush_gaussian, spread_gaussian}};
 #endif
 
 }  // namespace
 
 template <typename T>
 const JointHistogramRows<T>& joint_histogram_rows(Parzen kernel, int taps, bool few) {
+  const int index = kernel == Parzen::bspline ? 0 : kernel == Parzen::mattes ? 1 : 2;
 #if defined(PLASTICINE_SIMD_AVX512)
   if constexpr (sizeof(T) == sizeof(float)) {
-    if (kernel == Parzen::bspline && few) {
-      return kCells;
+    if (few && taps <= 8) {
+      return kFewBins[index];
     }
   }
 #endif
   (void)few;
-  const int index = kernel == Parzen::bspline ? 0 : kernel == Parzen::mattes ? 1 : 2;
   return kTables<T>[taps == 16 ? 3 : index];
 }
 

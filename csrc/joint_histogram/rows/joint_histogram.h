@@ -37,8 +37,9 @@ struct HistogramTable {
   double* sums;
   std::int64_t stride;  // of rows
   std::int64_t phase;   // of phases
-  float* lines;         // null, or zeros: two copies of 16 sums of every cell, aligned to 64 bytes
-  unsigned char* hits;  // and how many voxels are in them
+  // Where rows have lines, of which the sums are then but one table: zeros, aligned to 64 bytes.
+  float* lines;
+  unsigned char* hits;  // zeros, two for each line
 
   static constexpr int kPhases = 4;
   static constexpr int kCopies = 2;
@@ -49,18 +50,22 @@ template <typename T>
 struct HistogramGradient {
   const T* values;
   std::int64_t stride;
-  const T* lines;  // null, or the 16 values of every cell, aligned to 64 bytes
+  const T* lines;  // what rows have made of it, aligned to 64 bytes
 };
 
 template <typename T>
 struct JointHistogramRows {
   // Adds voxels; returns whether one that counts is NaN, or what it counts not finite.
   bool (*add)(const VoxelBlock<T>& block, const ParzenBins& bins, const HistogramTable& table);
-  // Adds the lines to the sums when all is added; null where there are none to be given.
-  void (*flush)(const ParzenBins& bins, const HistogramTable& table);
   // The gradients of voxels; either may be null.
   void (*pull)(const VoxelBlock<T>& block, const ParzenBins& bins,
                const HistogramGradient<T>& gradient, T* grad_x, T* grad_y);
+  // The lines of 64 bytes that all this is done in; null, as what follows, where there are none.
+  std::int64_t (*lines)(const ParzenBins& bins);
+  // Adds the lines to the sums when all is added.
+  void (*flush)(const ParzenBins& bins, const HistogramTable& table);
+  // Fills lines for pull() from the values of the gradient; may be null.
+  void (*spread)(const ParzenBins& bins, const HistogramGradient<T>& gradient, T* lines);
 };
 
 }  // namespace plasticine
@@ -71,7 +76,7 @@ PLASTICINE_DECLARE_SIMD(template <typename T>
 
 namespace plasticine {
 
-// few: there are so few bins that a line for each cell stays in a core's caches.
+// few: there are so few bins that lines for each cell stay in a core's caches.
 template <typename T>
 const JointHistogramRows<T>& select_joint_histogram_rows(Parzen kernel, int taps, bool few) {
   return PLASTICINE_SELECT_SIMD(joint_histogram_rows<T>)(kernel, taps, few);
