@@ -41,7 +41,7 @@ struct Slabs {
 
   Slabs(const LnccShape& shape, int window)
       : rows(std::max<std::int64_t>(16, divide_up(window, 16) * 16)),
-        planes(4 * rows),
+        planes(std::max<std::int64_t>(64, 2 * rows)),
         across(divide_up(shape.rows, rows)),
         of_channel(divide_up(shape.planes, planes) * across),
         total(shape.voxels() == 0 ? 0 : shape.samples * shape.channels * of_channel) {}
