@@ -272,6 +272,46 @@ def test_little_contrast_beside_darkness_is_seen(served, generator):
         assert (a - b).norm() <= 5e-3 * b.norm()
 
 
+@pytest.mark.parametrize("counted", ["inside", "zeros", "mask"])
+@pytest.mark.parametrize(
+    ("window", "size"),
+    [(31, (70, 20)), (31, (2, 20, 36)), (15, (20, 2, 18)), (7, (20, 18, 9)), (41, (5, 6))],
+    ids=str,
+)
+def test_windows_of_any_size_are_as_defined(served, generator, window, size, counted):
+    """Of which most are merged from parts: ends and beginnings of blocks of rows."""
+    x, y = pair(generator, 1, 1, *size)
+    options = {} if counted == "mask" else {"border": counted}
+    if counted == "mask":
+        mask = torch.rand(1, 1, *size, generator=generator, dtype=torch.float64)
+        options["mask"] = mask.where(mask > 0.5, 0)
+    found = value_and_gradients(x, y, served, window=window, **options)
+    leaves = [leaf(image) for image in (x, y)]
+    expected = reference.lncc(*leaves, window=window, **options)
+    assert_close(found[0], expected, torch.float64)
+    for a, b in zip(found[1:], torch.autograd.grad(expected.sum(), leaves), strict=True):
+        assert_close(a / b.abs().max(), b / b.abs().max(), torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("dark", "value_rounding", "gradient_rounding"), [(False, 1e-6, 1e-5), (True, 1e-4, 5e-3)]
+)
+@pytest.mark.parametrize("size", [(70, 45), (2, 20, 36)], ids=str)
+def test_little_contrast_in_large_windows_is_seen(
+    served, generator, size, dark, value_rounding, gradient_rounding
+):
+    """On a bright image; also where, because of a dark voxel, nothing can be subtracted."""
+    x, y = ((1e4 + image).float() for image in pair(generator, 1, 1, *size))
+    if dark:
+        x[..., :1, :1] = y[..., :1, :1] = 0
+    found = value_and_gradients(x, y, served, window=31)
+    exact = [leaf(image.double() - 1e4) for image in (x, y)]
+    expected = reference.lncc(*exact, window=31)
+    torch.testing.assert_close(found[0], expected.detach().float(), rtol=value_rounding, atol=0)
+    for a, b in zip(found[1:], torch.autograd.grad(expected.sum(), exact), strict=True):
+        assert (a - b).norm() <= gradient_rounding * b.norm()
+
+
 @pytest.mark.parametrize("squared", [True, False])
 def test_registration_does_not_stall_on_flat_regions(squared):
     """A blob on a flat background, of which most windows hold nothing, finds its place."""

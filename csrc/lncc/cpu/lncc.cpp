@@ -1,7 +1,7 @@
 // Local normalised cross-correlation on the CPU. A task goes through a slab of some rows, plane by
-// plane: windows along a row, then across the rows of a plane, then across the planes that a ring
-// in the core's cache holds. Nothing of the size of an image is written but, backward, what the
-// gradients are made of. What a task covers depends on the sizes alone, and so do all sums.
+// plane: windows along a row, then across the rows of a plane, then across planes, as they come
+// (running.h). Nothing of the size of an image is written but, backward, what the gradients are
+// made of. What a task covers depends on the sizes alone, and so do all sums.
 #include "lncc/lncc.h"
 
 #include <limits>
@@ -23,7 +23,7 @@ struct SlabSums {
 // Of a sample, from those of its slabs in order.
 SlabSums sum_of_sample(const std::vector<SlabSums>& sums, const LnccShape& shape,
                        std::int64_t sample) {
-  const std::int64_t tasks = Slab::total(shape) / shape.samples;
+  const std::int64_t tasks = static_cast<std::int64_t>(sums.size()) / shape.samples;
   SlabSums total;
   for (std::int64_t task = sample * tasks; task < (sample + 1) * tasks; ++task) {
     total.weight += sums[static_cast<std::size_t>(task)].weight;
@@ -44,9 +44,10 @@ void forward(const LnccForward& call, int threads) {
   const LnccOptions& options = call.options;
   const Images<T> images(call.x, call.y, call.mask, threads);
   const LnccShape& shape = images.shape();
-  std::vector<SlabSums> sums(static_cast<std::size_t>(Slab::total(shape)));
-  parallel_for(Slab::total(shape), 1, threads, [&](std::int64_t task) {
-    const Slab slab(shape, task);
+  const Slabs slabs(shape, options.window);
+  std::vector<SlabSums> sums(static_cast<std::size_t>(slabs.total));
+  parallel_for(slabs.total, 1, threads, [&](std::int64_t task) {
+    const Slab slab(shape, slabs, task);
     const auto& rows = select_lncc_rows<T>();
     const LnccConstants<T> constants = constants_of(images, options, slab);
     const int n = static_cast<int>(shape.columns);
@@ -116,69 +117,50 @@ class TermSums {
         count_(terms.count()),
         shape_(shape),
         slab_(slab),
-        windows_(options, shape, slab),
+        windows_(options, shape),
         stride_(windows_.stride()),
         source_(windows_.padded()),
-        along_((windows_.end_row() - windows_.first_row()) * count_ * stride_),
-        ring_(windows_.size() * slab.rows() * count_ * stride_),
-        found_(count_ * stride_) {
+        buffer_(windows_.padded()) {
     std::fill_n(source_.data(), windows_.padded(), T(0));
   }
 
   // Calls visit(plane, row, sums) for every row of the slab; sums: one row after the other.
   template <typename Visit>
   void for_each_row(const Visit& visit) {
-    windows_.march([&](std::int64_t plane) { fill(plane); },
-                   [&](std::int64_t plane) {
-                     for (std::int64_t row = slab_.row[0]; row < slab_.row[1]; ++row) {
-                       for (int k = 0; k < count_; ++k) {
-                         across(
-                             plane, shape_.planes,
-                             [&](std::int64_t at) { return ring(at, row, k); },
-                             found_.data() + k * stride_);
-                       }
-                       visit(plane, row, found_.data());
-                     }
-                   });
+    for_each_window_row(
+        windows_, shape_, slab_, *this,
+        [&](std::int64_t plane, std::int64_t row, T* to) { along(plane, row, to); }, visit);
+  }
+
+  // What RunningWindow asks for.
+  std::int64_t length() const { return count_ * stride_; }
+  const T* outside(int) const { return nullptr; }
+  void merge(int, const T* a, int, const T* b, int, bool, T* to) const {
+    select_lncc_box_rows<T>().add(a, b, length(), to);
+  }
+  void weigh(const LnccWindow<T>& window, std::vector<const T*>& rows, T* to) const {
+    for (int k = 0; k < count_; ++k) {
+      select_lncc_rows<T>().sum_across(window, rows.data(), to + k * stride_);
+      for (const T*& row : rows) {
+        row += stride_;
+      }
+    }
   }
 
  private:
-  T* along(std::int64_t row, int k) const {
-    return along_.data() + ((row - windows_.first_row()) * count_ + k) * stride_;
-  }
-  T* ring(std::int64_t plane, std::int64_t row, int k) const {
-    const std::int64_t slot = plane % windows_.size() * slab_.rows() + row - slab_.row[0];
-    return ring_.data() + (slot * count_ + k) * stride_;
-  }
-
-  void fill(std::int64_t plane) {
-    for (std::int64_t row = windows_.first_row(); row < windows_.end_row(); ++row) {
-      const std::int64_t voxel = first_voxel(shape_, slab_, plane, row);
-      for (int k = 0; k < count_; ++k) {
-        std::copy_n(terms_.image(k) + voxel, shape_.columns, source_.data() + windows_.radius());
-        T* const to = shape_.has_rows ? along(row, k) : ring(plane, row, k);
-        select_lncc_rows<T>().sum_along(windows_.whole(), source_.data(), to);
+  void along(std::int64_t plane, std::int64_t row, T* to) const {
+    const std::int64_t voxel = first_voxel(shape_, slab_, plane, row);
+    for (int k = 0; k < count_; ++k) {
+      std::copy_n(terms_.image(k) + voxel, shape_.columns, source_.data() + windows_.radius());
+      if (windows_.is_box()) {
+        const LnccBox<T> box = {windows_.size(),   static_cast<int>(shape_.columns),
+                                windows_.padded(), nullptr,
+                                nullptr,           buffer_.data()};
+        select_lncc_box_rows<T>().sum_along(box, source_.data(), to + k * stride_);
+      } else {
+        select_lncc_rows<T>().sum_along(windows_.whole(), source_.data(), to + k * stride_);
       }
     }
-    if (shape_.has_rows) {
-      for (std::int64_t row = slab_.row[0]; row < slab_.row[1]; ++row) {
-        for (int k = 0; k < count_; ++k) {
-          across(
-              row, shape_.rows, [&](std::int64_t at) { return along(at, k); }, ring(plane, row, k));
-        }
-      }
-    }
-  }
-
-  template <typename At>
-  void across(std::int64_t at, std::int64_t length, const At& row_of, T* to) {
-    std::int64_t first;
-    const LnccWindow<T> window = windows_.inside(at, length, &first);
-    rows_.clear();
-    for (std::int64_t i = first; i < first + window.size; ++i) {
-      rows_.push_back(row_of(i));
-    }
-    select_lncc_rows<T>().sum_across(window, rows_.data(), to);
   }
 
   const Terms<T>& terms_;
@@ -188,10 +170,7 @@ class TermSums {
   const Windows<T> windows_;
   const std::int64_t stride_;
   Rows<T> source_;
-  Rows<T> along_;
-  Rows<T> ring_;
-  Rows<T> found_;
-  std::vector<const T*> rows_;
+  Rows<T> buffer_;
 };
 
 // Fills the terms' images. Returns how much the voxels of each slab count.
@@ -199,9 +178,10 @@ template <typename T>
 std::vector<SlabSums> find_terms(const Images<T>& images, const Terms<T>& terms,
                                  const LnccOptions& options, int threads) {
   const LnccShape& shape = images.shape();
-  std::vector<SlabSums> sums(static_cast<std::size_t>(Slab::total(shape)));
-  parallel_for(Slab::total(shape), 1, threads, [&](std::int64_t task) {
-    const Slab slab(shape, task);
+  const Slabs slabs(shape, options.window);
+  std::vector<SlabSums> sums(static_cast<std::size_t>(slabs.total));
+  parallel_for(slabs.total, 1, threads, [&](std::int64_t task) {
+    const Slab slab(shape, slabs, task);
     const auto& rows = select_lncc_rows<T>();
     const LnccConstants<T> constants = constants_of(images, options, slab);
     const int n = static_cast<int>(shape.columns);
@@ -223,6 +203,7 @@ template <typename T>
 void backward(const LnccBackward& call, int threads) {
   const Images<T> images(call.x, call.y, call.mask, threads);
   const LnccShape& shape = images.shape();
+  const Slabs slabs(shape, call.options.window);
   const Terms<T> terms(call, shape);
   const std::vector<SlabSums> sums = find_terms(images, terms, call.options, threads);
   std::vector<T> scales(static_cast<std::size_t>(shape.samples));
@@ -232,8 +213,8 @@ void backward(const LnccBackward& call, int threads) {
     scales[static_cast<std::size_t>(sample)] =
         static_cast<T>(sum.weight == 0 ? 0 : grad / sum.weight);
   }
-  parallel_for(Slab::total(shape), 1, threads, [&](std::int64_t task) {
-    const Slab slab(shape, task);
+  parallel_for(slabs.total, 1, threads, [&](std::int64_t task) {
+    const Slab slab(shape, slabs, task);
     const auto& rows = select_lncc_rows<T>();
     const int n = static_cast<int>(shape.columns);
     const T scale = scales[static_cast<std::size_t>(slab.sample)];

@@ -2,10 +2,10 @@
 #pragma once
 
 #include <cmath>
-#include <numeric>
 
 #include "core/cpu/parallel.h"
-#include "lncc/cpu/slabs.h"
+#include "lncc/cpu/running.h"
+#include "lncc/rows/box.h"
 
 namespace plasticine {
 
@@ -88,52 +88,62 @@ class Moments {
       : images_(images),
         shape_(images.shape()),
         slab_(slab),
-        windows_(options, shape_, slab),
+        windows_(options, shape_),
         counts_zeros_(options.border == LnccBorder::zeros),
-        total_(std::accumulate(windows_.taps().begin(), windows_.taps().end(), T(0))),
         stride_(windows_.stride()),
         source_(3 * windows_.padded()),
-        along_((windows_.end_row() - windows_.first_row()) * kLnccMoments * stride_),
-        ring_(windows_.size() * slab.rows() * kLnccMoments * stride_),
-        outside_(2 * kLnccMoments * stride_),
-        found_(kLnccMoments * stride_),
-        counts_(stride_),
-        inverses_(stride_) {
+        outside_(2 * length()),
+        counts_(windows_.padded()),
+        inverses_(stride_),
+        merges_(windows_.is_box() ? 4 * lncc_doublings(windows_.size()) * windows_.padded() : 0),
+        buffer_(windows_.is_box() ? 5 * windows_.padded() : 0) {
     fill_border();
     count_along();
   }
 
-  const Windows<T>& windows() const { return windows_; }
-
   // Calls visit(plane, row, moments) for every row of the slab.
   template <typename Visit>
   void for_each_row(const Visit& visit) {
-    windows_.march([&](std::int64_t plane) { fill(plane); },
-                   [&](std::int64_t plane) {
-                     for (std::int64_t row = slab_.row[0]; row < slab_.row[1]; ++row) {
-                       combine(plane, row);
-                       visit(plane, row, found_row_.values);
-                     }
-                   });
+    for_each_window_row(
+        windows_, shape_, slab_, *this,
+        [&](std::int64_t plane, std::int64_t row, T* to) { along(plane, row, to); },
+        [&](std::int64_t plane, std::int64_t row, T* found) {
+          T* moments[kLnccMoments];
+          for (int k = 0; k < kLnccMoments; ++k) {
+            moments[k] = found + k * stride_;
+          }
+          if (!images_.is_masked()) {
+            fill_count(plane, row, moments[5]);
+          }
+          visit(plane, row, moments);
+        });
+  }
+
+  // What RunningWindow asks for.
+  std::int64_t length() const { return kLnccMoments * stride_; }
+  const T* outside(int level) const {
+    return counts_zeros_ ? outside_.data() + level * length() : nullptr;
+  }
+  void merge(int level, const T* a, int count_a, const T* b, int count_b, bool is_window,
+             T* to) const {
+    const T count = static_cast<T>(count_a + count_b);
+    const LnccMerge<T> merge = {static_cast<T>(count_b) / count,
+                                static_cast<T>(count_a) * static_cast<T>(count_b) / count,
+                                is_window && !images_.is_masked() ? T(1) / count : T(1),
+                                images_.is_masked(), is_window && level == 1};
+    select_lncc_box_rows<T>().merge(merge, a, b, stride_, static_cast<int>(shape_.columns), to);
+  }
+  void weigh(LnccWindow<T> window, const std::vector<const T*>& rows, T* to) const {
+    const T inverse = T(1) / std::accumulate(window.taps, window.taps + window.size, T(0));
+    window.inverse = images_.is_masked() ? nullptr : &inverse;
+    T* moments[kLnccMoments];
+    for (int k = 0; k < kLnccMoments; ++k) {
+      moments[k] = to + k * stride_;
+    }
+    select_lncc_rows<T>().across(window, rows.data(), stride_, moments);
   }
 
  private:
-  // Where the moments of a row begin.
-  struct Row {
-    T* values[kLnccMoments];
-  };
-  Row row_at(const Rows<T>& rows, std::int64_t slot) const {
-    Row row;
-    for (int k = 0; k < kLnccMoments; ++k) {
-      row.values[k] = rows.data() + (slot * kLnccMoments + k) * stride_;
-    }
-    return row;
-  }
-  Row along(std::int64_t row) const { return row_at(along_, row - windows_.first_row()); }
-  Row ring(std::int64_t plane, std::int64_t row) const {
-    return row_at(ring_, plane % windows_.size() * slab_.rows() + row - slab_.row[0]);
-  }
-
   // What windows find outside: nothing, or zeros.
   void fill_border() {
     const T weight = T(counts_zeros_ ? 1 : 0);
@@ -143,94 +153,73 @@ class Moments {
     for (int image = 0; image < 2; ++image) {
       std::fill_n(source_.data() + (1 + image) * windows_.padded(), windows_.padded(), zero[image]);
     }
+    const T total = windows_.total();
     for (int level = 0; level < 2; ++level) {
-      const Row row = row_at(outside_, level);
-      const T count = level == 1 && shape_.has_rows ? total_ * total_ : total_;
+      const T count = level == 1 && shape_.has_rows ? total * total : total;
       const T values[kLnccMoments] = {zero[0], zero[1], T(0), T(0), T(0), count};
       for (int k = 0; k < kLnccMoments; ++k) {
-        std::fill_n(row.values[k], stride_, values[k]);
+        std::fill_n(outside_.data() + level * length() + k * stride_, stride_, values[k]);
       }
     }
-    found_row_ = row_at(found_, 0);
   }
 
-  // The sums of the taps of windows along a row.
+  T count_at(std::int64_t at, std::int64_t length) const {
+    return counts_zeros_ ? windows_.total() : windows_.inside(at, length);
+  }
+
+  // The sums of the taps of windows along a row, and how moments merge there.
   void count_along() {
+    std::fill_n(source_.data() + windows_.radius(), shape_.columns, T(1));
+    if (windows_.is_box()) {
+      select_lncc_box_rows<T>().count(box(), source_.data(), counts_.data());
+    }
     for (std::int64_t column = 0; column < stride_; ++column) {
-      std::int64_t first;
-      const LnccWindow<T> window =
-          windows_.inside(std::min(column, shape_.columns - 1), shape_.columns, &first);
-      counts_.data()[column] =
-          counts_zeros_ ? total_ : std::accumulate(window.taps, window.taps + window.size, T(0));
+      counts_.data()[column] = count_at(std::min(column, shape_.columns - 1), shape_.columns);
       inverses_.data()[column] = T(1) / counts_.data()[column];
     }
   }
 
-  // A plane's windows along its rows and across them.
-  void fill(std::int64_t plane) {
+  LnccBox<T> box() const {
+    return {windows_.size(),
+            static_cast<int>(shape_.columns),
+            windows_.padded(),
+            merges_.data(),
+            images_.is_masked() ? nullptr : inverses_.data(),
+            buffer_.data()};
+  }
+
+  // Windows along a row.
+  void along(std::int64_t plane, std::int64_t row, T* to) const {
     const std::int64_t part = windows_.padded();
     const T* const source = source_.data();
     T* const inner = source_.data() + windows_.radius();
-    LnccWindow<T> window = windows_.whole();
-    window.inverse = images_.is_masked() ? nullptr : inverses_.data();
-    window.whole[0] = counts_zeros_ ? 0 : windows_.radius();
-    window.whole[1] = static_cast<int>(shape_.columns) - window.whole[0];
-    for (std::int64_t row = windows_.first_row(); row < windows_.end_row(); ++row) {
-      images_.load(slab_, plane, row, inner, inner + part, inner + 2 * part);
-      const Row to = shape_.has_rows ? along(row) : ring(plane, row);
-      select_lncc_rows<T>().along(window, source, source + part, source + 2 * part, to.values);
+    images_.load(slab_, plane, row, inner, inner + part, inner + 2 * part);
+    T* moments[kLnccMoments];
+    for (int k = 0; k < kLnccMoments; ++k) {
+      moments[k] = to + k * stride_;
     }
-    if (shape_.has_rows) {
-      for (std::int64_t row = slab_.row[0]; row < slab_.row[1]; ++row) {
-        across(0, row, shape_.rows, [&](std::int64_t at) { return along(at); }, ring(plane, row));
+    if (windows_.is_box()) {
+      const auto& rows = select_lncc_box_rows<T>();
+      if (images_.is_masked()) {
+        rows.count(box(), source, counts_.data());
+        std::copy_n(counts_.data(), stride_, moments[5]);
       }
+      rows.along(box(), source + part, source + 2 * part, moments);
+    } else {
+      LnccWindow<T> window = windows_.whole();
+      window.inverse = images_.is_masked() ? nullptr : inverses_.data();
+      window.whole[0] = counts_zeros_ ? 0 : windows_.radius();
+      window.whole[1] = static_cast<int>(shape_.columns) - window.whole[0];
+      select_lncc_rows<T>().along(window, source, source + part, source + 2 * part, moments);
     }
   }
 
-  void combine(std::int64_t plane, std::int64_t row) {
-    T count =
-        across(1, plane, shape_.planes, [&](std::int64_t at) { return ring(at, row); }, found_row_);
-    if (images_.is_masked()) {
-      return;
+  void fill_count(std::int64_t plane, std::int64_t row, T* to) const {
+    const T count =
+        count_at(plane, shape_.planes) * (shape_.has_rows ? count_at(row, shape_.rows) : T(1));
+    for (std::int64_t column = 0; column < stride_; ++column) {
+      to[column] = count * counts_.data()[column];
     }
-    if (shape_.has_rows) {
-      count *= count_across(row, shape_.rows);
-    }
-    if (count != count_) {
-      count_ = count;
-      for (std::int64_t column = 0; column < stride_; ++column) {
-        found_row_.values[5][column] = count * counts_.data()[column];
-      }
-    }
-  }
-
-  T count_across(std::int64_t at, std::int64_t length) const {
-    std::int64_t first;
-    const LnccWindow<T> window = windows_.inside(at, length, &first);
-    return counts_zeros_ ? total_ : std::accumulate(window.taps, window.taps + window.size, T(0));
-  }
-
-  // Of one row from a window of others, level 0 across the rows of a plane, 1 across planes.
-  // Returns the sum of the taps.
-  template <typename At>
-  T across(int level, std::int64_t at, std::int64_t length, const At& row_of, const Row& to) {
-    std::int64_t first;
-    LnccWindow<T> window = windows_.inside(at, length, &first);
-    const std::int64_t before = first - (at - windows_.radius());
-    const std::int64_t end = first + window.size;
-    if (counts_zeros_) {
-      window = windows_.whole();
-      first -= before;
-    }
-    rows_.clear();
-    for (std::int64_t i = first; i < first + window.size; ++i) {
-      rows_.push_back((i >= 0 && i < end ? row_of(i) : row_at(outside_, level)).values[0]);
-    }
-    const T count = std::accumulate(window.taps, window.taps + window.size, T(0));
-    const T inverse = T(1) / count;
-    window.inverse = images_.is_masked() ? nullptr : &inverse;
-    select_lncc_rows<T>().across(window, rows_.data(), stride_, to.values);
-    return count;
   }
 
   const Images<T>& images_;
@@ -238,18 +227,13 @@ class Moments {
   const Slab slab_;
   const Windows<T> windows_;
   const bool counts_zeros_;
-  const T total_;
   const std::int64_t stride_;
   Rows<T> source_;   // weights, x, y of one row, and what is outside of it
-  Rows<T> along_;    // the moments of windows along the rows of a plane
-  Rows<T> ring_;     // the same across the rows, of the planes of a window
   Rows<T> outside_;  // moments where there are only zeros, at each level
-  Rows<T> found_;
   Rows<T> counts_;
   Rows<T> inverses_;
-  Row found_row_;
-  T count_ = T(0);
-  std::vector<const T*> rows_;
+  Rows<T> merges_;
+  Rows<T> buffer_;
 };
 
 }  // namespace plasticine

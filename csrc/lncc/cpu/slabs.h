@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <numeric>
 #include <vector>
 
 #include "core/rows/convert.h"
@@ -29,97 +30,77 @@ class Rows {
   std::unique_ptr<T[]> values_;
 };
 
-// Rows of some planes of a channel. Few, so that a window's planes of them stay in a core's cache.
-struct Slab {
-  static constexpr std::int64_t kRows = 16;
-  static constexpr std::int64_t kPlanes = 64;
+// How a channel is cut into slabs: rows of some planes. They are few, so that a window's planes of
+// them stay in a core's cache, but not so few that most of what is read lies around them.
+struct Slabs {
+  std::int64_t rows;
+  std::int64_t planes;
+  std::int64_t across;  // slabs side by side
+  std::int64_t of_channel;
+  std::int64_t total;
 
+  Slabs(const LnccShape& shape, int window)
+      : rows(std::max<std::int64_t>(16, divide_up(window, 16) * 16)),
+        planes(std::max<std::int64_t>(64, 2 * rows)),
+        across(divide_up(shape.rows, rows)),
+        of_channel(divide_up(shape.planes, planes) * across),
+        total(shape.voxels() == 0 ? 0 : shape.samples * shape.channels * of_channel) {}
+};
+
+struct Slab {
   std::int64_t sample;
   std::int64_t channel;
   std::int64_t plane[2];  // first, and the one after the last
   std::int64_t row[2];
 
-  static std::int64_t count(const LnccShape& shape) {  // per channel
-    return divide_up(shape.planes, kPlanes) * divide_up(shape.rows, kRows);
-  }
-  static std::int64_t total(const LnccShape& shape) {
-    return shape.voxels() == 0 ? 0 : shape.samples * shape.channels * count(shape);
-  }
-
-  Slab(const LnccShape& shape, std::int64_t task) {
-    const std::int64_t of_channel = count(shape);
-    const std::int64_t across = divide_up(shape.rows, kRows);
-    sample = task / of_channel / shape.channels;
-    channel = task / of_channel % shape.channels;
-    plane[0] = task % of_channel / across * kPlanes;
-    plane[1] = std::min(plane[0] + kPlanes, shape.planes);
-    row[0] = task % of_channel % across * kRows;
-    row[1] = std::min(row[0] + kRows, shape.rows);
+  Slab(const LnccShape& shape, const Slabs& slabs, std::int64_t task) {
+    sample = task / slabs.of_channel / shape.channels;
+    channel = task / slabs.of_channel % shape.channels;
+    plane[0] = task % slabs.of_channel / slabs.across * slabs.planes;
+    plane[1] = std::min(plane[0] + slabs.planes, shape.planes);
+    row[0] = task % slabs.of_channel % slabs.across * slabs.rows;
+    row[1] = std::min(row[0] + slabs.rows, shape.rows);
   }
 
   std::int64_t rows() const { return row[1] - row[0]; }
   std::int64_t index(const LnccShape& shape) const { return sample * shape.channels + channel; }
 };
 
-// A window along each axis around the voxels of a slab.
+// A window along each axis.
 template <typename T>
 class Windows {
  public:
-  Windows(const LnccOptions& options, const LnccShape& shape, const Slab& slab)
-      : shape_(shape),
-        slab_(slab),
-        radius_(options.window / 2),
-        halo_(shape.has_rows ? radius_ : 0),
+  Windows(const LnccOptions& options, const LnccShape& shape)
+      : is_box_(options.kernel == LnccKernel::box),
+        columns_(static_cast<int>(shape.columns)),
         stride_(divide_up(shape.columns, kLnccLanes) * kLnccLanes) {
     for (const double tap : lncc_taps(options)) {
       taps_.push_back(static_cast<T>(tap));
     }
   }
 
+  bool is_box() const { return is_box_; }
   int size() const { return static_cast<int>(taps_.size()); }
-  int radius() const { return radius_; }
-  const std::vector<T>& taps() const { return taps_; }
+  int radius() const { return size() / 2; }
   // Of a row of results; and of one of values, with a window's more.
   std::int64_t stride() const { return stride_; }
-  std::int64_t padded() const { return divide_up(stride_ + 2 * radius_, kLnccLanes) * kLnccLanes; }
-
-  // The rows, inside of the image, that windows of the slab's reach.
-  std::int64_t first_row() const { return std::max<std::int64_t>(slab_.row[0] - halo_, 0); }
-  std::int64_t end_row() const { return std::min(slab_.row[1] + halo_, shape_.rows); }
-
-  // Calls fill(plane) for every plane that windows reach, and take(plane) for the slab's as soon as
-  // all of its window's are filled.
-  template <typename Fill, typename Take>
-  void march(const Fill& fill, const Take& take) const {
-    std::int64_t filled = std::max<std::int64_t>(slab_.plane[0] - radius_, 0);
-    for (std::int64_t plane = slab_.plane[0]; plane < slab_.plane[1]; ++plane) {
-      for (; filled < std::min(plane + radius_ + 1, shape_.planes); ++filled) {
-        fill(filled);
-      }
-      take(plane);
-    }
+  std::int64_t padded() const {
+    return divide_up(stride_ + size(), kLnccLanes) * kLnccLanes + kLnccLanes;
   }
 
-  // The taps of a window around `at` that are inside of an axis of this length, and the first of
-  // the places that they are at.
-  LnccWindow<T> inside(std::int64_t at, std::int64_t length, std::int64_t* first) const {
-    *first = std::max<std::int64_t>(at - radius_, 0);
-    const std::int64_t end = std::min(at + radius_ + 1, length);
-    return {taps_.data() + (*first - (at - radius_)),
-            static_cast<int>(end - *first),
-            nullptr,
-            static_cast<int>(shape_.columns),
-            {0, 0}};
-  }
-  LnccWindow<T> whole() const {
-    return {taps_.data(), size(), nullptr, static_cast<int>(shape_.columns), {0, 0}};
+  LnccWindow<T> whole() const { return {taps_.data(), size(), nullptr, columns_, {0, 0}}; }
+
+  T total() const { return std::accumulate(taps_.begin(), taps_.end(), T(0)); }
+  // The sum of the taps, around `at`, that are inside of an axis of this length.
+  T inside(std::int64_t at, std::int64_t length) const {
+    const std::int64_t first = std::max<std::int64_t>(radius() - at, 0);
+    const std::int64_t end = std::min<std::int64_t>(length - at + radius(), size());
+    return std::accumulate(taps_.begin() + first, taps_.begin() + end, T(0));
   }
 
  private:
-  const LnccShape shape_;
-  const Slab slab_;
-  const int radius_;
-  const std::int64_t halo_;
+  const bool is_box_;
+  const int columns_;
   const std::int64_t stride_;
   std::vector<T> taps_;
 };

@@ -3,41 +3,12 @@
 #include "lncc/rows/lncc.h"
 
 #include "core/rows/dispatch.h"
+#include "lncc/rows/registers.h"
 
 namespace plasticine {
 namespace PLASTICINE_SIMD {
 
 namespace {
-
-#if defined(PLASTICINE_SIMD_AVX512)
-constexpr int kRegister = 64;
-#elif defined(PLASTICINE_SIMD_AVX2)
-constexpr int kRegister = 32;
-#else
-constexpr int kRegister = 16;
-#endif
-
-// A register's worth of values. Sums over a window stay in registers: in loops over rows they would
-// go through memory for every tap.
-template <typename T>
-struct Lanes {
-  typedef T type __attribute__((vector_size(kRegister)));
-  static constexpr int kCount = kRegister / static_cast<int>(sizeof(T));
-};
-template <typename T>
-using lanes_t = typename Lanes<T>::type;
-
-template <typename T>
-PLASTICINE_INLINE lanes_t<T> load_lanes(const T* values) {
-  lanes_t<T> lanes;
-  __builtin_memcpy(&lanes, values, sizeof lanes);
-  return lanes;
-}
-
-template <typename T>
-PLASTICINE_INLINE void store_lanes(const lanes_t<T>& lanes, T* values) {
-  __builtin_memcpy(values, &lanes, sizeof lanes);
-}
 
 template <typename T>
 void prepare(const T* PLASTICINE_RESTRICT weight, T shift, int n, T* PLASTICINE_RESTRICT values) {
@@ -45,14 +16,6 @@ void prepare(const T* PLASTICINE_RESTRICT weight, T shift, int n, T* PLASTICINE_
     const T value = values[i] - shift;
     values[i] = weight[i] == T(0) ? T(0) : value;
   }
-}
-
-// Of 0, 0.
-template <typename T>
-PLASTICINE_INLINE lanes_t<T> inverse_of(const lanes_t<T>& count) {
-  const lanes_t<T> one = lanes_t<T>{} + T(1);
-  const lanes_t<T> divisor = count != T(0) ? count : one;
-  return count != T(0) ? one / divisor : count;
 }
 
 // Registers side by side, so that what a tap needs is loaded once for all.
@@ -84,7 +47,7 @@ PLASTICINE_INLINE void window_moments(const LnccWindow<T>& window, int at, bool 
   Parts<parts, T> inverse;
   for (int k = 0; k < parts; ++k) {
     if constexpr (masked) {
-      inverse.part[k] = inverse_of<T>(count.part[k]);
+      inverse.part[k] = quotient<T>(lanes_t<T>{} + T(1), count.part[k]);
       store_lanes<T>(count.part[k], moments[5] + at + k * kCount);
     } else {
       inverse.part[k] = one_inverse ? lanes_t<T>{} + *window.inverse
