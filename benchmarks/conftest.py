@@ -43,8 +43,8 @@ PEERS = (
     "numpy",
 )
 FEWEST_ROUNDS, MOST_ROUNDS = 7, 60
-# Of what takes more than half a second, as some peers do.
-ROUNDS_OF_THE_SLOW = 3
+# Of what takes more than half a second, and more than three, as some peers do.
+ROUNDS_OF_THE_SLOW, ROUNDS_OF_THE_SLOWEST = 3, 1
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -225,7 +225,8 @@ def measure(
         call()
         once = perf_counter() - start
         rounds = int(request.config.getoption("--seconds") / max(once, 1e-6))
-        fewest = FEWEST_ROUNDS if once < 0.5 else ROUNDS_OF_THE_SLOW
+        slow = ROUNDS_OF_THE_SLOW if once < 3 else ROUNDS_OF_THE_SLOWEST
+        fewest = FEWEST_ROUNDS if once < 0.5 else slow
         benchmark.group = " ".join(key[:-1])
         benchmark.pedantic(
             call,

@@ -86,7 +86,7 @@ class Step:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     def alone(self, part: str) -> None:
         """A part, forward and backward."""
