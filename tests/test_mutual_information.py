@@ -276,3 +276,21 @@ def test_the_module_is_monai_s(shape, kernel, bins, reduction):
 def test_the_module_refuses_other_options(arguments, message):
     with pytest.raises(ValueError, match=message):
         GlobalMutualInformationLoss(**arguments)
+
+
+@pytest.mark.parametrize("kernel", ["bspline", "gaussian", "mattes"])
+@pytest.mark.parametrize("scale", [1e-41, 1e-38, 1e-30, 1e30, 3e38])
+def test_the_unit_of_an_image_does_not_matter(native, generator, scale, kernel):
+    """Down to numbers that float32 holds without a leading 1, and up to its largest."""
+    x = ((2 * torch.rand(1, 1, 40, 41, generator=generator) - 1) * scale).requires_grad_()
+    y = (torch.rand(1, 1, 40, 41, generator=generator) + x.detach() / scale).requires_grad_()
+    found = mutual_information(x, y, kernel=kernel, backend="cpu")
+    exact = [image.detach().double().requires_grad_() for image in (x, y)]
+    expected = mutual_information(*exact, kernel=kernel, backend="reference")
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+    gradients = torch.autograd.grad(found.sum(), [x, y])
+    wanted = torch.autograd.grad(expected.sum(), exact, materialize_grads=True)
+    for gradient, right in zip(gradients, wanted, strict=True):
+        largest = right.abs().max().item()
+        if largest < torch.finfo(torch.float32).max:
+            assert (gradient.double() - right).abs().max().item() <= 1e-4 * largest

@@ -58,6 +58,9 @@ def lncc(
     Any of the tensors may have a batch of 1 where others have N. Under ``torch.autocast`` half
     images are compared in float32.
 
+    Float32 images are squared in float32: scale values whose contrast is beyond 1e-15 or 1e15, of
+    which the squares, or what is made of them, vanish or overflow.
+
     Returns:
         ``(N,)``, float64 of float64 images and float32 of all others, from 0 to 1; NaN where a
         sample has no voxels, or one that is not finite. The gradient of a voxel that is not finite

@@ -152,6 +152,8 @@ inline void pull_cubic(const VoxelBlock<float>& block, const ParzenBins& bins,
                     slopes[j / kLanes][1] = y.slope * counts;
                   });
   const float* const table = gradient.lines;
+  const float lift_x = lift_of(bins.x);
+  const float lift_y = lift_of(bins.y);
   for (int j = 0; j < block.n; j += kLanes) {
     const unsigned live = first_bits(block.n - j < kLanes ? block.n - j : kLanes);
     __m512 lines[kLanes];
@@ -172,11 +174,11 @@ inline void pull_cubic(const VoxelBlock<float>& block, const ParzenBins& bins,
     }
     if (grad_x != nullptr) {
       const FloatLanes by_x = ((slope[3] * s + slope[2]) * s + slope[1]) * s + slope[0];
-      store_lanes(moved(by_x, slopes[j / kLanes][0]), live, grad_x + j);
+      store_lanes(moved(by_x * lift_x, slopes[j / kLanes][0]), live, grad_x + j);
     }
     if (grad_y != nullptr) {
       const FloatLanes by_y = (3 * value[3] * s + 2 * value[2]) * s + value[1];
-      store_lanes(moved(by_y, slopes[j / kLanes][1]), live, grad_y + j);
+      store_lanes(moved(by_y * lift_y, slopes[j / kLanes][1]), live, grad_y + j);
     }
   }
 }

@@ -204,6 +204,8 @@ inline void pull_gaussian(const VoxelBlock<float>& block, const ParzenBins& bins
   const GaussianLanes window_x(bins, bins.x);
   const GaussianLanes window_y(bins, bins.y);
   const float inverse_variance = static_cast<float>(bins.inverse_variance);
+  const float lift_x = lift_of(bins.x);
+  const float lift_y = lift_of(bins.y);
   const std::int64_t stride = 2 * gradient.stride;
   const IndexLanes stride_lanes = all_lanes(static_cast<std::int32_t>(stride));
   alignas(64) float pairs_x[kLanes * kLanes];
@@ -241,10 +243,10 @@ inline void pull_gaussian(const VoxelBlock<float>& block, const ParzenBins& bins
                     }
                     const unsigned live = first_bits(block.n - j < kLanes ? block.n - j : kLanes);
                     if (grad_x != nullptr) {
-                      store_lanes(moved(by_x, x.slope * counts), live, grad_x + j);
+                      store_lanes(moved(by_x * lift_x, x.slope * counts), live, grad_x + j);
                     }
                     if (grad_y != nullptr) {
-                      store_lanes(moved(by_y, y.slope * counts), live, grad_y + j);
+                      store_lanes(moved(by_y * lift_y, y.slope * counts), live, grad_y + j);
                     }
                   });
 }

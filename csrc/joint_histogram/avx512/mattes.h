@@ -167,6 +167,7 @@ inline void pull_nearest(const VoxelBlock<float>& block, const ParzenBins& bins,
   __mmask16 ties[kBlock / kLanes];
   const IndexLanes stride = all_lanes(bins.y.cells + 1);
   const NearestAxis nearest(bins.y);
+  const float lift = lift_of(bins.x);
   place_block(block, bins,
               [&](int j, const PlacedLanes& x, const PlacedLanes& y, FloatLanes counts)
                   PLASTICINE_INLINE_LAMBDA {
@@ -186,7 +187,7 @@ inline void pull_nearest(const VoxelBlock<float>& block, const ParzenBins& bins,
       const FloatLanes next = derivative_of(gradient.lines + 4, places + j, t);
       by_x = _mm512_mask_mul_ps(by_x, ties[j / kLanes], by_x + next, all_lanes(0.5f));
     }
-    store_lanes(moved(by_x, slope), live, grad_x + j);
+    store_lanes(moved(by_x * lift, slope), live, grad_x + j);
   }
 }
 

@@ -13,27 +13,37 @@ struct PlacedLanes {
   FloatLanes value;
   IndexLanes cell;
   FloatLanes within;
-  FloatLanes slope;
-  unsigned nan;  // which are none
+  FloatLanes slope;  // to be multiplied by what lift_of() the axis is
+  unsigned nan;      // which are none
 };
+
+// A power of two that brings a range, and so its scale, to where float32 holds both.
+inline float lift_of(const BinAxis& axis) {
+  const double span = axis.greatest - axis.least;
+  return span > 0x1p+120 ? 0x1p-8f : span < 0x1p-100 ? 0x1p+100f : 1.0f;
+}
 
 class AxisLanes {
  public:
   PLASTICINE_INLINE explicit AxisLanes(const BinAxis& axis)
       : least_(all_lanes(static_cast<float>(axis.least))),
         greatest_(all_lanes(static_cast<float>(axis.greatest))),
-        scale_(all_lanes(static_cast<float>(axis.scale))),
-        rest_(all_lanes(static_cast<float>(axis.scale - static_cast<float>(axis.scale)))),
-        last_(all_lanes(axis.cells - 1)) {}
+        lift_(all_lanes(lift_of(axis))),
+        last_(all_lanes(axis.cells - 1)) {
+    const double scale = axis.scale / static_cast<double>(lift_of(axis));
+    scale_ = all_lanes(static_cast<float>(scale));
+    rest_ = all_lanes(static_cast<float>(scale - static_cast<double>(static_cast<float>(scale))));
+  }
 
   PLASTICINE_INLINE PlacedLanes place(FloatLanes value) const {
     PlacedLanes placed;
     placed.value = value;
     // Of a NaN and a number the second operand is taken.
     const FloatLanes lower = _mm512_max_ps(least_, value);
-    const FloatLanes beyond = FloatLanes(_mm512_min_ps(greatest_, lower)) - least_;
-    placed.nan = nan_bits(beyond * scale_, 0xffffu);
-    const FloatLanes found = _mm512_maskz_mov_ps(static_cast<__mmask16>(~placed.nan), beyond);
+    const FloatLanes beyond = _mm512_min_ps(greatest_, lower);
+    const FloatLanes lifted = beyond * lift_ - least_ * lift_;
+    placed.nan = nan_bits(lifted * scale_, 0xffffu);
+    const FloatLanes found = _mm512_maskz_mov_ps(static_cast<__mmask16>(~placed.nan), lifted);
     const __m512i cell = _mm512_cvttps_epi32(found * scale_);
     placed.cell = as_indices(_mm512_min_epi32(cell, as_integers(last_)));
     // Not of the place, which is rounded as its cell is large.
@@ -48,8 +58,9 @@ class AxisLanes {
  private:
   FloatLanes least_;
   FloatLanes greatest_;
-  FloatLanes scale_;
-  FloatLanes rest_;  // of the scale, which float32 does not hold
+  FloatLanes lift_;
+  FloatLanes scale_;  // of what is lifted
+  FloatLanes rest_;   // of the scale, which float32 does not hold
   IndexLanes last_;
 };
 

@@ -219,10 +219,13 @@ PLASTICINE_INLINE void scale(const BinAxis& of, const T* values, const T* counts
     return;
   }
   for (int j = 0; j < n; ++j) {
-    const T slope = static_cast<T>(axis.slope(static_cast<double>(values[j])));
+    // Of a narrow range float32 may not hold the slope alone.
+    const double slope = axis.slope(static_cast<double>(values[j]));
     const T* const of = derivatives + 4 * j;
-    const T derivative = (of[0] + of[1]) + (of[2] + of[3]);
-    out[j] = counts[j] == T(0) || slope == T(0) ? T(0) : derivative * (counts[j] * slope);
+    const double derivative = static_cast<double>((of[0] + of[1]) + (of[2] + of[3]));
+    out[j] = counts[j] == T(0) || slope == 0
+                 ? T(0)
+                 : static_cast<T>(derivative * (static_cast<double>(counts[j]) * slope));
   }
 }
 
