@@ -57,7 +57,8 @@ class Report:
 
     def __str__(self) -> str:
         """One line a name."""
-        lines = [f"{self.project} {self.version}: {len(self.replaced)} replaced".replace("  ", " ")]
+        label = f"{self.project} {self.version}".strip()
+        lines = [f"{label}: {len(self.replaced)} replaced"]
         lines += [f"  {name} -> {ours}" for name, ours in self.replaced]
         lines += [f"  {name}: {why}" for name, why in self.left]
         return "\n".join(lines)
@@ -160,12 +161,14 @@ def patched(project: str, *modules: ModuleType) -> Iterator[Report]:
 def original(name: str) -> Any:
     """What a name of another project means when it is not patched; None where there is none.
 
-    What a drop-in cannot serve it hands over to this.
+    What a drop-in cannot serve it hands over to this. A name without a dot is that of a copy that
+    was patched.
     """
     for patches in _active.values():
         for done in patches:
-            if name in done.originals:
-                return done.originals[name]
+            for where, theirs in done.originals.items():
+                if where == name or ("." not in name and where.endswith(f".{name}")):
+                    return theirs
     found = _found(name, ())
     return found[0][1] if found else None
 
