@@ -200,8 +200,13 @@ def test_compile_vmap_autocast_and_double_backward():
     torch.testing.assert_close(mapped[0], step(moving, ddf))
     with torch.autocast("cpu", torch.bfloat16):
         half = warp(moving.bfloat16(), ddf)
+        assert half.dtype == warp(moving, ddf.bfloat16()).dtype == torch.float32
+        lncc = monai.LocalNormalizedCrossCorrelationLoss()
+        torch.testing.assert_close(
+            lncc(moving.bfloat16(), moving), lncc(moving, moving), rtol=0.01, atol=0.01
+        )
         assert monai.DiffusionLoss()(ddf.bfloat16()).dtype == torch.float32
-    torch.testing.assert_close(half.float(), warp(moving, ddf), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(half, warp(moving, ddf), rtol=0.02, atol=0.02)
     moving, ddf = (x[:1, :, :3, :3, :3].double().requires_grad_() for x in (moving, ddf))
     assert torch.autograd.gradgradcheck(warp, (moving, ddf))
 

@@ -30,6 +30,9 @@ def sample(
         padding: likewise.
         align_corners: of ``F.grid_sample``.
     """
+    if image.dtype != displacement.dtype:  # of autocast: the wider is the result's, as of PyTorch's
+        dtype = torch.promote_types(image.dtype, displacement.dtype)
+        image, displacement = image.to(dtype), displacement.to(dtype)
     image_size, size = image.shape[2:], displacement.shape[2:]
     if align_corners and image_size == size and 1 not in size:
         return warp(image, displacement, mode=mode, padding=padding)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from plasticine.compat import _handover, _sampling
 from plasticine.compat._patching import Replacement
 from plasticine.nn import losses
+from plasticine.ops import _autocast
 
 _BLOCKS = "monai.networks.blocks.warp"
 _MODES = {"bilinear": "linear", "nearest": "nearest", "bicubic": "cubic"}
@@ -170,6 +171,7 @@ class _Loss(nn.Module):
             self._theirs(", ".join(f"{name}={value!r}" for name, value in arguments.items()))
 
     def _loss(self, *images: Tensor) -> Tensor:
+        images = _autocast.single(*images)
         first = images[0]
         if self._ours is None or any(
             not image.is_floating_point() or image.dtype != first.dtype for image in images

@@ -10,6 +10,7 @@ from torch import Tensor
 from plasticine import smoothness
 from plasticine.compat import _handover
 from plasticine.compat.voxelmorph.functional import is_field
+from plasticine.ops import _autocast
 from plasticine.ops.lncc import stabilised_lncc
 
 _OLD = "voxelmorph.torch.losses"
@@ -78,6 +79,7 @@ def negative_ncc(x: Tensor, y: Tensor, win: Any, name: str, method: str) -> Tens
     """The loss of that name of 0.2 or of a copy of it."""
     ndim = x.dim() - 2
     assert ndim in (1, 2, 3), f"images must have 1 to 3 spatial axes, got {ndim}"
+    x, y = _autocast.single(x, y)
     window = window_of(9 if win is None else win, x, y)
     if window is None:
         original = _handover.theirs(name, "this window, or dtype")
@@ -132,6 +134,7 @@ def ncc(
         AssertionError: a voxel is not finite.
         NotImplementedError: the original would have to serve this and is not installed.
     """
+    tensor1, tensor2 = _autocast.single(tensor1, tensor2)
     window = window_of(window_size, tensor1, tensor2)
     if window is None or reduction not in ("mean", "sum", None):
         original = _handover.theirs(f"{_NEURITE}.ncc", "this window, dtype or reduction")
