@@ -145,6 +145,29 @@ def test_spatial_gradient(theirs, options, size, dtype):
     same(lambda x: ours(x, **options), lambda x: other(x, **options), field(size, dtype))
 
 
+def test_a_hook_of_the_transformer_is_called(theirs):
+    for layer in (
+        voxelmorph.IntegrateVelocityField(steps=3),
+        voxelmorph.layers.VecInt((7, 10), 3),
+    ):
+        velocity = field((7, 10))
+        expected = layer(velocity)
+        calls = []
+        layer.transformer.register_forward_hook(lambda *_, seen=calls: seen.append(1))
+        torch.testing.assert_close(layer(velocity), expected, rtol=1e-4, atol=1e-4)
+        assert len(calls) == 3
+
+
+def test_what_is_handed_over_while_patched(theirs):
+    moving, trf = image((14, 17)), field((14, 17))
+    expected = theirs["spatial_gradient"](trf, "l1")
+    with patched("voxelmorph"):
+        torch.testing.assert_close(voxelmorph.spatial_gradient(trf, "l1"), expected)
+        voxelmorph.ncc(moving, moving, 4)
+        voxelmorph.spatial_transform(moving[:1], torch.eye(3))
+        voxelmorph.integrate_vec(trf, 2, meshgrid=trf[0])
+
+
 def test_errors(absent):
     moving, trf = image((7, 10)), field((7, 10))
     with pytest.raises(AssertionError):

@@ -69,7 +69,7 @@ class _Patch:
     """A project that is patched: what to put back."""
 
     report: Report
-    originals: dict[str, Any]
+    replaced: list[tuple[str, Any, Any]]
     places: list[tuple[ModuleType, str, Any]]
 
 
@@ -120,9 +120,8 @@ def patch(project: str, *modules: ModuleType) -> Report:
     if not chosen:
         raise RuntimeError(f"{label} has nothing of what plasticine.compat.{project} replaces")
     replaced = tuple((where, f"{ours.__module__}.{ours.__qualname__}") for where, _, ours in chosen)
-    done = _Patch(Report(project, version, replaced, tuple(left)), {}, [])
-    for where, theirs, ours in chosen:
-        done.originals[where] = theirs
+    done = _Patch(Report(project, version, replaced, tuple(left)), chosen, [])
+    for _, theirs, ours in chosen:
         done.places += _replace(theirs, ours, modules)
     _active.setdefault(project, []).append(done)
     return done.report
@@ -164,12 +163,13 @@ def original(name: str) -> Any:
     What a drop-in cannot serve it hands over to this. A name without a dot is that of a copy that
     was patched.
     """
+    found = _found(name, ())
     for patches in _active.values():
         for done in patches:
-            for where, theirs in done.originals.items():
-                if where == name or ("." not in name and where.endswith(f".{name}")):
+            for where, theirs, ours in done.replaced:
+                is_copy = "." not in name and where.endswith(f".{name}")
+                if is_copy or (found and found[0][1] is ours):
                     return theirs
-    found = _found(name, ())
     return found[0][1] if found else None
 
 

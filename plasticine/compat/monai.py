@@ -298,11 +298,16 @@ class _Energy(_Loss):
 
     def forward(self, pred: Tensor) -> Tensor:
         """The energy of a field ``(N, d, *spatial)``; ValueError where its shape is another."""
-        ndim = pred.dim() - 2
-        if ndim not in (1, *_DIMENSIONS) or pred.shape[1] != ndim or min(pred.shape[2:]) < 3:
+        ndim, shape = pred.dim() - 2, tuple(pred.shape)
+        if ndim not in (1, *_DIMENSIONS):
+            raise ValueError(f"Expecting 3-d, 4-d or 5-d pred (N, d, *spatial), got shape {shape}")
+        if min(shape[2:]) < 3:
             raise ValueError(
-                "pred must have shape (N, d, *spatial) with d spatial axes of three voxels or "
-                f"more, got shape {tuple(pred.shape)}"
+                f"All spatial dimensions must have 3 voxels or more, got shape {shape}"
+            )
+        if shape[1] != ndim:
+            raise ValueError(
+                f"Number of vector components must be that of the spatial axes, got shape {shape}"
             )
         if ndim == 1:
             found: Tensor = self._theirs("one spatial axis")(pred)

@@ -1,8 +1,9 @@
 """Runs other projects' own tests of the layers that ``plasticine.compat`` serves, unchanged.
 
 Each suite is fetched into a folder outside of this repository, from its sdist or its public
-checkout, and run twice against the project as it is installed: as it is, and patched. What fails
-both times is the project's own. ``python tests/compat/run_peer_suites.py`` prints a table in
+checkout, and run three times against the project as it is installed: as it is; patched; and patched
+with ``torch.equal`` to float tolerance, since some ask for the same bits. What fails as it is, too,
+is the project's own. ``python tests/compat/run_peer_suites.py`` prints a table in
 Markdown; what could not be fetched is in it, with the reason. A copy of a checkout that is here
 already is given by ``--checkout monai=FOLDER``, of a git repository with ``monai=FOLDER@REVISION``.
 """
@@ -26,11 +27,23 @@ from xml.etree import ElementTree
 PLUGIN = """
 import os
 import plasticine
+import torch
+
+if os.environ["PLASTICINE_TOLERANCE"]:
+    torch.equal = lambda x, y: x.shape == y.shape and torch.allclose(x, y, rtol=1e-4, atol=1e-4)
 
 def pytest_configure(config):
     if os.environ["PLASTICINE_PATCH"]:
         print(plasticine.compat.patch(os.environ["PLASTICINE_PATCH"]))
 """
+
+
+# With which pip looks into an sdist: not in an isolated build, for which it would fetch PyTorch.
+BUILD = ("setuptools<81", "versioneer", "wheel")
+
+
+# Patched, and with tolerance.
+HOW = ((False, False), (True, False), (True, True))
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,9 @@ def fetched(suite: Suite, version: str, folder: Path, checkout: str | None) -> s
     download = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:"]
     source = folder / "source"
     fetching = subprocess.run(
-        [*download, "-d", str(source), f"{suite.project}=={version}"], capture_output=True
+        [*download, "--no-build-isolation", "-d", source, f"{suite.project}=={version}"],
+        env={**os.environ, "PYTHONPATH": str(folder / "needs")},
+        capture_output=True,
     )
     for file in source.glob("*.tar.gz") if fetching.returncode == 0 else ():
         with tarfile.open(file) as tar:
@@ -109,10 +124,10 @@ def fetched(suite: Suite, version: str, folder: Path, checkout: str | None) -> s
     raise LookupError("its sdist has no tests, and its repository could not be reached")
 
 
-def run(suite: Suite, folder: Path, is_patched: bool) -> dict[str, str]:
+def run(suite: Suite, folder: Path, is_patched: bool, tolerance: bool) -> dict[str, str]:
     """What became of each test."""
     (folder / "patched_by_plasticine.py").write_text(PLUGIN)
-    report = folder / f"report_{is_patched}.xml"
+    report = folder / "report.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "patched_by_plasticine"]
     files = [file for file in suite.files if (folder / file).is_file()] or ["tests"]
     path = os.pathsep.join([str(folder), str(folder / "needs")])
@@ -123,6 +138,7 @@ def run(suite: Suite, folder: Path, is_patched: bool) -> dict[str, str]:
             **os.environ,
             "PYTHONPATH": path,
             "PLASTICINE_PATCH": suite.project if is_patched else "",
+            "PLASTICINE_TOLERANCE": "1" if tolerance else "",
         },
         capture_output=True,
     )
@@ -142,8 +158,9 @@ def main() -> None:
     parser.add_argument("projects", nargs="*", help="all without")
     options = parser.parse_args()
     checkouts = dict(each.split("=", 1) for each in options.checkout)
-    print("| project | tests of | passed, failed, skipped as it is | patched |")
-    print("|---|---|---|---|")
+    print("Passed, failed, skipped:\n")
+    print("| project | tests of | as it is | patched | to float tolerance |")
+    print("|---|---|---|---|---|")
     notes = []
     for suite in SUITES:
         if options.projects and suite.project not in options.projects:
@@ -151,28 +168,27 @@ def main() -> None:
         try:
             version = importlib.metadata.version(suite.project)
         except importlib.metadata.PackageNotFoundError:
-            print(f"| {suite.project} | – | not installed | – |")
+            print(f"| {suite.project} | – | not installed | – | – |")
             continue
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
+            install = [sys.executable, "-m", "pip", "install", "-q", "--target"]
+            subprocess.run([*install, folder / "needs", *BUILD, *suite.needs], check=True)
             try:
                 origin = fetched(suite, version, folder, checkouts.get(suite.project))
             except LookupError as error:
-                print(f"| {suite.project} {version} | – | not run: {error} | – |")
+                print(f"| {suite.project} {version} | – | not run: {error} | – | – |")
                 continue
-            if suite.needs:
-                install = [sys.executable, "-m", "pip", "install", "-q", "--target"]
-                subprocess.run([*install, str(folder / "needs"), *suite.needs], check=True)
-            found = [run(suite, folder, is_patched) for is_patched in (False, True)]
+            found = [run(suite, folder, *how) for how in HOW]
         counts = [Counter(outcomes.values()) for outcomes in found]
         cells = [
             ", ".join(str(c[kind]) for kind in ("passed", "failed", "skipped")) for c in counts
         ]
         print(f"| {suite.project} {version} | {origin} | {' | '.join(cells)} |")
-        for test, outcome in sorted(found[1].items()):
-            before = found[0].get(test, "not run")
-            if "failed" in (outcome, before):
-                notes.append(f"- `{test}`: {before} as it is, {outcome} patched")
+        for test in sorted(set().union(*found)):
+            outcomes = [each.get(test, "not run") for each in found]
+            if "failed" in outcomes:
+                notes.append(f"- `{test}`: {', '.join(outcomes)}")
     print("\n".join(["", *notes]))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plasticine.compat import _sampling
+from plasticine.compat.voxelmorph.modules import is_watched
 
 _MODES = {"bilinear": "linear", "nearest": "nearest", "bicubic": "cubic"}
 
@@ -101,11 +102,13 @@ class VecInt(nn.Module):
 
     def forward(self, vec: Tensor) -> Tensor:
         """The displacement of a velocity ``(N, d, *inshape)`` in voxels."""
-        if self.transformer.align_corners and vec.shape[2:] == self.transformer.size:
+        layer = self.transformer
+        plain = layer.align_corners and layer.mode == "bilinear" and vec.shape[2:] == layer.size
+        if plain and not is_watched(layer):
             return _sampling.integrate(vec, self.nsteps)
         vec = vec * self.scale
         for _ in range(self.nsteps):
-            vec = vec + self.transformer(vec, vec)
+            vec = vec + layer(vec, vec)
         return vec
 
     def extra_repr(self) -> str:

@@ -10,6 +10,11 @@ from torch.nn import functional as F
 from plasticine.compat.voxelmorph import functional
 
 
+def is_watched(layer: nn.Module) -> bool:
+    """Whether a layer's calls are seen, or changed, by hooks or by an exchanged ``forward``."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
+
+
 class SpatialTransformer(nn.Module):
     """An image at ``p + u(p)``, with zeros outside of it: :func:`spatial_transform`."""
 
@@ -84,7 +89,12 @@ class IntegrateVelocityField(nn.Module):
     def forward(self, velocity_field: Tensor) -> Tensor:
         """The displacement of a velocity ``(B, d, *spatial)`` in voxels."""
         layer = self.transformer
-        plain = layer.interpolation_mode == "linear" and layer.align_corners
+        plain = (
+            type(layer) is SpatialTransformer
+            and layer.interpolation_mode == "linear"
+            and layer.align_corners
+            and not is_watched(layer)
+        )
         return functional.integrate_vec(
             velocity_field,
             self.steps,
