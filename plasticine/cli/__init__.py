@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it.
 from __future__ import annotations
 
 import io
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -80,12 +81,20 @@ def _root(
 
 
 @app.command()
-def info(debug: Debug = False) -> None:
+def info(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write JSON, as plasticine.info() has it.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
     """Say what is installed, and which backends work here and why others do not."""
     with clear_errors(debug):
         import plasticine
 
         facts = plasticine.info()
+        if as_json:
+            typer.echo(json.dumps(facts, indent=2))
+            return
         facts["backends"] = {
             name: "works" if reason is None else reason
             for name, reason in facts["backends"].items()
