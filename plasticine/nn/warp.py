@@ -104,6 +104,7 @@ class Exponential(nn.Module):
             steps: number of squarings, or "auto": chosen in each call.
             method: "euler", "midpoint" or "rk4".
             padding: how the field continues outside its grid: "zeros", "border" or "reflection".
+                MONAI, VoxelMorph and TransMorph take "zeros": write it to reproduce them.
             inverse: also return ``exp(-v)``.
             checkpoint: "store" or "recompute": what autograd keeps.
             backend: which backend serves it.
