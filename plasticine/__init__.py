@@ -30,6 +30,7 @@ __all__ += ops.__all__
 # Imported when first asked for, so that the operators alone stay light.
 _LAZY_MODULES = frozenset(
     {
+        "compat",
         "diffusion",
         "io",
         "kernels",

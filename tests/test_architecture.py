@@ -20,6 +20,7 @@ KERNELS = ROOT / "kernels"
 # Imports run one way: a module imports from its own layer's own package, and from those below.
 LAYERS = (
     ("demo", "cli", "selfcheck", "__main__"),
+    ("compat",),
     ("training",),
     ("translation", "io", "report", "metrics"),
     ("diffusion", "registration", "structure"),

@@ -1,0 +1,288 @@
+"""Puts drop-ins in the place of what they replace, and takes them out again."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PROJECTS = ("deepali", "fireants", "interpol", "monai", "torch", "transmorph", "voxelmorph")
+
+# What a caller of an object of theirs calls by name.
+_METHODS = ("forward", "loss")
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What serves in the place of something of another project.
+
+    Attributes:
+        name: of the original: "monai.networks.blocks.warp.Warp"; without a dot, of something that
+            people copy into modules of their own, which they then name to :func:`patch`.
+        ours: the drop-in, of the same signature.
+        probe: calls what it is given, an original or ``ours``, and returns a tensor. Where the two
+            differ the original is another than the one that ``ours`` replaces. For code that people
+            copy and change.
+    """
+
+    name: str
+    ours: Callable[..., Any]
+    probe: Callable[[Callable[..., Any]], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`patch` did; as a string, for people.
+
+    Attributes:
+        project: what was asked for.
+        version: of the project that was found.
+        replaced: the names of originals, each with that of what now serves it.
+        left: names that stay as they were, or were not compared with ours, each with the reason.
+    """
+
+    project: str
+    version: str
+    replaced: tuple[tuple[str, str], ...]
+    left: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        """One line a name."""
+        label = f"{self.project} {self.version}".strip()
+        lines = [f"{label}: {len(self.replaced)} replaced"]
+        lines += [f"  {name} -> {ours}" for name, ours in self.replaced]
+        lines += [f"  {name}: {why}" for name, why in self.left]
+        return "\n".join(lines)
+
+
+@dataclass
+class _Patch:
+    """A project that is patched: what to put back."""
+
+    report: Report
+    originals: dict[str, Any]
+    places: list[tuple[ModuleType, str, Any]]
+
+
+_active: dict[str, list[_Patch]] = {}
+
+
+def patch(project: str, *modules: ModuleType) -> Report:
+    """Serves a project's layers, functions and losses by this package's operators.
+
+    Every attribute of every loaded module that is an original is replaced, so that a name which the
+    project, or the caller, imported before is served too. Objects that exist already are not
+    changed: call it before models are built. A project that is patched stays as it is.
+
+    Args:
+        project: one of ``plasticine.compat``: "monai", "voxelmorph", ...
+        modules: where to look for what people copy into code of their own: for "transmorph", the
+            modules that hold its layers and losses. These may be given in several calls.
+
+    Returns:
+        What was replaced, and what was left.
+
+    Raises:
+        ValueError: there is no such project here, or modules are given, or missing, where they
+            should not be.
+        ModuleNotFoundError: the project is not installed.
+        RuntimeError: the project is of a version whose signatures, or a copy whose numbers, are
+            others than those that are served here. Nothing is replaced then.
+    """
+    replacements = _replacements_of(project)
+    is_copied = all("." not in replacement.name for replacement in replacements)
+    if is_copied != bool(modules):
+        wants = "needs the modules that hold its layers" if is_copied else "takes no modules"
+        raise ValueError(f"patch({project!r}) {wants}")
+    if project in _active and not is_copied:
+        return _active[project][-1].report
+    version = "" if is_copied else _version_of(replacements[0].name.split(".")[0])
+    label = f"{project} {version}".strip()
+    chosen, left = [], []
+    for name in dict.fromkeys(replacement.name for replacement in replacements):
+        candidates = [each for each in replacements if each.name == name]
+        found = _found(name, modules)
+        if not found:
+            left.append((name, "not in this version" if version else "not in these modules"))
+        for where, theirs in found:
+            ours, note = _fitting(label, where, theirs, candidates)
+            chosen.append((where, theirs, ours))
+            left += [(where, note)] if note else []
+    if not chosen:
+        raise RuntimeError(f"{label} has nothing of what plasticine.compat.{project} replaces")
+    replaced = tuple((where, f"{ours.__module__}.{ours.__qualname__}") for where, _, ours in chosen)
+    done = _Patch(Report(project, version, replaced, tuple(left)), {}, [])
+    for where, theirs, ours in chosen:
+        done.originals[where] = theirs
+        done.places += _replace(theirs, ours, modules)
+    _active.setdefault(project, []).append(done)
+    return done.report
+
+
+def unpatch(project: str | None = None) -> None:
+    """Puts the originals of a project back, or those of all; of one not patched it does nothing.
+
+    Raises:
+        ValueError: there is no such project here.
+    """
+    if project is not None:
+        _known(project)
+    for name in list(_active) if project is None else [project]:
+        for done in reversed(_active.pop(name, [])):
+            for module, attribute, theirs in reversed(done.places):
+                setattr(module, attribute, theirs)
+
+
+@contextmanager
+def patched(project: str, *modules: ModuleType) -> Iterator[Report]:
+    """:func:`patch` within a block; a project that was patched before it stays so after it."""
+    before = len(_active.get(project, ()))
+    report = patch(project, *modules)
+    try:
+        yield report
+    finally:
+        for done in reversed(_active.get(project, [])[before:]):
+            for module, attribute, theirs in reversed(done.places):
+                setattr(module, attribute, theirs)
+            _active[project].remove(done)
+        if not _active.get(project, True):
+            del _active[project]
+
+
+def original(name: str) -> Any:
+    """What a name of another project means when it is not patched; None where there is none.
+
+    What a drop-in cannot serve it hands over to this. A name without a dot is that of a copy that
+    was patched.
+    """
+    for patches in _active.values():
+        for done in patches:
+            for where, theirs in done.originals.items():
+                if where == name or ("." not in name and where.endswith(f".{name}")):
+                    return theirs
+    found = _found(name, ())
+    return found[0][1] if found else None
+
+
+def _known(project: str) -> None:
+    if project not in PROJECTS:
+        raise ValueError(f"project must be one of {', '.join(PROJECTS)}; got {project!r}")
+
+
+def _replacements_of(project: str) -> tuple[Replacement, ...]:
+    _known(project)
+    module = importlib.import_module(f"plasticine.compat.{project}")
+    replacements: tuple[Replacement, ...] = module.REPLACEMENTS
+    return replacements
+
+
+def _version_of(root: str) -> str:
+    try:
+        module = importlib.import_module(root)
+    except ModuleNotFoundError as error:
+        if error.name != root:
+            raise
+        raise ModuleNotFoundError(f"{root} is not installed: nothing to patch", name=root) from None
+    version = getattr(module, "__version__", None)
+    if version is None:
+        for distribution in importlib.metadata.packages_distributions().get(root, ()):
+            return importlib.metadata.version(distribution)
+    return str(version or "of unknown version")
+
+
+def _found(name: str, modules: Sequence[ModuleType]) -> list[tuple[str, Any]]:
+    """Where originals of a name are, and what they are: once each."""
+    if "." not in name:
+        places = [(f"{module.__name__}.{name}", vars(module).get(name)) for module in modules]
+        unique = {id(theirs): (where, theirs) for where, theirs in reversed(places)}
+        return [place for place in reversed(unique.values()) if place[1] is not None]
+    path, attribute = name.rsplit(".", 1)
+    try:
+        theirs = getattr(importlib.import_module(path), attribute, None)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{path}.".startswith(f"{error.name}."):
+            raise
+        return []
+    return [] if theirs is None else [(name, theirs)]
+
+
+def _fitting(
+    label: str, where: str, theirs: Any, candidates: Sequence[Replacement]
+) -> tuple[Callable[..., Any], str]:
+    """The drop-in for an original, with what is to be said about it; raises if none fits."""
+    reasons = []
+    for candidate in candidates:
+        reason = _difference(theirs, candidate.ours)
+        if reason is None and candidate.probe is not None:
+            try:
+                expected = candidate.probe(theirs)
+            except Exception as error:
+                return candidate.ours, f"it raises {error!r} here, so was not compared with ours"
+            got = candidate.probe(candidate.ours)
+            if got.shape != expected.shape or not torch.allclose(
+                got.double(), expected.double(), rtol=1e-3, atol=1e-4
+            ):
+                reason = "it computes other numbers"
+        if reason is None:
+            return candidate.ours, ""
+        reasons.append(reason)
+    raise RuntimeError(
+        f"{label}: {where} is another than the one that plasticine serves: "
+        f"{'; '.join(dict.fromkeys(reasons))}. Nothing was replaced."
+    )
+
+
+def _difference(theirs: Any, ours: Any) -> str | None:
+    """How the signature of an original, and those of its methods, differ from a drop-in's."""
+    pairs = [("", theirs, ours)]
+    if inspect.isclass(theirs):
+        for method in _METHODS:
+            if callable(getattr(theirs, method, None)):
+                pairs.append((f".{method}", getattr(theirs, method), getattr(ours, method, None)))
+    for name, their_callable, our_callable in pairs:
+        got = _signature(their_callable)
+        expected = None if our_callable is None else _signature(our_callable)
+        if got != expected:
+            return f"expected {name or 'signature'}{_text(expected)}, got {_text(got)}"
+    return None
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    """Names, kinds and defaults alone."""
+    signature = inspect.signature(function)
+    bare = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in signature.parameters.values()
+    ]
+    return inspect.Signature(bare)
+
+
+def _text(signature: inspect.Signature | None) -> str:
+    return "none" if signature is None else str(signature)
+
+
+def _replace(
+    theirs: Any, ours: Any, modules: Sequence[ModuleType]
+) -> list[tuple[ModuleType, str, Any]]:
+    """Exchanges the one for the other wherever a module, not of this package, names it."""
+    places = []
+    loaded = [
+        module
+        for name, module in list(sys.modules.items())
+        if isinstance(module, ModuleType) and name.split(".")[0] != "plasticine"
+    ]
+    for module in [*loaded, *modules]:
+        for attribute, value in list(vars(module).items()):
+            if value is theirs:
+                setattr(module, attribute, ours)
+                places.append((module, attribute, theirs))
+    return places

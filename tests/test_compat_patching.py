@@ -1,0 +1,194 @@
+"""``plasticine.compat.patch`` on a project made up here."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+
+from plasticine.compat import Replacement, _patching, original, patch, patched, unpatch
+
+
+class Layer(torch.nn.Module):
+    def __init__(self, steps=7, *, mode="linear"):
+        super().__init__()
+
+    def forward(self, x):
+        return x
+
+
+class Theirs:
+    """Not names of this module, where they would be replaced, too."""
+
+    class TheirLayer(torch.nn.Module):
+        def __init__(self, steps: int = 7, *, mode: str = "linear") -> None:
+            super().__init__()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    @staticmethod
+    def their_double(x, factor=2):
+        return x * factor
+
+    @staticmethod
+    def their_triple(x, factor=2):
+        return x * (factor + 1)
+
+
+def double(x, factor=2):
+    return x * factor
+
+
+def triple(x, factor=2):
+    return x * (factor + 1)
+
+
+def probe(function):
+    return function(torch.ones(2))
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """A project of two modules, one of which imports from the other; and a caller of it."""
+    modules = {name: ModuleType(name) for name in ("toy", "toy.layers", "caller")}
+    modules["toy"].__version__ = "2.1"
+    modules["toy.layers"].Layer = Theirs.TheirLayer
+    modules["toy.layers"].double = Theirs.their_double
+    modules["toy"].Layer = Theirs.TheirLayer
+    modules["caller"].Renamed = Theirs.TheirLayer
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    ours = (Replacement("toy.layers.Layer", Layer), Replacement("toy.layers.double", double))
+    serve(monkeypatch, *ours)
+    yield SimpleNamespace(
+        top=modules["toy"], layers=modules["toy.layers"], caller=modules["caller"]
+    )
+    unpatch()
+
+
+def serve(monkeypatch, *replacements):
+    compat = ModuleType("plasticine.compat.toy")
+    compat.REPLACEMENTS = replacements
+    monkeypatch.setitem(sys.modules, compat.__name__, compat)
+    monkeypatch.setattr(_patching, "PROJECTS", (*_patching.PROJECTS, "toy"))
+
+
+def test_every_name_of_an_original_is_replaced_and_put_back(toy):
+    report = patch("toy")
+    assert toy.top.Layer is toy.layers.Layer is toy.caller.Renamed is Layer
+    assert toy.layers.double is double
+    assert [name for name, _ in report.replaced] == ["toy.layers.Layer", "toy.layers.double"]
+    assert report.left == ()
+    assert "toy 2.1: 2 replaced" in str(report)
+    assert f"toy.layers.double -> {__name__}.double" in str(report)
+    assert original("toy.layers.double").__name__ == "their_double"
+    assert patch("toy") is report
+    unpatch("toy")
+    assert toy.top.Layer.__name__ == toy.caller.Renamed.__name__ == "TheirLayer"
+    assert toy.layers.double.__name__ == "their_double"
+    assert original("toy.layers.double").__name__ == "their_double"
+    unpatch("toy")
+    unpatch()
+
+
+def test_a_block_leaves_things_as_they_were(toy):
+    with patched("toy"):
+        assert toy.layers.Layer is Layer
+    assert toy.layers.Layer.__name__ == "TheirLayer"
+    patch("toy")
+    with pytest.raises(KeyError), patched("toy"):
+        raise KeyError
+    assert toy.layers.Layer is Layer
+
+
+def test_a_name_that_a_version_does_not_have_is_left(toy, monkeypatch):
+    serve(
+        monkeypatch,
+        Replacement("toy.layers.double", double),
+        Replacement("toy.layers.halve", double),
+        Replacement("toy.newer.double", double),
+    )
+    report = patch("toy")
+    assert [name for name, _ in report.left] == ["toy.layers.halve", "toy.newer.double"]
+    assert "toy.newer.double: not in this version" in str(report)
+    serve(monkeypatch, Replacement("toy.newer.double", double))
+    unpatch()
+    with pytest.raises(RuntimeError, match=r"toy 2\.1 has nothing"):
+        patch("toy")
+
+
+def test_another_signature_is_refused_and_nothing_replaced(toy):
+    def newer(x, scale=2):
+        return x * scale
+
+    toy.layers.double = newer
+    with pytest.raises(RuntimeError) as error:
+        patch("toy")
+    for part in ("toy 2.1", "toy.layers.double", "(x, factor=2)", "(x, scale=2)", "Nothing was"):
+        assert part in str(error.value)
+    assert toy.layers.Layer.__name__ == "TheirLayer"
+    toy.layers.double = lambda x, factor=3: x
+    with pytest.raises(RuntimeError, match=r"factor=3"):
+        patch("toy")
+
+
+def test_another_signature_of_forward_is_refused(toy):
+    class Newer(Theirs.TheirLayer):
+        def forward(self, x, y):
+            return x + y
+
+    toy.layers.Layer = Newer
+    with pytest.raises(RuntimeError, match=r"expected \.forward\(self, x\), got \(self, x, y\)"):
+        patch("toy")
+
+
+def test_code_that_people_copied_is_looked_for_in_the_modules_given(toy, monkeypatch):
+    serve(monkeypatch, Replacement("double", double, probe))
+    copy = ModuleType("copy_of_it")
+    copy.double = Theirs.their_double
+    with pytest.raises(ValueError, match="needs the modules"):
+        patch("toy")
+    with pytest.raises(RuntimeError, match="has nothing"):
+        patch("toy", toy.top)
+    with patched("toy", copy, toy.layers) as report:
+        assert copy.double is double
+        assert len(report.replaced) == 1
+    assert copy.double.__name__ == "their_double"
+    copy.double = Theirs.their_triple
+    with pytest.raises(RuntimeError, match="computes other numbers"):
+        patch("toy", copy)
+    serve(monkeypatch, Replacement("double", double, probe), Replacement("double", triple, probe))
+    report = patch("toy", copy)
+    assert copy.double is triple
+    patch("toy", toy.layers)
+    assert toy.layers.double is double
+    unpatch("toy")
+    assert copy.double.__name__ == "their_triple"
+
+
+def test_a_copy_that_does_not_run_here_is_replaced_and_named(toy, monkeypatch):
+    def needs_a_gpu(x, factor=2):
+        raise RuntimeError("no GPU")
+
+    serve(monkeypatch, Replacement("double", double, probe))
+    copy = ModuleType("copy_of_it")
+    copy.double = needs_a_gpu
+    report = patch("toy", copy)
+    assert copy.double is double
+    assert "no GPU" in str(report)
+
+
+def test_what_is_not_there_is_named(toy, monkeypatch):
+    with pytest.raises(ValueError, match="monai"):
+        patch("monay")
+    with pytest.raises(ValueError, match="monai"):
+        unpatch("monay")
+    with pytest.raises(ValueError, match="takes no modules"):
+        patch("toy", toy.top)
+    serve(monkeypatch, Replacement("no_such_project.layers.double", double))
+    with pytest.raises(ModuleNotFoundError, match="no_such_project is not installed"):
+        patch("toy")
+    assert original("no_such_project.layers.double") is None
