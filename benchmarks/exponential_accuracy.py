@@ -11,6 +11,8 @@ Accuracy is computed in float64, times are of float32.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import importlib.util
 import json
 import math
 import statistics
@@ -32,6 +34,7 @@ PAGE = ROOT / "docs" / "exponential.md"
 
 STEPS = {"euler": range(2, 9), "midpoint": range(5), "rk4": range(4)}
 FINE_STEPS = 512
+DEPTHS = (0, 8, 16)  # voxels from the edge, beyond which the paddings are compared
 TIMED_SIZE = (128, 128, 128)
 
 
@@ -120,6 +123,30 @@ def measure_accuracy(progress: Progress) -> list[dict[str, Any]]:
         ]
         automatic = {method: chosen_steps(velocity, method) for method in STEPS}
         found.append({"case": case.name, "errors": rows, "automatic": automatic})
+    return found
+
+
+def measure_padding() -> list[dict[str, Any]]:
+    """How far Euler's 7 squarings with zeros outside, which is MONAI's, are from those with border.
+
+    And how far ours with zeros are from MONAI's own, None where that is not installed.
+    """
+    found = []
+    for case in CASES:
+        velocity = case.velocity()
+        zeros = plasticine.exponential(velocity, padding="zeros")
+        distance = torch.linalg.vector_norm(plasticine.exponential(velocity) - zeros, dim=1)[0]
+        inside = {
+            depth: distance[tuple(slice(depth, n - depth) for n in case.size)].max().item()
+            for depth in DEPTHS
+        }
+        monai = None
+        if importlib.util.find_spec("monai") is not None:
+            from monai.networks.blocks import DVF2DDF
+
+            monai = (DVF2DDF()(velocity) - zeros).abs().max().item()
+        share = (distance > 0.1).double().mean().item()
+        found.append({"case": case.name, "inside": inside, "share": share, "monai": monai})
     return found
 
 
@@ -246,6 +273,26 @@ def table(record: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def padding_table(record: dict[str, Any]) -> str:
+    """How far the paddings are apart as Markdown, and how far MONAI is from ours."""
+    depths = [f"{depth} voxels in" if depth else "largest" for depth in DEPTHS]
+    lines = [
+        f"| zeros against border, voxels | {' | '.join(depths)} | voxels that differ by 0.1 |",
+        "|---|" + "---|" * (len(DEPTHS) + 1),
+    ]
+    for row in record["padding"]:
+        inside = " | ".join(f"{value:.2g}" for value in row["inside"].values())
+        lines.append(f"| {row['case']} | {inside} | {row['share']:.1%} |")
+    monai = [row["monai"] for row in record["padding"]]
+    if None not in monai:
+        lines += [
+            "",
+            f'`padding="zeros"` differs from `DVF2DDF()` of MONAI {record["versions"]["monai"]} by '
+            f"{max(monai):.0e} voxels at most, in float64.",
+        ]
+    return "\n".join(lines)
+
+
 def write_page(record: dict[str, Any]) -> None:
     """Puts the tables between the marks of the page."""
     begin, end = "<!-- measured -->", "<!-- end -->"
@@ -256,8 +303,16 @@ def write_page(record: dict[str, Any]) -> None:
         f"{record['machine']['threads']} threads, {record['machine']['simd']}; times at "
         f"{' x '.join(str(n) for n in TIMED_SIZE)}, float32."
     )
-    text = f"{before}{begin}\n{note}\n\n{table(record)}\n{end}{after}"
+    text = f"{before}{begin}\n{note}\n\n{table(record)}\n\n{padding_table(record)}\n{end}{after}"
     PAGE.write_text(text, encoding="utf-8")
+
+
+def version(package: str) -> str | None:
+    """Of an installed package; None where it is not."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def processor() -> str:
@@ -286,11 +341,14 @@ def main() -> None:
             "threads": information["threads"],
             "simd": information["simd"],
         },
-        "versions": information["versions"],
+        "versions": information["versions"] | {"monai": version("monai")},
+        "padding": measure_padding(),
     }
     with Progress() as progress:
         if arguments.keep_times:
-            record["times"] = json.loads(RESULTS.read_text(encoding="utf-8"))["times"]
+            # With the machine that they are of; the rest does not depend on one.
+            kept = json.loads(RESULTS.read_text(encoding="utf-8"))
+            record |= {name: kept[name] for name in ("machine", "times")}
         else:
             record["times"] = measure_times(progress, arguments.rounds)
         record["accuracy"] = measure_accuracy(progress)

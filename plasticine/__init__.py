@@ -6,7 +6,7 @@ channel ``i`` the displacement along spatial axis ``i``; ``warp(image, u)(p) = i
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 import importlib
 import warnings

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plasticine.conformance import ROUNDING
+
 PADDINGS = ("zeros", "border", "reflection")
 # Of an image and a displacement, one of them or both without voxels, channels or samples.
 EMPTY_SHAPES = (
@@ -18,13 +20,6 @@ EMPTY_SHAPES = (
     ((0, 1, 3, 4, 5), (0, 3, 3, 4, 5)),
     ((1, 2, 3, 4, 5), (1, 3, 3, 0, 5)),
 )
-# A rounding of a result of magnitude 1.
-ROUNDING = {
-    torch.float64: 1e-12,
-    torch.float32: 2e-5,
-    torch.float16: 1e-3,
-    torch.bfloat16: 8e-3,
-}
 
 
 def assert_close(

@@ -19,12 +19,12 @@ KERNELS = ROOT / "kernels"
 
 # Imports run one way: a module imports from its own layer's own package, and from those below.
 LAYERS = (
-    ("demo", "cli", "__main__"),
+    ("demo", "cli", "selfcheck", "__main__"),
     ("compat",),
     ("training",),
     ("translation", "io", "report", "metrics"),
     ("diffusion", "registration", "structure"),
-    ("nn",),
+    ("nn", "conformance"),
     ("ops", "info"),
     ("reference", "kernels"),
     ("backends", "_command_line"),

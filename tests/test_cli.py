@@ -13,6 +13,7 @@ import pytest
 from command_line import Process, Run
 from PIL import Image
 
+import plasticine
 from plasticine.report import RESULT_FILES
 from plasticine.translation import Translator
 
@@ -115,6 +116,11 @@ class TestOtherCommands:
         for text in ("plasticine", "torch", "cpu", "reference", "works"):
             assert text in done.stdout
         assert not list(tmp_path.iterdir())
+
+    def test_info_as_json(self, run: Run) -> None:
+        code, out, err = run("info", "--json")
+        assert (code, err) == (0, "")
+        assert json.loads(out) == plasticine.info()
 
     def test_help(self, run: Run) -> None:
         code, out, _ = run("--help")

@@ -16,9 +16,20 @@ import kernel_backends
 import pytest
 import torch
 from comparison import assert_close, order_of_sums
-from conformance import HALF, OPERATORS, SIZES, Operator, Options, Tensors, variants
 from torch import Tensor
 
+from plasticine.conformance import (
+    HALF,
+    OPERATORS,
+    SIZES,
+    Operator,
+    Options,
+    Tensors,
+    gradients,
+    random_like,
+    set_worst_aside,
+    variants,
+)
 from plasticine.ops._kernels import SHARED_SIZE
 
 ALL = list(OPERATORS.values())
@@ -54,20 +65,6 @@ def chosen(operator: Operator, served: Any, *which: Any, strength: int = 3) -> l
     return variants(operator.name, strength)
 
 
-def gradients(result: Tensor, inputs: Tensors, grad: Tensor) -> dict[str, Tensor]:
-    """Those of the inputs that require one; zeros where the result does not depend on one."""
-    wanted = {name: x for name, x in inputs.items() if x.requires_grad}
-    if not (wanted and result.requires_grad):
-        return {name: torch.zeros_like(x) for name, x in wanted.items()}
-    found = torch.autograd.grad(result, list(wanted.values()), grad, materialize_grads=True)
-    return dict(zip(wanted, found, strict=True))
-
-
-def random_like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    made = torch.randn(x.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    return made.to(dtype or x.dtype)
-
-
 def compare(
     operator: Operator,
     served: Any,
@@ -100,14 +97,6 @@ def compare(
             if operator.kinks and dtype != torch.float64:
                 set_worst_aside(found[name], wanted)
             assert_close(found[name], wanted, inputs[name].dtype, rounding)
-
-
-def set_worst_aside(actual: Tensor, expected: Tensor) -> None:
-    """Sets one of 500 elements to zero in both: those that differ most."""
-    difference = (actual.double().cpu() - expected).abs().flatten()
-    worst = difference.topk(len(difference) // 500).indices
-    for x in (actual, expected):
-        x.view(-1)[worst.to(x.device)] = 0
 
 
 @pytest.mark.parametrize(("operator", "dtype", "field", "size"), TYPED)

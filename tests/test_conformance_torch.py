@@ -12,13 +12,13 @@ import pytest
 import torch
 import torch._dynamo.testing
 from comparison import assert_same_sums, leaf
-from conformance import CONSTANTS, OPERATORS, SIZES, Operator, Options, Tensors, variants
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import grad, hessian, jacfwd, jacrev, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import plasticine
+from plasticine.conformance import CONSTANTS, OPERATORS, SIZES, Operator, Options, Tensors, variants
 from plasticine.ops import REGISTRY
 
 ALL = list(OPERATORS.values())

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 from comparison import PADDINGS, ROUNDING, assert_close
-from conformance import SIZES, Maker
 from torch import Tensor
 
 from plasticine import reference
+from plasticine.conformance import SIZES, Maker
 
 
 def make_inputs(size: str = "2d", **shape: int) -> tuple[list[Tensor], list[Tensor]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import sys
 import tarfile
@@ -13,6 +14,11 @@ from pathlib import Path
 
 import pytest
 from command_line import ran
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ("setuptools", "pybind11", "ninja")
@@ -50,7 +56,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the sources: building must not touch the checkout that other tests import."""
     target = tmp_path_factory.mktemp("checkout") / "plasticine"
     ignored = shutil.ignore_patterns(
-        ".*cache", ".git", ".venv", "build", "dist", "docs", "results", "__pycache__",
+        ".*cache", ".git", ".github", ".venv", "build", "dist", "docs", "results", "__pycache__",
         "*.egg-info", "*.so", "_build.json",
     )  # fmt: skip
     shutil.copytree(ROOT, target, ignore=ignored)
@@ -102,6 +108,29 @@ def test_sdist_carries_every_native_and_triton_source(unpacked: Path) -> None:
         assert expected, f"the checkout has no {pattern} in {folder}"
         missing = [name for name in expected if not (unpacked / folder / name).is_file()]
         assert not missing, f"{folder}: not in the sdist: {missing}"
+
+
+def test_sdist_has_the_version_of_the_source(unpacked: Path) -> None:
+    text = (ROOT / "plasticine" / "__init__.py").read_text(encoding="utf-8")
+    (version,) = re.findall(r'^__version__ = "(.*)"$', text, re.MULTILINE)
+    assert unpacked.name == f"plasticine-{version}"
+    assert f"\nVersion: {version}\n" in (unpacked / "PKG-INFO").read_text(encoding="utf-8")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## \[(\d\S*)\] - \d{4}-\d\d-\d\d$", changes, re.MULTILINE)[0] == version
+
+
+def test_wheels_are_asked_for_every_python_that_is_promised() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        settings = tomllib.load(file)
+    promised = [
+        name.removeprefix("Programming Language :: Python :: ").replace(".", "")
+        for name in settings["project"]["classifiers"]
+        if name.startswith("Programming Language :: Python :: 3.")
+    ]
+    wheels = settings["tool"]["cibuildwheel"]
+    assert wheels["build"].split() == [f"cp{version}-*" for version in promised]
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    assert "run: .ci/run\n" in workflow
 
 
 def test_sdist_holds_nothing_built(unpacked: Path) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from comparison import PADDINGS, ROUNDING, assert_close, assert_same_sums, order_of_sums
-from conformance import MODES, Maker
 from torch import Tensor
 
 import plasticine
 from plasticine import reference
+from plasticine.conformance import MODES, Maker
 from plasticine.nn import Splat
 from plasticine.ops._kernels import SHARED_SIZE
 

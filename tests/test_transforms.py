@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conformance import SIZES, Maker
 from torch import Tensor
 from torch.func import vmap
 
 import plasticine
+from plasticine.conformance import SIZES, Maker
 from plasticine.ops._operator import fold_batch
 
 OPERATOR = "warp"

@@ -1,4 +1,4 @@
-"""The command line: ``plasticine info | demo | train | translate | evaluate``.
+"""The command line: ``plasticine info | selfcheck | demo | train | translate | evaluate``.
 
 Nothing heavy is imported before a command needs it.
 """
@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it.
 from __future__ import annotations
 
 import io
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -80,17 +81,48 @@ def _root(
 
 
 @app.command()
-def info(debug: Debug = False) -> None:
+def info(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write JSON, as plasticine.info() has it.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
     """Say what is installed, and which backends work here and why others do not."""
     with clear_errors(debug):
         import plasticine
 
         facts = plasticine.info()
+        if as_json:
+            typer.echo(json.dumps(facts, indent=2))
+            return
         facts["backends"] = {
             name: "works" if reason is None else reason
             for name, reason in facts["backends"].items()
         }
         _print_facts(facts)
+
+
+@app.command()
+def selfcheck(
+    operators: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[OPERATOR]...", help="Operators to check; all if not given."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Check every operator on every backend of this machine against its definition.
+
+    It takes under a minute, and longer where Triton has yet to compile its kernels. Exit code 1
+    where something differs.
+    """
+    with clear_errors(debug):
+        from plasticine.selfcheck import check, show
+
+        with progress("checking") as advance:
+            findings = check(operators, advance)
+        agrees = show(findings, _console())
+    if not agrees:
+        raise typer.Exit(1)
 
 
 @app.command()

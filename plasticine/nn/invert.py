@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from torch import Tensor, nn
 
 from plasticine import ops
-from plasticine.ops import _checks
+from plasticine.ops import _checks, _words
 
 
 class Invert(nn.Module):
@@ -18,6 +20,7 @@ class Invert(nn.Module):
         iterations: int = 100,
         padding: str = "border",
         backend: str = "auto",
+        **_unknown: NoReturn,
     ) -> None:
         """Fixes the options.
 
@@ -31,6 +34,8 @@ class Invert(nn.Module):
             TypeError: ``iterations`` is no int.
             ValueError: an option is not one of these.
         """
+        if _unknown:
+            _words.refuse(Invert, "plasticine.nn.Invert", _unknown)
         super().__init__()
         _checks.one_of(padding, "padding", _checks.PADDINGS)
         self.tolerance = tolerance

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 from torch import Tensor, nn
 
 from plasticine import ops
-from plasticine.ops import _checks
+from plasticine.ops import _checks, _words
 
 
 class Splat(nn.Module):
@@ -20,6 +21,7 @@ class Splat(nn.Module):
         *,
         prefilter: bool = True,
         backend: str = "auto",
+        **_unknown: NoReturn,
     ) -> None:
         """Fixes the options.
 
@@ -32,6 +34,8 @@ class Splat(nn.Module):
         Raises:
             ValueError: an option is not one of these.
         """
+        if _unknown:
+            _words.refuse(Splat, "plasticine.nn.Splat", _unknown)
         super().__init__()
         _checks.one_of(mode, "mode", _checks.SAMPLING_MODES)
         _checks.one_of(padding, "padding", _checks.PADDINGS)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NoReturn
 
 from torch import Tensor, nn
 
 from plasticine import ops
-from plasticine.ops import _checks
+from plasticine.ops import _checks, _words
 
 
 class Warp(nn.Module):
@@ -20,6 +20,7 @@ class Warp(nn.Module):
         *,
         prefilter: bool = True,
         backend: str = "auto",
+        **_unknown: NoReturn,
     ) -> None:
         """Fixes the options.
 
@@ -32,6 +33,8 @@ class Warp(nn.Module):
         Raises:
             ValueError: an option is not one of these.
         """
+        if _unknown:
+            _words.refuse(Warp, "plasticine.nn.Warp", _unknown)
         super().__init__()
         _checks.one_of(mode, "mode", _checks.SAMPLING_MODES)
         _checks.one_of(padding, "padding", _checks.PADDINGS)
@@ -61,7 +64,9 @@ class Warp(nn.Module):
 class Compose(nn.Module):
     """The displacement of ``(id + u) o (id + v)``: :func:`plasticine.compose`, options fixed."""
 
-    def __init__(self, padding: str = "border", *, backend: str = "auto") -> None:
+    def __init__(
+        self, padding: str = "border", *, backend: str = "auto", **_unknown: NoReturn
+    ) -> None:
         """Fixes the options.
 
         Args:
@@ -71,6 +76,8 @@ class Compose(nn.Module):
         Raises:
             ValueError: ``padding`` is not one of these.
         """
+        if _unknown:
+            _words.refuse(Compose, "plasticine.nn.Compose", _unknown)
         super().__init__()
         _checks.one_of(padding, "padding", _checks.PADDINGS)
         self.padding = padding
@@ -97,6 +104,7 @@ class Exponential(nn.Module):
         inverse: bool = False,
         checkpoint: str = "store",
         backend: str = "auto",
+        **_unknown: NoReturn,
     ) -> None:
         """Fixes the options.
 
@@ -104,6 +112,7 @@ class Exponential(nn.Module):
             steps: number of squarings, or "auto": chosen in each call.
             method: "euler", "midpoint" or "rk4".
             padding: how the field continues outside its grid: "zeros", "border" or "reflection".
+                MONAI, VoxelMorph and TransMorph take "zeros": write it to reproduce them.
             inverse: also return ``exp(-v)``.
             checkpoint: "store" or "recompute": what autograd keeps.
             backend: which backend serves it.
@@ -112,6 +121,8 @@ class Exponential(nn.Module):
             TypeError: ``steps`` is neither an int nor "auto".
             ValueError: an option is not one of these.
         """
+        if _unknown:
+            _words.refuse(Exponential, "plasticine.nn.Exponential", _unknown)
         super().__init__()
         _checks.one_of(method, "method", _checks.METHODS)
         _checks.one_of(padding, "padding", _checks.PADDINGS)
@@ -156,6 +167,7 @@ class WarpExponential(nn.Module):
         field_padding: str = "border",
         checkpoint: str = "store",
         backend: str = "auto",
+        **_unknown: NoReturn,
     ) -> None:
         """Fixes the options.
 
@@ -172,6 +184,8 @@ class WarpExponential(nn.Module):
             TypeError: ``steps`` is neither an int nor "auto".
             ValueError: an option is not one of these.
         """
+        if _unknown:
+            _words.refuse(WarpExponential, "plasticine.nn.WarpExponential", _unknown)
         super().__init__()
         _checks.one_of(method, "method", _checks.METHODS)
         _checks.one_of(mode, "mode", ("linear", "nearest"))

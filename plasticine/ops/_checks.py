@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plasticine.ops import _words
+
 MODES = ("linear", "nearest")
 CUBIC_MODES = ("cubic", "bspline")
 SAMPLING_MODES = MODES + CUBIC_MODES
@@ -27,7 +29,8 @@ def one_of(value: Any, name: str, allowed: Sequence[str]) -> None:
     """Raises ValueError unless ``value`` is one of the allowed words."""
     if value not in allowed:
         expected = ", ".join(repr(word) for word in allowed)
-        raise ValueError(f"{name} must be one of {expected}, got {value!r}")
+        hint = _words.instead_of(value, allowed)
+        raise ValueError(f"{name} must be one of {expected}, got {value!r}{hint}")
 
 
 def is_tensor(value: Any, name: str) -> None:
@@ -112,7 +115,8 @@ def image_and_displacement(
     same_device(displacement, name, image, "image")
     if field_size[0] != size[0]:
         same_batch(displacement, name, image, "image")
-    something_to_sample(image, "image", displacement, name)
+    if 0 in size:
+        something_to_sample(image, "image", displacement, name)
     return ndim
 
 

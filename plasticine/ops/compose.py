@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 from torch import Tensor
 
 from plasticine import reference
-from plasticine.ops import _checks
+from plasticine.ops import _checks, _words
 from plasticine.ops._differentiable import differentiable
 from plasticine.ops._kernels import broadcast_batch, call, contiguous_like, contiguous_rows
 from plasticine.ops._scatter import ScatterBuffers
 
 
-def compose(u: Tensor, v: Tensor, *, padding: str = "border", backend: str = "auto") -> Tensor:
+def compose(
+    u: Tensor, v: Tensor, *, padding: str = "border", backend: str = "auto", **_unknown: NoReturn
+) -> Tensor:
     """The displacement of ``(id + u) o (id + v)``: ``u(p + v(p)) + v(p)``.
 
     Warping by it equals warping by ``u`` first and the result by ``v``, but interpolates once.
@@ -38,6 +41,8 @@ def compose(u: Tensor, v: Tensor, *, padding: str = "border", backend: str = "au
         ValueError: shapes, devices or options do not fit.
         RuntimeError: the backend asked for by name is missing or cannot serve the call.
     """
+    if _unknown:
+        _words.refuse(compose, "plasticine.compose", _unknown)
     _checks.is_tensor(u, "u")
     _checks.is_tensor(v, "v")
     if u.shape[0] != v.shape[0]:

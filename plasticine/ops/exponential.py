@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal, NoReturn, overload
 
 import torch
 from torch import Tensor
 
 from plasticine import backends
-from plasticine.ops import _autocast, _checks, _exponential_backends
+from plasticine.ops import _autocast, _checks, _exponential_backends, _words
 from plasticine.ops._derivative import Derivative, MaybeTensors
 from plasticine.ops._exponential_backends import Flow, stages_like, stored_stages
 from plasticine.ops._exponential_steps import steps_for
@@ -67,6 +67,7 @@ def exponential(
     inverse: bool = False,
     checkpoint: str = "store",
     backend: str = "auto",
+    **_unknown: NoReturn,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The displacement of the diffeomorphism that a stationary velocity field generates.
 
@@ -108,6 +109,8 @@ def exponential(
         RuntimeError: the backend asked for by name is missing or cannot serve the call; ``steps``
             is "auto" under ``torch.vmap``.
     """
+    if _unknown:
+        _words.refuse(exponential, "plasticine.exponential", _unknown)
     _checks.is_tensor(velocity, "velocity")
     _checks.field(velocity, "velocity")
     _checks.one_of(method, "method", _checks.METHODS)

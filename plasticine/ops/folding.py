@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from plasticine import backends, reference
-from plasticine.ops import _autocast, _checks
+from plasticine.ops import _autocast, _checks, _words
 from plasticine.ops._derivative import refused
 from plasticine.ops._kernels import Kernel, call
 from plasticine.ops._operator import REGISTRY, Operator
@@ -80,6 +80,7 @@ def folding(
     spacing: Sequence[float] | None = None,
     region: str = "full",
     backend: str = "auto",
+    **_unknown: NoReturn,
 ) -> Folding:
     """Counts where ``p + u(p)`` folds, and measures how much. Not differentiable.
 
@@ -105,6 +106,8 @@ def folding(
         ValueError: a shape or an option is not one of those above.
         RuntimeError: the backend asked for by name is missing or cannot serve the call.
     """
+    if _unknown:
+        _words.refuse(folding, "plasticine.folding", _unknown)
     _checks.is_tensor(displacement, "displacement")
     ndim = _checks.field(displacement, "displacement")
     sizes = _checks.spacing_of(spacing, ndim)

@@ -6,13 +6,13 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from plasticine import reference
-from plasticine.ops import _autocast, _checks
+from plasticine.ops import _autocast, _checks, _words
 from plasticine.ops._derivative import Derivative, MaybeTensors, not_twice_differentiable
 from plasticine.ops._kernels import Kernel, call, contiguous_like
 from plasticine.ops._operator import REGISTRY, Operator
@@ -56,6 +56,7 @@ def invert(
     iterations: int = 100,
     padding: str = "border",
     backend: str = "auto",
+    **_unknown: NoReturn,
 ) -> Inverse:
     """The displacement ``w`` of the inverse of ``p + u(p)``: ``w(p) = -u(p + w(p))``.
 
@@ -93,6 +94,8 @@ def invert(
         ValueError: a shape or an option is not one of those above.
         RuntimeError: the backend asked for by name is missing or cannot serve the call.
     """
+    if _unknown:
+        _words.refuse(invert, "plasticine.invert", _unknown)
     _checks.is_tensor(displacement, "displacement")
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
         raise TypeError(f"tolerance must be a number, got {type(tolerance).__name__}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 from torch import Tensor
 
 from plasticine import reference
-from plasticine.ops import _checks
+from plasticine.ops import _checks, _words
 from plasticine.ops._differentiable import differentiable
 
 
@@ -17,6 +18,7 @@ def jacobian_determinant(
     scheme: str = "central",
     spacing: Sequence[float] | None = None,
     backend: str = "auto",
+    **_unknown: NoReturn,
 ) -> Tensor:
     """``det(I + du_i / dx_j)``: the local volume ratio of ``p + u(p)``; 0 or less where it folds.
 
@@ -39,6 +41,8 @@ def jacobian_determinant(
         ValueError: a shape or an option is not one of those above.
         RuntimeError: the backend asked for by name is missing or cannot serve the call.
     """
+    if _unknown:
+        _words.refuse(jacobian_determinant, "plasticine.jacobian_determinant", _unknown)
     _checks.is_tensor(displacement, "displacement")
     ndim = _checks.field(displacement, "displacement")
     return JACOBIAN(displacement, scheme, _checks.spacing_of(spacing, ndim), backend)

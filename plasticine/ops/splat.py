@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from plasticine import backends, reference
-from plasticine.ops import _autocast, _checks
+from plasticine.ops import _autocast, _checks, _words
 from plasticine.ops._derivative import Derivative, MaybeTensors
 from plasticine.ops._kernels import Kernel, broadcast_batch
 from plasticine.ops._operator import REGISTRY, Operator
@@ -29,6 +29,7 @@ def splat(
     padding: str = "border",
     prefilter: bool = True,
     backend: str = "auto",
+    **_unknown: NoReturn,
 ) -> Tensor:
     """Adds every voxel of an image to where it points: the adjoint of ``warp``.
 
@@ -73,6 +74,8 @@ def splat(
         ValueError: shapes, devices or options do not fit.
         RuntimeError: the backend asked for by name is missing or cannot serve the call.
     """
+    if _unknown:
+        _words.refuse(splat, "plasticine.splat", _unknown)
     _checks.is_tensor(image, "image")
     _checks.is_tensor(displacement, "displacement")
     if affine is not None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from plasticine import reference
-from plasticine.ops import _autocast, _checks
+from plasticine.ops import _autocast, _checks, _words
 from plasticine.ops._differentiable import differentiable
 from plasticine.ops._kernels import broadcast_batch, call, contiguous_like
 from plasticine.ops._scatter import ScatterBuffers, accumulator_of
@@ -29,6 +29,7 @@ def warp(
     padding: str = "border",
     prefilter: bool = True,
     backend: str = "auto",
+    **_unknown: NoReturn,
 ) -> Tensor:
     """Samples an image at ``p + u(p)``, or at ``A p + t + u(p)``, for every voxel ``p``.
 
@@ -71,8 +72,15 @@ def warp(
         ValueError: shapes, devices or options do not fit.
         RuntimeError: the backend asked for by name is missing or cannot serve the call.
     """
-    _checks.is_tensor(image, "image")
-    _checks.is_tensor(displacement, "displacement")
+    if _unknown:
+        _words.refuse(warp, "plasticine.warp", _unknown)
+    if (
+        (type(image) is not Tensor or type(displacement) is not Tensor)
+        or not image.dim()
+        or not displacement.dim()
+    ):  # asked here, as the two calls would take a thirtieth of a small warp
+        _checks.is_tensor(image, "image")
+        _checks.is_tensor(displacement, "displacement")
     if affine is not None:
         _checks.is_tensor(affine, "affine")
     batch = displacement.shape[0]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
 
 from plasticine import backends
-from plasticine.ops import _autocast, _checks, _exponential_backends
+from plasticine.ops import _autocast, _checks, _exponential_backends, _words
 from plasticine.ops._derivative import Derivative, MaybeTensors
 from plasticine.ops._exponential_backends import Core, Flow, stages_like, stored_stages
 from plasticine.ops._exponential_steps import steps_for
@@ -38,6 +38,7 @@ def warp_exponential(
     field_padding: str = "border",
     checkpoint: str = "store",
     backend: str = "auto",
+    **_unknown: NoReturn,
 ) -> Tensor:
     """``warp(image, exponential(velocity))``, the last squaring and the warp in one pass.
 
@@ -72,6 +73,8 @@ def warp_exponential(
         RuntimeError: the backend asked for by name is missing or cannot serve the call; ``steps``
             is "auto" under ``torch.vmap``.
     """
+    if _unknown:
+        _words.refuse(warp_exponential, "plasticine.warp_exponential", _unknown)
     _checks.is_tensor(image, "image")
     _checks.is_tensor(velocity, "velocity")
     _checks.one_of(method, "method", _checks.METHODS)

@@ -7,11 +7,11 @@ import warnings
 
 import pytest
 import torch
-from conformance import OPERATORS
 from torch import Tensor
 
 import plasticine
 from plasticine import reference
+from plasticine.conformance import OPERATORS
 
 
 def residual_of(u: Tensor, w: Tensor, padding: str = "border") -> Tensor:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import conformance
 import pytest
 import torch
-from conformance import OPERATORS, variants
 
 import plasticine
+from plasticine.conformance import METHODS, OPERATORS, variants
 from plasticine.ops._exponential_steps import peak
 
 
@@ -59,7 +58,7 @@ def test_long_lines(kernel_backend, assert_close, size):
     )
 
 
-@pytest.mark.parametrize("method", conformance.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("steps", [0, 5, 7])
 def test_every_number_of_steps(kernel_backend, assert_close, method, steps):
     """The backward pass plans its memory by the number of stages."""

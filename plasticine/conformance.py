@@ -1,7 +1,7 @@
-"""Every operator as the conformance suite calls it: its tensors, its options, its definition.
+"""Every operator as it is checked: how it is called, with which tensors, and its definition.
 
-An operator is added by one entry of OPERATORS, and by one line of MAKERS for each tensor whose name
-is new there.
+The conformance suite of the tests and ``plasticine selfcheck`` go by this. An operator is added by
+one entry of OPERATORS, and by one line of MAKERS for each tensor whose name is new there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from comparison import ROUNDING
 from torch import Tensor
 
 import plasticine
@@ -44,6 +43,13 @@ SPACING = (0.5, 2.0, 1.25)
 HALF = (torch.float16, torch.bfloat16)
 CONSTANTS = ("mask", "value_range")
 """The tensors that have no gradient, in any operator."""
+ROUNDING = {
+    torch.float64: 1e-12,
+    torch.float32: 2e-5,
+    torch.float16: 1e-3,
+    torch.bfloat16: 8e-3,
+}
+"""A rounding of a result of magnitude 1."""
 
 
 class Maker:
@@ -55,9 +61,11 @@ class Maker:
         self.generator = torch.Generator().manual_seed(seed)
 
     def randn(self, *shape: int) -> Tensor:
+        """Normally distributed numbers."""
         return torch.randn(shape, generator=self.generator, dtype=torch.float64)
 
     def image(self, size: tuple[int, ...]) -> Tensor:
+        """Noise in every channel."""
         return self.randn(self.batch, self.channels, *size)
 
     def vectors(self, size: tuple[int, ...], scale: float) -> Tensor:
@@ -75,6 +83,7 @@ class Maker:
         return ends + self.randn(self.batch, 2, 2) * 0.1
 
     def affine(self) -> Tensor:
+        """One near the identity."""
         identity = torch.eye(self.ndim, self.ndim + 1, dtype=torch.float64)
         return identity + self.randn(self.batch, self.ndim, self.ndim + 1) * 0.2
 
@@ -167,7 +176,8 @@ class Operator:
     @property
     def every(self) -> dict[str, tuple[Any, ...]]:
         """All choices: the words that the operator declares, and those above."""
-        return {**REGISTRY[self.name].choices, **self.choices}
+        words = {name: tuple(x) for name, x in REGISTRY[self.name].choices.items()}
+        return {**words, **self.choices}
 
     @property
     def takes_image(self) -> bool:
@@ -384,3 +394,26 @@ OPERATORS = {
         ),
     )
 }
+
+
+def gradients(result: Tensor, inputs: Tensors, grad: Tensor) -> Tensors:
+    """Those of the inputs that require one; zeros where the result does not depend on one."""
+    wanted = {name: x for name, x in inputs.items() if x.requires_grad}
+    if not (wanted and result.requires_grad):
+        return {name: torch.zeros_like(x) for name, x in wanted.items()}
+    found = torch.autograd.grad(result, list(wanted.values()), grad, materialize_grads=True)
+    return dict(zip(wanted, found, strict=True))
+
+
+def random_like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Random numbers in a tensor's shape, on the CPU."""
+    made = torch.randn(x.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    return made.to(dtype or x.dtype)
+
+
+def set_worst_aside(actual: Tensor, expected: Tensor) -> None:
+    """Sets one of 500 elements to zero in both: those that differ most."""
+    difference = (actual.double().cpu() - expected).abs().flatten()
+    worst = difference.topk(len(difference) // 500).indices
+    for x in (actual, expected):
+        x.view(-1)[worst.to(x.device)] = 0
