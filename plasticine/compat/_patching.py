@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from types import ModuleType
 from typing import Any
 
@@ -257,12 +258,12 @@ def _difference(theirs: Any, ours: Any) -> str | None:
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    """Names, kinds and defaults alone."""
-    signature = inspect.signature(function)
-    bare = [
-        parameter.replace(annotation=inspect.Parameter.empty)
-        for parameter in signature.parameters.values()
-    ]
+    """Names, kinds and defaults alone; for a member of an enum of theirs stands its value."""
+    bare = []
+    for parameter in inspect.signature(function).parameters.values():
+        default = parameter.default
+        default = default.value if isinstance(default, Enum) else default
+        bare.append(parameter.replace(annotation=inspect.Parameter.empty, default=default))
     return inspect.Signature(bare)
 
 
