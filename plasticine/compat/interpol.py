@@ -20,7 +20,6 @@ What differs, and is not mimicked:
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from enum import Enum
 from typing import Any
@@ -30,6 +29,7 @@ from torch import Tensor
 
 from plasticine.compat import _grids
 from plasticine.compat._grids import Sampling, of_each_axis
+from plasticine.compat._handover import theirs
 from plasticine.compat._patching import Replacement
 from plasticine.ops.spline_coefficients import spline_coefficients
 
@@ -247,16 +247,9 @@ def _fitted(image: Tensor, sampling: Sampling) -> Tensor:
     padding = {"dct1": "reflection", "dct2": "border"}.get(sampling.bounds[0])
     if padding and sampling.mode is not None and len(set(sampling.bounds)) == 1:
         return spline_coefficients(image, padding=padding)
-    try:
-        peer = importlib.import_module("interpol")
-    except ImportError as error:
-        raise NotImplementedError(
-            "prefilter=True is served without torch-interpol in order 3 with bounds dct1 or dct2; "
-            f"got orders {sampling.orders} and bounds {sampling.bounds}"
-        ) from error
-    fitted: Tensor = peer.spline_coeff_nd(
-        image, list(sampling.orders), list(sampling.bounds), len(sampling.orders)
-    )
+    orders, bounds = list(sampling.orders), list(sampling.bounds)
+    fit = theirs("interpol.api.spline_coeff_nd", f"prefilter of orders {orders}, bounds {bounds}")
+    fitted: Tensor = fit(image, orders, bounds, len(orders))
     return fitted
 
 

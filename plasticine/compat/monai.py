@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plasticine.compat import _handover, _sampling
+from plasticine.compat import _handover, _sampling, monai_grids
 from plasticine.compat._patching import Replacement
 from plasticine.nn import losses
 from plasticine.ops import _autocast
@@ -346,5 +346,5 @@ REPLACEMENTS: tuple[Replacement, ...] = (
     ),
     Replacement("monai.losses.deform.BendingEnergyLoss", BendingEnergyLoss),
     Replacement("monai.losses.deform.DiffusionLoss", DiffusionLoss),
-    # Here go grid_pull, grid_push, grid_count and grid_grad of monai.networks.layers.
+    *monai_grids.REPLACEMENTS,
 )
