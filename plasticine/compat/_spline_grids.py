@@ -30,7 +30,7 @@ def pull(
         ``(N, C, *spatial)`` in the image's dtype.
     """
     taps = _taps(coordinates, image.shape[2:], orders, bounds)
-    return _sum(image, taps, [weights for weights, _, _ in taps])
+    return _Sums(image, taps, derivatives=False).along(0)[0].to(image.dtype)
 
 
 def push(
@@ -54,11 +54,8 @@ def grad(
 ) -> Tensor:
     """The derivatives of :func:`pull` by the coordinates: ``(N, C, d, *spatial)``."""
     taps = _taps(coordinates, image.shape[2:], orders, bounds)
-    found = []
-    for axis in range(len(orders)):
-        weights = [slopes if i == axis else own for i, (own, slopes, _) in enumerate(taps)]
-        found.append(_sum(image, taps, weights))
-    return torch.stack(found, 2)
+    _, *found = _Sums(image, taps, derivatives=True).along(0)
+    return torch.stack(found, 2).to(image.dtype)
 
 
 # Of one axis: the weights of the taps, their derivatives, and where the taps read.
@@ -101,20 +98,38 @@ def _differences(below: list[Tensor]) -> list[Tensor]:
     return [-below[0], *inner, below[-1]]
 
 
-def _sum(image: Tensor, taps: Sequence[_Axis], weights: Sequence[Sequence[Tensor]]) -> Tensor:
-    """The voxels of an image at all taps, by the products of their weights."""
-    size = image.shape[2:]
-    spatial = taps[0][2][0].shape
-    batch = torch.broadcast_shapes(image.shape[:1], spatial[:1])[0]
-    flat = image.flatten(2).expand(batch, -1, -1)
-    total: Tensor | float = 0.0
-    for nodes in itertools.product(*(range(len(own)) for own in weights)):
-        weight, offset = torch.ones_like(weights[0][0]), torch.zeros_like(taps[0][2][0])
-        for axis, node in enumerate(nodes):
-            weight = weight * weights[axis][node]
-            offset = offset * size[axis] + taps[axis][2][node]
-        index = offset.flatten(1).unsqueeze(1).expand(batch, image.shape[1], -1)
-        values = flat.gather(2, index).unflatten(2, spatial[1:])
-        total = total + values * weight[:, None]
-    assert isinstance(total, Tensor)
-    return total.to(image.dtype)
+class _Sums:
+    """An image at the taps of a spline: summed along the last axis first, then along the others.
+
+    So every voxel is read once, for the value and for all derivatives.
+    """
+
+    def __init__(self, image: Tensor, taps: Sequence[_Axis], *, derivatives: bool) -> None:
+        self._size = image.shape[2:]
+        self._spatial = taps[0][2][0].shape
+        batch = torch.broadcast_shapes(image.shape[:1], self._spatial[:1])[0]
+        self._voxels = image.flatten(2).expand(batch, -1, -1)
+        self._derivatives = derivatives
+        self._axes = [
+            ([x[:, None] for x in weights], [x[:, None] for x in slopes], voxels)
+            for weights, slopes, voxels in taps
+        ]
+
+    def along(self, axis: int, offset: Tensor | int = 0) -> list[Tensor]:
+        """The value at an offset of the axes before, and its derivatives by this axis and on."""
+        if axis == len(self._axes):
+            assert isinstance(offset, Tensor)
+            index = offset.flatten(1).unsqueeze(1).expand(*self._voxels.shape[:2], -1)
+            values = self._voxels.gather(2, index).unflatten(2, self._spatial[1:])
+            return [values.to(self._axes[0][0][0].dtype)]
+        totals: list[Tensor] = []
+        for weight, slope, voxel in zip(*self._axes[axis], strict=True):
+            value, *inner = self.along(axis + 1, offset * self._size[axis] + voxel)
+            terms = [(value, weight)]
+            if self._derivatives:
+                terms += [(value, slope), *((x, weight) for x in inner)]
+            if totals:
+                totals = [torch.addcmul(x, *term) for x, term in zip(totals, terms, strict=True)]
+            else:
+                totals = [x * factor for x, factor in terms]
+        return totals
