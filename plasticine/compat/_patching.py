@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.metadata
+import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -72,6 +75,20 @@ class _Patch:
     report: Report
     replaced: list[tuple[str, Any, Any]]
     places: list[tuple[ModuleType, str, Any]]
+    modules: dict[str, ModuleType | None] = field(default_factory=dict)
+    others: list[Callable[[], None]] = field(default_factory=list)
+
+    def undo(self) -> None:
+        """Puts it back."""
+        for module, attribute, theirs in reversed(self.places):
+            setattr(module, attribute, theirs)
+        for undo in self.others:
+            undo()
+        for name, before in self.modules.items():
+            if before is None:
+                sys.modules.pop(name, None)
+            else:
+                sys.modules[name] = before
 
 
 _active: dict[str, list[_Patch]] = {}
@@ -99,6 +116,9 @@ def patch(project: str, *modules: ModuleType) -> Report:
         RuntimeError: the project is of a version whose signatures, or a copy whose numbers, are
             others than those that are served here. Nothing is replaced then.
     """
+    _known(project)
+    if project == "fireants":
+        return _stand_in(project, modules)
     replacements = _replacements_of(project)
     is_copied = all("." not in replacement.name for replacement in replacements)
     if is_copied != bool(modules):
@@ -138,8 +158,7 @@ def unpatch(project: str | None = None) -> None:
         _known(project)
     for name in list(_active) if project is None else [project]:
         for done in reversed(_active.pop(name, [])):
-            for module, attribute, theirs in reversed(done.places):
-                setattr(module, attribute, theirs)
+            done.undo()
 
 
 @contextmanager
@@ -151,8 +170,7 @@ def patched(project: str, *modules: ModuleType) -> Iterator[Report]:
         yield report
     finally:
         for done in reversed(_active.get(project, [])[before:]):
-            for module, attribute, theirs in reversed(done.places):
-                setattr(module, attribute, theirs)
+            done.undo()
             _active[project].remove(done)
         if not _active.get(project, True):
             del _active[project]
@@ -177,6 +195,70 @@ def original(name: str) -> Any:
 def _known(project: str) -> None:
     if project not in PROJECTS:
         raise ValueError(f"project must be one of {', '.join(PROJECTS)}; got {project!r}")
+
+
+def _stand_in(project: str, modules: Sequence[ModuleType]) -> Report:
+    """Puts a whole module of ours where a project looks for one of its own."""
+    if modules:
+        raise ValueError(f"patch({project!r}) takes no modules")
+    if project in _active:
+        return _active[project][-1].report
+    ours = importlib.import_module(f"plasticine.compat.{project}")
+    version = importlib.metadata.version(project)
+    label = f"{project} {version}"
+    if loaded := sorted(name for name in sys.modules if name.startswith(f"{project}.")):
+        raise RuntimeError(
+            f"{label}: {loaded[0]} was imported already, and looked for {ours.STANDS_FOR} then: "
+            f"call patch({project!r}) before anything imports {project}"
+        )
+    if problem := _missing(project, ours):
+        raise RuntimeError(f"{label} is another than plasticine serves: {problem}")
+    report = Report(project, version, ((ours.STANDS_FOR, ours.__name__),), ours.LEFT)
+    before = sys.modules.get(ours.STANDS_FOR)
+    sys.modules[ours.STANDS_FOR] = ours
+    done = _Patch(report, [], [], {ours.STANDS_FOR: before})
+    try:
+        done.others.append(ours.serve_every_device())
+    except BaseException:
+        done.undo()
+        raise
+    _active[project] = [done]
+    return report
+
+
+def _missing(project: str, ours: ModuleType) -> str:
+    """What a project's source takes of a module that ours has not, or calls otherwise."""
+    found = importlib.util.find_spec(project)
+    folder = Path(found.origin).parent if found is not None and found.origin else Path()
+    for path in sorted(folder.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {
+            alias.asname or alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import)
+            for alias in node.names
+            if alias.name == ours.STANDS_FOR
+        }
+        for node in ast.walk(tree):
+            what = node.func if isinstance(node, ast.Call) else node
+            if not (isinstance(what, ast.Attribute) and isinstance(what.value, ast.Name)):
+                continue
+            if what.value.id not in names:
+                continue
+            place = f"{path.relative_to(folder.parent)}:{what.lineno}"
+            function = getattr(ours, what.attr, None)
+            if function is None:
+                return f"{place} wants {what.attr}"
+            if not isinstance(node, ast.Call) or any(
+                isinstance(argument, ast.Starred) for argument in node.args
+            ):
+                continue
+            keywords = {word.arg: None for word in node.keywords if word.arg}
+            try:
+                inspect.signature(function).bind(*node.args, **keywords)
+            except TypeError as error:
+                return f"{place}: {what.attr}: {error}"
+    return ""
 
 
 def _replacements_of(project: str) -> tuple[Replacement, ...]:
