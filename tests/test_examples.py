@@ -38,6 +38,18 @@ def test_an_example_has_the_same_loss_with_its_line(name):
     assert "times less time" in found.stdout
 
 
+def test_a_trace_is_read():
+    if find_spec("nilearn") is None:
+        pytest.skip("nilearn, whose template it translates, is not installed")
+    command = [sys.executable, "-W", "ignore", "translate_and_trace.py", "--steps", "2"]
+    found = subprocess.run(
+        command, cwd=EXAMPLES, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    assert "came from" in found.stdout
+    assert " folds in " in found.stdout
+
+
 def test_an_example_is_short():
     for path in EXAMPLES.glob("*.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) < 80, path.name
