@@ -8,6 +8,7 @@ import pytest
 import torch
 from refusal import refuses
 
+from plasticine.nn import BendingEnergyLoss, DiffusionLoss
 from plasticine.nn.losses import (
     alignment,
     inverse_consistency,
@@ -127,3 +128,21 @@ class TestAlignment:
         with pytest.raises(ValueError, match="same shapes"):
             alignment([torch.zeros(1, 2)], [torch.zeros(1, 2), torch.zeros(1, 2)])
         refuses(ValueError, "same shapes", alignment, torch.zeros(1, 2), torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize("loss", [BendingEnergyLoss, DiffusionLoss])
+def test_a_normalised_energy_of_half_fields_is_taken_in_float32(generator, loss):
+    field = torch.randn(1, 3, 6, 7, 8, generator=generator).bfloat16() * 1e-3
+    found = loss(normalize=True)(field)
+    torch.testing.assert_close(found, loss(normalize=True)(field.float()))
+
+
+@pytest.mark.parametrize("options", [{"reduction": "sum"}, {"normalize": True}], ids=str)
+@pytest.mark.parametrize("loss", [BendingEnergyLoss, DiffusionLoss])
+def test_energies_compile_for_any_size(generator, loss, options):
+    torch.compiler.reset()  # other modules' graphs count towards a limit
+    module = loss(**options)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    for size in ((5, 6, 7), (6, 6, 5), (4, 8, 9)):
+        field = torch.randn(1, 3, *size, generator=generator)
+        torch.testing.assert_close(compiled(field), module(field))

@@ -194,3 +194,30 @@ def test_refused_options():
             plasticine.normalized_gradient_field(IMAGE, IMAGE, epsilon=epsilon)
     with pytest.raises(ValueError, match="bins must be 2 or more, got 1"):
         plasticine.correlation_ratio(IMAGE, IMAGE, bins=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_background_fills_a_bin_without_rounding(generator, dtype):
+    """The correlation ratio of two millions of voxels, most of which are alike."""
+    x = torch.rand(1, 1, 128, 128, 128, generator=generator)
+    x = (x * (x > 0.7)).to(dtype)
+    y = (x * 0.5 + 0.3).to(dtype)
+    found = plasticine.correlation_ratio(x, y)
+    expected = plasticine.correlation_ratio(x.double(), y.double())
+    assert found.dtype == torch.float32
+    assert found.item() <= 1
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", ["sum_of_squared_differences", "normalized_gradient_field"])
+def test_what_does_not_count_pulls_nowhere_be_it_nan(generator, name):
+    x, y = torch.rand(2, 1, 1, 9, 8, generator=generator)
+    mask = torch.ones(1, 1, 9, 8)
+    mask[..., :4] = 0
+    function = getattr(plasticine, name)
+    (expected,) = torch.autograd.grad(function(x.requires_grad_(), y, mask=mask).sum(), x)
+    broken = x.detach().clone()
+    broken[..., :2] = torch.nan  # no neighbour of it counts
+    (gradient,) = torch.autograd.grad(function(broken.requires_grad_(), y, mask=mask).sum(), broken)
+    torch.testing.assert_close(gradient[..., 4:], expected[..., 4:])
+    assert (gradient[..., :2] == 0).all()

@@ -209,7 +209,7 @@ def spacing_of(spacing: Sequence[float] | None, ndim: int) -> list[float]:
         sizes = [float(size) for size in spacing]
     except TypeError:
         raise TypeError(f"spacing must be {ndim} numbers or None, got {spacing!r}") from None
-    if len(sizes) != ndim or not all(math.isfinite(size) and size > 0 for size in sizes):
+    if len(sizes) != ndim or not all(0 < size < math.inf for size in sizes):
         raise ValueError(
             f"spacing must be {ndim} positive, finite numbers, one per spatial axis, "
             f"got {spacing!r}"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from plasticine.ops import _checks
 from plasticine.ops._masks import mask_of
-from plasticine.ops._random import stratified
+from plasticine.ops._random import hash_of, stratified
 from plasticine.ops.joint_histogram import joint_histogram
 
 
@@ -44,7 +44,8 @@ def mutual_information(
         normalized: the normalised mutual information ``(H(x) + H(y)) / H(x, y)`` instead, from 1 to
             2 (Studholme, Hill and Hawkes).
         sample: the part of the voxels that is looked at, above 0 and up to 1; None: all. They are
-            drawn evenly, one of every ``1 / sample`` at random, the same in all samples of a batch.
+            drawn evenly, one of every ``1 / sample`` at random, the same in all samples of a batch;
+            of 32768 or more in runs of 32 neighbours. On a CPU it gains time from a third on down.
         seed: which voxels are drawn; give another one at every iteration.
         value_range: the values told apart: (least, greatest), a tensor ``(N, 2, 2)`` or None for
             each image's own, of the voxels that are looked at.
@@ -91,6 +92,10 @@ def entropy(p: Tensor) -> Tensor:
     return -(p * p.clamp_min(torch.finfo(p.dtype).tiny).log()).sum(1)
 
 
+# Neighbours in memory that are drawn together where there are many: a run costs what a voxel does.
+_RUN = 32
+
+
 def _drawn(
     x: Tensor, y: Tensor, mask: Tensor | None, sample: float, seed: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -108,9 +113,13 @@ def _drawn(
                 f"{name} must have shape (N, {channels}, *spatial) with the voxels of x, got x of "
                 f"shape {tuple(x.shape)} and {name} of shape {tuple(other.shape)}"
             )
-    voxels = stratified(x.shape[2:].numel(), sample, seed, x.device)
+    voxels = x.shape[2:].numel()
+    run = _RUN if voxels >= _RUN**3 else 1
+    first = hash_of(seed) % (voxels % run + 1)
+    runs = stratified(voxels // run, sample, seed, x.device)
 
     def drawn(image: Tensor) -> Tensor:
-        return image.flatten(2).index_select(2, voxels)[:, :, None]
+        flat = image.flatten(2).narrow(2, first, voxels - voxels % run)
+        return flat.unflatten(2, (voxels // run, run)).index_select(2, runs).flatten(2)[:, :, None]
 
     return drawn(x), drawn(y), None if mask is None else drawn(mask)

@@ -47,7 +47,8 @@ def joint_histogram(
     "bspline"   cubic B-splines of both (Thévenaz and Unser)             bins 1 to bins - 2
     "gaussian"  Gaussians of both, normalised over the bins              bins 0 to bins - 1
     "mattes"    a cubic B-spline of x, the nearest bin of y (Mattes et   bins 2 to bins - 3
-                al.): there is no gradient to y
+                al.), of two within 2^-16 of a bin's middle half each:
+                there is no gradient to y
     ==========  =======================================================  =====================
 
     Args:

@@ -25,11 +25,13 @@ def correlation_ratio(x: Tensor, y: Tensor, bins: int = 32, mask: Tensor | None 
         ``(N,)``, the mean over channels, float64 of float64 images, else float32; 0 where ``y`` is
         flat, and where nothing counts.
     """
-    precision = torch.promote_types(x.dtype, torch.float32)
+    result = torch.promote_types(x.dtype, torch.float32)
+    # A bin that a background fills is a long sum. Devices without float64 take what they have.
+    precision = result if x.device.type == "mps" else torch.float64
     samples, channels = x.shape[:2]
     x, y = (image.to(precision).flatten(0, 1).flatten(1) for image in (x, y))
     if x.numel() == 0:
-        return (x + y).sum().expand(samples) * 0.0
+        return (x + y).sum().expand(samples).to(result) * 0.0
     if mask is None:
         weight = torch.ones_like(x)
     else:
@@ -52,7 +54,7 @@ def correlation_ratio(x: Tensor, y: Tensor, bins: int = 32, mask: Tensor | None 
     between = squares.sum(1) / total - mean.square()
     is_flat = variance <= FLAT * (weight * y.square()).sum(1) / total
     ratio = torch.where(is_flat, 0.0, between / torch.where(is_flat, 1.0, variance))
-    return ratio.unflatten(0, (samples, channels)).mean(1)
+    return ratio.unflatten(0, (samples, channels)).mean(1).to(result)
 
 
 def bins_of(x: Tensor, weight: Tensor, bins: int) -> tuple[Tensor, Tensor]:

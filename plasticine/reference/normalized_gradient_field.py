@@ -29,6 +29,10 @@ def normalized_gradient_field(
         )
         for image, ndim in ((x, x.dim() - 2), (y, y.dim() - 2))
     ]
+    if mask is not None:
+        # Where nothing counts, nor does what is not finite, here and in the gradients.
+        counted = (mask > 0).expand(x.shape).flatten(0, 1)
+        gradients = [torch.where(counted, gradient, 0.0) for gradient in gradients]
     product = (gradients[0] * gradients[1]).sum(0)
     square_x, square_y = (gradient.square().sum(0) + epsilon**2 for gradient in gradients)
     cosine = (product.square() / (square_x * square_y)).unflatten(0, x.shape[:2])
@@ -40,7 +44,6 @@ def weighted_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         count = values.shape[1:].numel()
         return values.flatten(1).sum(1) / max(count, 1)
-    # Where nothing counts, nor does what is not finite.
-    counted = torch.where(mask > 0, mask * values, 0.0).flatten(1).sum(1)
+    counted = (mask * values).flatten(1).sum(1)
     total = mask.flatten(1).sum(1) * values.shape[1]
     return counted / torch.where(total > 0, total, 1.0)

@@ -18,8 +18,9 @@ def sum_of_squared_differences(x: Tensor, y: Tensor, mask: Tensor | None = None)
         ``(N,)``, float64 of float64 images, else float32.
     """
     precision = torch.promote_types(x.dtype, torch.float32)
-    squares = (x.to(precision) - y.to(precision)).square()
-    if mask is not None:
-        # Where nothing counts, nor does what is not finite.
-        squares = torch.where(mask > 0, mask * squares, 0.0)
-    return squares.flatten(1).sum(1)
+    difference = x.to(precision) - y.to(precision)
+    if mask is None:
+        return difference.square().flatten(1).sum(1)
+    # Where nothing counts, nor does what is not finite, here and in the gradients.
+    difference = torch.where(mask > 0, difference, 0.0)
+    return (mask * difference.square()).flatten(1).sum(1)

@@ -19,7 +19,9 @@ class GlobalMutualInformationLoss(nn.Module):
 
     For what was trained with it: :func:`plasticine.mutual_information` is the better loss. Values
     and gradients are MONAI's but for those of "b-spline" at the voxels that hold an image's least
-    and greatest value: its gradient runs through the range of values, this one's does not. With
+    and greatest value: its gradient runs through the range of values, this one's does not; and at
+    those of ``target`` within 2^-16 of a bin of the middle between two bins, which go to both here,
+    in part to either there, and move the gradient of a few voxels by much of their bin's. With
     "b-spline", a cubic window of ``pred`` and the nearest bin of ``target`` (Mattes et al.), there
     is no other gradient to ``target``.
     """

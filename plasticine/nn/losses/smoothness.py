@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from plasticine.ops import _checks
@@ -39,17 +40,18 @@ class _Energy(nn.Module):
         """The energy of a field ``(N, d, *spatial)``, 2D or 3D: a scalar, or ``(N,)``."""
         _checks.is_tensor(pred, "pred")
         ndim = _checks.field(pred, "pred")
-        size = pred.shape[2:]
+        size = [int(n) for n in pred.shape[2:]]
         spacing = None
         if self.normalize:
             spacing = [1 / max(n, 1) for n in size]
+            pred = pred.to(torch.promote_types(pred.dtype, torch.float32))
             pred = pred / pred.new_tensor(size).view(1, -1, *[1] * ndim)
         energy = smoothness(pred, order=self.order, scheme="central", spacing=spacing) / ndim
         if self.reduction == "mean":
             return energy.mean()
         if self.reduction == "none":
             return energy
-        return energy.sum() * (ndim * math.prod(n - 2 if n > 2 else n for n in size))
+        return energy.sum() * (ndim * math.prod([n - 2 if n > 2 else n for n in size]))
 
     def extra_repr(self) -> str:
         """The options."""
