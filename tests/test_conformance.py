@@ -343,7 +343,7 @@ def test_the_same_bits_for_any_number_of_threads(native, operator, sizes, dtype)
     before = torch.get_num_threads()
     for variant in variants(operator.name, 1, len(sizes[0]) + sizes[0][0]):
         options = operator.options(variant, sizes, torch.float32)
-        inputs = operator.inputs(sizes, variant, dtype, batch=1)
+        inputs = operator.inputs(sizes, variant, dtype, batch=1, channels=3)
         assert max(x.numel() for x in inputs.values()) >= SHARED_SIZE or len(sizes[0]) == 2
         for name in {"affine", "displacement", "v"} & set(inputs):
             inputs[name].select(-1, 0).mul_(0.1)  # what crowds
