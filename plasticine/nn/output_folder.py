@@ -137,9 +137,12 @@ class OutputFolder:
 
     def _remove(self) -> None:
         if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
-            os.close(self._lock)
-            self._temporary = None
+            try:
+                shutil.rmtree(self._temporary, ignore_errors=True)
+            finally:  # once more, as a request to end may have come meanwhile
+                shutil.rmtree(self._temporary, ignore_errors=True)
+                os.close(self._lock)
+                self._temporary = None
         for folder in reversed(self._created):
             try:
                 folder.rmdir()
