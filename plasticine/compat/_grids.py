@@ -22,6 +22,8 @@ from plasticine.compat._bounds import ANTISYMMETRIC, folded, padded, unpadded
 from plasticine.ops.splat import splat
 from plasticine.ops.warp import WARP_BACKWARD, warp
 
+#: What both peers call the orders 0 to 7.
+ORDERS = ("nearest", "linear", "quadratic", "cubic", "fourth", "fifth", "sixth", "seventh")
 # The modes of the orders that the kernels serve, and how many voxels an image is padded by for
 # them: as many as its taps reach beyond a folded coordinate.
 _MODES = {0: ("nearest", 1), 1: ("linear", 2), 3: ("bspline", 3)}

@@ -117,9 +117,10 @@ def patch(project: str, *modules: ModuleType) -> Report:
             others than those that are served here. Nothing is replaced then.
     """
     _known(project)
-    if project == "fireants":
-        return _stand_in(project, modules)
-    replacements = _replacements_of(project)
+    drop_ins = importlib.import_module(f"plasticine.compat.{project}")
+    if hasattr(drop_ins, "STANDS_FOR"):
+        return _stand_in(project, drop_ins, modules)
+    replacements: tuple[Replacement, ...] = drop_ins.REPLACEMENTS
     is_copied = all("." not in replacement.name for replacement in replacements)
     if is_copied != bool(modules):
         wants = "needs the modules that hold its layers" if is_copied else "takes no modules"
@@ -197,13 +198,12 @@ def _known(project: str) -> None:
         raise ValueError(f"project must be one of {', '.join(PROJECTS)}; got {project!r}")
 
 
-def _stand_in(project: str, modules: Sequence[ModuleType]) -> Report:
+def _stand_in(project: str, ours: ModuleType, modules: Sequence[ModuleType]) -> Report:
     """Puts a whole module of ours where a project looks for one of its own."""
     if modules:
         raise ValueError(f"patch({project!r}) takes no modules")
     if project in _active:
         return _active[project][-1].report
-    ours = importlib.import_module(f"plasticine.compat.{project}")
     version = importlib.metadata.version(project)
     label = f"{project} {version}"
     if loaded := sorted(name for name in sys.modules if name.startswith(f"{project}.")):
@@ -259,13 +259,6 @@ def _missing(project: str, ours: ModuleType) -> str:
             except TypeError as error:
                 return f"{place}: {what.attr}: {error}"
     return ""
-
-
-def _replacements_of(project: str) -> tuple[Replacement, ...]:
-    _known(project)
-    module = importlib.import_module(f"plasticine.compat.{project}")
-    replacements: tuple[Replacement, ...] = module.REPLACEMENTS
-    return replacements
 
 
 def _version_of(root: str) -> str:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from plasticine.compat import _grids
-from plasticine.compat._grids import Sampling, of_each_axis
+from plasticine.compat._grids import ORDERS, Sampling, of_each_axis
 from plasticine.compat._handover import theirs
 from plasticine.compat._patching import Replacement
 from plasticine.ops.spline_coefficients import spline_coefficients
@@ -45,7 +45,6 @@ _BOUND_NAMES = {
     "mirror": "dct1",
     "antimirror": "dst1",
 }
-_ORDERS = ("nearest", "linear", "quadratic", "cubic", "fourth", "fifth", "sixth", "seventh")
 # How far outside coordinates count that are not extrapolated, by the integer of ``extrapolate``.
 _MARGINS = {0: 0.05, 2: 0.55}
 
@@ -224,9 +223,9 @@ def _sampling(interpolation: Any, bound: Any, extrapolate: Any, ndim: int) -> Sa
 
 def _order_of(order: Any) -> int:
     found = order.value if isinstance(order, Enum) else order
-    if isinstance(found, str) and found.lower() in _ORDERS:
-        return _ORDERS.index(found.lower())
-    if found in range(len(_ORDERS)):
+    if isinstance(found, str) and found.lower() in ORDERS:
+        return ORDERS.index(found.lower())
+    if found in range(len(ORDERS)):
         return int(found)
     raise ValueError(f"Unknown interpolation order {order}")
 

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from plasticine.compat import _grids
-from plasticine.compat._grids import Sampling, of_each_axis
+from plasticine.compat._grids import ORDERS, Sampling, of_each_axis
 from plasticine.compat._patching import Replacement
 
 # By their names and by the integers of monai._C.BoundType, which has more of both.
@@ -41,7 +41,6 @@ _BOUND_NAMES = {
     **{"nearest": "replicate", "border": "replicate", "mirror": "dct1", "reflect": "dct2"},
     **{"antimirror": "dst1", "antireflect": "dst2", "wrap": "dft", "zeros": "zero"},
 }
-_ORDERS = ("nearest", "linear", "quadratic", "cubic", "fourth", "fifth", "sixth", "seventh")
 _MARGIN = 0.05  # how far outside coordinates count that are not extrapolated
 
 
@@ -197,11 +196,11 @@ def _sampling(
 
 def _order_of(order: Any) -> int:
     if isinstance(order, str):
-        if order not in _ORDERS:
+        if order not in ORDERS:
             raise KeyError(order)
-        return _ORDERS.index(order)
-    if int(order) not in range(len(_ORDERS)):
-        raise ValueError(f"interpolation must be 0 to 7 or one of {_ORDERS}, got {order!r}")
+        return ORDERS.index(order)
+    if int(order) not in range(len(ORDERS)):
+        raise ValueError(f"interpolation must be 0 to 7 or one of {ORDERS}, got {order!r}")
     return int(order)
 
 
