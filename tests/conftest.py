@@ -201,13 +201,18 @@ def warp_inputs(generator: torch.Generator) -> Callable[..., tuple[Tensor, Tenso
 
 
 @pytest.fixture(scope="session")
-def data_folder() -> Path:
-    """The folder of real test data: PLASTICINE_DATA, or ../shared/data from the project's root."""
+def data_location() -> Path:
+    """Where real test data is: PLASTICINE_DATA, or ../shared/data from the project's root."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("PLASTICINE_DATA", default))
-    if not folder.is_dir():
-        pytest.skip(f"no test data in {folder}; set PLASTICINE_DATA to its folder")
-    return folder
+    return Path(os.environ.get("PLASTICINE_DATA", default))
+
+
+@pytest.fixture(scope="session")
+def data_folder(data_location: Path) -> Path:
+    """The folder of real test data; skips where there is none."""
+    if not data_location.is_dir():
+        pytest.skip(f"no test data in {data_location}; set PLASTICINE_DATA to its folder")
+    return data_location
 
 
 @pytest.fixture(scope="session")

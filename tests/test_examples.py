@@ -22,14 +22,14 @@ pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="not in a source c
 
 
 @pytest.mark.parametrize("name", sorted(NEEDS))
-def test_an_example_has_the_same_loss_with_its_line(name):
+def test_an_example_has_the_same_loss_with_its_line(name, data_location):
     peer = NEEDS[name]
     if peer is not None and find_spec(peer) is None:
         pytest.skip(f"{peer} is not installed")
     found = subprocess.run(
         [sys.executable, "-W", "ignore", f"{name}.py", "--size", "16", "--steps", "2"],
         cwd=EXAMPLES,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PLASTICINE_DATA": str(data_location)},
         capture_output=True,
         text=True,
         timeout=300,
