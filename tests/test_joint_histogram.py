@@ -152,6 +152,25 @@ def test_nan_takes_its_sample_unless_it_does_not_count(served, generator, kernel
     assert found[1].isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38])
+@pytest.mark.parametrize("where", [(), (0, 0, 2, 3)], ids=["everywhere", "once"])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_range_that_is_none(served, generator, kernel, where, value, dtype):
+    """Of the image itself: its ends are then NaN, infinite, or one value."""
+    x, y = (image.to(served.device, dtype) for image in images(generator, 1, 1, 6, 7))
+    x[where] = value
+    options = {"bins": 8, "kernel": kernel}
+    for first, second in ((x, y), (y, x)):
+        pair = leaf(first), leaf(second)
+        found = plasticine.joint_histogram(*pair, backend=served.backend, **options)
+        gradients = torch.autograd.grad(found.sum(), pair)
+        expected = plasticine.joint_histogram(first, second, backend="reference", **options)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+        if expected.isfinite().all():
+            assert all(gradient.isfinite().all() for gradient in gradients)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

@@ -20,7 +20,8 @@ struct PlacedLanes {
 // A power of two that brings a range, and so its scale, to where float32 holds both.
 inline float lift_of(const BinAxis& axis) {
   const double span = axis.greatest - axis.least;
-  return span > 0x1p+120 ? 0x1p-8f : span < 0x1p-100 ? 0x1p+100f : 1.0f;
+  // A range that is empty may be of large values.
+  return span > 0x1p+120 ? 0x1p-8f : span < 0x1p-100 && span != 0 ? 0x1p+100f : 1.0f;
 }
 
 class AxisLanes {
@@ -42,13 +43,15 @@ class AxisLanes {
     const FloatLanes lower = _mm512_max_ps(least_, value);
     const FloatLanes beyond = _mm512_min_ps(greatest_, lower);
     const FloatLanes lifted = beyond * lift_ - least_ * lift_;
-    placed.nan = nan_bits(lifted * scale_, 0xffffu);
-    const FloatLanes found = _mm512_maskz_mov_ps(static_cast<__mmask16>(~placed.nan), lifted);
-    const __m512i cell = _mm512_cvttps_epi32(found * scale_);
+    const FloatLanes place = lifted * scale_;
+    placed.nan = nan_bits(place, 0xffffu);
+    // A NaN, or a value on an axis whose range is none, is taken for the least: its cell is read.
+    const auto numbers = static_cast<__mmask16>(~placed.nan);
+    const __m512i cell = _mm512_maskz_cvttps_epi32(numbers, place);
     placed.cell = as_indices(_mm512_min_epi32(cell, as_integers(last_)));
     // Not of the place, which is rounded as its cell is large.
-    placed.within =
-        FloatLanes(_mm512_fmsub_ps(found, scale_, to_float(placed.cell))) + found * rest_;
+    const FloatLanes within = _mm512_fmsub_ps(lifted, scale_, to_float(placed.cell));
+    placed.within = _mm512_maskz_fmadd_ps(numbers, lifted, rest_, within);
     const __mmask16 inside = _mm512_cmp_ps_mask(value, least_, _CMP_GE_OQ) &
                              _mm512_cmp_ps_mask(value, greatest_, _CMP_LE_OQ);
     placed.slope = _mm512_maskz_mov_ps(inside, scale_);
