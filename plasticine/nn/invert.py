@@ -35,7 +35,7 @@ class Invert(nn.Module):
             ValueError: an option is not one of these.
         """
         if _unknown:
-            _words.refuse(Invert, "plasticine.nn.Invert", _unknown)
+            _words.refuse(Invert, _unknown)
         super().__init__()
         _checks.one_of(padding, "padding", _checks.PADDINGS)
         self.tolerance = tolerance
@@ -43,8 +43,11 @@ class Invert(nn.Module):
         self.padding = padding
         self.backend = backend
 
-    def forward(self, displacement: Tensor) -> ops.Inverse:
+    @_words.checks_inside
+    def forward(self, displacement: Tensor, **_unknown: NoReturn) -> ops.Inverse:
         """The inverse of an ``(N, d, *s)`` displacement in voxels, with its residual."""
+        if _unknown:
+            _words.refuse(self.forward, _unknown)
         return ops.invert(
             displacement,
             tolerance=self.tolerance,

@@ -35,7 +35,7 @@ class Splat(nn.Module):
             ValueError: an option is not one of these.
         """
         if _unknown:
-            _words.refuse(Splat, "plasticine.nn.Splat", _unknown)
+            _words.refuse(Splat, _unknown)
         super().__init__()
         _checks.one_of(mode, "mode", _checks.SAMPLING_MODES)
         _checks.one_of(padding, "padding", _checks.PADDINGS)
@@ -44,14 +44,18 @@ class Splat(nn.Module):
         self.prefilter = prefilter
         self.backend = backend
 
+    @_words.checks_inside
     def forward(
         self,
         image: Tensor,
         displacement: Tensor,
         affine: Tensor | None = None,
         size: Sequence[int] | None = None,
+        **_unknown: NoReturn,
     ) -> Tensor:
         """Splats ``(N, C, *s)`` by ``(N, d, *s)`` voxels, and maybe an affine, into ``size``."""
+        if _unknown:
+            _words.refuse(self.forward, _unknown)
         return ops.splat(
             image,
             displacement,

@@ -34,7 +34,7 @@ class Warp(nn.Module):
             ValueError: an option is not one of these.
         """
         if _unknown:
-            _words.refuse(Warp, "plasticine.nn.Warp", _unknown)
+            _words.refuse(Warp, _unknown)
         super().__init__()
         _checks.one_of(mode, "mode", _checks.SAMPLING_MODES)
         _checks.one_of(padding, "padding", _checks.PADDINGS)
@@ -43,8 +43,17 @@ class Warp(nn.Module):
         self.prefilter = prefilter
         self.backend = backend
 
-    def forward(self, image: Tensor, displacement: Tensor, affine: Tensor | None = None) -> Tensor:
+    @_words.checks_inside
+    def forward(
+        self,
+        image: Tensor,
+        displacement: Tensor,
+        affine: Tensor | None = None,
+        **_unknown: NoReturn,
+    ) -> Tensor:
         """Warps ``(N, C, *s)`` by ``(N, d, *s)`` voxels and maybe an ``(N, d, d + 1)`` affine."""
+        if _unknown:
+            _words.refuse(self.forward, _unknown)
         return ops.warp(
             image,
             displacement,
@@ -77,14 +86,17 @@ class Compose(nn.Module):
             ValueError: ``padding`` is not one of these.
         """
         if _unknown:
-            _words.refuse(Compose, "plasticine.nn.Compose", _unknown)
+            _words.refuse(Compose, _unknown)
         super().__init__()
         _checks.one_of(padding, "padding", _checks.PADDINGS)
         self.padding = padding
         self.backend = backend
 
-    def forward(self, u: Tensor, v: Tensor) -> Tensor:
+    @_words.checks_inside
+    def forward(self, u: Tensor, v: Tensor, **_unknown: NoReturn) -> Tensor:
         """``u(p + v(p)) + v(p)`` of two ``(N, d, *s)`` displacements in voxels."""
+        if _unknown:
+            _words.refuse(self.forward, _unknown)
         return ops.compose(u, v, padding=self.padding, backend=self.backend)
 
     def extra_repr(self) -> str:
@@ -122,7 +134,7 @@ class Exponential(nn.Module):
             ValueError: an option is not one of these.
         """
         if _unknown:
-            _words.refuse(Exponential, "plasticine.nn.Exponential", _unknown)
+            _words.refuse(Exponential, _unknown)
         super().__init__()
         _checks.one_of(method, "method", _checks.METHODS)
         _checks.one_of(padding, "padding", _checks.PADDINGS)
@@ -134,8 +146,11 @@ class Exponential(nn.Module):
         self.checkpoint = checkpoint
         self.backend = backend
 
-    def forward(self, velocity: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    @_words.checks_inside
+    def forward(self, velocity: Tensor, **_unknown: NoReturn) -> Tensor | tuple[Tensor, Tensor]:
         """exp(v) of an ``(N, d, *s)`` velocity in voxels; with ``inverse`` also exp(-v)."""
+        if _unknown:
+            _words.refuse(self.forward, _unknown)
         return ops.exponential(
             velocity,
             steps=self.steps,
@@ -185,7 +200,7 @@ class WarpExponential(nn.Module):
             ValueError: an option is not one of these.
         """
         if _unknown:
-            _words.refuse(WarpExponential, "plasticine.nn.WarpExponential", _unknown)
+            _words.refuse(WarpExponential, _unknown)
         super().__init__()
         _checks.one_of(method, "method", _checks.METHODS)
         _checks.one_of(mode, "mode", ("linear", "nearest"))
@@ -200,8 +215,11 @@ class WarpExponential(nn.Module):
         self.checkpoint = checkpoint
         self.backend = backend
 
-    def forward(self, image: Tensor, velocity: Tensor) -> Tensor:
+    @_words.checks_inside
+    def forward(self, image: Tensor, velocity: Tensor, **_unknown: NoReturn) -> Tensor:
         """Warps ``(N, C, *s)`` by exp of an ``(N, d, *s)`` velocity in voxels."""
+        if _unknown:
+            _words.refuse(self.forward, _unknown)
         return ops.warp_exponential(
             image,
             velocity,

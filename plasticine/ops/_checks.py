@@ -35,6 +35,8 @@ def one_of(value: Any, name: str, allowed: Sequence[str]) -> None:
 
 def is_tensor(value: Any, name: str) -> None:
     """Raises TypeError unless ``value`` is a tensor with at least a batch axis."""
+    if value is _words.MISSING:
+        raise TypeError(f"the argument {name} is missing, a torch.Tensor")
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if value.dim() == 0:

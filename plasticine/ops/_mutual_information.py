@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from plasticine.ops import _checks
+from plasticine.ops import _checks, _words
 from plasticine.ops._masks import mask_of
 from plasticine.ops._random import hash_of, stratified
 from plasticine.ops.joint_histogram import joint_histogram
 
 
+@_words.checks_inside
 def mutual_information(
     x: Tensor,
     y: Tensor,
@@ -26,6 +27,7 @@ def mutual_information(
     value_range: tuple[float, float] | Tensor | None = None,
     sigma: float = 0.5,
     backend: str = "auto",
+    **_unknown: NoReturn,
 ) -> Tensor:
     """Mutual information of two images in nats, whatever their contrasts: higher is more alike.
 
@@ -65,6 +67,8 @@ def mutual_information(
     (1997); C. Studholme, D. L. G. Hill, D. J. Hawkes, "An overlap invariant entropy measure of 3D
     medical image alignment", Pattern Recognition 32 (1999); and those of ``joint_histogram``.
     """
+    if _unknown:
+        _words.refuse(mutual_information, _unknown)
     if sample is not None:
         x, y, mask = _drawn(x, y, mask, sample, _checks.count_of(seed, "seed"))
     options: Any = {"value_range": value_range, "sigma": sigma, "backend": backend}

@@ -7,16 +7,20 @@ PyTorch's, and differentiate by autograd.
 from __future__ import annotations
 
 import math
+from typing import NoReturn
 
 from torch import Tensor
 
 from plasticine import reference
-from plasticine.ops import _autocast, _checks
+from plasticine.ops import _autocast, _checks, _words
 from plasticine.ops._kernels import broadcast_batch
 from plasticine.ops._masks import check_mask, mask_of
 
 
-def sum_of_squared_differences(x: Tensor, y: Tensor, *, mask: Tensor | None = None) -> Tensor:
+@_words.checks_inside
+def sum_of_squared_differences(
+    x: Tensor, y: Tensor, *, mask: Tensor | None = None, **_unknown: NoReturn
+) -> Tensor:
     """``sum mask (x - y)²`` over channels and voxels: 0 where the images are alike.
 
     Args:
@@ -33,12 +37,15 @@ def sum_of_squared_differences(x: Tensor, y: Tensor, *, mask: Tensor | None = No
         TypeError: an argument is no tensor, or of a dtype that is not served.
         ValueError: shapes or devices do not fit.
     """
+    if _unknown:
+        _words.refuse(sum_of_squared_differences, _unknown)
     x, y, mask = _checked(x, y, mask)
     return reference.sum_of_squared_differences(x, y, mask)
 
 
+@_words.checks_inside
 def normalized_gradient_field(
-    x: Tensor, y: Tensor, *, epsilon: float = 0.01, mask: Tensor | None = None
+    x: Tensor, y: Tensor, *, epsilon: float = 0.01, mask: Tensor | None = None, **_unknown: NoReturn
 ) -> Tensor:
     """How parallel the edges of two images are: 1 where they are, whatever the contrast.
 
@@ -65,14 +72,17 @@ def normalized_gradient_field(
     Source: E. Haber, J. Modersitzki, "Intensity gradient based registration and fusion of
     multi-modal images", MICCAI 2006.
     """
+    if _unknown:
+        _words.refuse(normalized_gradient_field, _unknown)
     x, y, mask = _checked(x, y, mask)
     if not (math.isfinite(epsilon) and epsilon > 0):
         raise ValueError(f"epsilon must be positive and finite, got {epsilon}")
     return reference.normalized_gradient_field(x, y, epsilon, mask)
 
 
+@_words.checks_inside
 def correlation_ratio(
-    x: Tensor, y: Tensor, *, bins: int = 32, mask: Tensor | None = None
+    x: Tensor, y: Tensor, *, bins: int = 32, mask: Tensor | None = None, **_unknown: NoReturn
 ) -> Tensor:
     """How far ``y`` is a function of ``x``, whatever the function: 1 where it is one.
 
@@ -100,6 +110,8 @@ def correlation_ratio(
     Source: A. Roche, G. Malandain, X. Pennec, N. Ayache, "The correlation ratio as a new similarity
     measure for multimodal image registration", MICCAI 1998.
     """
+    if _unknown:
+        _words.refuse(correlation_ratio, _unknown)
     x, y, mask = _checked(x, y, mask)
     if _checks.count_of(bins, "bins") < 2:
         raise ValueError(f"bins must be 2 or more, got {bins}")

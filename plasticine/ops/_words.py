@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+#: What a tensor is that a call left out.
+MISSING = inspect.Parameter.empty
 
 _FIELDS = ("displacement", "velocity", "u", "v")
+_IMAGES = ("image", "x", "pred", *_FIELDS)
 #: What the arguments of MONAI, VoxelMorph, deepali, torch-interpol and F.grid_sample are here: the
 #: first of these that the function has.
 ARGUMENTS: dict[str, tuple[str, ...]] = {
@@ -21,23 +26,60 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "flow": _FIELDS,
     "svf": ("velocity",),
     "vec": ("velocity", *_FIELDS),
-    "input": ("image", "x"),
+    "theta": ("affine",),
+    "matrix": ("affine",),
+    "input": _IMAGES,
     "img": ("image", "x"),
     "src": ("image", "x"),
-    "moving": ("image", "x"),
+    "source": ("image", "x", "pred"),
+    "moving": ("image", "x", "pred"),
+    "fixed": ("y", "target"),
+    "pred": ("x", "v", "u"),
+    "target": ("y",),
+    "y_pred": ("pred", "x", "v", "u"),
+    "y_true": ("target", "y"),
+    "weight": ("mask",),
     "padding_mode": ("padding",),
     "bound": ("padding",),
     "interpolation": ("mode",),
     "interpolation_mode": ("mode",),
     "interp": ("mode",),
+    "sampling": ("mode",),
+    "shape": ("size",),
     "num_steps": ("steps",),
     "nsteps": ("steps",),
     "int_steps": ("steps",),
+    "num_iters": ("iterations",),
+    "max_iters": ("iterations",),
+    "tol": ("tolerance",),
+    "eps": ("epsilon",),
+    "dilation": ("dilations",),
+    "win": ("window", "kernel_size"),
+    "window": ("kernel_size",),
+    "window_size": ("window", "kernel_size"),
+    "kernel_size": ("window",),
+    "kernel": ("kernel_type",),
+    "kernel_type": ("kernel",),
+    "bins": ("num_bins",),
+    "n_bins": ("bins", "num_bins"),
+    "nb_bins": ("bins", "num_bins"),
+    "num_bins": ("bins",),
+    "sigma": ("sigma_ratio",),
+    "sigma_ratio": ("sigma",),
+    "normalize": ("normalized",),
 }
+_OF_LOSSES = "a loss of plasticine.nn may have it"
 #: Arguments that are nothing here, and why.
 WITHOUT: dict[str, str] = {
     "align_corners": "fields are in voxels, as with align_corners=True",
     "grid": "it takes a displacement in voxels, which is the grid's coordinates less p itself",
+    "reduction": "operators return one value a sample: take its mean() or sum()",
+    "loss_mult": "multiply the result",
+    "spatial_dims": "the shape of the tensors says how many axes there are",
+    "inshape": "it takes tensors of any size",
+    "normalize": _OF_LOSSES,
+    "smooth_nr": _OF_LOSSES,
+    "smooth_dr": _OF_LOSSES,
 }
 #: The same of the values of options.
 VALUES: dict[str, str] = {
@@ -53,20 +95,42 @@ VALUES: dict[str, str] = {
     "nearest": "border",
     "reflect": "reflection",
     "mirror": "reflection",
+    "rectangular": "box",
+    "box": "rectangular",
+    "b-spline": "mattes",
+    "mattes": "b-spline",
 }
 
 
-def refuse(function: Callable[..., Any], name: str, unknown: Mapping[str, Any]) -> NoReturn:
+def checks_inside(function: _Function) -> _Function:
+    """Lets a function be called without tensors it cannot do without: it has MISSING for them.
+
+    Python would refuse such a call by itself, before the function could say what to write for the
+    word that stands in a tensor's place. The function passes them to ``_checks.is_tensor``, which
+    refuses MISSING. The signature is as it was, and a call takes no longer.
+    """
+    code, given = function.__code__, function.__defaults__ or ()
+    names = code.co_varnames[: code.co_argcount - len(given)]
+    tensors = [name for name in names if name != "self"]
+    function.__defaults__ = (MISSING,) * len(tensors) + given
+    return function
+
+
+def refuse(function: Callable[..., Any], unknown: Mapping[str, Any]) -> NoReturn:
     """Raises TypeError for arguments that a function has not, with what to write instead.
 
     Args:
-        function: which has not got them, but takes them to say so here.
-        name: of it, as users write it.
+        function: public; or a class, for its constructor; or a module's bound method. It has not
+            got them, but takes them to say so here.
         unknown: the arguments.
     """
+    name = function.__name__
+    if inspect.ismethod(function):
+        name = f"{type(function.__self__).__name__}.{name}"
+    package = "plasticine.nn" if function.__module__.startswith("plasticine.nn.") else "plasticine"
     known = inspect.signature(function).parameters
-    message = f"{name} has no argument {', '.join(map(repr, unknown))}"
-    hints = (_hint(word, known) for word in unknown)
+    message = f"{package}.{name} has no argument {', '.join(map(repr, unknown))}"
+    hints = dict.fromkeys(_hint(word, known) for word in unknown)
     raise TypeError("; ".join([message, *filter(None, hints)]))
 
 

@@ -14,6 +14,7 @@ from plasticine.ops._kernels import broadcast_batch, call, contiguous_like, cont
 from plasticine.ops._scatter import ScatterBuffers
 
 
+@_words.checks_inside
 def compose(
     u: Tensor, v: Tensor, *, padding: str = "border", backend: str = "auto", **_unknown: NoReturn
 ) -> Tensor:
@@ -42,7 +43,7 @@ def compose(
         RuntimeError: the backend asked for by name is missing or cannot serve the call.
     """
     if _unknown:
-        _words.refuse(compose, "plasticine.compose", _unknown)
+        _words.refuse(compose, _unknown)
     _checks.is_tensor(u, "u")
     _checks.is_tensor(v, "v")
     if u.shape[0] != v.shape[0]:

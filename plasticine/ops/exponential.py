@@ -58,6 +58,7 @@ def exponential(
 ) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
+@_words.checks_inside
 def exponential(
     velocity: Tensor,
     *,
@@ -110,7 +111,7 @@ def exponential(
             is "auto" under ``torch.vmap``.
     """
     if _unknown:
-        _words.refuse(exponential, "plasticine.exponential", _unknown)
+        _words.refuse(exponential, _unknown)
     _checks.is_tensor(velocity, "velocity")
     _checks.field(velocity, "velocity")
     _checks.one_of(method, "method", _checks.METHODS)

@@ -73,6 +73,7 @@ class Folding:
         return "\n".join([heading, *lines])
 
 
+@_words.checks_inside
 def folding(
     displacement: Tensor,
     *,
@@ -107,7 +108,7 @@ def folding(
         RuntimeError: the backend asked for by name is missing or cannot serve the call.
     """
     if _unknown:
-        _words.refuse(folding, "plasticine.folding", _unknown)
+        _words.refuse(folding, _unknown)
     _checks.is_tensor(displacement, "displacement")
     ndim = _checks.field(displacement, "displacement")
     sizes = _checks.spacing_of(spacing, ndim)

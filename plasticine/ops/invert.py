@@ -49,6 +49,7 @@ class Inverse:
         return self.residual <= self.tolerance
 
 
+@_words.checks_inside
 def invert(
     displacement: Tensor,
     *,
@@ -95,7 +96,7 @@ def invert(
         RuntimeError: the backend asked for by name is missing or cannot serve the call.
     """
     if _unknown:
-        _words.refuse(invert, "plasticine.invert", _unknown)
+        _words.refuse(invert, _unknown)
     _checks.is_tensor(displacement, "displacement")
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
         raise TypeError(f"tolerance must be a number, got {type(tolerance).__name__}")

@@ -12,6 +12,7 @@ from plasticine.ops import _checks, _words
 from plasticine.ops._differentiable import differentiable
 
 
+@_words.checks_inside
 def jacobian_determinant(
     displacement: Tensor,
     *,
@@ -42,7 +43,7 @@ def jacobian_determinant(
         RuntimeError: the backend asked for by name is missing or cannot serve the call.
     """
     if _unknown:
-        _words.refuse(jacobian_determinant, "plasticine.jacobian_determinant", _unknown)
+        _words.refuse(jacobian_determinant, _unknown)
     _checks.is_tensor(displacement, "displacement")
     ndim = _checks.field(displacement, "displacement")
     return JACOBIAN(displacement, scheme, _checks.spacing_of(spacing, ndim), backend)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 
 from plasticine import reference
-from plasticine.ops import _checks
+from plasticine.ops import _checks, _words
 from plasticine.ops._differentiable import differentiable, result_dtype
 from plasticine.ops._kernels import call_cuda_with_partial_sums
 
 KINDS = ("hinge", "log")
 
 
+@_words.checks_inside
 def jacobian_penalty(
     u: Tensor,
     *,
@@ -24,6 +25,7 @@ def jacobian_penalty(
     scheme: str = "central",
     spacing: Sequence[float] | None = None,
     backend: str = "auto",
+    **_unknown: NoReturn,
 ) -> Tensor:
     """The mean over voxels of a penalty on ``J``, the Jacobian determinant of ``p + u(p)``.
 
@@ -57,6 +59,8 @@ def jacobian_penalty(
     constraint", IEEE Transactions on Medical Imaging 22 (2003), for the logarithm, whose square
     and whose continuation by a line are those of MIRTK's Jacobian constraints.
     """
+    if _unknown:
+        _words.refuse(jacobian_penalty, _unknown)
     _checks.is_tensor(u, "u")
     ndim = _checks.field(u, "u")
     try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from plasticine import reference
-from plasticine.ops import _autocast, _checks
+from plasticine.ops import _autocast, _checks, _words
 from plasticine.ops._differentiable import differentiable, result_dtype
 from plasticine.ops._kernels import broadcast_batch
 from plasticine.ops._masks import check_mask, mask_of
@@ -25,6 +25,7 @@ _PART, _GPU_PART = 2**16, 2**13
 _MOST_PARTS = 1024
 
 
+@_words.checks_inside
 def joint_histogram(
     x: Tensor,
     y: Tensor,
@@ -35,6 +36,7 @@ def joint_histogram(
     value_range: tuple[float, float] | Tensor | None = None,
     sigma: float = 0.5,
     backend: str = "auto",
+    **_unknown: NoReturn,
 ) -> Tensor:
     """The Parzen joint histogram of two images: differentiable in both.
 
@@ -83,6 +85,8 @@ def joint_histogram(
     registration", IEEE TIP 9 (2000); D. Mattes et al., "PET-CT image registration in the chest
     using free-form deformations", IEEE TMI 22 (2003).
     """
+    if _unknown:
+        _words.refuse(joint_histogram, _unknown)
     _checks.is_tensor(x, "x")
     _checks.is_tensor(y, "y")
     if _autocast.is_any_enabled():

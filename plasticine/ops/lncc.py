@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from plasticine import reference
-from plasticine.ops import _checks
+from plasticine.ops import _checks, _words
 from plasticine.ops._differentiable import differentiable, result_dtype
 from plasticine.ops._kernels import broadcast_batch
 from plasticine.ops._masks import check_mask, mask_of
@@ -22,6 +22,7 @@ STABILISERS = ("flat", "floor", "offset")
 _BLOCKS = 1024
 
 
+@_words.checks_inside
 def lncc(
     x: Tensor,
     y: Tensor,
@@ -32,6 +33,7 @@ def lncc(
     squared: bool = True,
     border: str = "inside",
     backend: str = "auto",
+    **_unknown: NoReturn,
 ) -> Tensor:
     """Local normalised cross-correlation: 1 where one image is linear in the other.
 
@@ -75,6 +77,8 @@ def lncc(
     Source: B. B. Avants, C. L. Epstein, M. Grossman, J. C. Gee, "Symmetric diffeomorphic image
     registration with cross-correlation", Medical Image Analysis 12 (2008).
     """
+    if _unknown:
+        _words.refuse(lncc, _unknown)
     return stabilised_lncc(
         *(x, y),
         mask=mask,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from plasticine import reference
-from plasticine.ops import _checks
+from plasticine.ops import _checks, _words
 from plasticine.ops._differentiable import differentiable, result_dtype
 from plasticine.ops._kernels import broadcast_batch
 from plasticine.ops._masks import check_mask, mask_of
@@ -24,6 +24,7 @@ _LEAST_PLANES = 4
 _SCRATCH_SUMS = 4096
 
 
+@_words.checks_inside
 def mind_distance(
     x: Tensor,
     y: Tensor,
@@ -34,6 +35,7 @@ def mind_distance(
     epsilon: float = 1e-2,
     mask: Tensor | None = None,
     backend: str = "auto",
+    **_unknown: NoReturn,
 ) -> Tensor:
     """How far apart the MIND descriptors of two images are, which may be of two modalities.
 
@@ -75,6 +77,8 @@ def mind_distance(
     multi-modal deformable registration", Medical Image Analysis 16 (2012), and "Towards realtime
     multimodal fusion for image-guided interventions using self-similarities", MICCAI 2013.
     """
+    if _unknown:
+        _words.refuse(mind_distance, _unknown)
     _checks.is_tensor(x, "x")
     _checks.is_tensor(y, "y")
     mask = mask_of(mask, x)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 
 from plasticine import reference
-from plasticine.ops import _checks
+from plasticine.ops import _checks, _words
 from plasticine.ops._differentiable import differentiable, result_dtype
 from plasticine.ops._kernels import call_cuda_with_partial_sums
 
 
+@_words.checks_inside
 def smoothness(
     v: Tensor,
     *,
@@ -20,6 +21,7 @@ def smoothness(
     scheme: str = "forward",
     spacing: Sequence[float] | None = None,
     backend: str = "auto",
+    **_unknown: NoReturn,
 ) -> Tensor:
     """The diffusion energy ``sum_ij mean (d_j v_i)²``, or bending ``sum_ijk mean (d_j d_k v_i)²``.
 
@@ -59,6 +61,8 @@ def smoothness(
     313 (2002); D. Rueckert et al., "Nonrigid registration using free-form deformations:
     application to breast MR images", IEEE Transactions on Medical Imaging 18 (1999), for bending.
     """
+    if _unknown:
+        _words.refuse(smoothness, _unknown)
     _checks.is_tensor(v, "v")
     ndim = _checks.field(v, "v")
     order = _checks.count_of(order, "order")

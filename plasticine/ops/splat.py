@@ -19,6 +19,7 @@ from plasticine.ops.warp import WARP, WARP_BACKWARD
 from plasticine.ops.warp import check as check_warp
 
 
+@_words.checks_inside
 def splat(
     image: Tensor,
     displacement: Tensor,
@@ -75,7 +76,7 @@ def splat(
         RuntimeError: the backend asked for by name is missing or cannot serve the call.
     """
     if _unknown:
-        _words.refuse(splat, "plasticine.splat", _unknown)
+        _words.refuse(splat, _unknown)
     _checks.is_tensor(image, "image")
     _checks.is_tensor(displacement, "displacement")
     if affine is not None:

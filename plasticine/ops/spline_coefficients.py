@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from plasticine import reference
-from plasticine.ops import _autocast, _checks
+from plasticine.ops import _autocast, _checks, _words
 from plasticine.ops._derivative import Derivative, MaybeTensors
 from plasticine.ops._kernels import Kernel, call, contiguous_like
 from plasticine.ops._operator import REGISTRY, Operator
 
 
-def spline_coefficients(image: Tensor, *, padding: str = "border", backend: str = "auto") -> Tensor:
+@_words.checks_inside
+def spline_coefficients(
+    image: Tensor, *, padding: str = "border", backend: str = "auto", **_unknown: NoReturn
+) -> Tensor:
     """The coefficients ``c`` of the cubic B-spline that equals the image at every voxel.
 
     Per spatial axis, ``(c[i-1] + 4 c[i] + c[i+1]) / 6`` is the image at voxel ``i`` (Unser,
@@ -43,6 +46,8 @@ def spline_coefficients(image: Tensor, *, padding: str = "border", backend: str 
         ValueError: a shape or an option is not one of those above.
         RuntimeError: the backend asked for by name is missing or cannot serve the call.
     """
+    if _unknown:
+        _words.refuse(spline_coefficients, _unknown)
     _checks.is_tensor(image, "image")
     return SPLINE_COEFFICIENTS(image, padding, False, backend)
 

@@ -20,6 +20,7 @@ _CUDA_BLOCKS = 1024
 _CUDA_THREADS = 256
 
 
+@_words.checks_inside
 def warp(
     image: Tensor,
     displacement: Tensor,
@@ -73,7 +74,7 @@ def warp(
         RuntimeError: the backend asked for by name is missing or cannot serve the call.
     """
     if _unknown:
-        _words.refuse(warp, "plasticine.warp", _unknown)
+        _words.refuse(warp, _unknown)
     if (
         (type(image) is not Tensor or type(displacement) is not Tensor)
         or not image.dim()

@@ -27,6 +27,7 @@ from plasticine.ops.warp import WARP, WARP_BACKWARD, warp
 _MODES = ("linear", "nearest")
 
 
+@_words.checks_inside
 def warp_exponential(
     image: Tensor,
     velocity: Tensor,
@@ -74,7 +75,7 @@ def warp_exponential(
             is "auto" under ``torch.vmap``.
     """
     if _unknown:
-        _words.refuse(warp_exponential, "plasticine.warp_exponential", _unknown)
+        _words.refuse(warp_exponential, _unknown)
     _checks.is_tensor(image, "image")
     _checks.is_tensor(velocity, "velocity")
     _checks.one_of(method, "method", _checks.METHODS)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
+from plasticine.ops import _checks, _words
 from plasticine.ops.lncc import stabilised_lncc
 from plasticine.reference.lncc import correlation
 
@@ -40,6 +43,7 @@ class LocalNormalizedCrossCorrelationLoss(torch.nn.Module):
         reduction: str = "mean",
         smooth_nr: float = 0.0,
         smooth_dr: float = 1e-5,
+        **_unknown: NoReturn,
     ) -> None:
         """Sets the window and what the voxels' values become.
 
@@ -56,13 +60,12 @@ class LocalNormalizedCrossCorrelationLoss(torch.nn.Module):
         Raises:
             ValueError: an argument is none of these.
         """
+        if _unknown:
+            _words.refuse(LocalNormalizedCrossCorrelationLoss, _unknown)
         super().__init__()
         if spatial_dims not in (2, 3):
             raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims!r}")
-        if kernel_type not in _KERNELS:
-            raise ValueError(
-                f"kernel_type must be one of 'rectangular', 'gaussian', got {kernel_type!r}"
-            )
+        _checks.one_of(kernel_type, "kernel_type", tuple(_KERNELS))
         reduction = str(getattr(reduction, "value", reduction))  # MONAI's enum as well
         if reduction not in _REDUCTIONS:
             raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
@@ -75,7 +78,8 @@ class LocalNormalizedCrossCorrelationLoss(torch.nn.Module):
         self.smooth_nr = float(smooth_nr)
         self.smooth_dr = float(smooth_dr)
 
-    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+    @_words.checks_inside
+    def forward(self, pred: Tensor, target: Tensor, **_unknown: NoReturn) -> Tensor:
         """The loss of two images.
 
         Args:
@@ -88,6 +92,10 @@ class LocalNormalizedCrossCorrelationLoss(torch.nn.Module):
         Raises:
             ValueError: the shapes do not fit.
         """
+        if _unknown:
+            _words.refuse(self.forward, _unknown)
+        _checks.is_tensor(pred, "pred")
+        _checks.is_tensor(target, "target")
         if pred.dim() != self.spatial_dims + 2 or pred.shape != target.shape:
             raise ValueError(
                 f"expected two images of one shape with {self.spatial_dims} spatial axes, got "

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from plasticine.ops import _checks
+from plasticine.ops import _checks, _words
 from plasticine.ops.joint_histogram import joint_histogram
 
 KERNELS = {"gaussian": "gaussian", "b-spline": "mattes"}
@@ -36,6 +36,7 @@ class GlobalMutualInformationLoss(nn.Module):
         smooth_dr: float = 1e-7,
         *,
         backend: str = "auto",
+        **_unknown: NoReturn,
     ) -> None:
         """Fixes the options.
 
@@ -54,6 +55,8 @@ class GlobalMutualInformationLoss(nn.Module):
             TypeError: ``num_bins`` is no int.
             ValueError: an option is not one of these.
         """
+        if _unknown:
+            _words.refuse(GlobalMutualInformationLoss, _unknown)
         super().__init__()
         _checks.one_of(kernel_type, "kernel_type", tuple(KERNELS))
         _checks.one_of(reduction, "reduction", REDUCTIONS)
@@ -65,8 +68,13 @@ class GlobalMutualInformationLoss(nn.Module):
         self.smooth_dr = smooth_dr
         self.backend = backend
 
-    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+    @_words.checks_inside
+    def forward(self, pred: Tensor, target: Tensor, **_unknown: NoReturn) -> Tensor:
         """The loss of two ``(N, C, *spatial)`` images: a scalar, or ``(N,)`` without reduction."""
+        if _unknown:
+            _words.refuse(self.forward, _unknown)
+        _checks.is_tensor(pred, "pred")
+        _checks.is_tensor(target, "target")
         is_gaussian = self.kernel_type == "gaussian"
         value_range: Any = (0.0, 1.0) if is_gaussian else self._ranges(pred, target)
         histogram = joint_histogram(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from plasticine.ops import _checks
+from plasticine.ops import _checks, _words
 from plasticine.ops.smoothness import smoothness
 
 REDUCTIONS = ("none", "mean", "sum")
@@ -18,7 +19,9 @@ class _Energy(nn.Module):
 
     order: int
 
-    def __init__(self, normalize: bool = False, reduction: str = "mean") -> None:
+    def __init__(
+        self, normalize: bool = False, reduction: str = "mean", **_unknown: NoReturn
+    ) -> None:
         """Fixes the options.
 
         Args:
@@ -31,13 +34,18 @@ class _Energy(nn.Module):
         Raises:
             ValueError: ``reduction`` is not one of these.
         """
+        if _unknown:
+            _words.refuse(type(self), _unknown)
         super().__init__()
         _checks.one_of(reduction, "reduction", REDUCTIONS)
         self.normalize = normalize
         self.reduction = reduction
 
-    def forward(self, pred: Tensor) -> Tensor:
+    @_words.checks_inside
+    def forward(self, pred: Tensor, **_unknown: NoReturn) -> Tensor:
         """The energy of a field ``(N, d, *spatial)``, 2D or 3D: a scalar, or ``(N,)``."""
+        if _unknown:
+            _words.refuse(self.forward, _unknown)
         _checks.is_tensor(pred, "pred")
         ndim = _checks.field(pred, "pred")
         size = [int(n) for n in pred.shape[2:]]
