@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import sys
 from pathlib import Path
 
+import distributed_step
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,35 @@ def test_two_processes_and_two_parts_give_one_process_loss_curve(
     _assert_same_curve(tmp_path / "one", tmp_path / "two")
     names = {path.name for path in (tmp_path / "one").iterdir()}
     assert {path.name for path in (tmp_path / "two").iterdir()} == names
+
+
+@pytest.fixture(scope="module")
+def distributed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where two processes under DistributedDataParallel wrote what they ended with."""
+    folder = tmp_path_factory.mktemp("distributed")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    command = sys.executable, *torchrun, distributed_step.__file__, folder
+    done = ran(*command, folder=folder, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("layers", distributed_step.LAYERS)
+def test_layers_and_losses_train_under_distributed_data_parallel(
+    layers: str, distributed: Path
+) -> None:
+    """Two processes, each with half of the batch, and one with all of it: the same gradients."""
+    if layers == "monai" and importlib.util.find_spec("monai") is None:
+        pytest.skip("MONAI is not installed")
+    first, second = (torch.load(distributed / f"{layers}-{rank}.pt") for rank in range(2))
+    whole = distributed_step.train(layers, slice(None), lambda network: network)
+    losses = [found.pop("loss") for found in (first, second, whole)]
+    torch.testing.assert_close((losses[0] + losses[1]) / 2, losses[2])
+    assert losses[0] != losses[1]
+    assert whole["convolution.weight.grad"].abs().max() > 1e-3
+    for found in (first, second):
+        torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-6)
 
 
 def test_parts_of_a_batch_give_its_loss_curve(recipe: Recipe, tmp_path: Path) -> None:
