@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from plasticine import compat
-from plasticine.compat import interpol, monai_grids
+from plasticine.compat import _grids, interpol, monai_grids
 from plasticine.compat._bounds import BOUNDS
 
 # One period of each bound, of the image "1 2 3 4", as both projects' documents draw it.
@@ -133,7 +133,8 @@ def test_bounds_are_as_documented(bound: str, order: int):
 
 @pytest.mark.parametrize("bound", [bound for bound in BOUNDS if bound != "dst1"])
 @pytest.mark.parametrize(
-    ("ndim", "order"), [*((2, order) for order in (0, 1, 2, 3, 5, 7)), (3, 1), (3, 3), (1, 4)]
+    ("ndim", "order"),
+    [*((2, order) for order in (0, 1, 2, 3, 5, 7)), (3, 1), (3, 2), (3, 3), (1, 4)],
 )
 def test_values_and_gradients_are_torch_interpols(
     peer: ModuleType, generator: torch.Generator, ndim: int, order: int, bound: str
@@ -153,7 +154,7 @@ def test_what_lies_outside_counts_as_torch_interpols(
     image, grid = inputs(ndim, generator, reach=1.5)
     found = everything(interpol, image, grid, 1, bound, extrapolate)
     assert_same(found, everything(peer, image, grid, 1, bound, extrapolate))
-    for order in (0, 3):
+    for order in (0, 2, 3):
         values = interpol.grid_pull(image, grid, order, bound, extrapolate)
         margin = 0.05 if extrapolate is False else 0.55
         last = torch.tensor(image.shape[2:]) - 1 + margin
@@ -247,7 +248,7 @@ def test_prefilter_is_torch_interpols(
 
 
 @pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize("order", [0, 1, 3, [1, 2]])
+@pytest.mark.parametrize("order", [0, 1, 2, 3, [1, 2]])
 def test_push_is_the_adjoint_of_pull(generator: torch.Generator, order: Any, bound: str):
     image, grid = inputs(2, generator)
     values = torch.randn(2, 3, *grid.shape[1:-1], generator=generator, dtype=torch.float64)
@@ -269,6 +270,34 @@ def test_all_is_differentiable(generator: torch.Generator, order: int, bound: st
     values = torch.randn(1, 2, 1, 3, generator=generator, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
         lambda *x: monai_grids.grid_push(*x, (3, 2), order, bound), (values, grid)
+    )
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_order_2_by_the_kernels_is_the_definitions(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, ndim: int, bound: str
+):
+    image, grid = inputs(ndim, generator)
+    on_knots = torch.round(grid * 2) / 2  # and on voxels' centres
+    found = [everything(interpol, image, x, 2, bound, True) for x in (grid, on_knots)]
+    coarse = everything(interpol, image.float(), grid.float(), 2, bound, True)
+    for name, value in coarse.items():
+        torch.testing.assert_close(value.double(), found[0][name], atol=2e-3, rtol=1e-4)
+    monkeypatch.delitem(_grids._MODES, 2)
+    expected = [everything(interpol, image, x, 2, bound, True) for x in (grid, on_knots)]
+    # The second derivative jumps at a knot: where the image runs back it is the other side's.
+    del found[1]["grad, gradient 1"], expected[1]["grad, gradient 1"]
+    for own, definition in zip(found, expected, strict=True):
+        assert_same(own, definition)
+
+
+def test_order_2_is_differentiable_twice(generator: torch.Generator):
+    image = torch.randn(1, 1, 3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    grid = torch.rand(1, 2, 2, 2, generator=generator, dtype=torch.float64) * 6 - 2
+    grid.requires_grad_()
+    assert torch.autograd.gradgradcheck(
+        lambda *x: monai_grids.grid_pull(*x, 2, "dst2"), (image, grid)
     )
 
 
@@ -359,11 +388,12 @@ def test_patch_serves_torch_interpol(peer: ModuleType, generator: torch.Generato
     assert peer.grid_pull is not interpol.grid_pull
 
 
-def test_compile_and_vmap(generator: torch.Generator):
+@pytest.mark.parametrize("order", ["linear", "quadratic"])
+def test_compile_and_vmap(generator: torch.Generator, order: str):
     image, grid = (x.float() for x in inputs(2, generator))
 
     def pull(image: Tensor, grid: Tensor) -> Tensor:
-        return monai_grids.grid_pull(image, grid, 1, ["dct2", "dst1"], False)
+        return monai_grids.grid_pull(image, grid, order, ["dct2", "dst1"], False)
 
     expected = pull(image, grid)
     compiled = torch.compile(pull, fullgraph=True, backend="aot_eager")

@@ -4,7 +4,8 @@ What torch-interpol and MONAI have in common; :mod:`plasticine.compat.interpol` 
 :mod:`plasticine.compat.monai_grids` add the names and conventions of each. A bound is had by
 folding each coordinate into one period of the image, and by sampling there an image with a few
 voxels more on every side, which hold what the bound says. So ``plasticine.warp`` and
-``plasticine.splat`` serve all bounds in orders 0, 1 and 3; the other orders are
+``plasticine.splat`` serve all bounds in orders 0 to 3, order 2 by several linear ones
+(:mod:`plasticine.compat._quadratic_grids`); the other orders are
 :mod:`plasticine.compat._spline_grids`.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plasticine.compat import _spline_grids
+from plasticine.compat import _quadratic_grids, _spline_grids
 from plasticine.compat._bounds import ANTISYMMETRIC, folded, padded, unpadded
 from plasticine.ops.splat import splat
 from plasticine.ops.warp import WARP_BACKWARD, warp
@@ -26,7 +27,7 @@ from plasticine.ops.warp import WARP_BACKWARD, warp
 ORDERS = ("nearest", "linear", "quadratic", "cubic", "fourth", "fifth", "sixth", "seventh")
 # The modes of the orders that the kernels serve, and how many voxels an image is padded by for
 # them: as many as its taps reach beyond a folded coordinate.
-_MODES = {0: ("nearest", 1), 1: ("linear", 2), 3: ("bspline", 3)}
+_MODES = {0: ("nearest", 1), 1: ("linear", 2), 2: ("quadratic", 3), 3: ("bspline", 3)}
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,10 @@ def pull(image: Tensor, grid: Tensor, sampling: Sampling) -> Tensor:
     else:
         mode, width = sampling.mode
         continued = padded(image, sampling.bounds, width)
-        options: dict[str, Any] = {
-            "affine": at.affine,
-            "mode": mode,
-            "padding": "zeros",
-            "prefilter": False,
-        }
-        found = warp(continued, at.folded, **options)
+        if mode == "quadratic":
+            found = _quadratic_grids.pull(continued, at.folded, at.affine)
+        else:
+            found = warp(continued, at.folded, **_options(at, mode))
     return at.weighted(found)
 
 
@@ -106,13 +104,10 @@ def push(values: Tensor, grid: Tensor, size: Sequence[int], sampling: Sampling) 
         return _spline_grids.push(values, at.coordinates, size, sampling.orders, sampling.bounds)
     mode, width = sampling.mode
     padded_size = [n + 2 * _width(b, width) for n, b in zip(size, sampling.bounds, strict=True)]
-    options: dict[str, Any] = {
-        "affine": at.affine,
-        "mode": mode,
-        "padding": "zeros",
-        "prefilter": False,
-    }
-    sums = splat(values, at.folded, size=padded_size, **options)
+    if mode == "quadratic":
+        sums = _quadratic_grids.push(values, at.folded, at.affine, padded_size)
+    else:
+        sums = splat(values, at.folded, size=padded_size, **_options(at, mode))
     return unpadded(sums, size, sampling.bounds, width)
 
 
@@ -142,8 +137,7 @@ def grad(image: Tensor, grid: Tensor, sampling: Sampling) -> Tensor:
         found = _spline_grids.grad(image, at.coordinates, sampling.orders, sampling.bounds)
     else:
         continued = padded(image, sampling.bounds, mode[1])
-        derivative = _linear_grad if mode[0] == "linear" else _cubic_grad
-        found = derivative(continued, at.folded, at.affine)
+        found = _DERIVATIVES[mode[0]](continued, at.folded, at.affine)
         if (slopes := at.slopes()) is not None:
             found = found * slopes[:, None]
     if at.weight is not None:
@@ -181,6 +175,13 @@ def _cubic_grad(image: Tensor, coordinates: Tensor, affine: Tensor) -> Tensor:
     inputs = ones, image, of_each_channel(coordinates), of_each_channel(affine)
     found = WARP_BACKWARD(*inputs, "bspline", "zeros", "auto", [False, True, False])[1]
     return found.to(image.dtype).unflatten(0, (batch, channels))
+
+
+_DERIVATIVES = {
+    "linear": _linear_grad,
+    "quadratic": _quadratic_grids.grad,
+    "bspline": _cubic_grad,
+}
 
 
 def _precise(image: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
@@ -244,6 +245,10 @@ class _Location:
     def weighted(self, values: Tensor) -> Tensor:
         """Values ``(N, C, *spatial)`` by their weights."""
         return values if self.weight is None else values * self.weight[:, None].to(values.dtype)
+
+
+def _options(at: _Location, mode: str) -> dict[str, Any]:
+    return {"affine": at.affine, "mode": mode, "padding": "zeros", "prefilter": False}
 
 
 def _is_within(coordinates: Tensor, size: Sequence[int], margin: float) -> Tensor:

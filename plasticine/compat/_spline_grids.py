@@ -1,6 +1,6 @@
 """B-splines of any order, other ones along each axis, in plain PyTorch: the reference.
 
-It serves what no kernel does: the orders 2 and 4 to 7, orders that differ between axes, one spatial
+It serves what no kernel does: the orders 4 to 7, orders that differ between axes, one spatial
 axis, and second derivatives of order 3. Autograd differentiates it as often as it is asked to.
 """
 

@@ -2,9 +2,9 @@
 
 Signatures, names, integers and shapes are torch-interpol's: grids ``(..., *spatial, d)`` hold
 absolute coordinates in voxels, component ``i`` along spatial axis ``i``; batches broadcast; nothing
-is extrapolated and no spline is fitted unless asked for. Orders 0, 1 and 3, the same along every
-axis, in 2D and 3D, are served by Plasticine's kernels, whatever the bounds; the rest (2, 4 to 7,
-orders that differ between axes, 1D, gradients of ``grid_grad`` in order 3) by plain PyTorch.
+is extrapolated and no spline is fitted unless asked for. Orders 0 to 3, the same along every axis,
+in 2D and 3D, are served by Plasticine's kernels, whatever the bounds; the rest (4 to 7, orders that
+differ between axes, 1D, gradients of ``grid_grad`` in order 3) by plain PyTorch.
 
 What differs, and is not mimicked:
 
@@ -244,7 +244,8 @@ def _fitted(image: Tensor, sampling: Sampling) -> Tensor:
     if max(sampling.orders) < 2:
         return image
     padding = {"dct1": "reflection", "dct2": "border"}.get(sampling.bounds[0])
-    if padding and sampling.mode is not None and len(set(sampling.bounds)) == 1:
+    is_cubic = sampling.mode is not None and sampling.orders[0] == 3
+    if padding and is_cubic and len(set(sampling.bounds)) == 1:
         return spline_coefficients(image, padding=padding)
     orders, bounds = list(sampling.orders), list(sampling.bounds)
     fit = theirs("interpol.api.spline_coeff_nd", f"prefilter of orders {orders}, bounds {bounds}")

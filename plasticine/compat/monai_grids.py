@@ -4,8 +4,8 @@ MONAI has them in a C++ extension that its wheels do not hold: with these they w
 Signatures, names and integers are MONAI's 1.6.1: images ``(B, C, *size)``, and grids
 ``(B, *spatial, d)`` of absolute coordinates in voxels, component ``i`` along spatial axis ``i``, 1D
 to 3D; outside of the image everything is extrapolated unless ``extrapolate`` is False. Order 0
-rounds halves away from 0. Orders 0, 1 and 3, the same along every axis, in 2D and 3D, are served by
-Plasticine's kernels, whatever the bounds; the rest (2, 4 to 7, orders that differ between axes, 1D,
+rounds halves away from 0. Orders 0 to 3, the same along every axis, in 2D and 3D, are served by
+Plasticine's kernels, whatever the bounds; the rest (4 to 7, orders that differ between axes, 1D,
 gradients of ``grid_grad`` in order 3) by plain PyTorch.
 
 What differs, and is not mimicked:
