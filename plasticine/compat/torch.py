@@ -4,35 +4,46 @@
 the result is the same and comes sooner: volumes in float32 or float64 on a CPU, in modes "bilinear"
 and "nearest", with every padding and both values of ``align_corners``. Every other call, errors
 included, goes to PyTorch as it came: images (2D), half types, autocast of several dtypes, CUDA,
-tensor subclasses, grids of fewer than 4096 places, and what ``torch.compile`` traces. Of images and
-of small grids PyTorch's own is at least as fast. A grid of ``F.affine_grid`` is served like any
-other. ``torch.jit.script`` cannot compile what is served: ``unpatch`` before it.
+tensor subclasses, grids of fewer than 4096 places, and what ``torch.compile`` or
+``torch.jit.trace`` trace. Of images and of small grids PyTorch's own is at least as fast.
+``torch.jit.script`` cannot compile what is served: ``unpatch`` before it.
+
+``F.affine_grid`` is put off on a CPU, of volumes and, from 16384 places on, of images (2D).
+``F.grid_sample`` of its result, in mode "bilinear", takes the matrix, and no grid is made; all else
+that PyTorch does with it is done with the true grid, which is made then. What is sampled has
+gradients to ``theta`` and to the image, not to the grid between them: for one to it, by
+``torch.autograd.grad``, ask ``grid.requires_grad`` or ``grid.retain_grad()`` before.
+``nn.Parameter``, and extensions that read its memory themselves, refuse it: give them
+``grid.clone()``.
 
 One result differs: a NaN coordinate gives NaN; PyTorch gives 0, or a border voxel.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional
 
+from plasticine.compat._affine_grids import AFFINE_GRID, AffineGrid
 from plasticine.compat._bounds import folded
 from plasticine.compat._patching import Replacement
 from plasticine.ops.warp import warp
 
 # As they were when this module was imported, which patch does before it replaces anything.
 _GRID_SAMPLE = functional.grid_sample
-_AFFINE_GRID = functional.affine_grid
 
 _MODES = {"bilinear": "linear", "nearest": "nearest", "bicubic": "cubic"}
 _PADDINGS = ("zeros", "border", "reflection")
 _PLAIN = (Tensor, torch.nn.Parameter)
 # Below, a call's overhead in Python takes more time than the kernel saves.
 _FEWEST_COORDINATES = 3 * 4096
+_FEWEST_PLACES = {4: 16384, 5: 4096}  # of a grid that is not made, by its image's axes
 
 
 def grid_sample_displacement(
@@ -85,7 +96,7 @@ def grid_sample_displacement(
             raise ValueError("padding_mode 'reflection' of 3D 'bicubic' needs align_corners=True")
         theta = torch.eye(ndim, ndim + 1, dtype=displacement.dtype, device=displacement.device)
         shape = [displacement.shape[0], 1, *spatial]
-        identity = _AFFINE_GRID(theta.expand(shape[0], -1, -1), shape, align_corners)
+        identity = AFFINE_GRID(theta.expand(shape[0], -1, -1), shape, align_corners)
         return _GRID_SAMPLE(input, identity + displacement, mode, padding_mode, align_corners)
     components = reversed(displacement.unbind(-1))
     half = [(n - align_corners) / 2 for n in size]
@@ -130,6 +141,13 @@ def grid_sample(
         As PyTorch does: to float tolerance where Plasticine serves the call, which does not round
         coordinates in the same places.
     """
+    if type(grid) is AffineGrid:
+        if _is_served_affine(input, grid, mode, padding_mode, align_corners):
+            affine = grid.affine(input.shape[2:], bool(align_corners))
+            if affine is not None:
+                nowhere = input.new_zeros(()).expand(1, affine.shape[1], *grid._size[2:])
+                return warp(input, nowhere, affine=affine, padding=padding_mode)
+        grid = grid.made()
     if not _is_served(input, grid, mode, padding_mode):
         return _GRID_SAMPLE(input, grid, mode, padding_mode, align_corners)
     if align_corners is None:
@@ -156,7 +174,7 @@ def grid_sample(
 
 def _is_served(input: Tensor, grid: Tensor, mode: str, padding_mode: str) -> bool:
     return (
-        not torch.compiler.is_compiling()
+        not _is_traced()
         and type(input) in _PLAIN
         and type(grid) in _PLAIN
         and input.dim() == grid.dim() == 5
@@ -173,4 +191,65 @@ def _is_served(input: Tensor, grid: Tensor, mode: str, padding_mode: str) -> boo
     )
 
 
-REPLACEMENTS = (Replacement("torch.nn.functional.grid_sample", grid_sample),)
+def affine_grid(theta: Tensor, size: list[int], align_corners: bool | None = None) -> Tensor:
+    """``torch.nn.functional.affine_grid``, put off on a CPU.
+
+    Args:
+        theta: as PyTorch takes it.
+        size: the same.
+        align_corners: the same.
+
+    Returns:
+        As PyTorch does, or a tensor of a subclass that makes it when it is asked for.
+    """
+    if align_corners is None or not _is_put_off(theta, size, align_corners):
+        return AFFINE_GRID(theta, size, align_corners)
+    return AffineGrid.put_off(theta, size, align_corners)
+
+
+def _is_put_off(theta: Tensor, size: Sequence[int], align_corners: bool) -> bool:
+    return (
+        not _is_traced()
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch.is_inference_mode_enabled()
+        and forward_ad._current_level < 0
+        and type(theta) in _PLAIN
+        and theta.is_cpu
+        and theta.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled("cpu")
+        and len(size) in _FEWEST_PLACES
+        and all(type(n) is int and n > 0 for n in size)
+        and not (align_corners and 1 in size[2:])  # of which PyTorch warns
+        and theta.shape == (size[0], len(size) - 2, len(size) - 1)
+        and math.prod(size) // size[1] >= _FEWEST_PLACES[len(size)]
+    )
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def _is_served_affine(
+    input: Tensor, grid: AffineGrid, mode: str, padding_mode: str, align_corners: bool | None
+) -> bool:
+    return (
+        align_corners is not None
+        and not _is_traced()
+        and type(input) in _PLAIN
+        and input.dim() == len(grid._size)
+        and input.is_cpu
+        and input.dtype == grid._theta.dtype
+        and input.shape[0] == grid._size[0]
+        and input.numel() > 0
+        and mode == "bilinear"  # "nearest" rounds halves, which another rounding is the end of
+        and (
+            padding_mode in ("zeros", "border") or (padding_mode == "reflection" and align_corners)
+        )
+    )
+
+
+REPLACEMENTS = (
+    Replacement("torch.nn.functional.grid_sample", grid_sample),
+    Replacement("torch.nn.functional.affine_grid", affine_grid),
+)
