@@ -1,11 +1,12 @@
-"""Runs other projects' own tests of the layers that ``plasticine.compat`` serves, unchanged.
+"""Runs other projects' own tests of what ``plasticine.compat`` serves, unchanged.
 
-Each suite is fetched into a folder outside of this repository, from its sdist or its public
-checkout, and run three times against the project as it is installed: as it is; patched; and patched
-with ``torch.equal`` to float tolerance, since some ask for the same bits. What fails as it is, too,
-is the project's own. ``python tests/compat/run_peer_suites.py`` prints a table in
-Markdown; what could not be fetched is in it, with the reason. A copy of a checkout that is here
-already is given by ``--checkout monai=FOLDER``, of a git repository with ``monai=FOLDER@REVISION``.
+``python tests/compat/run_peer_suites.py`` prints a table in Markdown, and the tests that failed by
+their reasons; it returns 1 where a failure has none. Each suite is fetched into a folder outside of
+this repository, from its sdist or its public repository, and run against the project as it is
+installed: as it is; patched; and, where tests ask for the same bits, patched with ``torch.equal`` to
+float tolerance. A project that is not installed is installed into that folder. A checkout that is
+here already is given by ``--checkout monai=FOLDER``, of a git repository by
+``monai=FOLDER@REVISION``.
 """
 
 from __future__ import annotations
@@ -20,128 +21,105 @@ import sys
 import tarfile
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-PLUGIN = """
-import os
-import plasticine
-import torch
-
-if os.environ["PLASTICINE_TOLERANCE"]:
-    torch.equal = lambda x, y: x.shape == y.shape and torch.allclose(x, y, rtol=1e-4, atol=1e-4)
-
-def pytest_configure(config):
-    if os.environ["PLASTICINE_PATCH"]:
-        print(plasticine.compat.patch(os.environ["PLASTICINE_PATCH"]))
-"""
-
+from peer_suites import SUITES, Suite
 
 # With which pip looks into an sdist: not in an isolated build, for which it would fetch PyTorch.
-BUILD = ("setuptools<81", "versioneer", "wheel")
+BUILD = ("setuptools<81", "setuptools-scm[toml]", "versioneer", "wheel", "hatchling")
 
 
-# Patched, and with tolerance.
-HOW = ((False, False), (True, False), (True, True))
+def version_of(distribution: str, folder: Path | None = None) -> str | None:
+    """That of a distribution in a folder, or of one that is installed; None where there is none."""
+    places = {} if folder is None else {"path": [str(folder)]}
+    for found in importlib.metadata.distributions(name=distribution, **places):
+        return found.version
+    return None
 
 
-@dataclass(frozen=True)
-class Suite:
-    """Tests of a project.
-
-    Attributes:
-        project: of ``plasticine.compat``, and of its distribution.
-        repository: where its checkout is.
-        files: which of its tests are run; none for all.
-        needs: what these import and the project does not install.
-    """
-
-    project: str
-    repository: str
-    files: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ()
-
-
-SUITES = (
-    Suite(
-        "monai",
-        "https://github.com/Project-MONAI/MONAI",
-        (
-            "tests/networks/blocks/warp/test_warp.py",
-            "tests/networks/blocks/warp/test_dvf2ddf.py",
-            "tests/networks/nets/test_voxelmorph.py",
-            "tests/networks/layers/test_grid_pull.py",
-            "tests/losses/deform/test_bending_energy.py",
-            "tests/losses/deform/test_diffusion_loss.py",
-            "tests/losses/image_dissimilarity/test_global_mutual_information_loss.py",
-            "tests/losses/image_dissimilarity/test_local_normalized_cross_correlation_loss.py",
-        ),
-        ("parameterized",),
-    ),
-    Suite("voxelmorph", "https://github.com/voxelmorph/voxelmorph"),
-)
+def installed(suite: Suite, folder: Path) -> str:
+    """Puts what is needed and not installed into a folder; the version that is tested."""
+    names = [name for name in (suite.distribution, *suite.needs) if version_of(name) is None]
+    install = [sys.executable, "-m", "pip", "install", "-q", "--target", str(folder)]
+    subprocess.run([*install, *BUILD], check=True)
+    if names:
+        subprocess.run([*install, "--no-deps", *names], check=True)
+    return version_of(suite.distribution) or version_of(suite.distribution, folder) or ""
 
 
 def fetched(suite: Suite, version: str, folder: Path, checkout: str | None) -> str:
-    """Puts the project's ``tests`` into a folder; says where they are from.
+    """Puts the project's tests into ``folder / "tests"``; says where they are from.
 
     Raises:
         LookupError: they could not be had.
     """
+    source = folder / "source"
+    source.mkdir()
     if checkout is not None:
         path, _, revision = checkout.partition("@")
         if not revision:
-            shutil.copytree(Path(path) / "tests", folder / "tests")
+            shutil.copytree(Path(path) / suite.tests, folder / "tests")
             return "a checkout"
-        archive = subprocess.run(
-            ["git", "-C", path, "archive", revision, "tests"], capture_output=True, check=False
-        )
+        git = ["git", "-C", path]
+        archive = subprocess.run([*git, "archive", revision, suite.tests], capture_output=True)
         if archive.returncode:
             raise LookupError(f"{revision} of the checkout has no tests")
         with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
-            tar.extractall(folder, filter="data")
-        described = ["git", "-C", path, "log", "-1", "--format=%h of %as", revision]
+            tar.extractall(source, filter="data")
+        shutil.copytree(source / suite.tests, folder / "tests")
+        described = [*git, "log", "-1", "--format=%h of %as", revision]
         return subprocess.run(described, capture_output=True, text=True).stdout.strip()
     download = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:"]
-    source = folder / "source"
-    fetching = subprocess.run(
-        [*download, "--no-build-isolation", "-d", source, f"{suite.project}=={version}"],
+    subprocess.run(
+        [*download, "--no-build-isolation", "-d", source, f"{suite.distribution}=={version}"],
         env={**os.environ, "PYTHONPATH": str(folder / "needs")},
         capture_output=True,
     )
-    for file in source.glob("*.tar.gz") if fetching.returncode == 0 else ():
+    for file in source.glob("*.tar.gz"):
         with tarfile.open(file) as tar:
             tar.extractall(source, filter="data")
-        for found in source.glob("*/tests"):
+        for found in source.glob(f"*/{suite.tests}"):
             shutil.copytree(found, folder / "tests")
             return file.name
     for tag in (version, f"v{version}"):
         clone = ["git", "clone", "-q", "--depth", "1", "--branch", tag, suite.repository]
-        if subprocess.run([*clone, str(folder / tag)], capture_output=True).returncode == 0:
-            shutil.copytree(folder / tag / "tests", folder / "tests")
+        if subprocess.run([*clone, str(source / tag)], capture_output=True).returncode == 0:
+            shutil.copytree(source / tag / suite.tests, folder / "tests")
             return f"tag {tag}"
     raise LookupError("its sdist has no tests, and its repository could not be reached")
 
 
-def run(suite: Suite, folder: Path, is_patched: bool, tolerance: bool) -> dict[str, str]:
+def run(
+    suite: Suite, folder: Path, is_patched: bool = False, tolerance: bool = False
+) -> dict[str, str]:
     """What became of each test."""
-    (folder / "patched_by_plasticine.py").write_text(PLUGIN)
     report = folder / "report.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "patched_by_plasticine"]
+    report.unlink(missing_ok=True)
     files = [file for file in suite.files if (folder / file).is_file()] or ["tests"]
-    path = os.pathsep.join([str(folder), str(folder / "needs")])
-    subprocess.run(
-        [*command, "-p", "no:cacheprovider", f"--junitxml={report}", *files],
+    paths = [folder, folder / "needs", Path(__file__).parent]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "peer_tests", "-p", "no:cacheprovider"),
+            *("--continue-on-collection-errors", "--rootdir=.", f"--junitxml={report}"),
+            *suite.options,
+            *files,
+        ],
         cwd=folder,
         env={
             **os.environ,
-            "PYTHONPATH": path,
-            "PLASTICINE_PATCH": suite.project if is_patched else "",
-            "PLASTICINE_TOLERANCE": "1" if tolerance else "",
+            "PYTHONPATH": os.pathsep.join(map(str, paths)),
+            "PEER_TESTS_PATCH": suite.project if is_patched else "",
+            "PEER_TESTS_TOLERANCE": "1" if tolerance else "",
+            **{f"PEER_TESTS_{name}": "1" for name in suite.helped_by},
         },
         capture_output=True,
+        text=True,
     )
+    if not report.is_file():
+        raise RuntimeError(
+            f"{suite.label}: pytest ended without a report:\n{(done.stdout + done.stderr)[-4000:]}"
+        )
     outcomes = {}
     for case in ElementTree.parse(report).iter("testcase"):
         kinds = {child.tag for child in case}
@@ -151,46 +129,58 @@ def run(suite: Suite, folder: Path, is_patched: bool, tolerance: bool) -> dict[s
     return outcomes
 
 
-def main() -> None:
-    """Prints the table."""
+def notes_on(suite: Suite, found: list[dict[str, str]]) -> tuple[list[str], int]:
+    """Lines of each reason with the tests that fail by it; how many fail by none that is known."""
+    tests: dict[str, list[str]] = {}
+    for test in sorted(set().union(*found)):
+        outcomes = [each.get(test, "not run") for each in found]
+        if "failed" in outcomes:
+            reason = next((why for part, why in suite.known.items() if part in test), "")
+            tests.setdefault(reason, []).append(f"  - `{test}`: {', '.join(outcomes)}")
+    lines = []
+    for reason, failures in tests.items():
+        lines += [f"- {reason or '**Not explained:**'}", *failures]
+    return lines, len(tests.get("", []))
+
+
+def main() -> int:
+    """Prints the table; returns 1 if a failure is not explained."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkout", action="append", default=[], metavar="PROJECT=FOLDER[@REV]")
-    parser.add_argument("projects", nargs="*", help="all without")
+    parser.add_argument("labels", nargs="*", help="of suites, or projects; all without")
     options = parser.parse_args()
     checkouts = dict(each.split("=", 1) for each in options.checkout)
     print("Passed, failed, skipped:\n")
     print("| project | tests of | as it is | patched | to float tolerance |")
     print("|---|---|---|---|---|")
-    notes = []
+    notes, unexplained = [], 0
     for suite in SUITES:
-        if options.projects and suite.project not in options.projects:
-            continue
-        try:
-            version = importlib.metadata.version(suite.project)
-        except importlib.metadata.PackageNotFoundError:
-            print(f"| {suite.project} | – | not installed | – | – |")
+        if options.labels and not {suite.project, suite.label} & set(options.labels):
             continue
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            install = [sys.executable, "-m", "pip", "install", "-q", "--target"]
-            subprocess.run([*install, folder / "needs", *BUILD, *suite.needs], check=True)
+            version = installed(suite, folder / "needs")
             try:
                 origin = fetched(suite, version, folder, checkouts.get(suite.project))
             except LookupError as error:
-                print(f"| {suite.project} {version} | – | not run: {error} | – | – |")
+                print(f"| {suite.label} {version} | – | not run: {error} | – | – |")
                 continue
-            found = [run(suite, folder, *how) for how in HOW]
+            found = [run(suite, folder), run(suite, folder, is_patched=True)]
+            if suite.wants_the_same_bits:
+                found.append(run(suite, folder, is_patched=True, tolerance=True))
         counts = [Counter(outcomes.values()) for outcomes in found]
         cells = [
             ", ".join(str(c[kind]) for kind in ("passed", "failed", "skipped")) for c in counts
         ]
-        print(f"| {suite.project} {version} | {origin} | {' | '.join(cells)} |")
-        for test in sorted(set().union(*found)):
-            outcomes = [each.get(test, "not run") for each in found]
-            if "failed" in outcomes:
-                notes.append(f"- `{test}`: {', '.join(outcomes)}")
-    print("\n".join(["", *notes]))
+        cells += ["–"] * (3 - len(cells))
+        print(f"| {suite.label} {version} | {origin} | {' | '.join(cells)} |", flush=True)
+        lines, count = notes_on(suite, found)
+        unexplained += count
+        if lines:
+            notes += ["", f"{suite.label}, as it is, patched, and to float tolerance:", "", *lines]
+    print("\n".join(notes))
+    return 1 if unexplained else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
