@@ -3,7 +3,7 @@
 ``python tests/compat/run_peer_suites.py`` prints a table in Markdown, and the tests that failed by
 their reasons; it returns 1 where a failure has none. Each suite is fetched into a folder outside of
 this repository, from its sdist or its public repository, and run against the project as it is
-installed: as it is; patched; and, where tests ask for the same bits, patched with ``torch.equal`` to
+installed: as it is; patched; and, where tests ask for equal bits, patched with ``torch.equal`` to
 float tolerance. A project that is not installed is installed into that folder. A checkout that is
 here already is given by ``--checkout monai=FOLDER``, of a git repository by
 ``monai=FOLDER@REVISION``.
