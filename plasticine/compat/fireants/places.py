@@ -47,30 +47,32 @@ class Places:
             "dtype": torch.promote_types(image.dtype, torch.float32),
             "device": image.device,
         }
+        # In float64: the identity is then exactly that, and sends voxels to voxels.
+        precisely: dict[str, Any] = {"dtype": torch.float64, "device": image.device}
         ndim, batch = len(self.size), image.shape[0]
-        sizes = torch.tensor(image.shape[2:], **how)
+        sizes = torch.tensor(image.shape[2:], **precisely)
         scale = (sizes - 1) / 2 if self.align_corners else sizes / 2
         centre = ((sizes - 1) / 2).expand(batch, ndim)
         if self.grid is not None and not self.is_displacement:
-            matrix = torch.zeros(batch, ndim, ndim, **how)
+            matrix = torch.zeros(batch, ndim, ndim, **precisely)
             offset = centre
         else:
             if self.affine is None:
-                affine = torch.eye(ndim, ndim + 1, **how).expand(batch, -1, -1)
+                affine = torch.eye(ndim, ndim + 1, **precisely).expand(batch, -1, -1)
             else:
-                affine = self.affine.to(**how).expand(batch, -1, -1)
+                affine = self.affine.to(**precisely).expand(batch, -1, -1)
             turned = affine[:, :, :-1].flip(1, 2)  # to (z, y, x)
-            first, step = (torch.tensor(x, **how).flip(0) for x in self._lines())
+            first, step = (torch.tensor(x, **precisely).flip(0) for x in self._lines())
             matrix = scale[:, None] * turned * step
             offset = scale * (turned @ first + affine[:, :, -1].flip(1)) + centre
-        voxels = torch.cat([matrix, offset[..., None]], -1)
+        voxels = torch.cat([matrix, offset[..., None]], -1).to(how["dtype"])
         if self.grid is None:
             nothing = torch.zeros((1, ndim, *[1] * ndim), **how)
             return voxels, nothing.expand(batch, ndim, *self.size)
         grid = self.grid.to(**how)
         if self.grid_affine is not None:
             grid = grid @ self.grid_affine.to(**how).mT.reshape(-1, *[1] * (ndim - 1), ndim, ndim)
-        grid = (grid.flip(-1) * scale).movedim(-1, 1)
+        grid = (grid.flip(-1) * scale.to(how["dtype"])).movedim(-1, 1)
         return voxels, grid.expand(batch, *grid.shape[1:])
 
     def _lines(self) -> tuple[list[float], list[float]]:
