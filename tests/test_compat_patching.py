@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -192,3 +193,90 @@ def test_what_is_not_there_is_named(toy, monkeypatch):
     with pytest.raises(ModuleNotFoundError, match="no_such_project is not installed"):
         patch("toy")
     assert original("no_such_project.layers.double") is None
+
+
+def overlapping(toy, second):
+    """A block that ends in another thread while ``second``, which began within it, goes on."""
+    inside, outside = threading.Event(), threading.Event()
+
+    def first():
+        with patched("toy"):
+            inside.set()
+            assert outside.wait(60)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert inside.wait(60)
+
+    def end_of_first():
+        outside.set()
+        thread.join(60)
+
+    second(end_of_first)
+
+
+def test_the_last_of_several_threads_puts_the_originals_back(toy):
+    def block(end_of_first):
+        with patched("toy"):
+            end_of_first()
+            assert toy.layers.Layer is Layer
+
+    overlapping(toy, block)
+    assert toy.layers.Layer is Theirs.TheirLayer
+
+
+def test_a_patch_outside_of_a_block_outlives_that_of_another_thread(toy):
+    def call(end_of_first):
+        patch("toy")
+        end_of_first()
+        assert toy.layers.Layer is Layer
+
+    overlapping(toy, call)
+    unpatch("toy")
+    assert toy.layers.Layer is Theirs.TheirLayer
+
+
+def test_a_refusal_within_another_threads_block_leaves_that(toy, monkeypatch):
+    def refused(end_of_first):
+        with pytest.raises(ValueError, match="takes no modules"), patched("toy", toy.top):
+            pass
+        assert toy.layers.Layer is Layer
+        end_of_first()
+
+    overlapping(toy, refused)
+    assert toy.layers.Layer is Theirs.TheirLayer
+    assert not _patching._open
+
+
+def test_blocks_within_blocks(toy):
+    with patched("toy") as report:
+        with patched("toy") as inner:
+            assert inner is patch("toy") is report
+        assert toy.layers.Layer is Layer
+        unpatch("toy")
+        assert toy.layers.Layer is Theirs.TheirLayer
+        patch("toy")
+        assert toy.layers.Layer is Layer
+    assert toy.layers.Layer is Theirs.TheirLayer
+
+    @patched("toy")
+    def layer():
+        return toy.layers.Layer
+
+    assert layer() is layer() is Layer
+    assert toy.layers.Layer is Theirs.TheirLayer
+
+
+def test_copies_that_are_patched_twice_stay_until_the_last_block(toy, monkeypatch):
+    serve(monkeypatch, Replacement("double", double, probe))
+    one, other = ModuleType("one_copy"), ModuleType("other_copy")
+    one.double, other.double = Theirs.their_double, Theirs.their_triple
+    blocks = patched("toy", one), patched("toy", one, toy.layers)
+    blocks[0].__enter__()
+    report = blocks[1].__enter__()
+    assert [name for name, _ in report.replaced] == ["one_copy.double"]
+    assert original("double") is Theirs.their_double
+    blocks[0].__exit__(None, None, None)
+    assert one.double is toy.layers.double is double
+    blocks[1].__exit__(None, None, None)
+    assert one.double is toy.layers.double is Theirs.their_double

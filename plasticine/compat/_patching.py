@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import importlib.metadata
-import importlib.util
-import inspect
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-PROJECTS = ("deepali", "fireants", "interpol", "monai", "torch", "transmorph", "voxelmorph")
+from plasticine.compat._signatures import difference, missing
 
-# What a caller of an object of theirs calls by name.
-_METHODS = ("forward", "loss")
+PROJECTS = ("deepali", "fireants", "interpol", "monai", "torch", "transmorph", "voxelmorph")
 
 
 @dataclass(frozen=True)
@@ -68,15 +63,19 @@ class Report:
         return "\n".join(lines)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Patch:
-    """A project that is patched: what to put back."""
+    """What is replaced by one call: what to put back, and for whom it stays."""
 
     report: Report
     replaced: list[tuple[str, Any, Any]]
     places: list[tuple[ModuleType, str, Any]]
     modules: dict[str, ModuleType | None] = field(default_factory=dict)
     others: list[Callable[[], None]] = field(default_factory=list)
+    kept: bool = False
+    """Whether it was asked for outside of a block."""
+    blocks: int = 0
+    """How many blocks it serves."""
 
     def undo(self) -> None:
         """Puts it back."""
@@ -91,7 +90,25 @@ class _Patch:
                 sys.modules[name] = before
 
 
+@dataclass(eq=False)
+class _Block:
+    """A block that is open: whose, and what it holds."""
+
+    project: str
+    thread: int
+    patches: list[_Patch] = field(default_factory=list)
+
+    def hold(self, done: _Patch) -> None:
+        """Keeps a patch until the block ends."""
+        if done not in self.patches:
+            self.patches.append(done)
+            done.blocks += 1
+
+
+# Of everything below. The one thread may call patch while it imports or probes within patch.
+_lock = threading.RLock()
 _active: dict[str, list[_Patch]] = {}
+_open: list[_Block] = []
 
 
 def patch(project: str, *modules: ModuleType) -> Report:
@@ -99,7 +116,8 @@ def patch(project: str, *modules: ModuleType) -> Report:
 
     Every attribute of every loaded module that is an original is replaced, so that a name which the
     project, or the caller, imported before is served too. Objects that exist already are not
-    changed: call it before models are built. A project that is patched stays as it is.
+    changed: call it before models are built. A project that is patched stays as it is. All threads
+    are served. Within a block of :func:`patched` of the same thread, it ends with that block.
 
     Args:
         project: one of ``plasticine.compat``: "monai", "voxelmorph", ...
@@ -118,15 +136,108 @@ def patch(project: str, *modules: ModuleType) -> Report:
     """
     _known(project)
     drop_ins = importlib.import_module(f"plasticine.compat.{project}")
-    if hasattr(drop_ins, "STANDS_FOR"):
-        return _stand_in(project, drop_ins, modules)
-    replacements: tuple[Replacement, ...] = drop_ins.REPLACEMENTS
+    with _lock:
+        if hasattr(drop_ins, "STANDS_FOR"):
+            report, patches = _stand_in(project, drop_ins, modules)
+        else:
+            report, patches = _exchange(project, drop_ins.REPLACEMENTS, modules)
+        thread = threading.get_ident()
+        within = [block for block in _open if (block.project, block.thread) == (project, thread)]
+        for done in patches:
+            if within:
+                within[-1].hold(done)
+            else:
+                done.kept = True
+    return report
+
+
+def unpatch(project: str | None = None) -> None:
+    """Puts the originals of a project back, or those of all; of one not patched it does nothing.
+
+    Raises:
+        ValueError: there is no such project here.
+    """
+    if project is not None:
+        _known(project)
+    with _lock:
+        for name in list(_active) if project is None else [project]:
+            for done in reversed(_active.get(name, []).copy()):
+                _undo(name, done)
+
+
+@contextmanager
+def patched(project: str, *modules: ModuleType) -> Iterator[Report]:
+    """:func:`patch` within a block; a project that was patched before it stays so after it.
+
+    Blocks of several threads may overlap: the last one that ends puts the originals back.
+    """
+    block = _Block(project, threading.get_ident())
+    with _lock:
+        _open.append(block)
+        try:
+            report = patch(project, *modules)
+        except BaseException:
+            _close(block)
+            raise
+    try:
+        yield report
+    finally:
+        with _lock:
+            _close(block)
+
+
+def original(name: str) -> Any:
+    """What a name of another project means when it is not patched; None where there is none.
+
+    What a drop-in cannot serve it hands over to this. A name without a dot is that of a copy that
+    was patched.
+    """
+    with _lock:
+        found = _found(name, ())
+        for patches in _active.values():
+            for done in patches:
+                for where, theirs, ours in done.replaced:
+                    is_copy = "." not in name and where.endswith(f".{name}")
+                    if is_copy or (found and found[0][1] is ours):
+                        return theirs
+        return found[0][1] if found else None
+
+
+def _known(project: str) -> None:
+    if project not in PROJECTS:
+        raise ValueError(f"project must be one of {', '.join(PROJECTS)}; got {project!r}")
+
+
+def _undo(project: str, done: _Patch) -> None:
+    """Puts back what a patch replaced, unless that was done already."""
+    if done not in _active.get(project, []):
+        return
+    _active[project].remove(done)
+    if not _active[project]:
+        del _active[project]
+    done.undo()
+
+
+def _close(block: _Block) -> None:
+    """Ends a block, and the patches that serve no other."""
+    _open.remove(block)
+    for done in reversed(block.patches):
+        done.blocks -= 1
+        if not done.blocks and not done.kept:
+            _undo(block.project, done)
+
+
+def _exchange(
+    project: str, replacements: Sequence[Replacement], modules: Sequence[ModuleType]
+) -> tuple[Report, list[_Patch]]:
+    """Puts drop-ins where a project's originals are; with the patches that do so."""
     is_copied = all("." not in replacement.name for replacement in replacements)
     if is_copied != bool(modules):
         wants = "needs the modules that hold its layers" if is_copied else "takes no modules"
         raise ValueError(f"patch({project!r}) {wants}")
-    if project in _active and not is_copied:
-        return _active[project][-1].report
+    active = _active.get(project, [])
+    if active and not is_copied:
+        return active[-1].report, active
     version = "" if is_copied else _version_of(replacements[0].name.split(".")[0])
     label = f"{project} {version}".strip()
     chosen, left = [], []
@@ -142,68 +253,27 @@ def patch(project: str, *modules: ModuleType) -> Report:
     if not chosen:
         raise RuntimeError(f"{label} has nothing of what plasticine.compat.{project} replaces")
     replaced = tuple((where, f"{ours.__module__}.{ours.__qualname__}") for where, _, ours in chosen)
-    done = _Patch(Report(project, version, replaced, tuple(left)), chosen, [])
-    for _, theirs, ours in chosen:
-        done.places += _replace(theirs, ours, modules)
+    report = Report(project, version, replaced, tuple(left))
+    # What was patched before, by other calls, is ours already.
+    served = [ours for _, theirs, ours in chosen if theirs is ours]
+    earlier = [done for done in active if any(ours in served for _, _, ours in done.replaced)]
+    chosen = [each for each in chosen if each[1] is not each[2]]
+    if not chosen:
+        return report, earlier
+    done = _Patch(report, chosen, [])
+    done.places = _replace({id(theirs): ours for _, theirs, ours in chosen}, modules)
     _active.setdefault(project, []).append(done)
-    return done.report
+    return report, [*earlier, done]
 
 
-def unpatch(project: str | None = None) -> None:
-    """Puts the originals of a project back, or those of all; of one not patched it does nothing.
-
-    Raises:
-        ValueError: there is no such project here.
-    """
-    if project is not None:
-        _known(project)
-    for name in list(_active) if project is None else [project]:
-        for done in reversed(_active.pop(name, [])):
-            done.undo()
-
-
-@contextmanager
-def patched(project: str, *modules: ModuleType) -> Iterator[Report]:
-    """:func:`patch` within a block; a project that was patched before it stays so after it."""
-    before = len(_active.get(project, ()))
-    report = patch(project, *modules)
-    try:
-        yield report
-    finally:
-        for done in reversed(_active.get(project, [])[before:]):
-            done.undo()
-            _active[project].remove(done)
-        if not _active.get(project, True):
-            del _active[project]
-
-
-def original(name: str) -> Any:
-    """What a name of another project means when it is not patched; None where there is none.
-
-    What a drop-in cannot serve it hands over to this. A name without a dot is that of a copy that
-    was patched.
-    """
-    found = _found(name, ())
-    for patches in _active.values():
-        for done in patches:
-            for where, theirs, ours in done.replaced:
-                is_copy = "." not in name and where.endswith(f".{name}")
-                if is_copy or (found and found[0][1] is ours):
-                    return theirs
-    return found[0][1] if found else None
-
-
-def _known(project: str) -> None:
-    if project not in PROJECTS:
-        raise ValueError(f"project must be one of {', '.join(PROJECTS)}; got {project!r}")
-
-
-def _stand_in(project: str, ours: ModuleType, modules: Sequence[ModuleType]) -> Report:
+def _stand_in(
+    project: str, ours: ModuleType, modules: Sequence[ModuleType]
+) -> tuple[Report, list[_Patch]]:
     """Puts a whole module of ours where a project looks for one of its own."""
     if modules:
         raise ValueError(f"patch({project!r}) takes no modules")
     if project in _active:
-        return _active[project][-1].report
+        return _active[project][-1].report, _active[project]
     version = importlib.metadata.version(project)
     label = f"{project} {version}"
     if loaded := sorted(name for name in sys.modules if name.startswith(f"{project}.")):
@@ -211,7 +281,7 @@ def _stand_in(project: str, ours: ModuleType, modules: Sequence[ModuleType]) -> 
             f"{label}: {loaded[0]} was imported already, and looked for {ours.STANDS_FOR} then: "
             f"call patch({project!r}) before anything imports {project}"
         )
-    if problem := _missing(project, ours):
+    if problem := missing(project, ours):
         raise RuntimeError(f"{label} is another than plasticine serves: {problem}")
     report = Report(project, version, ((ours.STANDS_FOR, ours.__name__),), ours.LEFT)
     before = sys.modules.get(ours.STANDS_FOR)
@@ -223,42 +293,7 @@ def _stand_in(project: str, ours: ModuleType, modules: Sequence[ModuleType]) -> 
         done.undo()
         raise
     _active[project] = [done]
-    return report
-
-
-def _missing(project: str, ours: ModuleType) -> str:
-    """What a project's source takes of a module that ours has not, or calls otherwise."""
-    found = importlib.util.find_spec(project)
-    folder = Path(found.origin).parent if found is not None and found.origin else Path()
-    for path in sorted(folder.rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        names = {
-            alias.asname or alias.name
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Import)
-            for alias in node.names
-            if alias.name == ours.STANDS_FOR
-        }
-        for node in ast.walk(tree):
-            what = node.func if isinstance(node, ast.Call) else node
-            if not (isinstance(what, ast.Attribute) and isinstance(what.value, ast.Name)):
-                continue
-            if what.value.id not in names:
-                continue
-            place = f"{path.relative_to(folder.parent)}:{what.lineno}"
-            function = getattr(ours, what.attr, None)
-            if function is None:
-                return f"{place} wants {what.attr}"
-            if not isinstance(node, ast.Call) or any(
-                isinstance(argument, ast.Starred) for argument in node.args
-            ):
-                continue
-            keywords = {word.arg: None for word in node.keywords if word.arg}
-            try:
-                inspect.signature(function).bind(*node.args, **keywords)
-            except TypeError as error:
-                return f"{place}: {what.attr}: {error}"
-    return ""
+    return report, [done]
 
 
 def _version_of(root: str) -> str:
@@ -297,7 +332,7 @@ def _fitting(
     """The drop-in for an original, with what is to be said about it; raises if none fits."""
     reasons = []
     for candidate in candidates:
-        reason = _difference(theirs, candidate.ours)
+        reason = difference(theirs, candidate.ours)
         if reason is None and candidate.probe is not None:
             try:
                 expected = candidate.probe(theirs)
@@ -317,40 +352,20 @@ def _fitting(
     )
 
 
-def _difference(theirs: Any, ours: Any) -> str | None:
-    """How the signature of an original, and those of its methods, differ from a drop-in's."""
-    pairs = [("", theirs, ours)]
-    if inspect.isclass(theirs):
-        for method in _METHODS:
-            if callable(getattr(theirs, method, None)):
-                pairs.append((f".{method}", getattr(theirs, method), getattr(ours, method, None)))
-    for name, their_callable, our_callable in pairs:
-        got = _signature(their_callable)
-        expected = None if our_callable is None else _signature(our_callable)
-        if got != expected:
-            return f"expected {name or 'signature'}{_text(expected)}, got {_text(got)}"
-    return None
-
-
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    """Names, kinds and defaults alone; for a member of an enum of theirs stands its value."""
-    bare = []
-    for parameter in inspect.signature(function).parameters.values():
-        default = parameter.default
-        default = default.value if isinstance(default, Enum) else default
-        bare.append(parameter.replace(annotation=inspect.Parameter.empty, default=default))
-    return inspect.Signature(bare)
-
-
-def _text(signature: inspect.Signature | None) -> str:
-    return "none" if signature is None else str(signature)
-
-
 def _replace(
-    theirs: Any, ours: Any, modules: Sequence[ModuleType]
+    served: dict[int, Any], modules: Sequence[ModuleType]
 ) -> list[tuple[ModuleType, str, Any]]:
-    """Exchanges the one for the other wherever a module, not of this package, names it."""
+    """Exchanges what has these ids wherever a module, not of this package, names it."""
     places = []
+    for module, attribute, value in _names(modules):
+        if id(value) in served:
+            setattr(module, attribute, served[id(value)])
+            places.append((module, attribute, value))
+    return places
+
+
+def _names(modules: Sequence[ModuleType]) -> Iterator[tuple[ModuleType, str, Any]]:
+    """All names of the modules that are loaded, and of those given, with what they stand for."""
     loaded = [
         module
         for name, module in list(sys.modules.items())
@@ -358,7 +373,4 @@ def _replace(
     ]
     for module in [*loaded, *modules]:
         for attribute, value in list(vars(module).items()):
-            if value is theirs:
-                setattr(module, attribute, ours)
-                places.append((module, attribute, theirs))
-    return places
+            yield module, attribute, value
