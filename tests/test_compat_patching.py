@@ -280,3 +280,32 @@ def test_copies_that_are_patched_twice_stay_until_the_last_block(toy, monkeypatc
     assert one.double is toy.layers.double is double
     blocks[1].__exit__(None, None, None)
     assert one.double is toy.layers.double is Theirs.their_double
+
+
+def test_what_a_module_imported_since_is_put_back(toy, monkeypatch):
+    """But for what came from this package on purpose, before."""
+    toy.caller.on_purpose = Layer
+    later = ModuleType("later")
+    with patched("toy"):
+        later.Layer, later.times_two = toy.layers.Layer, toy.layers.double
+        monkeypatch.setitem(sys.modules, "later", later)
+        monkeypatch.setitem(sys.modules, "plasticine.later", ModuleType("plasticine.later"))
+        sys.modules["plasticine.later"].Layer = Layer
+    assert later.Layer is toy.caller.Renamed is Theirs.TheirLayer
+    assert later.times_two is Theirs.their_double
+    assert toy.caller.on_purpose is sys.modules["plasticine.later"].Layer is Layer
+
+
+def test_copies_that_share_a_drop_in_are_put_back_each_by_itself(toy, monkeypatch):
+    def another(x, factor=2):
+        return x * factor
+
+    serve(monkeypatch, Replacement("double", double, probe))
+    one, other, later = (ModuleType(name) for name in ("one_copy", "other_copy", "later"))
+    one.double, other.double = Theirs.their_double, another
+    with patched("toy", one):
+        with patched("toy", other):
+            later.double = other.double
+            monkeypatch.setitem(sys.modules, "later", later)
+        assert (one.double, other.double, later.double) == (double, another, another)
+    assert one.double is Theirs.their_double

@@ -70,6 +70,10 @@ class _Patch:
     report: Report
     replaced: list[tuple[str, Any, Any]]
     places: list[tuple[ModuleType, str, Any]]
+    copies: Sequence[ModuleType] = ()
+    """Modules that may not be loaded by a name."""
+    before: set[tuple[ModuleType, str]] = field(default_factory=set)
+    """Where drop-ins stood already, imported from this package."""
     modules: dict[str, ModuleType | None] = field(default_factory=dict)
     others: list[Callable[[], None]] = field(default_factory=list)
     kept: bool = False
@@ -81,6 +85,7 @@ class _Patch:
         """Puts it back."""
         for module, attribute, theirs in reversed(self.places):
             setattr(module, attribute, theirs)
+        self._take_back()
         for undo in self.others:
             undo()
         for name, before in self.modules.items():
@@ -88,6 +93,16 @@ class _Patch:
                 sys.modules.pop(name, None)
             else:
                 sys.modules[name] = before
+
+    def _take_back(self) -> None:
+        """Puts originals where modules imported drop-ins for them since."""
+        originals = {id(ours): theirs for _, theirs, ours in reversed(self.replaced)}
+        others = [done for patches in _active.values() for done in patches if done is not self]
+        spared = {(module, name) for done in others for module, name, _ in done.places}
+        spared |= self.before
+        for module, name, value in _names(self.copies):
+            if id(value) in originals and (module, name) not in spared:
+                setattr(module, name, originals[id(value)])
 
 
 @dataclass(eq=False)
@@ -153,6 +168,8 @@ def patch(project: str, *modules: ModuleType) -> Report:
 
 def unpatch(project: str | None = None) -> None:
     """Puts the originals of a project back, or those of all; of one not patched it does nothing.
+
+    Names that modules imported since are put back, too, but not subclasses and objects made since.
 
     Raises:
         ValueError: there is no such project here.
@@ -255,13 +272,21 @@ def _exchange(
     replaced = tuple((where, f"{ours.__module__}.{ours.__qualname__}") for where, _, ours in chosen)
     report = Report(project, version, replaced, tuple(left))
     # What was patched before, by other calls, is ours already.
-    served = [ours for _, theirs, ours in chosen if theirs is ours]
-    earlier = [done for done in active if any(ours in served for _, _, ours in done.replaced)]
+    ours_already = [ours for _, theirs, ours in chosen if theirs is ours]
+    earlier = [done for done in active if any(ours in ours_already for _, _, ours in done.replaced)]
     chosen = [each for each in chosen if each[1] is not each[2]]
     if not chosen:
         return report, earlier
-    done = _Patch(report, chosen, [])
-    done.places = _replace({id(theirs): ours for _, theirs, ours in chosen}, modules)
+    done = _Patch(report, chosen, [], modules)
+    served = {id(theirs): ours for _, theirs, ours in reversed(chosen)}
+    drop_ins = {id(ours) for ours in served.values()}
+    for module, name, value in _names(modules):
+        if id(value) in drop_ins:
+            done.before.add((module, name))
+        elif id(value) in served:
+            done.places.append((module, name, value))
+    for module, name, theirs in done.places:
+        setattr(module, name, served[id(theirs)])
     _active.setdefault(project, []).append(done)
     return report, [*earlier, done]
 
@@ -286,7 +311,7 @@ def _stand_in(
     report = Report(project, version, ((ours.STANDS_FOR, ours.__name__),), ours.LEFT)
     before = sys.modules.get(ours.STANDS_FOR)
     sys.modules[ours.STANDS_FOR] = ours
-    done = _Patch(report, [], [], {ours.STANDS_FOR: before})
+    done = _Patch(report, [], [], modules={ours.STANDS_FOR: before})
     try:
         done.others.append(ours.serve_every_device())
     except BaseException:
@@ -352,20 +377,8 @@ def _fitting(
     )
 
 
-def _replace(
-    served: dict[int, Any], modules: Sequence[ModuleType]
-) -> list[tuple[ModuleType, str, Any]]:
-    """Exchanges what has these ids wherever a module, not of this package, names it."""
-    places = []
-    for module, attribute, value in _names(modules):
-        if id(value) in served:
-            setattr(module, attribute, served[id(value)])
-            places.append((module, attribute, value))
-    return places
-
-
 def _names(modules: Sequence[ModuleType]) -> Iterator[tuple[ModuleType, str, Any]]:
-    """All names of the modules that are loaded, and of those given, with what they stand for."""
+    """All names of the modules that are loaded, but of this package, and of those given."""
     loaded = [
         module
         for name, module in list(sys.modules.items())
