@@ -197,3 +197,19 @@ def test_compile_and_vmap(generator: torch.Generator):
         torch.testing.assert_close(compiled(values, grid), expected, atol=1e-5, rtol=1e-5)
     mapped = torch.vmap(lambda x, y: sample(x[None], y[None])[0])(values, grid)
     torch.testing.assert_close(mapped, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_trace_is_of_pytorchs_own(generator: torch.Generator):
+    """Also that which the TorchScript exporter to ONNX makes."""
+    values, grid = (x.float() for x in volume_and_grid(generator))
+
+    def sampled(values: Tensor, grid: Tensor) -> Tensor:
+        return F.grid_sample(values, grid, align_corners=True)
+
+    expected = torch.jit.trace(sampled, (values, grid))
+    with compat.patched("torch"):
+        found = torch.jit.trace(sampled, (values, grid))
+    operators = [{node.kind() for node in x.graph.nodes()} for x in (found, expected)]
+    assert operators[0] == operators[1]
+    assert torch.equal(found(values, grid), sampled(values, grid))

@@ -16,7 +16,8 @@ gradients to ``theta`` and to the image, not to the grid between them: for one t
 ``nn.Parameter``, and extensions that read its memory themselves, refuse it: give them
 ``grid.clone()``.
 
-One result differs: a NaN coordinate gives NaN; PyTorch gives 0, or a border voxel.
+One result differs: a NaN coordinate gives NaN; PyTorch gives 0, or a border voxel. So does an
+infinite one with padding "reflection".
 """
 
 from __future__ import annotations
