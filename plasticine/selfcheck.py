@@ -1,14 +1,18 @@
 """``python -m plasticine.selfcheck``: whether what is installed computes right on this machine.
 
 Every operator on every backend that can be used here, on the CPU and on each GPU, against its
-definition in float64 on the CPU: results and gradients, in 2D and 3D, every word of every option.
+definition in float64 on the CPU: results and gradients, in 2D and 3D, every word of every option;
+of random numbers, of a sample that holds NaN beside another, and of constants.
 A kernel that was built for another GPU, or a driver or compiler that is at fault, may give wrong
 numbers without an error; this finds them.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -37,6 +41,8 @@ SIZES: tuple[Sizes, ...] = (((33, 38), (61, 70)), ((7, 9, 19), (11, 10, 25)))
 SMALL: tuple[Sizes, ...] = (((9, 20), (11, 18)), ((4, 5, 9), (5, 4, 11)))
 # How many words of different options meet, whichever they are.
 DTYPES = ((torch.float32, 2), (torch.float64, 1), (torch.float16, 1), (torch.bfloat16, 1))
+# What tensors hold, beside random numbers; in float32, of smaller images, each word once.
+UNUSUAL = ("NaN", "constant")
 # Triton compiles for nearly every choice of words and types: in float32, each word once.
 COMPILED_HERE = ("triton",)
 
@@ -82,10 +88,24 @@ class _Case:
     variant: Options
     once: bool
     """Whether it is one of the float32 calls that hold every word once."""
+    unusual: str = ""
+    """One of UNUSUAL."""
 
     def __str__(self) -> str:
         words = ", ".join(f"{name}={value}" for name, value in self.variant.items())
-        return f"{len(self.sizes[0])}D {str(self.dtype).removeprefix('torch.')} {words}".strip()
+        dtype = str(self.dtype).removeprefix("torch.")
+        return " ".join(x for x in (f"{len(self.sizes[0])}D", dtype, self.unusual, words) if x)
+
+    def inputs(self) -> Tensors:
+        """The tensors; of two samples where the first one has a NaN in each of them."""
+        batch = 2 if self.unusual == "NaN" else 1
+        inputs = self.operator.inputs(self.sizes, self.variant, self.dtype, batch=batch)
+        for x in inputs.values():
+            if self.unusual == "NaN":
+                x[0].view(-1)[x[0].numel() // 2] = math.nan
+            elif self.unusual == "constant":
+                x.fill_(0.3)
+        return inputs
 
 
 def places() -> list[tuple[str, str]]:
@@ -97,13 +117,14 @@ def places() -> list[tuple[str, str]]:
 
 def check(
     operators: Iterable[str] | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> list[Finding]:
     """Compares every operator on every backend that can be used here with its definition.
 
     Args:
         operators: names of plasticine.ops.REGISTRY; None for all.
-        progress: is called with how many calls have been compared, and of how many.
+        progress: is called with the operator that is compared next, after how many calls, and of
+            how many.
 
     Returns:
         A finding for each operator, backend and device.
@@ -117,8 +138,8 @@ def check(
     cases = [case for name in names for case in _cases(OPERATORS[name])]
     findings: dict[tuple[str, str, str], Finding] = {}
     for done, case in enumerate(cases):
-        progress(done, len(cases))
         name = case.operator.name
+        progress(name, done, len(cases))
         served = [
             (backend, device)
             for backend, device in places()
@@ -128,12 +149,12 @@ def check(
         if not served:
             continue
         options = case.operator.options(case.variant, case.sizes, case.dtype)
-        inputs = case.operator.inputs(case.sizes, case.variant, case.dtype, batch=1)
+        inputs = case.inputs()
         expected = _definition(case.operator, inputs, options)
         for backend, device in served:
             finding = findings.setdefault((name, backend, device), Finding(name, backend, device))
             _compare(finding, case, inputs, options, expected)
-    progress(len(cases), len(cases))
+    progress(names[-1], len(cases), len(cases))
     return list(findings.values())
 
 
@@ -146,6 +167,8 @@ def _cases(operator: Operator) -> Iterator[_Case]:
                 yield _Case(operator, dtype, sizes, variant, dtype == torch.float32)
             for variant in others:
                 yield _Case(operator, dtype, sizes, variant, False)
+    for unusual, sizes, variant in itertools.product(UNUSUAL, SMALL, once):
+        yield _Case(operator, torch.float32, sizes, variant, False, unusual)
 
 
 def _definition(operator: Operator, inputs: Tensors, options: Options) -> Tensors:
@@ -168,7 +191,9 @@ def _compare(
     finding.calls += 1
     try:
         leaves = operator.leaves(inputs, device=finding.device)
-        result = operator(leaves, options, finding.backend)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of what is NaN
+            result = operator(leaves, options, finding.backend)
         found = {"result": result.detach().cpu()}
         if operator.differentiable:
             grad = random_like(result).to(finding.device)
@@ -187,13 +212,31 @@ def _compare(
             rounded_to = operator.result_dtype(dtype) if operator.differentiable else dtype
         elif operator.gradient_rounding is not None:
             rounding = operator.gradient_rounding
+        right = expected[name]
+        if case.unusual == "NaN":
+            x, right = _known(x, right)
+        elif case.unusual == "constant" and name != "result":
+            # Its size is a rounding error's, of zero or of zero by zero.
+            x, right = x.isfinite().double(), right.isfinite().double()
         difference = _difference(
-            x, expected[name], operator.kinks and dtype != torch.float64 and name != "result"
+            x, right, operator.kinks and dtype != torch.float64 and name != "result"
         )
         allowed = rounding[rounded_to]
         if not finding.where or difference / allowed > finding.difference / finding.allowed:
             finding.difference, finding.allowed = difference, allowed
             finding.where = f"{name}, {case}"
+
+
+def _known(found: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
+    """Both, without what either has not finite of the first sample, which had a NaN.
+
+    Where a weight of zero meets a NaN, the one may read it and the other not.
+    """
+    found, expected = found.clone(), expected.clone()
+    unknown = ~(found[0].isfinite() & expected[0].isfinite())
+    for x in (found, expected):
+        x[0].masked_fill_(unknown, 0)
+    return found, expected
 
 
 def _difference(found: Tensor, expected: Tensor, kinks: bool) -> float:

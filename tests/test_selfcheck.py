@@ -23,9 +23,9 @@ def test_as_a_process(tmp_path: Path) -> None:
     command = (sys.executable, "-m", "plasticine.selfcheck", "compose", "jacobian")
     done = ran(*command, folder=tmp_path, COLUMNS="120", OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr == ""
+    assert done.stderr.splitlines() == ["checking compose, 0/72", "checking jacobian, 36/72"]
     rows = [line.split() for line in done.stdout.splitlines()]
-    assert ["compose", "cpu", "24"] in [row[:3] for row in rows]
+    assert ["compose", "cpu", "36"] in [row[:3] for row in rows]
     assert ["jacobian", "cpu"] in [row[:2] for row in rows]
     assert "All agree" in done.stdout
     if backends.available()["cuda"] is not None:
@@ -37,6 +37,7 @@ def test_every_operator_is_checked() -> None:
     for name, operator in OPERATORS.items():
         cases = list(selfcheck._cases(operator))
         assert {len(case.sizes[0]) for case in cases} == {2, 3}
+        assert {case.unusual for case in cases} == {"", "NaN", "constant"}
         for option, words in operator.every.items():
             compiled = [case.variant[option] for case in cases if case.once]
             assert set(words) <= set(compiled), (name, option)
@@ -45,6 +46,16 @@ def test_every_operator_is_checked() -> None:
 def change(gradient: Tensor) -> Tensor:
     gradient.view(-1)[7] += 0.01
     return gradient
+
+
+def spread(result: Tensor) -> Tensor:
+    """A NaN, to the samples after its own."""
+    return result + 0 * result.sum()
+
+
+def hide(result: Tensor) -> Tensor:
+    """A constant's result."""
+    return result.masked_fill(result == result.flatten()[0], float("nan"))
 
 
 def fail(result: Tensor) -> Tensor:
@@ -56,6 +67,8 @@ def fail(result: Tensor) -> Tensor:
     ("kernel", "spoil", "message"),
     [
         ("jacobian_backward", change, "DIFFERS: gradient of displacement, "),
+        ("jacobian_forward", spread, "float32 NaN"),
+        ("jacobian_forward", hide, "DIFFERS: result, "),
         ("jacobian_forward", fail, "RuntimeError: no kernel image is available"),
     ],
 )
@@ -73,7 +86,8 @@ def test_what_is_wrong_is_found(
     monkeypatch.setitem(serve, "cpu", lambda *x: spoil(right(*x)))
     monkeypatch.setenv("COLUMNS", "200")
     code, out, err = run("selfcheck", "jacobian", "compose")
-    assert (code, err) == (1, "")
+    assert code == 1
+    assert err.startswith("checking jacobian, 0/")
     assert message in out
     assert "1 of 2 rows do not agree" in out
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from plasticine.cli.errors import check_asked_to_end, check_device, clear_errors
-from plasticine.cli.progress import progress, training_progress
+from plasticine.cli.progress import checking_progress, progress, training_progress
 
 app = typer.Typer(
     help="Traceable medical image translation: what moved, and what was recoloured.",
@@ -118,7 +118,7 @@ def selfcheck(
     with clear_errors(debug):
         from plasticine.selfcheck import check, show
 
-        with progress("checking") as advance:
+        with checking_progress() as advance:
             findings = check(operators, advance)
         agrees = show(findings, _console())
     if not agrees:

@@ -26,6 +26,26 @@ def progress(description: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextlib.contextmanager
+def checking_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on stderr; where that is no terminal, a line for each operator.
+
+    So that it is known which one it was, should a kernel end the process.
+    """
+    with _bar() as bar:
+        task = bar.add_task("checking", total=None)
+        named: set[str] = set()
+
+        def advance(operator: str, done: int, total: int) -> None:
+            check_asked_to_end()
+            bar.update(task, description=f"checking {operator}", completed=done, total=total)
+            if bar.disable and operator not in named:
+                named.add(operator)
+                typer.echo(f"checking {operator}, {done}/{total}", err=True)
+
+        yield advance
+
+
+@contextlib.contextmanager
 def training_progress() -> Iterator[
     tuple[
         Callable[[str, int, int, dict[str, float]], None],
