@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import pickle
 import warnings
 
 import pytest
@@ -238,3 +240,27 @@ def test_patch_serves_the_models_of_monai(theirs):
     faster.load_state_dict(model.state_dict())
     for got, expected in zip(faster(moving, fixed), model(moving, fixed), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [
+        ("Warp", (image((6, 7)), field((6, 7)))),
+        ("DVF2DDF", (field((6, 7)),)),
+        ("LocalNormalizedCrossCorrelationLoss", (image((6, 7, 8)), image((6, 7, 8), seed=2))),
+        ("GlobalMutualInformationLoss", (image((6, 7)), image((6, 7), seed=2))),
+        ("BendingEnergyLoss", (field((6, 7)),)),
+    ],
+)
+def test_what_was_saved_whole_before_the_patch_stays_what_it_was(theirs, name, inputs):
+    module = theirs[name]()
+    saved = pickle.dumps(module)
+    with patched("monai"):
+        loaded = pickle.loads(saved)
+        assert type(loaded) is theirs[name]
+        torch.testing.assert_close(loaded(*inputs), module(*inputs))
+    ours = getattr(monai, name)()
+    for loaded in (pickle.loads(pickle.dumps(ours)), copy.deepcopy(ours)):
+        assert type(loaded) is type(ours)
+        assert loaded.__dict__.keys() == ours.__dict__.keys()
+        torch.testing.assert_close(loaded(*inputs), ours(*inputs))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import sys
 from types import ModuleType
 
 import pytest
@@ -164,3 +166,39 @@ def test_patch_takes_several_modules():
         patch("transmorph")
     with pytest.raises(RuntimeError, match="nothing"):
         patch("transmorph", empty)
+
+
+def test_what_was_saved_whole_before_the_patch_stays_what_it_was(monkeypatch):
+    copy = copied_layers()
+    monkeypatch.setitem(sys.modules, copy.__name__, copy)
+    classes = {name: x for name, x in vars(copy).items() if isinstance(x, type)}
+    for name, each in classes.items():
+        each.__module__, each.__qualname__ = copy.__name__, name
+
+    class Plain:  # no module, as the losses of VoxelMorph's
+        __module__, __qualname__ = copy.__name__, "Grad"
+
+        def __init__(self, penalty="l1", loss_mult=None):
+            self.penalties = [penalty]
+
+        def loss(self, _, y_pred):
+            return theirs.Grad3d("l2", 2)(y_pred, None)
+
+    copy.Grad = Plain
+    saved = pickle.dumps([copy.VecInt((5, 6), 2), copy.register_model((5, 6)), Plain("l2")])
+    assert patch("transmorph", copy).left == ()
+    integration, model, loss = pickle.loads(saved)
+    assert type(integration) is classes["VecInt"]
+    assert type(integration.transformer) is classes["SpatialTransformer"]
+    assert type(model.spatial_trans) is classes["SpatialTransformer"]
+    assert type(loss) is Plain
+    assert loss.penalties == ["l2"]
+    ours = pickle.loads(pickle.dumps([copy.VecInt((5, 6), 2), copy.Grad("l2")]))
+    assert type(ours[0].transformer) is layers.SpatialTransformer
+    assert vars(ours[1]) == {"penalty": "l2", "loss_mult": None}
+
+    class Own(copy.SpatialTransformer):
+        pass
+
+    with pytest.raises(RuntimeError, match="load it before patch"):
+        Own.__new__(Own).__setstate__(dict(vars(model.spatial_trans)))

@@ -220,6 +220,17 @@ def original(name: str) -> Any:
         return found[0][1] if found else None
 
 
+def original_of(ours: Any) -> Any:
+    """What a drop-in stands in for while its project is patched; else None."""
+    with _lock:
+        for patches in _active.values():
+            for done in patches:
+                for _, theirs, replacement in done.replaced:
+                    if replacement is ours:
+                        return theirs
+    return None
+
+
 def _known(project: str) -> None:
     if project not in PROJECTS:
         raise ValueError(f"project must be one of {', '.join(PROJECTS)}; got {project!r}")

@@ -42,7 +42,7 @@ def _is_served(image: Tensor, ddf: Tensor) -> bool:
     )
 
 
-class Warp(nn.Module):
+class Warp(_handover.DropIn, nn.Module):
     """``monai.networks.blocks.Warp``: an image at ``p + ddf(p)``, on :func:`plasticine.warp`.
 
     Coordinates of half types are float32 here, of the image's precision there: in bfloat16 those
@@ -101,7 +101,7 @@ class Warp(nn.Module):
         return f"mode={self.mode!r}, padding_mode={self.padding_mode!r}, jitter={self.jitter}"
 
 
-class DVF2DDF(nn.Module):
+class DVF2DDF(_handover.DropIn, nn.Module):
     """``monai.networks.blocks.DVF2DDF``, on :func:`plasticine.exponential`.
 
     With its zeros outside of the grid: near an edge that the velocity crosses the result is wrong
@@ -156,7 +156,7 @@ def _check_field(image: Tensor, ddf: Tensor) -> None:
         )
 
 
-class _Loss(nn.Module):
+class _Loss(_handover.DropIn, nn.Module):
     """A loss of this package, or MONAI's own where that does not serve it."""
 
     name: str

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from plasticine.compat import _handover
 from plasticine.compat._patching import Replacement
 from plasticine.compat.voxelmorph import layers, losses
 from plasticine.compat.voxelmorph.layers import ResizeTransform, SpatialTransformer, VecInt
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 
-class register_model(nn.Module):  # noqa: N801 - TransMorph's name
+class register_model(_handover.DropIn, nn.Module):  # noqa: N801 - TransMorph's name
     """Warps an image by a field, both moved to the GPU where there is one."""
 
     transformer_class = SpatialTransformer
@@ -66,7 +67,7 @@ class UnalignedRegisterModel(register_model):
     transformer_class = UnalignedSpatialTransformer
 
 
-class NCC_vxm(nn.Module):  # noqa: N801 - TransMorph's name
+class NCC_vxm(_handover.DropIn, nn.Module):  # noqa: N801 - TransMorph's name
     """:class:`plasticine.compat.voxelmorph.losses.NCC` as a module."""
 
     def __init__(self, win: Sequence[int] | None = None) -> None:
@@ -79,7 +80,7 @@ class NCC_vxm(nn.Module):  # noqa: N801 - TransMorph's name
         return losses.negative_ncc(y_true, y_pred, self.win, type(self).__name__, "forward")
 
 
-class Grad3d(nn.Module):
+class Grad3d(_handover.DropIn, nn.Module):
     """:class:`plasticine.compat.voxelmorph.losses.Grad` as a module."""
 
     def __init__(self, penalty: str = "l1", loss_mult: float | None = None) -> None:

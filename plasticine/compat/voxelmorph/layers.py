@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plasticine.compat import _sampling
+from plasticine.compat import _handover, _sampling
 from plasticine.compat.voxelmorph.modules import is_watched
 
 _MODES = {"bilinear": "linear", "nearest": "nearest", "bicubic": "cubic"}
 
 
-class SpatialTransformer(nn.Module):
+class SpatialTransformer(_handover.DropIn, nn.Module):
     """An image at ``p + flow(p)``, with zeros outside of it, on :func:`plasticine.warp`.
 
     The original keeps the identity grid as a buffer, three times the size of an image. Here there
@@ -75,7 +75,7 @@ class SpatialTransformer(nn.Module):
         return f"size={self.size}, mode={self.mode!r}"
 
 
-class VecInt(nn.Module):
+class VecInt(_handover.DropIn, nn.Module):
     """Scaling and squaring with zeros outside of the grid, on :func:`plasticine.exponential`.
 
     Near an edge that the velocity crosses the result is wrong by voxels, as the original's is;
@@ -116,7 +116,7 @@ class VecInt(nn.Module):
         return f"nsteps={self.nsteps}"
 
 
-class ResizeTransform(nn.Module):
+class ResizeTransform(_handover.DropIn, nn.Module):
     """A displacement on a grid of another size, in voxels of that; PyTorch's own resampling."""
 
     def __init__(self, vel_resize: float, ndims: int) -> None:

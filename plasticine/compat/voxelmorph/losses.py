@@ -53,7 +53,7 @@ def mean_difference(y: Tensor, penalty: str) -> Tensor:
     return sum((each.mean() for each in differences), y.new_zeros(())) / ndim
 
 
-class NCC:
+class NCC(_handover.DropIn):
     """The negative local cross-correlation, on :func:`plasticine.lncc`.
 
     Variances are sums of squared differences here, differences of sums of squares there, which a
@@ -88,7 +88,7 @@ def negative_ncc(x: Tensor, y: Tensor, win: Any, name: str, method: str) -> Tens
     return -lncc_with_zeros(x, y, window, 1e-5).mean()
 
 
-class Grad:
+class Grad(_handover.DropIn):
     """The mean forward difference of a field, or its square on :func:`plasticine.smoothness`."""
 
     def __init__(self, penalty: str = "l1", loss_mult: float | None = None) -> None:

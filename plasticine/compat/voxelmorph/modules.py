@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from plasticine.compat import _handover
 from plasticine.compat.voxelmorph import functional
 
 
@@ -15,7 +16,7 @@ def is_watched(layer: nn.Module) -> bool:
     return bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
 
 
-class SpatialTransformer(nn.Module):
+class SpatialTransformer(_handover.DropIn, nn.Module):
     """An image at ``p + u(p)``, with zeros outside of it: :func:`spatial_transform`."""
 
     def __init__(
@@ -57,7 +58,7 @@ class SpatialTransformer(nn.Module):
         return f"{self.interpolation_mode!r}, align_corners={self.align_corners}"
 
 
-class IntegrateVelocityField(nn.Module):
+class IntegrateVelocityField(_handover.DropIn, nn.Module):
     """Scaling and squaring with zeros outside of the grid: :func:`integrate_vec`."""
 
     def __init__(
@@ -107,7 +108,7 @@ class IntegrateVelocityField(nn.Module):
         return f"steps={self.steps}"
 
 
-class ResizeDisplacementField(nn.Module):
+class ResizeDisplacementField(_handover.DropIn, nn.Module):
     """A displacement on a grid of another size, in voxels of that.
 
     The resampling is PyTorch's, as in VoxelMorph; the values are scaled where there are fewer.
