@@ -344,7 +344,7 @@ OPERATORS = {
             reference.joint_histogram,
             choices={"mask": (False, True), "bins": (8, 13), "sigma": (0.5, 0.8)},
             accumulated=True,
-            differentiable=1,
+            forward_mode=True,
         ),
         Operator(
             "lncc",
@@ -352,7 +352,7 @@ OPERATORS = {
             reference.lncc,
             choices={"window": (3, 5, 9), "mask": (False, True), "squared": (True, False)},
             accumulated=True,
-            differentiable=1,
+            forward_mode=True,
             gradient_rounding=ROUNDING | {torch.float64: 1e-11, torch.float32: 1e-4},
         ),
         Operator(

@@ -51,7 +51,7 @@ def differentiable(
         like: which tensor the result has the dtype and the device of.
         accumulated: the result of half tensors is float32: a loss of 16 bits trains nothing.
         constants: how many of the last tensors have no gradient, as a mask has none. Neither
-            ``needs`` nor the kernels' gradients know of them, and there is no second derivative.
+            ``needs`` nor the kernels' gradients nor the directions know of them.
         definition: of the same arguments to the result, in plain PyTorch that autograd follows.
         choices: the words that options may be.
         field: which argument has as many voxels as there are to compute.
@@ -60,8 +60,8 @@ def differentiable(
         serve_backward: the same of ``(grad, *arguments)``, and of ``needs`` where there are several
             tensors; they return the gradients.
         double_backward: of ``(directions, grad, *arguments, needs)`` to the gradients of grad and
-            the tensors: :func:`plasticine.reference.double_backward` says more. It serves every
-            backend. None: there is no second derivative.
+            the tensors that have one: :func:`plasticine.reference.double_backward` says more. It
+            serves every backend. None: there is no second derivative.
         check_double_backward: raises where the options have no second derivative.
 
     Returns:
@@ -74,8 +74,6 @@ def differentiable(
     tensors = parameters.count("Tensor")
     variables = tensors - constants  # those with a gradient
     several = variables > 1
-    if constants and double_backward is not None:
-        raise ValueError(f"{name} has constants, which no second derivative knows of")
 
     def dtype_of(model: Tensor) -> torch.dtype:
         return result_dtype(model) if accumulated else model.dtype
@@ -126,13 +124,15 @@ def differentiable(
             name,
             function,
             parameters,
-            tensors,
+            (tensors, variables),
             check_backward,
             check_double_backward,
             choices,
             double_backward,
         )
-        tangent, of_gradients = _differentiate(twice, tensors, shape_of, dtype_of, lambda: backward)
+        tangent, of_gradients = _differentiate(
+            twice, (tensors, variables), shape_of, dtype_of, lambda: backward
+        )
     backward = Operator(
         f"{name}_backward(Tensor grad, {parameters}"
         + (f", bool[{variables}] needs) -> ({_tensors(variables)})" if several else ") -> Tensor"),
@@ -175,18 +175,22 @@ def _declare_double_backward(
     name: str,
     function: str,
     parameters: str,
-    tensors: int,
+    counts: tuple[int, int],
     check_backward: Callable[..., Any],
     check_options: Callable[..., Any] | None,
     choices: Mapping[str, Sequence[str]],
     serve: DoubleBackward,
 ) -> Operator:
-    """The second derivatives: of the gradients' cotangents, grad and the arguments."""
-    names = [part.split()[1] for part in parameters.split(", ")[:tensors]]
+    """The second derivatives: of the gradients' cotangents, grad and the arguments.
+
+    ``counts`` are those of the tensors, and of those of them that have a gradient.
+    """
+    tensors, variables = counts
+    names = [part.split()[1] for part in parameters.split(", ")[:variables]]
     directions = ", ".join(f"Tensor? {name}_direction" for name in names)
 
     def check(*arguments: Any) -> None:
-        given, grad, *arguments_ = arguments[:tensors], *arguments[tensors:]
+        given, grad, *arguments_ = arguments[:variables], *arguments[variables:]
         if check_options is not None:
             check_options(*arguments_[tensors:])
         check_backward(grad, *arguments_)
@@ -198,16 +202,16 @@ def _declare_double_backward(
             _checks.gradient(direction, of.shape, of)
 
     def results(*arguments: Any) -> tuple[Tensor | None, ...]:
-        return gradients_like(arguments[tensors : 2 * tensors + 1], arguments[-1])
+        return gradients_like(arguments[variables : 2 * variables + 1], arguments[-1])
 
     def kernel(*arguments: Any) -> tuple[Tensor | None, ...]:
         if check_options is not None:  # autograd does not ask the operator's own checks
-            check_options(*arguments[2 * tensors + 1 : -1])
-        return tuple(serve(arguments[:tensors], *arguments[tensors:]))
+            check_options(*arguments[variables + 1 + tensors : -1])
+        return tuple(serve(arguments[:variables], *arguments[variables:]))
 
     return Operator(
         f"{name}_double_backward({directions}, Tensor grad, {parameters},"
-        f" bool[{tensors + 1}] needs) -> ({_tensors(tensors + 1)})",
+        f" bool[{variables + 1}] needs) -> ({_tensors(variables + 1)})",
         check=check,
         results=results,
         derivative=refused(
@@ -215,7 +219,7 @@ def _declare_double_backward(
             "differentiated again (create_graph=True followed by a third backward)"
         ),
         choices=choices,
-        field=tensors,
+        field=variables,
         serve=dict.fromkeys(backends.BACKENDS, kernel),
         held_as=name,
     )
@@ -223,7 +227,7 @@ def _declare_double_backward(
 
 def _differentiate(
     twice: Operator,
-    tensors: int,
+    counts: tuple[int, int],
     shape: Callable[..., Sequence[int]],
     dtype: Callable[[Tensor], torch.dtype],
     backward: Callable[[], Operator],
@@ -232,15 +236,16 @@ def _differentiate(
 
     Args:
         twice: the operator of the second derivatives.
-        tensors: how many tensors the operator takes.
+        counts: how many tensors the operator takes, and how many of them have a gradient.
         shape: of its result.
         dtype: of its result, a function of its first tensor.
         backward: gives the operator of its gradients.
     """
+    tensors, variables = counts
 
     def split(options: Sequence[Any]) -> tuple[Sequence[Any], Sequence[bool], str]:
         """What comes after a gradient's tensors: the operator's options, needs, the backend."""
-        if tensors == 1:
+        if variables == 1:
             return options[:-1], (True,), options[-1]
         return options[:-2], options[-1], options[-2]
 
@@ -249,8 +254,8 @@ def _differentiate(
         first = inputs[0]
         assert first is not None
         grad = first.new_zeros((), dtype=dtype(first)).expand(shape(*inputs, *options[:-1]))
-        needs = [True] + [False] * tensors
-        return twice(*tangents, grad, *inputs, *options, needs)[0]
+        needs = [True] + [False] * variables
+        return twice(*tangents[:variables], grad, *inputs, *options, needs)[0]
 
     def gradients(
         cotangents: MaybeTensors,
@@ -261,7 +266,9 @@ def _differentiate(
         own, found, backend = split(options)
         # What stands for a gradient that was not asked for has no cotangent.
         directions = [x if need else None for x, need in zip(cotangents, found, strict=True)]
-        return twice.from_autograd(*directions, *saved, *own, backend, needs)
+        needs = needs[: variables + 1]
+        of_variables = twice.from_autograd(*directions, *saved, *own, backend, needs)
+        return (*of_variables, *(None,) * (tensors - variables))
 
     def tangents_of_gradients(
         tangents: MaybeTensors, saved: MaybeTensors, options: Sequence[Any]
@@ -273,15 +280,16 @@ def _differentiate(
         if tangents[0] is not None:
             of_grad = backward()(tangents[0], *inputs, *options)
             of_grad = of_grad if isinstance(of_grad, tuple) else (of_grad,)
-        if any(x is not None for x in tangents[1:]):
+        directions = tangents[1 : variables + 1]
+        if any(x is not None for x in directions):
             # The Hessian is symmetric: its product with a direction is the tangent as well.
-            of_inputs = twice(*tangents[1:], *saved, *own, backend, [False, *found])[1:]
+            of_inputs = twice(*directions, *saved, *own, backend, [False, *found])[1:]
             if of_grad is not None:
                 of_inputs = [x + y for x, y in zip(of_grad, of_inputs, strict=True)]
         else:
             of_inputs = of_grad
         # What stands for a gradient that was not computed has no tangent.
         of_found = tuple([x if need else None for x, need in zip(of_inputs, found, strict=True)])
-        return of_found if tensors > 1 else of_found[0]
+        return of_found if variables > 1 else of_found[0]
 
     return tangent, Derivative(gradients, tangents_of_gradients)

@@ -74,7 +74,8 @@ def joint_histogram(
     Returns:
         ``(N, bins, bins)``, rows over x, that sums to what counts; float64 of float64 images and
         float32 of all others, from sums in float64. A value that is NaN where it counts makes its
-        sample NaN. Differentiable once, by the same bits every time.
+        sample NaN. Differentiable twice, and in forward mode, by the same bits every time; the
+        latter two are the definition's, in plain PyTorch, whatever the backend.
 
     Raises:
         TypeError: an argument is no tensor, or of a dtype that is not served.
@@ -214,15 +215,20 @@ def _define(
     return reference.joint_histogram(x, y, mask, value_range=value_range, **options)
 
 
+def _slabs(first: Tensor, *others: Tensor | None) -> Any:
+    """Slabs of the first axis of images, or None for one that is none, together."""
+    slab = max(1, _PART // max(1, first.shape[1] * first.shape[3:].numel()))
+    parts = first.split(slab, 2)
+    rest = ([None] * len(parts) if image is None else image.split(slab, 2) for image in others)
+    return zip(parts, *rest, strict=True)
+
+
 def _define_backward(grad: Tensor, x: Tensor, y: Tensor, mask: Any, *arguments: Any) -> Any:
-    """The gradients of the definition, slab by slab of the first axis: it holds every weight."""
+    """The gradients of the definition, slab by slab: it holds every weight."""
     *others, needs = arguments
-    slab = max(1, _PART // max(1, x.shape[1] * x.shape[3:].numel()))
-    slabs = list(zip(x.split(slab, 2), y.split(slab, 2), strict=True))
-    masks = [None] * len(slabs) if mask is None else mask.split(slab, 2)
     found = [
         reference.gradients(lambda a, b, m=m: _define(a, b, m, *others), images, needs, grad)
-        for images, m in zip(slabs, masks, strict=True)
+        for *images, m in _slabs(x, y, mask)
     ]
     return tuple(
         torch.cat([image for image in images if image is not None], 2) if need else None
@@ -230,7 +236,33 @@ def _define_backward(grad: Tensor, x: Tensor, y: Tensor, mask: Any, *arguments: 
     )
 
 
-JOINT_HISTOGRAM, JOINT_HISTOGRAM_BACKWARD, _ = differentiable(
+def _double_backward(
+    directions: Sequence[Tensor | None],
+    grad: Tensor,
+    x: Tensor,
+    y: Tensor,
+    mask: Tensor | None,
+    *arguments: Any,
+) -> Sequence[Tensor | None]:
+    """Slab by slab as well, of which each adds to what grad gets."""
+    *others, needs = arguments
+    found = [
+        reference.double_backward(
+            lambda a, b, m=m: _define(a, b, m, *others), (a, b), along, grad, needs
+        )
+        for a, b, m, *along in _slabs(x, y, mask, *directions)
+    ]
+    of_grad, *of_images = zip(*found, strict=True)
+    return [
+        torch.stack(of_grad).sum(0) if needs[0] else None,
+        *(
+            torch.cat(parts, 2) if need else None
+            for parts, need in zip(of_images, needs[1:], strict=True)
+        ),
+    ]
+
+
+JOINT_HISTOGRAM, JOINT_HISTOGRAM_BACKWARD, JOINT_HISTOGRAM_DOUBLE_BACKWARD = differentiable(
     "joint_histogram(Tensor x, Tensor y, Tensor? mask, Tensor value_range, int bins, str kernel, "
     "float sigma) -> Tensor",
     function="joint_histogram",
@@ -242,4 +274,5 @@ JOINT_HISTOGRAM, JOINT_HISTOGRAM_BACKWARD, _ = differentiable(
     definition=_define,
     choices={"kernel": KERNELS},
     serve_backward={"reference": _define_backward},
+    double_backward=_double_backward,
 )

@@ -66,8 +66,9 @@ def lncc(
     Returns:
         ``(N,)``, float64 of float64 images and float32 of all others, from 0 to 1; NaN where a
         sample has no voxels, or one that is not finite. The gradient of a voxel that is not finite
-        reaches the voxels of its windows only. Differentiable once with respect to both images, by
-        the same bits every time.
+        reaches the voxels of its windows only. Differentiable twice with respect to both images,
+        and in forward mode, by the same bits every time; the latter two are the definition's, in
+        plain PyTorch, whatever the backend.
 
     Raises:
         TypeError: an argument is no tensor, or of a dtype that is not served.
@@ -186,7 +187,23 @@ def _scratch(x: Tensor, *others: Any) -> Tensor:
     return x.new_empty(count, dtype=torch.float64)
 
 
-LNCC, LNCC_BACKWARD, _ = differentiable(
+def _double_backward(
+    directions: Sequence[Tensor | None],
+    grad: Tensor,
+    x: Tensor,
+    y: Tensor,
+    mask: Tensor | None,
+    *options: Any,
+) -> Sequence[Tensor | None]:
+    *options_, needs = options
+
+    def define(x: Tensor, y: Tensor) -> Tensor:
+        return reference.lncc(x, y, mask, *options_)
+
+    return reference.double_backward(define, (x, y), directions, grad, needs)
+
+
+LNCC, LNCC_BACKWARD, LNCC_DOUBLE_BACKWARD = differentiable(
     "lncc(Tensor x, Tensor y, Tensor? mask, int window, str kernel, bool squared, str border,"
     " str stabiliser, float epsilon, float numerator) -> Tensor",
     function="lncc",
@@ -197,4 +214,5 @@ LNCC, LNCC_BACKWARD, _ = differentiable(
     constants=1,
     definition=reference.lncc,
     choices={"kernel": KERNELS, "border": BORDERS},
+    double_backward=_double_backward,
 )

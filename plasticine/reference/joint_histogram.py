@@ -94,9 +94,11 @@ def window(place: Tensor, bins: int, shape: str, sigma: float) -> Tensor:
         lower = place.detach().floor().clamp(max=bins - 2)[..., None]
         beyond = (torch.arange(bins, device=place.device) - lower - 0.5).abs() > reach(sigma)
         return (distance.square() / (-2 * sigma**2)).masked_fill(beyond, -torch.inf).softmax(-1)
-    distance = distance.abs()
+    # The square of |x| would have no curvature at 0, and PyTorch's second derivative of |x| crashes
+    # below a dispatch mode.
+    square, distance = distance.square(), distance * distance.detach().sign()
     if shape == "nearest":
         nearest = torch.where((distance - 0.5).abs() <= TIE, 0.5, (distance < 0.5) * 1.0)
         return torch.where(distance.isnan(), distance.detach(), nearest)
-    near = 2 / 3 - distance.square() * (1 - distance / 2)
+    near = 2 / 3 - square * (1 - distance / 2)
     return torch.where(distance < 1, near, (2 - distance).clamp(min=0) ** 3 / 6)
