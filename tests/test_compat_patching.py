@@ -309,3 +309,12 @@ def test_copies_that_share_a_drop_in_are_put_back_each_by_itself(toy, monkeypatc
             monkeypatch.setitem(sys.modules, "later", later)
         assert (one.double, other.double, later.double) == (double, another, another)
     assert one.double is Theirs.their_double
+
+
+def test_an_original_of_other_numbers_is_left(toy, monkeypatch):
+    layer = Replacement("toy.layers.Layer", Layer)
+    serve(monkeypatch, layer, Replacement("toy.layers.double", triple, probe))
+    report = patch("toy")
+    assert [name for name, _ in report.replaced] == ["toy.layers.Layer"]
+    assert report.left == (("toy.layers.double", "it computes other numbers than ours"),)
+    assert toy.layers.double is Theirs.their_double

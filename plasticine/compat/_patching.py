@@ -29,8 +29,8 @@ class Replacement:
             people copy into modules of their own, which they then name to :func:`patch`.
         ours: the drop-in, of the same signature.
         probe: calls what it is given, an original or ``ours``, and returns a tensor. Where the two
-            differ the original is another than the one that ``ours`` replaces. For code that people
-            copy and change.
+            differ the original is another than the one that ``ours`` replaces: it is left, or,
+            where people copy the code and change it, refused.
     """
 
     name: str
@@ -276,7 +276,8 @@ def _exchange(
             left.append((name, "not in this version" if version else "not in these modules"))
         for where, theirs in found:
             ours, note = _fitting(label, where, theirs, candidates)
-            chosen.append((where, theirs, ours))
+            if ours is not None:
+                chosen.append((where, theirs, ours))
             left += [(where, note)] if note else []
     if not chosen:
         raise RuntimeError(f"{label} has nothing of what plasticine.compat.{project} replaces")
@@ -364,8 +365,11 @@ def _found(name: str, modules: Sequence[ModuleType]) -> list[tuple[str, Any]]:
 
 def _fitting(
     label: str, where: str, theirs: Any, candidates: Sequence[Replacement]
-) -> tuple[Callable[..., Any], str]:
-    """The drop-in for an original, with what is to be said about it; raises if none fits."""
+) -> tuple[Callable[..., Any] | None, str]:
+    """The drop-in for an original, with what is to be said about it.
+
+    None where that of a project computes other numbers; else raises if none fits.
+    """
     reasons = []
     for candidate in candidates:
         reason = difference(theirs, candidate.ours)
@@ -379,6 +383,8 @@ def _fitting(
                 got.double(), expected.double(), rtol=1e-3, atol=1e-4
             ):
                 reason = "it computes other numbers"
+                if "." in candidate.name:
+                    return None, f"{reason} than ours"
         if reason is None:
             return candidate.ours, ""
         reasons.append(reason)

@@ -6,12 +6,14 @@ Of what these do not serve, MONAI's own originals take care where it is installe
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from plasticine.compat import _handover, _sampling, monai_grids
+from plasticine.compat import _handover, _probes, _sampling, monai_grids
 from plasticine.compat._patching import Replacement
 from plasticine.nn import losses
 from plasticine.ops import _autocast
@@ -334,17 +336,47 @@ class DiffusionLoss(_Energy):
     name = "DiffusionLoss"
 
 
+def _probe_warp(module: Callable[..., Any]) -> Tensor:
+    with warnings.catch_warnings():  # MONAI's warns that it was not compiled
+        warnings.simplefilter("ignore")
+        warped: Tensor = module()(_probes.tensor(1, 1, 5, 6, 7), _probes.field())
+    return warped
+
+
+def _probe_integration(module: Callable[..., Any]) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        integrated: Tensor = module(3)(_probes.field())
+    return integrated
+
+
+def _probe_correlation(loss: Callable[..., Any]) -> Tensor:
+    kernels = ("rectangular", "gaussian")
+    return torch.stack([loss(3, 5, kernel)(*_probes.images()) for kernel in kernels])
+
+
+def _probe_information(loss: Callable[..., Any]) -> Tensor:
+    return torch.stack([loss(kernel)(*_probes.images()) for kernel in ("gaussian", "b-spline")])
+
+
+def _probe_energy(loss: Callable[..., Any]) -> Tensor:
+    return torch.stack([loss(normalize)(_probes.field()) for normalize in (False, True)])
+
+
 REPLACEMENTS: tuple[Replacement, ...] = (
-    Replacement(f"{_BLOCKS}.Warp", Warp),
-    Replacement(f"{_BLOCKS}.DVF2DDF", DVF2DDF),
+    Replacement(f"{_BLOCKS}.Warp", Warp, _probe_warp),
+    Replacement(f"{_BLOCKS}.DVF2DDF", DVF2DDF, _probe_integration),
     Replacement(
         "monai.losses.image_dissimilarity.LocalNormalizedCrossCorrelationLoss",
         LocalNormalizedCrossCorrelationLoss,
+        _probe_correlation,
     ),
     Replacement(
-        "monai.losses.image_dissimilarity.GlobalMutualInformationLoss", GlobalMutualInformationLoss
+        "monai.losses.image_dissimilarity.GlobalMutualInformationLoss",
+        GlobalMutualInformationLoss,
+        _probe_information,
     ),
-    Replacement("monai.losses.deform.BendingEnergyLoss", BendingEnergyLoss),
-    Replacement("monai.losses.deform.DiffusionLoss", DiffusionLoss),
+    Replacement("monai.losses.deform.BendingEnergyLoss", BendingEnergyLoss, _probe_energy),
+    Replacement("monai.losses.deform.DiffusionLoss", DiffusionLoss, _probe_energy),
     *monai_grids.REPLACEMENTS,
 )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plasticine.compat import _handover
+from plasticine.compat import _handover, _probes
 from plasticine.compat._patching import Replacement
 from plasticine.compat.voxelmorph import layers, losses
 from plasticine.compat.voxelmorph.layers import ResizeTransform, SpatialTransformer, VecInt
@@ -103,72 +103,39 @@ class Grad(Grad3d):
     """:class:`Grad3d` in two dimensions."""
 
 
-def _tensor(*shape: int) -> Tensor:
-    """Numbers of a size of one, as smooth as noise, where copies that need a GPU find them."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    numbers = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
-    return numbers.to(device)
-
-
-def _field() -> Tensor:
-    return 6 * _tensor(1, 3, 5, 6, 7) - 3
-
-
-def _probe_transformer(module: Callable[..., Any]) -> Tensor:
-    image, field = _tensor(1, 1, 5, 6, 7), _field()
-    warped: Tensor = module((5, 6, 7)).to(field.device)(image, field)
-    return warped
-
-
 def _probe_register_model(module: Callable[..., Any]) -> Tensor:
-    image, field = _tensor(1, 1, 5, 6, 7), _field()
+    image, field = _probes.tensor(1, 1, 5, 6, 7), _probes.field()
     warped: Tensor = module((5, 6, 7), "bilinear").to(field.device)([image, field])
     return warped
 
 
-def _probe_integration(module: Callable[..., Any]) -> Tensor:
-    integrated: Tensor = module((5, 6, 7), 3).to(_field().device)(_field())
-    return integrated
-
-
-def _probe_resizing(module: Callable[..., Any]) -> Tensor:
-    resized: Tensor = module(2, 3)(_field())
-    return resized
-
-
 def _probe_similarity(loss: Callable[..., Any]) -> Tensor:
-    first, second = _tensor(2, 1, 12, 11, 10)[:, None].unbind()
-    found: Tensor = loss()(first, second)
+    found: Tensor = loss()(*_probes.images())
     return found
 
 
 def _probe_smoothness(loss: Callable[..., Any]) -> Tensor:
-    found: Tensor = loss("l2", loss_mult=2)(_field(), _field())
+    found: Tensor = loss("l2", loss_mult=2)(_probes.field(), _probes.field())
     return found
 
 
 def _probe_smoothness_2d(loss: Callable[..., Any]) -> Tensor:
-    field = _tensor(1, 2, 5, 6)
+    field = _probes.tensor(1, 2, 5, 6)
     found: Tensor = loss("l2", loss_mult=2)(field, field)
-    return found
-
-
-def _probe_loss(loss: Callable[..., Any]) -> Tensor:
-    found: Tensor = loss("l2", loss_mult=2).loss(None, _field())
     return found
 
 
 # Of several of one name, the one whose numbers are those of the copy.
 REPLACEMENTS: tuple[Replacement, ...] = (
-    Replacement("SpatialTransformer", SpatialTransformer, _probe_transformer),
-    Replacement("SpatialTransformer", UnalignedSpatialTransformer, _probe_transformer),
+    Replacement("SpatialTransformer", SpatialTransformer, _probes.transformer),
+    Replacement("SpatialTransformer", UnalignedSpatialTransformer, _probes.transformer),
     Replacement("register_model", register_model, _probe_register_model),
     Replacement("register_model", UnalignedRegisterModel, _probe_register_model),
-    Replacement("VecInt", VecInt, _probe_integration),
-    Replacement("VecInt", UnalignedVecInt, _probe_integration),
-    Replacement("ResizeTransform", layers.ResizeTransform, _probe_resizing),
+    Replacement("VecInt", VecInt, _probes.integration),
+    Replacement("VecInt", UnalignedVecInt, _probes.integration),
+    Replacement("ResizeTransform", layers.ResizeTransform, _probes.resizing),
     Replacement("NCC_vxm", NCC_vxm, _probe_similarity),
     Replacement("Grad3d", Grad3d, _probe_smoothness),
     Replacement("Grad", Grad, _probe_smoothness_2d),
-    Replacement("Grad", losses.Grad, _probe_loss),
+    Replacement("Grad", losses.Grad, _probes.smoothness),
 )
