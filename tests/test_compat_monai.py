@@ -223,6 +223,18 @@ def test_compile_vmap_autocast_and_double_backward():
     assert torch.autograd.gradgradcheck(warp, (moving, ddf))
 
 
+def test_autocast_on_a_cpu(theirs):
+    moving, ddf = image((6, 7, 8)), field((6, 7, 8))
+    with torch.autocast("cpu", torch.bfloat16):
+        for x in (moving, moving.bfloat16()):
+            for u in (ddf, ddf.bfloat16()):
+                got, expected = monai.Warp()(x, u), theirs["Warp"]()(x, u)
+                # Their coordinates are bfloat16, if the field is.
+                torch.testing.assert_close(got, expected, rtol=0.05, atol=0.05)
+                got, expected = monai.DVF2DDF(2)(u), theirs["DVF2DDF"](2)(u)
+                torch.testing.assert_close(got, expected, rtol=0.05, atol=0.05)
+
+
 def test_patch_serves_the_models_of_monai(theirs):
     from monai.networks import nets
 

@@ -189,6 +189,29 @@ def test_errors(absent):
         voxelmorph.ncc(moving / 0, moving)
 
 
+def test_steps_below_zero_are_handed_over(theirs):
+    velocity = field((7, 10))
+    for options in ({}, {"scale": 0.5}, {"transformer": lambda u, v: u - v}):
+        expected = theirs["integrate_vec"](velocity, -1, **options)
+        torch.testing.assert_close(voxelmorph.integrate_vec(velocity, -1, **options), expected)
+
+
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+def test_autocast_on_a_cpu(theirs, mode):
+    moving, trf = image((7, 8, 9)), field((7, 8, 9))
+    transformers = pair(theirs, "SpatialTransformer", mode)
+    integrators = pair(theirs, "IntegrateVelocityField", steps=2, interpolation_mode=mode)
+    # A bfloat16 coordinate is wrong by more than what decides over the nearest voxel.
+    tolerance = {"rtol": 0.05, "atol": 0.05 if mode == "linear" else 5}
+    with torch.autocast("cpu", torch.bfloat16):
+        for x in (moving, moving.bfloat16()):
+            for u in (trf, trf.bfloat16()):
+                got, expected = (module(x, u) for module in transformers)
+                torch.testing.assert_close(got, expected, **tolerance)
+                got, expected = (module(u) for module in integrators)
+                torch.testing.assert_close(got, expected, **tolerance)
+
+
 def test_compile_and_vmap():
     moving, trf = image((6, 7, 8)), field((6, 7, 8))
     transformer, integrate = (

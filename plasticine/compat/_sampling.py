@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from plasticine import exponential, warp
+from plasticine.ops import _autocast
 
 
 def sample(
@@ -30,6 +31,9 @@ def sample(
         padding: likewise.
         align_corners: of ``F.grid_sample``.
     """
+    if image.is_cpu or displacement.is_cpu:
+        # F.grid_sample takes all in float32 there, but the widest types on a GPU.
+        image, displacement = _autocast.single(image, displacement)
     if image.dtype != displacement.dtype:  # of autocast: the wider is the result's, as of PyTorch's
         dtype = torch.promote_types(image.dtype, displacement.dtype)
         image, displacement = image.to(dtype), displacement.to(dtype)

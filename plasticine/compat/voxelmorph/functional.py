@@ -79,7 +79,8 @@ def spatial_transform(
     found = _sampling.sample(precise, field, mode=method, **options)
     for _ in range(2 - len(leading)):
         found = found.squeeze(0)
-    return found.to(image.dtype) if method == "nearest" else found
+    is_label = method == "nearest" and not image.is_floating_point()
+    return found.to(image.dtype) if is_label else found
 
 
 def integrate_vec(
@@ -93,8 +94,8 @@ def integrate_vec(
     """Scaling and squaring, on :func:`plasticine.exponential`, with zeros outside of the grid.
 
     Near an edge that the velocity crosses the result is wrong by voxels, as VoxelMorph's is;
-    ``plasticine.exponential`` continues the field there. A ``meshgrid`` and one spatial axis are
-    handed over to the original.
+    ``plasticine.exponential`` continues the field there. A ``meshgrid``, one spatial axis and a
+    negative number of steps are handed over to the original.
 
     Args:
         vec: ``(B, d, *spatial)`` or, without ``non_spatial_dims``, ``(d, *spatial)`` in voxels.
@@ -109,13 +110,13 @@ def integrate_vec(
     """
     if steps == 0:
         return vec if scale is None else vec * scale
-    if transformer is not None:
+    if transformer is not None and steps > 0:
         u = vec / 2**steps if scale is None else vec * scale
         for _ in range(steps):
             u = u + transformer(u, u)
         return u
     field = vec if non_spatial_dims else vec[None]
-    if meshgrid is not None or not is_field(field, field.dim() - 2):
+    if steps < 0 or meshgrid is not None or not is_field(field, field.dim() - 2):
         original = _handover.theirs(f"{_MODULE}.integrate_vec", "this field")
         given: Tensor = original(vec, steps, meshgrid, non_spatial_dims, scale, transformer)
         return given
