@@ -63,7 +63,9 @@ def test_jitter_draws_the_same_numbers(theirs):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("options", [{}, {"num_steps": 3, "padding_mode": "border"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"num_steps": 3, "padding_mode": "border"}, {"num_steps": True}]
+)
 def test_dvf2ddf(theirs, options, size, dtype):
     same(monai.DVF2DDF(**options), theirs["DVF2DDF"](**options), field(size, dtype), atol=1e-4)
 

@@ -98,6 +98,10 @@ def test_checkpoints_go_both_ways():
         with pytest.raises(RuntimeError, match="Unexpected"):
             ours.load_state_dict({"other": torch.zeros(1)})
         assert not list(ours.buffers())
+        for module in (ours, other):
+            (name,) = other.state_dict()
+            with pytest.raises(RuntimeError, match=f"size mismatch for {name}"):
+                module.load_state_dict({name: torch.zeros(1, 2, 5, 7)}, strict=False)
 
 
 def test_errors():

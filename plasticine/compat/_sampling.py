@@ -65,4 +65,5 @@ def integrate(velocity: Tensor, steps: int, scale: float | None = None) -> Tenso
         return u
     if scale is not None and scale != 2.0**-steps:
         velocity = velocity * (scale * 2.0**steps)
+    steps = int(steps) if isinstance(steps, bool) else steps  # which range() takes
     return exponential(velocity, steps=steps, padding="zeros")

@@ -321,7 +321,7 @@ class BendingEnergyLoss(_Energy):
     """``monai.losses.BendingEnergyLoss`` of MONAI 1.6, on :func:`plasticine.smoothness`.
 
     Before 1.6 it derived twice by central differences, which skip every other voxel, and its
-    numbers are others. One spatial axis and reduction "none" are handed over to the original.
+    numbers are others: ``patch`` leaves it. One spatial axis and reduction "none" are handed over to the original.
     """
 
     name = "BendingEnergyLoss"

@@ -66,9 +66,16 @@ class SpatialTransformer(_handover.DropIn, nn.Module):
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *others: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *others)
-        unexpected = others[3]
-        if f"{prefix}grid" in unexpected:
-            unexpected.remove(f"{prefix}grid")
+        *_, unexpected, errors = others
+        name = f"{prefix}grid"
+        if name in unexpected:
+            unexpected.remove(name)
+        shape = (1, len(self.size), *self.size)
+        if name in state_dict and state_dict[name].shape != shape:
+            errors.append(
+                f"size mismatch for {name}: it has shape {tuple(state_dict[name].shape)} in the "
+                f"checkpoint, and would have {shape} here"
+            )
 
     def extra_repr(self) -> str:
         """The options."""
