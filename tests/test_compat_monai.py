@@ -225,6 +225,53 @@ def test_compile_vmap_autocast_and_double_backward():
     assert torch.autograd.gradgradcheck(warp, (moving, ddf))
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "attributes"),
+    [
+        (
+            "LocalNormalizedCrossCorrelationLoss",
+            options,
+            ("ndim", "kernel_size", "kernel", "kernel_vol", "smooth_nr", "smooth_dr"),
+        )
+        for options in ({}, {"kernel_type": "gaussian", "spatial_dims": 2}, {"spatial_dims": 1})
+    ]
+    + [
+        (
+            "GlobalMutualInformationLoss",
+            options,
+            ("kernel_type", "num_bins", "bin_centers", "preterm", "smooth_nr", "smooth_dr"),
+        )
+        for options in ({}, {"num_bins": 9, "sigma_ratio": 0.7}, {"kernel_type": "b-spline"})
+    ]
+    + [(name, {"normalize": True}, ("normalize",)) for name in ("DiffusionLoss",)],
+)
+def test_what_subclasses_of_a_loss_read(theirs, name, options, attributes):
+    ours, other = getattr(monai, name)(**options), theirs[name](**options)
+    assert isinstance(ours, torch.nn.modules.loss._Loss)
+    assert ours.state_dict().keys() == other.state_dict().keys()
+    for attribute in ("reduction", *attributes):
+        got, expected = getattr(ours, attribute), getattr(other, attribute)
+        if isinstance(expected, torch.Tensor):
+            torch.testing.assert_close(got, expected)
+        else:
+            assert got == expected
+
+
+def test_attributes_of_a_loss_may_be_set(theirs):
+    moving, fixed, ddf = image((6, 7, 8)), image((6, 7, 8), seed=2), field((6, 7, 8))
+    for name, inputs, changes in (
+        ("LocalNormalizedCrossCorrelationLoss", (moving, fixed), {"smooth_dr": 2.0}),
+        ("GlobalMutualInformationLoss", (moving, fixed), {"reduction": "none", "smooth_nr": 0.01}),
+        ("BendingEnergyLoss", (ddf,), {"normalize": True, "reduction": "sum"}),
+        ("DiffusionLoss", (ddf,), {"reduction": "none"}),
+    ):
+        ours, other = getattr(monai, name)(), theirs[name]()
+        for module in (ours, other):
+            for attribute, value in changes.items():
+                setattr(module, attribute, value)
+        torch.testing.assert_close(ours(*inputs), other(*inputs), rtol=1e-4, atol=1e-5)
+
+
 def test_autocast_on_a_cpu(theirs):
     moving, ddf = image((6, 7, 8)), field((6, 7, 8))
     with torch.autocast("cpu", torch.bfloat16):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -55,3 +56,36 @@ def smoothness(loss: Callable[..., Any]) -> Tensor:
     """See :func:`transformer`."""
     found: Tensor = loss("l2", loss_mult=2).loss(None, field())
     return found
+
+
+def monai_warp(module: Callable[..., Any]) -> Tensor:
+    """Of MONAI, as those that follow."""
+    with warnings.catch_warnings():  # it warns that it was not compiled
+        warnings.simplefilter("ignore")
+        layer = module()
+    warped: Tensor = layer(tensor(1, 1, 5, 6, 7), field())
+    return warped
+
+
+def monai_integration(module: Callable[..., Any]) -> Tensor:
+    """See :func:`monai_warp`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        layer = module(3)
+    integrated: Tensor = layer(field())
+    return integrated
+
+
+def monai_correlation(loss: Callable[..., Any]) -> Tensor:
+    """See :func:`monai_warp`."""
+    return torch.stack([loss(3, 5, kernel)(*images()) for kernel in ("rectangular", "gaussian")])
+
+
+def monai_information(loss: Callable[..., Any]) -> Tensor:
+    """See :func:`monai_warp`."""
+    return torch.stack([loss(kernel)(*images()) for kernel in ("gaussian", "b-spline")])
+
+
+def monai_energy(loss: Callable[..., Any]) -> Tensor:
+    """See :func:`monai_warp`."""
+    return torch.stack([loss(normalize)(field()) for normalize in (False, True)])

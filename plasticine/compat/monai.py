@@ -6,17 +6,17 @@ Of what these do not serve, MONAI's own originals take care where it is installe
 from __future__ import annotations
 
 import sys
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss as TorchLoss
 
 from plasticine.compat import _handover, _probes, _sampling, monai_grids
 from plasticine.compat._patching import Replacement
 from plasticine.nn import losses
 from plasticine.ops import _autocast
+from plasticine.reference.lncc import taps_of
 
 _BLOCKS = "monai.networks.blocks.warp"
 _MODES = {"bilinear": "linear", "nearest": "nearest", "bicubic": "cubic"}
@@ -158,14 +158,23 @@ def _check_field(image: Tensor, ddf: Tensor) -> None:
         )
 
 
-class _Loss(_handover.DropIn, nn.Module):
-    """A loss of this package, or MONAI's own where that does not serve it."""
+# Attributes of a loss that MONAI reads at every call.
+_READ = ("reduction", "smooth_nr", "smooth_dr", "normalize")
+
+
+class _Loss(_handover.DropIn, TorchLoss):
+    """A loss of this package, or MONAI's own where that does not serve it.
+
+    The arguments are its attributes, too.
+    """
 
     name: str
 
     def __init__(self, ours: type[nn.Module], is_served: bool, **arguments: Any) -> None:
         super().__init__()
-        arguments["reduction"] = self.reduction = _word(arguments["reduction"])
+        arguments["reduction"] = _word(arguments["reduction"])
+        for name, value in arguments.items():
+            setattr(self, name, value)
         self._arguments = arguments
         self._original: nn.Module | None = None
         self._ours = ours(**arguments) if is_served else None
@@ -173,6 +182,7 @@ class _Loss(_handover.DropIn, nn.Module):
             self._theirs(", ".join(f"{name}={value!r}" for name, value in arguments.items()))
 
     def _loss(self, *images: Tensor) -> Tensor:
+        self._read()
         images = _autocast.single(*images)
         first = images[0]
         if self._ours is None or any(
@@ -183,6 +193,15 @@ class _Loss(_handover.DropIn, nn.Module):
         else:
             found = self._ours(*images)
         return found
+
+    def _read(self) -> None:
+        """Follows attributes that were set since."""
+        read = {name: getattr(self, name) for name in _READ if name in self._arguments}
+        arguments = {**self._arguments, **read}
+        if arguments != self._arguments:
+            fresh = globals()[self.name](**arguments)
+            self._ours, self._original = fresh._ours, fresh._original
+            self._arguments = arguments
 
     def _theirs(self, why: str) -> nn.Module:
         if self._original is None:
@@ -224,9 +243,18 @@ class LocalNormalizedCrossCorrelationLoss(_Loss):
             kernel_size=kernel_size,
             kernel_type=kernel_type,
             reduction=reduction,
-            smooth_nr=smooth_nr,
-            smooth_dr=smooth_dr,
+            smooth_nr=float(smooth_nr),
+            smooth_dr=float(smooth_dr),
         )
+        self.ndim = spatial_dims
+        if self._original is None:
+            taps = taps_of(kernel_size, {"rectangular": "box"}.get(kernel_type, kernel_type))
+            kernel: Any = torch.tensor(taps)
+            volume: Any = kernel.sum() ** spatial_dims
+        else:
+            kernel, volume = self._original.kernel, self._original.kernel_vol
+        self.register_buffer("kernel", kernel, persistent=False)
+        self.register_buffer("kernel_vol", volume, persistent=False)
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """The loss of two images ``(N, C, *spatial)``; ValueError where the shapes do not fit."""
@@ -266,9 +294,15 @@ class GlobalMutualInformationLoss(_Loss):
             num_bins=num_bins,
             sigma_ratio=sigma_ratio,
             reduction=reduction,
-            smooth_nr=smooth_nr,
-            smooth_dr=smooth_dr,
+            smooth_nr=float(smooth_nr),
+            smooth_dr=float(smooth_dr),
         )
+        centers = preterm = None
+        if kernel_type == "gaussian":
+            centers = torch.linspace(0.0, 1.0, num_bins)[None, None]
+            preterm = 1 / (2 * (centers.diff().mean() * sigma_ratio) ** 2)
+        self.register_buffer("bin_centers", centers, persistent=False)
+        self.register_buffer("preterm", preterm, persistent=False)
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """The loss of two images ``(N, *any)``; ValueError where the shapes differ."""
@@ -321,7 +355,8 @@ class BendingEnergyLoss(_Energy):
     """``monai.losses.BendingEnergyLoss`` of MONAI 1.6, on :func:`plasticine.smoothness`.
 
     Before 1.6 it derived twice by central differences, which skip every other voxel, and its
-    numbers are others: ``patch`` leaves it. One spatial axis and reduction "none" are handed over to the original.
+    numbers are others: ``patch`` leaves it. One spatial axis and reduction "none" are handed over
+    to the original.
     """
 
     name = "BendingEnergyLoss"
@@ -336,47 +371,20 @@ class DiffusionLoss(_Energy):
     name = "DiffusionLoss"
 
 
-def _probe_warp(module: Callable[..., Any]) -> Tensor:
-    with warnings.catch_warnings():  # MONAI's warns that it was not compiled
-        warnings.simplefilter("ignore")
-        warped: Tensor = module()(_probes.tensor(1, 1, 5, 6, 7), _probes.field())
-    return warped
-
-
-def _probe_integration(module: Callable[..., Any]) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        integrated: Tensor = module(3)(_probes.field())
-    return integrated
-
-
-def _probe_correlation(loss: Callable[..., Any]) -> Tensor:
-    kernels = ("rectangular", "gaussian")
-    return torch.stack([loss(3, 5, kernel)(*_probes.images()) for kernel in kernels])
-
-
-def _probe_information(loss: Callable[..., Any]) -> Tensor:
-    return torch.stack([loss(kernel)(*_probes.images()) for kernel in ("gaussian", "b-spline")])
-
-
-def _probe_energy(loss: Callable[..., Any]) -> Tensor:
-    return torch.stack([loss(normalize)(_probes.field()) for normalize in (False, True)])
-
-
 REPLACEMENTS: tuple[Replacement, ...] = (
-    Replacement(f"{_BLOCKS}.Warp", Warp, _probe_warp),
-    Replacement(f"{_BLOCKS}.DVF2DDF", DVF2DDF, _probe_integration),
+    Replacement(f"{_BLOCKS}.Warp", Warp, _probes.monai_warp),
+    Replacement(f"{_BLOCKS}.DVF2DDF", DVF2DDF, _probes.monai_integration),
     Replacement(
         "monai.losses.image_dissimilarity.LocalNormalizedCrossCorrelationLoss",
         LocalNormalizedCrossCorrelationLoss,
-        _probe_correlation,
+        _probes.monai_correlation,
     ),
     Replacement(
         "monai.losses.image_dissimilarity.GlobalMutualInformationLoss",
         GlobalMutualInformationLoss,
-        _probe_information,
+        _probes.monai_information,
     ),
-    Replacement("monai.losses.deform.BendingEnergyLoss", BendingEnergyLoss, _probe_energy),
-    Replacement("monai.losses.deform.DiffusionLoss", DiffusionLoss, _probe_energy),
+    Replacement("monai.losses.deform.BendingEnergyLoss", BendingEnergyLoss, _probes.monai_energy),
+    Replacement("monai.losses.deform.DiffusionLoss", DiffusionLoss, _probes.monai_energy),
     *monai_grids.REPLACEMENTS,
 )
