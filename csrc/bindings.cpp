@@ -12,6 +12,7 @@
 #include "exponential/casters.h"
 #include "exponential/cpu/exponential.h"
 #include "folding/cpu/folding.h"
+#include "gaussian_smooth/gaussian_smooth.h"
 #include "invert/cpu/invert.h"
 #include "jacobian/cpu/jacobian.h"
 #include "jacobian_penalty/jacobian_penalty.h"
@@ -100,6 +101,7 @@ PYBIND11_MODULE(_native, module) {
   module.def("jacobian_forward", &jacobian_forward, release());
   module.def("jacobian_backward", &jacobian_backward, release());
   module.def("folding", &folding, release());
+  module.def("gaussian_smooth", &gaussian_smooth, release());
   module.def(
       "lncc_forward",
       of_fields<T, T, T, T, T, int, LnccKernel, bool, LnccBorder, LnccStabiliser, double, double>(

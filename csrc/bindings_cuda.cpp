@@ -10,6 +10,7 @@
 #include "exponential/casters.h"
 #include "exponential/cuda/exponential.h"
 #include "folding/cuda/folding.h"
+#include "gaussian_smooth/gaussian_smooth.h"
 #include "invert/cuda/invert.h"
 #include "jacobian/cuda/jacobian.h"
 #include "jacobian_penalty/jacobian_penalty.h"
@@ -72,6 +73,7 @@ PYBIND11_MODULE(_cuda, module) {
   module.def("jacobian_forward", &cuda::jacobian_forward, release());
   module.def("jacobian_backward", &cuda::jacobian_backward, release());
   module.def("folding", &cuda::folding, release());
+  module.def("gaussian_smooth", &cuda::gaussian_smooth, release());
   module.def(
       "lncc_forward",
       of_fields<T, T, T, T, T, int, LnccKernel, bool, LnccBorder, LnccStabiliser, double, double>(

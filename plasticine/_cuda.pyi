@@ -38,6 +38,15 @@ def warp_backward(
     device: int,
     stream: int,
 ) -> None: ...
+def gaussian_smooth(
+    images: Tensor,
+    out: Tensor,
+    scratch: Tensor,
+    sigma: Sequence[float],
+    adjoint: bool,
+    device: int,
+    stream: int,
+) -> None: ...
 def spline_coefficients(
     image: Tensor,
     out: Tensor,

@@ -30,6 +30,9 @@ def warp_backward(
     padding: str,
     threads: int,
 ) -> None: ...
+def gaussian_smooth(
+    images: Tensor, out: Tensor, sigma: Sequence[float], adjoint: bool, threads: int
+) -> None: ...
 def spline_coefficients(
     image: Tensor,
     out: Tensor,

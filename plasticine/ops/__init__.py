@@ -10,6 +10,7 @@ from plasticine.ops._operator import REGISTRY as REGISTRY
 from plasticine.ops.compose import compose
 from plasticine.ops.exponential import exponential
 from plasticine.ops.folding import Folding, folding
+from plasticine.ops.gaussian_smooth import gaussian_smooth
 from plasticine.ops.invert import Inverse, invert
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.jacobian_penalty import jacobian_penalty
@@ -29,6 +30,7 @@ __all__ = [
     "correlation_ratio",
     "exponential",
     "folding",
+    "gaussian_smooth",
     "invert",
     "jacobian_determinant",
     "jacobian_penalty",

@@ -9,6 +9,7 @@ from plasticine.reference.correlation_ratio import correlation_ratio
 from plasticine.reference.derivatives import double_backward, gradients, warp_double_backward
 from plasticine.reference.exponential import exponential, first_displacement
 from plasticine.reference.folding import folding
+from plasticine.reference.gaussian_smooth import gaussian_smooth
 from plasticine.reference.invert import invert, invert_adjoint
 from plasticine.reference.jacobian import jacobian_determinant
 from plasticine.reference.jacobian_penalty import jacobian_penalty
@@ -30,6 +31,7 @@ __all__ = [
     "exponential",
     "first_displacement",
     "folding",
+    "gaussian_smooth",
     "gradients",
     "invert",
     "invert_adjoint",
