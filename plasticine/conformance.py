@@ -105,6 +105,7 @@ class Maker:
 
 MAKERS: dict[str, Callable[[Maker], Tensor]] = {
     "image": lambda make: make.image(make.source),
+    "images": lambda make: make.image(make.source),
     "displacement": lambda make: make.vectors(make.grid, 2.5),  # reaches well outside
     "affine": lambda make: make.affine(),
     "u": lambda make: make.vectors(make.source, 2.0),
@@ -268,6 +269,11 @@ def _statistics(found: plasticine.ops.Folding) -> Tensor:
     return torch.stack([x.double() for x in (*values, *others)], 1)
 
 
+def _gaussian_smooth(images: Tensor, sigma: Any, backend: str) -> Tensor:
+    widths = sigma[: images.ndim - 2] if isinstance(sigma, tuple) else sigma
+    return plasticine.gaussian_smooth(images, widths, backend=backend)
+
+
 _SAMPLED = {"affine": (False, True), "prefilter": (True, False)}
 
 OPERATORS = {
@@ -369,6 +375,15 @@ OPERATORS = {
             "spline_coefficients",
             plasticine.spline_coefficients,
             reference.spline_coefficients,
+            forward_mode=True,
+            rounding=ROUNDING | {torch.float32: 2e-6},
+        ),
+        Operator(
+            "gaussian_smooth",
+            _gaussian_smooth,
+            reference.gaussian_smooth,
+            # Wider than some axes are long, which is 3 and more; of one voxel and none.
+            choices={"sigma": (1.2, (0.4, 2.0, 0.0))},
             forward_mode=True,
             rounding=ROUNDING | {torch.float32: 2e-6},
         ),

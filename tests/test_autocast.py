@@ -19,6 +19,7 @@ FIELD_OPERATORS = {
     "jacobian": plasticine.jacobian_determinant,
     "invert": lambda u: plasticine.invert(u / 8).displacement,
     "spline_coefficients": plasticine.spline_coefficients,
+    "gaussian_smooth": functools.partial(plasticine.gaussian_smooth, sigma=1.5),
 }
 # Those that take an image with a displacement, and maybe an affine, on one grid.
 IMAGE_OPERATORS = {

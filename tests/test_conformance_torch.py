@@ -24,7 +24,7 @@ from plasticine.ops import REGISTRY
 ALL = list(OPERATORS.values())
 DIFFERENTIABLE = [operator for operator in ALL if operator.differentiable]
 # Sums and compositions of what differentiates.
-COMPOSED = ("spline_coefficients", "exponential", "warp_exponential")
+COMPOSED = ("spline_coefficients", "gaussian_smooth", "exponential", "warp_exponential")
 LINEAR = {"mode": "linear", "prefilter": True, "steps": 2}
 SIZE = ((4, 5), (3, 4))
 close = torch.testing.assert_close
@@ -114,7 +114,8 @@ def test_opcheck_of_every_operator_that_is_reached(served, operator):
     reached = {overload.name().partition("::")[2] for overload, _ in checked}
     assert any(name.startswith(operator.name) for name in reached), reached
     assert (f"{operator.name}_backward" in reached) == (
-        operator.differentiable > 0 and operator.name not in ("splat", "spline_coefficients")
+        operator.differentiable > 0
+        and operator.name not in ("splat", "spline_coefficients", "gaussian_smooth")
     )
 
 
@@ -406,7 +407,7 @@ def refused() -> list[Any]:
                     (operator, name, lambda x: x.to("meta"), ValueError, "on one device.*meta"),
                     (operator, name, lambda x: x[[0, 1, 0]], ValueError, "batch size"),
                 ]
-            if name != "image":
+            if name not in ("image", "images"):
                 cases += [(operator, name, lambda x: x[:, :1], ValueError, "must have shape")]
         for name, words in operator.every.items():
             if isinstance(words[0], str):

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 import plasticine
-from plasticine import metrics, structure
+from plasticine import gaussian_smooth, metrics, structure
 from plasticine.diffusion import sampler
 from plasticine.diffusion.schedule import NoiseSchedule
 from plasticine.diffusion.slabs import blending_weights
 from plasticine.io import read_volume, translate_volume
-from plasticine.reference.gaussian import gaussian_blur
 from plasticine.registration import (
     InstanceOptimisation,
     Level,
@@ -84,7 +83,7 @@ def _images(*size: int, seed: int = 3) -> Tensor:
     """Two smooth images within [0, 1], which no mode has touched."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(2, 1, *size, generator=generator, dtype=torch.float32, device="cpu")
-    smooth = gaussian_blur(drawn, 2.0)
+    smooth = gaussian_smooth(drawn, 2.0)
     return (smooth - smooth.amin()) / (smooth.amax() - smooth.amin())
 
 

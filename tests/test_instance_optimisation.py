@@ -9,9 +9,8 @@ import torch
 from refusal import refuses
 from torch import Tensor
 
-from plasticine import exponential, folding, warp
+from plasticine import exponential, folding, gaussian_smooth, warp
 from plasticine.metrics import end_point_error
-from plasticine.reference.gaussian import gaussian_blur
 from plasticine.registration import (
     Deformation,
     InstanceOptimisation,
@@ -27,13 +26,13 @@ QUICK = InstanceOptimisation(levels=(Level(2, 8, 20), Level(1, 8, 10)))
 def _texture(count: int, size: tuple[int, ...], seed: int = 0) -> Tensor:
     """Smooth images within [-1, 1]."""
     noise = torch.randn((count, 1, *size), generator=torch.Generator().manual_seed(seed))
-    smooth = gaussian_blur(noise, 1.5)
+    smooth = gaussian_smooth(noise, 1.5)
     return smooth / smooth.flatten(1).abs().amax(1).view(-1, *[1] * (len(size) + 1))
 
 
 def _velocity(size: tuple[int, ...], voxels: float, seed: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    drawn = gaussian_blur(torch.randn((1, len(size), *size), generator=generator), 6)
+    drawn = gaussian_smooth(torch.randn((1, len(size), *size), generator=generator), 6)
     return voxels * drawn / drawn.norm(dim=1).mean()
 
 

@@ -113,6 +113,11 @@ CALLS = {
         lambda *x, backend: plasticine.splat(*x, mode="cubic", backend=backend),
     ),
     "spline_coefficients": Call("spline_coefficients", ("image",), plasticine.spline_coefficients),
+    "gaussian_smooth": Call(
+        "gaussian_smooth",
+        ("image",),
+        lambda x, backend: plasticine.gaussian_smooth(x, (1.7, 0.8, 1.2), backend=backend),
+    ),
     # It says when it has not converged, and looks for that.
     "invert": Call(
         "invert",

@@ -42,6 +42,7 @@ OPERATORS = {
     },
     "splat": "plasticine.splat(image, field)",
     "spline_coefficients": "plasticine.spline_coefficients(image)",
+    "gaussian_smooth": "plasticine.gaussian_smooth(image, 1.5)",
     "compose": "plasticine.compose(field, other)",
     "exponential": "plasticine.exponential(field, steps=4)",
     "warp_exponential": "plasticine.warp_exponential(image, field, steps=4)",

@@ -9,8 +9,7 @@ import pytest
 import torch
 from refusal import refuses
 
-from plasticine import structure
-from plasticine.reference.gaussian import gaussian_blur
+from plasticine import gaussian_smooth, structure
 from plasticine.reference.shift import shift
 from plasticine.structure.contour import clipped_distance
 
@@ -23,7 +22,7 @@ SHAPES = [(2, 1, 17, 22), (1, 1, 9, 12, 11)]
 def _blobs(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
     """A smooth random image within [-1, 1]."""
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-    smooth = gaussian_blur(noise, 1.5)
+    smooth = gaussian_smooth(noise, 1.5)
     low = smooth.flatten(1).min(1).values.view(-1, *([1] * (len(shape) - 1)))
     high = smooth.flatten(1).max(1).values.view(-1, *([1] * (len(shape) - 1)))
     return 2 * (smooth - low) / (high - low) - 1

@@ -13,8 +13,8 @@ from refusal import refuses
 from small_models import images, untrained
 
 import plasticine
+from plasticine import gaussian_smooth
 from plasticine.nn.tensor_file import load_tensors, save_tensors
-from plasticine.reference.gaussian import gaussian_blur
 from plasticine.registration import InstanceOptimisation, Level
 from plasticine.translation import (
     ModelError,
@@ -88,7 +88,7 @@ class TestInstanceOptimisation:
 
     def _pair(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Smooth images, and the same three voxels further, in another contrast."""
-        images = gaussian_blur(
+        images = gaussian_smooth(
             torch.randn(3, 1, 24, 28, generator=torch.Generator().manual_seed(3)), 2.0
         )
         images = (images - images.amin()) / (images.amax() - images.amin())

@@ -18,8 +18,8 @@ from benchmarks.translation.paired import PairedLoss
 from benchmarks.translation.registered_target import register
 from benchmarks.translation.task import CROP, Task, from_network, to_network
 from benchmarks.translation.unconditional import ddib, sdedit, unconditional_denoiser
+from plasticine import gaussian_smooth
 from plasticine.diffusion import ImageUNet
-from plasticine.reference.gaussian import gaussian_blur
 from plasticine.reference.shift import shift
 from plasticine.training.data import RandomDeformation
 from plasticine.translation import TranslationModel, Translator
@@ -33,7 +33,7 @@ def blobs(count: int, size: tuple[int, int], seed: int = 0) -> torch.Tensor:
     """Smooth images within [0, 1], dark at their edge."""
     noise = torch.rand((count, 1, *size), generator=torch.Generator().manual_seed(seed))
     window = torch.outer(*(torch.hann_window(n, periodic=False) for n in size))
-    smooth = gaussian_blur(noise, 2) * window
+    smooth = gaussian_smooth(noise, 2) * window
     return smooth / smooth.amax()
 
 

@@ -40,11 +40,10 @@ from benchmarks.translation.record import (
     write,
 )
 from benchmarks.translation.task import load_task, some_slices
-from plasticine import compose, exponential, folding, jacobian_determinant, warp
+from plasticine import compose, exponential, folding, gaussian_smooth, jacobian_determinant, warp
 from plasticine.cli.progress import progress
 from plasticine.metrics import dice, end_point_error_map
 from plasticine.nn.validity import validity_mask
-from plasticine.reference.gaussian import gaussian_blur
 from plasticine.registration import InstanceOptimisation
 from plasticine.structure import MultiOtsu
 from plasticine.translation import Trace, Translator
@@ -91,7 +90,7 @@ def known_velocity(
     best: tuple[float, Tensor] | None = None
     for _ in range(arguments.candidates):
         noise = torch.randn(1, 2, *brain.shape[2:], generator=generator)
-        velocity = scaled_to_mean(gaussian_blur(noise, sigma), brain, arguments.mean)
+        velocity = scaled_to_mean(gaussian_smooth(noise, sigma), brain, arguments.mean)
         u, inverse = exponential(velocity, inverse=True)
         if any(int(folding(field).folds) for field in (u, inverse)):
             continue

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from plasticine.io.orientation import axes_towards
 from plasticine.nn.labels import move_labels
 from plasticine.nn.resampling import resample
-from plasticine.reference.gaussian import gaussian_smooth
+from plasticine.ops.gaussian_smooth import gaussian_smooth
 
 # Headers hold spacings as float32: a hair's difference is not worth an interpolation.
 _SAME_SPACING = 1e-4
@@ -179,10 +179,8 @@ class ModelGrid:
         """
         if not self.resampled:
             return images
-        for axis, factor in enumerate(self.scale):
-            images = gaussian_smooth(
-                images, axis + 2, 0.5 * math.sqrt(max(0, (0.5 / factor) ** 2 - 1))
-            )
+        sigma = [0.5 * math.sqrt(max(0, (0.5 / factor) ** 2 - 1)) for factor in self.scale]
+        images = gaussian_smooth(images, sigma)
         return resample(images, self.model_shape, [1 / factor for factor in self.scale])
 
     def labels_to_model(self, labels: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from plasticine.reference.gaussian import gaussian_blur
+from plasticine.reference.gaussian_smooth import gaussian_smooth
 from plasticine.reference.shift import shift
 
 #: A voxel's variance counts as this much of the image's mean, if it is less.
@@ -51,7 +51,7 @@ def mind_descriptor(image: Tensor, dilation: int, sigma: float) -> Tensor:
 
     pairs = mind_pairs(image.ndim - 2)
     difference = torch.cat([(moved(a) - moved(b)) ** 2 for a, b in pairs], 1)
-    distance = gaussian_blur(difference, sigma)
+    distance = gaussian_smooth(difference, sigma)
     variance = distance.mean(1, keepdim=True)
     # A flat region has no variance to divide by: it counts as noise of a thousandth of
     # the image's mean, so that its descriptor is 1 and not a pattern of rounding errors.

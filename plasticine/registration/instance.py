@@ -14,11 +14,11 @@ from plasticine.nn.modes import plain_modes, recordable
 from plasticine.nn.resampling import resample
 from plasticine.nn.validity import validity_mask
 from plasticine.ops._checks import is_tensor
+from plasticine.ops.gaussian_smooth import gaussian_smooth
 from plasticine.ops.jacobian_penalty import jacobian_penalty
 from plasticine.ops.mind_distance import mind_distance
 from plasticine.ops.smoothness import smoothness
 from plasticine.ops.warp import warp
-from plasticine.reference.gaussian import gaussian_blur
 from plasticine.registration.deformation import Deformation
 
 _EPSILON = 1e-2
@@ -254,7 +254,7 @@ def resized(deformation: Deformation, size: Sequence[int]) -> Deformation:
 def _shrink(image: Tensor, factor: int, size: Sequence[int]) -> Tensor:
     if factor == 1:
         return image
-    smooth = gaussian_blur(image, 0.5 * factor)
+    smooth = gaussian_smooth(image, 0.5 * factor)
     step = [max(n - 1, 1) / max(m - 1, 1) for n, m in zip(image.shape[2:], size, strict=True)]
     return resample(smooth, size, step).clamp(-1, 1)
 

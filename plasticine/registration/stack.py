@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from plasticine.ops.folding import Folding, folding
-from plasticine.reference.gaussian import gaussian_smooth
+from plasticine.ops.gaussian_smooth import gaussian_smooth
 from plasticine.registration.affine import affine_exponential
 from plasticine.registration.deformation import Deformation
 
@@ -83,4 +83,5 @@ def stack_folding(displacement: Tensor, *, one_field: bool = True) -> Folding:
 
 
 def _across_slices(velocities: Sequence[Tensor], sigma: float) -> Tensor:
-    return gaussian_smooth(torch.cat(list(velocities)), 0, sigma).contiguous()
+    stack = torch.cat(list(velocities)).movedim(0, 1)[None]
+    return gaussian_smooth(stack, (sigma, 0, 0))[0].movedim(1, 0).contiguous()

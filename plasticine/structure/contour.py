@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plasticine.reference.gaussian import gaussian_blur
+from plasticine.ops.gaussian_smooth import gaussian_smooth
 from plasticine.reference.shift import shift
 from plasticine.structure.structure_map import StructureMap
 
@@ -51,7 +51,7 @@ class Contour(StructureMap):
         return torch.cat([*strengths, distance.to(image.dtype) / self.reach], 1)
 
     def _edge_strength(self, image: Tensor, scale: float) -> Tensor:
-        smooth = gaussian_blur(image, scale)
+        smooth = gaussian_smooth(image, scale)
         square = torch.zeros_like(smooth)
         for axis in range(self.ndim):
             step = tuple(int(axis == other) for other in range(self.ndim))
@@ -59,7 +59,7 @@ class Contour(StructureMap):
             square = square + (0.5 * (shift(smooth, step) - shift(smooth, back))) ** 2
         gradient = square.sqrt()
         everywhere = tuple(range(1, image.ndim))
-        local = gaussian_blur(gradient, 3 * scale) + 0.1 * gradient.mean(everywhere, keepdim=True)
+        local = gaussian_smooth(gradient, 3 * scale) + 0.1 * gradient.mean(everywhere, keepdim=True)
         return gradient / (gradient + local).clamp_min(torch.finfo(image.dtype).tiny)
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from plasticine.reference.gaussian import gaussian_blur
+from plasticine.ops.gaussian_smooth import gaussian_smooth
 from plasticine.training.draws import Draws
 
 KNOTS = 8
@@ -58,7 +58,7 @@ class RandomIntensity:
         mixed = torch.lerp(images, through(curve, images), self.remap * uniform())
         # Any share of the widest blur is a blur, too, and needs no kernel of its own.
         share = (2 * uniform() - 1).clamp_min(0)
-        mixed = torch.lerp(mixed, gaussian_blur(mixed, self.blur), share)
+        mixed = torch.lerp(mixed, gaussian_smooth(mixed, self.blur), share)
         noise = draws.normal(*images.shape[1:]).to(device)
         mixed = mixed + body * (self.offset * (2 * uniform() - 1) + self.noise * uniform() * noise)
         control = draws.normal(1, *([_CONTROL] * ndim)).to(device)

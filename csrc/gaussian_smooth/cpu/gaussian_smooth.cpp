@@ -155,14 +155,14 @@ class Smoothing {
   // What a task holds.
   struct Work {
     const Tile tile;
-    const std::int64_t rows;    // that are read
-    const std::int64_t width;   // of a row between zeros or repeated values
-    std::int64_t next_plane;    // the first that has not been converted
-    Buffer<T> converted;        // planes in turn, where images do not lie in memory as T
-    Buffer<T> smoothed;         // across planes
-    Buffer<T> padded;           // and across rows
-    Buffer<T> row;              // of results that are to be rounded
-    std::vector<T> zeros;       // a row beyond an edge, of the adjoint
+    const std::int64_t rows;   // that are read
+    const std::int64_t width;  // of a row between zeros or repeated values
+    std::int64_t next_plane;   // the first that has not been converted
+    Buffer<T> converted;       // planes in turn, where images do not lie in memory as T
+    Buffer<T> smoothed;        // across planes
+    Buffer<T> padded;          // and across rows
+    Buffer<T> row;             // of results that are to be rounded
+    std::vector<T> zeros;      // a row beyond an edge, of the adjoint
     std::vector<const T*> sources;
 
     Work(const Smoothing& all, const Tile& of)
@@ -219,9 +219,8 @@ class Smoothing {
     for (int i = 0; i < count + 2 * radius; ++i) {
       const std::int64_t at = first - radius + i;
       const bool is_outside = at < 0 || at >= size;
-      work.sources[i] = is_outside && adjoint_
-                            ? work.zeros.data()
-                            : row(std::clamp<std::int64_t>(at, 0, size - 1));
+      work.sources[i] = is_outside && adjoint_ ? work.zeros.data()
+                                               : row(std::clamp<std::int64_t>(at, 0, size - 1));
     }
     kernel.across(work.sources.data(), weights.taps.data(), weights.count(), count, columns(), out);
     if (!adjoint_ || radius == 0) {
@@ -248,8 +247,9 @@ class Smoothing {
         out[p] = work.smoothed + (p * work.rows + r) * columns();
       }
       const std::int64_t row = in_place_ ? work.tile.read_row[0] + r : r;
-      sum_rows(work, across_planes_, shape_.size[0], plane, planes,
-               [&](std::int64_t at) { return source(work, at, row); }, out);
+      sum_rows(
+          work, across_planes_, shape_.size[0], plane, planes,
+          [&](std::int64_t at) { return source(work, at, row); }, out);
     }
   }
 
@@ -263,11 +263,10 @@ class Smoothing {
       for (int r = 0; r < rows; ++r) {
         out[r] = work.padded + (r * work.width + along_rows_.radius);
       }
-      sum_rows(work, across_rows_, shape_.size[1], row, rows,
-               [&](std::int64_t at) {
-                 return smoothed + (at - work.tile.read_row[0]) * columns();
-               },
-               out);
+      sum_rows(
+          work, across_rows_, shape_.size[1], row, rows,
+          [&](std::int64_t at) { return smoothed + (at - work.tile.read_row[0]) * columns(); },
+          out);
       for (int r = 0; r < rows; ++r) {
         const std::int64_t index =
             (work.tile.channel * shape_.size[0] + plane) * shape_.size[1] + row + r;

@@ -15,8 +15,8 @@ namespace {
 constexpr int kAcross = 2;
 constexpr int kAlong = 4;
 
-// Calls work(x, Value()) for the columns that vectors side by side have left, from x on: in vectors,
-// the first of which may overlap with these.
+// Calls work(x, Value()) for the columns that vectors side by side have left, from x on: in
+// vectors, the first of which may overlap with these.
 template <typename T, typename Work>
 PLASTICINE_INLINE void for_each_left(std::int64_t x, std::int64_t n, const Work& work) {
   constexpr int kLanes = VectorOf<T>::kLanes;
