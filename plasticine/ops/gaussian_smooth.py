@@ -63,13 +63,9 @@ def _sigma_of(sigma: float | Sequence[float], ndim: int) -> list[float]:
         one = isinstance(given, int | float) or not hasattr(given, "__len__")
         sigmas = [float(given)] * ndim if one else [float(width) for width in given]
     except (TypeError, ValueError):
-        raise TypeError(
-            f"sigma must be a number, or {ndim}, one per spatial axis, got {sigma!r}"
-        ) from None
+        raise TypeError(f"{expected}, got {sigma!r}") from None
     if len(sigmas) != ndim:
-        raise ValueError(
-            f"sigma must be one number, or {ndim}, one per spatial axis, got {sigma!r}"
-        )
+        raise ValueError(f"{expected}, got {sigma!r}")
     for width in sigmas:
         if not 0 <= width <= _WIDEST:
             raise ValueError(f"sigma must be from 0 to {_WIDEST} voxels; got {width}")
