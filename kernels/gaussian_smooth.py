@@ -64,23 +64,23 @@ def gaussian_smooth_kernel(
         weight = tl.where(step == radius, outermost, share * tl.exp(-0.5 * distance * distance))
         below = place - step
         above = place + step
+        is_above = active & (above > place)  # the middle counts once
+        is_below = active
+        weight_below = weight
         if ADJOINT:
             # At an edge the tail of the window counts, as kernels of the other backends have it.
             tail += weight
             inward = tl.where(place == 0, above, below)
-            is_above = (~is_edge) & (above <= last)
-            is_below = is_edge | (below >= 0)
+            is_above = is_above & (~is_edge) & (above <= last)
+            is_below = active & (is_edge | (below >= 0))
             below = tl.where(is_edge, inward, below)
             weight_below = tl.where(is_edge, tail, weight)
         else:
             below = tl.maximum(below, 0)
             above = tl.minimum(above, last)
-            is_above = active
-            is_below = active
-            weight_below = weight
-        value = tl.load(source + below * stride, mask=active & is_below, other=0)
+        value = tl.load(source + below * stride, mask=is_below, other=0)
         sums += weight_below * value.to(ACC)
-        value = tl.load(source + above * stride, mask=active & is_above & (step > 0), other=0)
+        value = tl.load(source + above * stride, mask=is_above, other=0)
         sums += weight * value.to(ACC)
     tl.store(target + voxel, sums.to(target.dtype.element_ty), mask=active)
 
