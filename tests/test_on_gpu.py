@@ -116,7 +116,7 @@ CALLS = {
     "gaussian_smooth": Call(
         "gaussian_smooth",
         ("image",),
-        lambda x, backend: plasticine.gaussian_smooth(x, (1.7, 0.8, 1.2), backend=backend),
+        lambda x, backend: plasticine.gaussian_smooth(x, 1.7, backend=backend),
     ),
     # It says when it has not converged, and looks for that.
     "invert": Call(
