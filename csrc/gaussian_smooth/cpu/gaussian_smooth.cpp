@@ -106,15 +106,25 @@ struct Tiles {
   }
 };
 
-// Memory that is not zeroed.
+// Rows that begin with cache lines. Memory that is not zeroed.
 template <typename T>
-class Buffer {
+class Rows {
  public:
-  explicit Buffer(std::int64_t count) : values_(new T[static_cast<std::size_t>(count)]) {}
-  T* operator+(std::int64_t offset) const { return values_.get() + offset; }
+  Rows(std::int64_t rows, std::int64_t columns)
+      : pitch_(divide_up(columns, kLine) * kLine),
+        memory_(new T[static_cast<std::size_t>(rows * pitch_ + kLine)]) {
+    const std::uintptr_t address = reinterpret_cast<std::uintptr_t>(memory_.get());
+    first_ = memory_.get() + (64 - address % 64) % 64 / sizeof(T);
+  }
+
+  T* row(std::int64_t index) const { return first_ + index * pitch_; }
+
+  static constexpr std::int64_t kLine = 64 / static_cast<std::int64_t>(sizeof(T));
 
  private:
-  std::unique_ptr<T[]> values_;
+  const std::int64_t pitch_;
+  const std::unique_ptr<T[]> memory_;
+  T* first_;
 };
 
 template <typename T>
@@ -152,32 +162,39 @@ class Smoothing {
   }
 
  private:
+  // Rows that are smoothed across planes and rows before the first is smoothed along itself: read
+  // at once, what was written last would have to leave the store buffer first.
+  static constexpr int kPendingRows = 16;
+
   // What a task holds.
   struct Work {
     const Tile tile;
-    const std::int64_t rows;   // that are read
-    const std::int64_t width;  // of a row between zeros or repeated values
-    std::int64_t next_plane;   // the first that has not been converted
-    Buffer<T> converted;       // planes in turn, where images do not lie in memory as T
-    Buffer<T> smoothed;        // across planes
-    Buffer<T> padded;          // and across rows
-    Buffer<T> row;             // of results that are to be rounded
-    std::vector<T> zeros;      // a row beyond an edge, of the adjoint
+    const std::int64_t rows;  // that are read
+    std::int64_t next_plane;  // the first that has not been converted
+    Rows<T> converted;        // planes in turn, where images do not lie in memory as T
+    Rows<T> smoothed;         // across planes
+    Rows<T> pending;          // and across rows, with room for the window on either side
+    Rows<T> result;           // one that is to be rounded
+    std::vector<T> zeros;     // a row beyond an edge, of the adjoint
     std::vector<const T*> sources;
 
     Work(const Smoothing& all, const Tile& of)
         : tile(of),
           rows(of.read_row[1] - of.read_row[0]),
-          width(all.columns() + 2 * all.along_rows_.radius),
           next_plane(std::max<std::int64_t>(of.plane[0] - all.across_planes_.radius, 0)),
-          converted(all.in_place_ ? 0 : all.held_planes() * rows * all.columns()),
-          smoothed(kGaussianRows * rows * all.columns()),
-          padded(kGaussianRows * width),
-          row(all.is_stored_so_ ? 0 : all.columns()),
+          converted(all.in_place_ ? 0 : all.held_planes() * rows, all.columns()),
+          smoothed(kGaussianRows * rows, all.columns()),
+          pending(kPendingRows, all.margin() + all.columns() + all.along_rows_.radius),
+          result(all.is_stored_so_ ? 0 : 1, all.columns()),
           zeros(all.adjoint_ ? all.columns() : 0),
           sources(2 * std::max(all.across_planes_.radius, all.across_rows_.radius) +
                   kGaussianRows) {}
   };
+
+  // Before a pending row's values: its window's room, in whole cache lines.
+  std::int64_t margin() const {
+    return divide_up(along_rows_.radius, Rows<T>::kLine) * Rows<T>::kLine;
+  }
 
   std::int64_t columns() const { return shape_.size[2]; }
 
@@ -191,7 +208,7 @@ class Smoothing {
     if (in_place_) {
       return images_.as<const T>() + offset(work.tile.channel, plane, row);
     }
-    return work.converted + (plane % held_planes() * work.rows + row) * columns();
+    return work.converted.row(plane % held_planes() * work.rows + row);
   }
 
   std::int64_t offset(std::int64_t channel, std::int64_t plane, std::int64_t row) const {
@@ -203,8 +220,7 @@ class Smoothing {
       for (std::int64_t r = 0; r < work.rows; ++r) {
         const std::int64_t from =
             offset(work.tile.channel, work.next_plane, work.tile.read_row[0] + r);
-        T* const to =
-            work.converted + (work.next_plane % held_planes() * work.rows + r) * columns();
+        T* const to = work.converted.row(work.next_plane % held_planes() * work.rows + r);
         load_(element(images_, from), shape_.stride[2], static_cast<int>(columns()), to);
       }
     }
@@ -244,7 +260,7 @@ class Smoothing {
     for (std::int64_t r = 0; r < work.rows; ++r) {
       T* out[kGaussianRows];
       for (int p = 0; p < planes; ++p) {
-        out[p] = work.smoothed + (p * work.rows + r) * columns();
+        out[p] = work.smoothed.row(p * work.rows + r);
       }
       const std::int64_t row = in_place_ ? work.tile.read_row[0] + r : r;
       sum_rows(
@@ -255,34 +271,45 @@ class Smoothing {
 
   // Across the rows of plane `number` of those that have been smoothed, and along them.
   void smooth_planes_rows(Work& work, std::int64_t plane, int number) const {
-    const T* const smoothed = work.smoothed + number * work.rows * columns();
-    for (std::int64_t row = work.tile.row[0]; row < work.tile.row[1]; row += kGaussianRows) {
-      const std::int64_t left = work.tile.row[1] - row;
-      const int rows = static_cast<int>(std::min<std::int64_t>(left, kGaussianRows));
-      T* out[kGaussianRows];
-      for (int r = 0; r < rows; ++r) {
-        out[r] = work.padded + (r * work.width + along_rows_.radius);
+    const std::int64_t read = number * work.rows - work.tile.read_row[0];
+    const std::int64_t end = work.tile.row[1];
+    for (std::int64_t first = work.tile.row[0]; first < end; first += kPendingRows) {
+      const std::int64_t last = std::min(first + kPendingRows, end);
+      for (std::int64_t row = first; row < last; row += kGaussianRows) {
+        const int rows = static_cast<int>(std::min<std::int64_t>(last - row, kGaussianRows));
+        T* out[kGaussianRows];
+        for (int r = 0; r < rows; ++r) {
+          out[r] = work.pending.row(row - first + r) + margin();
+        }
+        sum_rows(
+            work, across_rows_, shape_.size[1], row, rows,
+            [&](std::int64_t at) { return work.smoothed.row(read + at); }, out);
+        for (int r = 0; r < rows; ++r) {
+          continue_row(out[r]);
+        }
       }
-      sum_rows(
-          work, across_rows_, shape_.size[1], row, rows,
-          [&](std::int64_t at) { return smoothed + (at - work.tile.read_row[0]) * columns(); },
-          out);
-      for (int r = 0; r < rows; ++r) {
+      for (std::int64_t row = first; row < last; ++row) {
         const std::int64_t index =
-            (work.tile.channel * shape_.size[0] + plane) * shape_.size[1] + row + r;
-        smooth_along_row(work, out[r], mutable_element(out_, index * columns()));
+            (work.tile.channel * shape_.size[0] + plane) * shape_.size[1] + row;
+        smooth_along_row(work, work.pending.row(row - first) + margin(),
+                         mutable_element(out_, index * columns()));
       }
     }
   }
 
-  // values: with room for the window on either side.
-  void smooth_along_row(const Work& work, T* values, void* out) const {
+  // Beyond its ends, as far as the window reaches.
+  void continue_row(T* values) const {
+    const int radius = along_rows_.radius;
+    T* const end = values + columns();
+    std::fill(values - radius, values, adjoint_ ? T(0) : values[0]);
+    std::fill(end, end + radius, adjoint_ ? T(0) : end[-1]);
+  }
+
+  void smooth_along_row(const Work& work, const T* values, void* out) const {
     const auto& kernel = select_gaussian_rows<T>();
     const int radius = along_rows_.radius;
     const std::int64_t n = columns();
-    std::fill(values - radius, values, adjoint_ ? T(0) : values[0]);
-    std::fill(values + n, values + n + radius, adjoint_ ? T(0) : values[n - 1]);
-    T* const result = is_stored_so_ ? static_cast<T*>(out) : work.row + 0;
+    T* const result = is_stored_so_ ? static_cast<T*>(out) : work.result.row(0);
     kernel.along(values - radius, along_rows_.taps.data(), along_rows_.count(), n, result);
     if (adjoint_ && radius > 0) {
       T first = T(0);
