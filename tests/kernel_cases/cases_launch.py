@@ -58,6 +58,23 @@ def test_long_lines(kernel_backend, assert_close, size):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_wide_windows(kernel_backend, assert_close, dtype):
+    """Of more weights than a CUDA block computes at once."""
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randn(1, 1, 2, 600, generator=generator).to(dtype).requires_grad_()
+    grad = torch.randn(images.shape, generator=generator).to(dtype)
+    found, expected = [], []
+    for backend, x, results in (
+        (kernel_backend, images, found),
+        ("reference", images.detach().double().requires_grad_(), expected),
+    ):
+        results += [plasticine.gaussian_smooth(x, (0, 100.0), backend=backend)]
+        results += torch.autograd.grad(results[0], x, grad.to(x.dtype))
+    for x, y in zip(found, expected, strict=True):
+        assert_close(x, y, dtype)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("steps", [0, 5, 7])
 def test_every_number_of_steps(kernel_backend, assert_close, method, steps):

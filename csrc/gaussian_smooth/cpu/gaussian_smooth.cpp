@@ -73,7 +73,7 @@ struct Tile {
 
 struct Tiles {
   static constexpr std::int64_t kPlanes = 32;
-  static constexpr std::int64_t kCachedBytes = 768 << 10;
+  static constexpr std::int64_t kCachedBytes = 1024 << 10;
 
   const Channels& shape;
   const int reach;  // across rows

@@ -24,41 +24,77 @@ PLASTICINE_INLINE void for_each_left(std::int64_t x, std::int64_t n, const Work&
   for_each_vector<T>(overlaps ? n - kLanes : x, n, work);
 }
 
+// Sums of some rows that are made at once, in registers.
 template <typename Value, int width, int rows, typename T>
-PLASTICINE_INLINE void sum_across(const T* const* sources, const T* weights, int taps,
-                                  std::int64_t x, T* const* out) {
-  constexpr int kStep = static_cast<int>(sizeof(Value) / sizeof(T));
+struct RowSums {
+  static constexpr int kStep = static_cast<int>(sizeof(Value) / sizeof(T));
+
+  const T* const* sources;  // from a column on
+  const T* weights;
+  int taps;
+  std::int64_t x;
   Value sum[rows][width] = {};
-  const auto add = [&](int source, auto is_whole) PLASTICINE_INLINE_LAMBDA {
+
+  // Adds a source to the rows from `first` to before `end`, whose windows hold it.
+  template <int first, int end>
+  PLASTICINE_INLINE void add(int source) {
     Value value[width];
     for (int i = 0; i < width; ++i) {
       value[i] = load_vector<Value>(sources[source] + x + i * kStep);
     }
-    for (int r = 0; r < rows; ++r) {
-      const int tap = source - r;
-      if (decltype(is_whole)::value || (tap >= 0 && tap < taps)) {
-        for (int i = 0; i < width; ++i) {
-          sum[r][i] += weights[tap] * value[i];
-        }
+    for (int r = first; r < end; ++r) {
+      for (int i = 0; i < width; ++i) {
+        sum[r][i] += weights[source - r] * value[i];
       }
     }
-  };
-  // The first and the last sources are not in the windows of all rows.
-  const int last = taps + rows - 1;
-  const int whole = rows - 1 < taps ? rows - 1 : taps;
-  int source = 0;
-  for (; source < whole; ++source) {
-    add(source, Constant<bool, false>());
   }
-  for (; source < taps; ++source) {
-    add(source, Constant<bool, true>());
+
+  // The first sources are not in the windows of all rows.
+  template <int source>
+  PLASTICINE_INLINE void add_early() {
+    if constexpr (source < rows - 1) {
+      add<0, source + 1>(source);
+      add_early<source + 1>();
+    }
   }
-  for (; source < last; ++source) {
-    add(source, Constant<bool, false>());
+
+  // Nor are the last; row r is the first whose window holds the next of them.
+  template <int r>
+  PLASTICINE_INLINE void add_late() {
+    if constexpr (r < rows) {
+      add<r, rows>(taps - 1 + r);
+      add_late<r + 1>();
+    }
+  }
+
+  // Where a window is so small that it ends before that of the last row begins.
+  template <int r>
+  PLASTICINE_INLINE void add_alone() {
+    if constexpr (r < rows) {
+      for (int tap = 0; tap < taps; ++tap) {
+        add<r, r + 1>(r + tap);
+      }
+      add_alone<r + 1>();
+    }
+  }
+};
+
+template <typename Value, int width, int rows, typename T>
+PLASTICINE_INLINE void sum_across(const T* const* sources, const T* weights, int taps,
+                                  std::int64_t x, T* const* out) {
+  RowSums<Value, width, rows, T> sums{sources, weights, taps, x};
+  if (taps < rows) {
+    sums.template add_alone<0>();
+  } else {
+    sums.template add_early<0>();
+    for (int source = rows - 1; source < taps; ++source) {
+      sums.template add<0, rows>(source);
+    }
+    sums.template add_late<1>();
   }
   for (int r = 0; r < rows; ++r) {
     for (int i = 0; i < width; ++i) {
-      store_vector(sum[r][i], out[r] + x + i * kStep);
+      store_vector(sums.sum[r][i], out[r] + x + i * sums.kStep);
     }
   }
 }
