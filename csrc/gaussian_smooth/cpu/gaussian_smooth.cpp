@@ -106,22 +106,24 @@ struct Tiles {
   }
 };
 
-// Rows that begin with cache lines. Memory that is not zeroed.
+// Rows of which the first begins with a cache line. Memory that is not zeroed.
 template <typename T>
 class Rows {
  public:
-  Rows(std::int64_t rows, std::int64_t columns)
-      : pitch_(divide_up(columns, kLine) * kLine),
-        memory_(new T[static_cast<std::size_t>(rows * pitch_ + kLine)]) {
+  Rows(std::int64_t rows, std::int64_t pitch)
+      : pitch_(pitch), memory_(new T[static_cast<std::size_t>(rows * pitch_ + kLine)]) {
     const std::uintptr_t address = reinterpret_cast<std::uintptr_t>(memory_.get());
     first_ = memory_.get() + (64 - address % 64) % 64 / sizeof(T);
   }
 
   T* row(std::int64_t index) const { return first_ + index * pitch_; }
 
-  static constexpr std::int64_t kLine = 64 / static_cast<std::int64_t>(sizeof(T));
+  // So many values, in whole cache lines.
+  static std::int64_t whole_lines(std::int64_t count) { return divide_up(count, kLine) * kLine; }
 
  private:
+  static constexpr std::int64_t kLine = 64 / static_cast<std::int64_t>(sizeof(T));
+
   const std::int64_t pitch_;
   const std::unique_ptr<T[]> memory_;
   T* first_;
@@ -184,17 +186,16 @@ class Smoothing {
           next_plane(std::max<std::int64_t>(of.plane[0] - all.across_planes_.radius, 0)),
           converted(all.in_place_ ? 0 : all.held_planes() * rows, all.columns()),
           smoothed(kGaussianRows * rows, all.columns()),
-          pending(kPendingRows, all.margin() + all.columns() + all.along_rows_.radius),
+          pending(kPendingRows,
+                  Rows<T>::whole_lines(all.margin() + all.columns() + all.along_rows_.radius)),
           result(all.is_stored_so_ ? 0 : 1, all.columns()),
-          zeros(all.adjoint_ ? all.columns() : 0),
+          zeros(all.adjoint_ ? kPendingRows * all.columns() : 0),
           sources(2 * std::max(all.across_planes_.radius, all.across_rows_.radius) +
                   kGaussianRows) {}
   };
 
   // Before a pending row's values: its window's room, in whole cache lines.
-  std::int64_t margin() const {
-    return divide_up(along_rows_.radius, Rows<T>::kLine) * Rows<T>::kLine;
-  }
+  std::int64_t margin() const { return Rows<T>::whole_lines(along_rows_.radius); }
 
   std::int64_t columns() const { return shape_.size[2]; }
 
@@ -226,10 +227,11 @@ class Smoothing {
     }
   }
 
-  // Sums over a window of rows around `first` and the `count` - 1 after it; row(i), of `size`.
+  // Sums over a window of rows around `first` and the `count` - 1 after it; row(i), of `size`; of n
+  // columns.
   template <typename Row>
   void sum_rows(Work& work, const Weights<T>& weights, std::int64_t size, std::int64_t first,
-                int count, const Row& row, T* const* out) const {
+                int count, std::int64_t n, const Row& row, T* const* out) const {
     const auto& kernel = select_gaussian_rows<T>();
     const int radius = weights.radius;
     for (int i = 0; i < count + 2 * radius; ++i) {
@@ -238,7 +240,7 @@ class Smoothing {
       work.sources[i] = is_outside && adjoint_ ? work.zeros.data()
                                                : row(std::clamp<std::int64_t>(at, 0, size - 1));
     }
-    kernel.across(work.sources.data(), weights.taps.data(), weights.count(), count, columns(), out);
+    kernel.across(work.sources.data(), weights.taps.data(), weights.count(), count, n, out);
     if (!adjoint_ || radius == 0) {
       return;
     }
@@ -250,14 +252,17 @@ class Smoothing {
       for (int i = 0; i <= radius; ++i) {
         work.sources[i] = row(is_last ? edge - i : edge + i);
       }
-      kernel.across(work.sources.data(), weights.tails.data(), radius + 1, 1, columns(),
+      kernel.across(work.sources.data(), weights.tails.data(), radius + 1, 1, n,
                     out + (edge - first));
     }
   }
 
   void smooth_across_planes(Work& work, std::int64_t plane, int planes) const {
     convert(work, std::min(plane + planes + across_planes_.radius, shape_.size[0]));
-    for (std::int64_t r = 0; r < work.rows; ++r) {
+    // Rows that follow each other in memory are one.
+    const bool is_joined = !in_place_ || shape_.stride[1] == columns();
+    const std::int64_t joined = is_joined ? kPendingRows : 1;
+    for (std::int64_t r = 0; r < work.rows; r += joined) {
       T* out[kGaussianRows];
       for (int p = 0; p < planes; ++p) {
         out[p] = work.smoothed.row(p * work.rows + r);
@@ -265,6 +270,7 @@ class Smoothing {
       const std::int64_t row = in_place_ ? work.tile.read_row[0] + r : r;
       sum_rows(
           work, across_planes_, shape_.size[0], plane, planes,
+          std::min(joined, work.rows - r) * columns(),
           [&](std::int64_t at) { return source(work, at, row); }, out);
     }
   }
@@ -282,7 +288,7 @@ class Smoothing {
           out[r] = work.pending.row(row - first + r) + margin();
         }
         sum_rows(
-            work, across_rows_, shape_.size[1], row, rows,
+            work, across_rows_, shape_.size[1], row, rows, columns(),
             [&](std::int64_t at) { return work.smoothed.row(read + at); }, out);
         for (int r = 0; r < rows; ++r) {
           continue_row(out[r]);
