@@ -132,6 +132,22 @@ def test_large_windows_in_a_large_image(native, generator):
         assert_close(half, expected, torch.float16)
 
 
+@pytest.mark.parametrize("sigma", [1.7, (0.4, 0.0, 6.0)], ids=str)
+def test_the_same_bits_however_planes_are_shared_out(native, generator, sigma):
+    """Few channels are cut into more parts where there are more threads."""
+    images = leaf(torch.randn(1, 1, 70, 37, 45, generator=generator))
+    before, runs = torch.get_num_threads(), []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        try:
+            result = plasticine.gaussian_smooth(images, sigma, backend="cpu")
+            runs.append([result, *torch.autograd.grad(result, images, images.detach())])
+        finally:
+            torch.set_num_threads(before)
+    for other in runs[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(runs[0], other, strict=True))
+
+
 @pytest.mark.parametrize(
     ("sigma", "error", "message"),
     [

@@ -62,8 +62,7 @@ struct Channels {
   }
 };
 
-// A part of a channel that one task smooths. Planes are shared out in few parts, as those around
-// them are read for each; so are rows, though what is made of a few planes has to stay in a cache.
+// A part of a channel that one task smooths.
 struct Tile {
   std::int64_t channel;
   std::int64_t plane[2];  // first, and the one after the last
@@ -71,33 +70,43 @@ struct Tile {
   std::int64_t read_row[2];  // of the rows that are smoothed across planes
 };
 
+// How channels are shared out. In many planes, as those around them are read once more, unless
+// threads would have nothing to do; in as many rows as stay in a cache with all planes that are
+// looked at for a few of results. No result depends on it.
 struct Tiles {
-  static constexpr std::int64_t kPlanes = 32;
+  static constexpr std::int64_t kMostPlanes = 32;
+  static constexpr std::int64_t kFewestPlanes = 8;
   static constexpr std::int64_t kCachedBytes = 1024 << 10;
 
   const Channels& shape;
   const int reach;  // across rows
+  std::int64_t planes;
   std::int64_t rows;
   std::int64_t across;  // tiles of a channel side by side
   std::int64_t total;
 
-  // planes: how many are looked at for a few planes of results.
-  Tiles(const Channels& channels, int planes, int reach_across_rows, std::int64_t value_bytes)
-      : shape(channels), reach(reach_across_rows) {
-    const std::int64_t fitting = kCachedBytes / (planes * shape.size[2] * value_bytes);
+  // seen: how many planes are looked at for a few of results.
+  Tiles(const Channels& channels, int seen, int reach_across_rows, std::int64_t value_bytes,
+        int threads)
+      : shape(channels), reach(reach_across_rows), planes(kMostPlanes) {
+    const std::int64_t fitting = kCachedBytes / (seen * shape.size[2] * value_bytes);
     const std::int64_t wanted = std::max<std::int64_t>({fitting - 2 * reach, 2 * reach, 16});
     across = divide_up(shape.size[1], wanted);
     rows = divide_up(shape.size[1], across);
     across = divide_up(shape.size[1], rows);
-    total = shape.count * divide_up(shape.size[0], kPlanes) * across;
+    const auto count = [&] { return shape.count * divide_up(shape.size[0], planes) * across; };
+    while (planes > kFewestPlanes && count() < 2 * threads) {
+      planes /= 2;
+    }
+    total = count();
   }
 
   Tile at(std::int64_t task) const {
     const std::int64_t of_channel = total / shape.count;
     Tile tile;
     tile.channel = task / of_channel;
-    tile.plane[0] = task % of_channel / across * kPlanes;
-    tile.plane[1] = std::min(tile.plane[0] + kPlanes, shape.size[0]);
+    tile.plane[0] = task % of_channel / across * planes;
+    tile.plane[1] = std::min(tile.plane[0] + planes, shape.size[0]);
     tile.row[0] = task % across * rows;
     tile.row[1] = std::min(tile.row[0] + rows, shape.size[1]);
     tile.read_row[0] = std::max<std::int64_t>(tile.row[0] - reach, 0);
@@ -148,7 +157,7 @@ class Smoothing {
   }
 
   void run(int threads) const {
-    const Tiles tiles(shape_, held_planes(), across_rows_.radius, sizeof(T));
+    const Tiles tiles(shape_, held_planes(), across_rows_.radius, sizeof(T), threads);
     parallel_for(tiles.total, 1, threads, [&](std::int64_t task) {
       const Tile tile = tiles.at(task);
       Work work(*this, tile);
@@ -186,10 +195,10 @@ class Smoothing {
           next_plane(std::max<std::int64_t>(of.plane[0] - all.across_planes_.radius, 0)),
           converted(all.in_place_ ? 0 : all.held_planes() * rows, all.columns()),
           smoothed(kGaussianRows * rows, all.columns()),
-          pending(kPendingRows,
+          pending(std::min<std::int64_t>(kPendingRows, rows),
                   Rows<T>::whole_lines(all.margin() + all.columns() + all.along_rows_.radius)),
           result(all.is_stored_so_ ? 0 : 1, all.columns()),
-          zeros(all.adjoint_ ? kPendingRows * all.columns() : 0),
+          zeros(all.adjoint_ ? std::min<std::int64_t>(kPendingRows, rows) * all.columns() : 0),
           sources(2 * std::max(all.across_planes_.radius, all.across_rows_.radius) +
                   kGaussianRows) {}
   };
