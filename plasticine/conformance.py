@@ -382,7 +382,7 @@ OPERATORS = {
             "gaussian_smooth",
             _gaussian_smooth,
             reference.gaussian_smooth,
-            # Wider than some axes are long, which is 3 and more; of one voxel and none.
+            # Windows longer than some axes, of one voxel on either side, and none.
             choices={"sigma": (1.2, (0.4, 2.0, 0.0))},
             forward_mode=True,
             rounding=ROUNDING | {torch.float32: 2e-6},
