@@ -1,0 +1,188 @@
+"""Images at coarser levels, whose voxels have a size in millimetres, and what fills them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from plasticine.nn.body import exterior
+
+_SMOOTHING = 0.5
+"""Standard deviation of the smoothing in voxels of the level that it is for."""
+_TAILS = 0.005
+"""Of the values at either end, the part that may be outliers."""
+_MOST_SORTED = 2**17
+"""Of so many voxels, spread over the image, the quantiles are taken."""
+
+
+@dataclass(frozen=True)
+class PlacedImage:
+    """An image, how much each voxel of it counts, and where it lies.
+
+    Attributes:
+        image: (1, C, *spatial), floating point.
+        weight: (1, 1, *spatial) from 0 to 1, of the image's dtype; None where all count.
+        affine: (d + 1, d + 1) float64 on the CPU, voxel index to millimetres.
+    """
+
+    image: Tensor
+    weight: Tensor | None
+    affine: Tensor
+
+    @property
+    def size(self) -> torch.Size:
+        """The spatial size."""
+        return self.image.shape[2:]
+
+    @property
+    def ndim(self) -> int:
+        """Spatial axes."""
+        return self.image.ndim - 2
+
+    @property
+    def spacing(self) -> Tensor:
+        """Millimetres from voxel to voxel along each axis, (d,) float64."""
+        return torch.linalg.vector_norm(self.affine[:-1, :-1], dim=0)
+
+    @property
+    def centre(self) -> Tensor:
+        """The middle of the image in millimetres, (d,) float64."""
+        middle = (torch.tensor(self.size, dtype=torch.float64) - 1) / 2
+        return self.affine[:-1, :-1] @ middle + self.affine[:-1, -1]
+
+    @property
+    def volume(self) -> float:
+        """Cubic (in 2D, square) millimetres of what counts."""
+        voxels = self.size.numel() if self.weight is None else float(self.weight.sum())
+        return voxels * abs(float(torch.linalg.det(self.affine)))
+
+    def cropped(self) -> PlacedImage:
+        """The smallest box that holds all that counts; itself without weights."""
+        if self.weight is None:
+            return self
+        found = (self.weight[0, 0] != 0).nonzero().cpu()
+        least, greatest = found.amin(0), found.amax(0) + 1
+        box = tuple(slice(int(a), int(b)) for a, b in zip(least, greatest, strict=True))
+        shift = torch.eye(self.ndim + 1, dtype=torch.float64)
+        shift[:-1, -1] = least.double()
+        return PlacedImage(
+            self.image[(..., *box)], self.weight[(..., *box)], self.affine @ shift
+        )
+
+    def at(self, spacing: float) -> PlacedImage:
+        """The image smoothed, with voxels of ``spacing`` millimetres along its own axes.
+
+        An axis whose voxels are that long or longer is left as it is.
+        """
+        image, weight = self.image, self.weight
+        step = torch.eye(self.ndim + 1, dtype=torch.float64)
+        for axis, (voxels, length) in enumerate(zip(self.size, self.spacing, strict=True)):
+            ratio = spacing / float(length)
+            if ratio <= 1:
+                continue
+            count = int((voxels - 1) / ratio) + 1
+            first = (voxels - 1 - ratio * (count - 1)) / 2
+            step[axis, axis], step[axis, -1] = ratio, first
+            weights = _smoothing(voxels, count, ratio, first).to(image)
+            image = _along(image, axis + 2, weights)
+            weight = None if weight is None else _along(weight, axis + 2, weights)
+        # What counts less than half of a voxel has values from beyond the mask.
+        weight = None if weight is None else weight * (weight >= 0.5)
+        return PlacedImage(image.contiguous(), weight, self.affine @ step)
+
+    def value_range(self) -> Tensor:
+        """The values that histograms tell apart, (C, 2): without the outermost 0.5 %."""
+        values = self.image[0].flatten(1)
+        if self.weight is not None:
+            values = values[:, self.weight[0, 0].flatten() > 0]
+        values = values[:, :: max(1, values.shape[1] // _MOST_SORTED)].float()
+        ends = torch.tensor([_TAILS, 1 - _TAILS], device=values.device)
+        found = torch.quantile(values, ends, dim=1).T
+        whole = torch.stack([values.amin(1), values.amax(1)], 1)
+        # An image that is flat but for a few voxels keeps them.
+        flat = found[:, :1] == found[:, 1:]
+        return torch.where(flat, whole, found).to(self.image.dtype)
+
+    def foreground(self) -> Tensor:
+        """The body: what is brighter than the background, holes filled, (d-dimensional) bool."""
+        image = self.image.mean(1, keepdim=True)
+        inside = ~exterior(image, _otsu(image))[0, 0]
+        if self.weight is not None:
+            inside = inside & (self.weight[0, 0] > 0)
+        return inside
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Centre, (d,), and covariance, (d, d), of the foreground: millimetres, float64."""
+        index = self.foreground().nonzero().cpu().double()
+        if not len(index):
+            return self.centre, torch.zeros(self.ndim, self.ndim, dtype=torch.float64)
+        places = index @ self.affine[:-1, :-1].T + self.affine[:-1, -1]
+        centre = places.mean(0)
+        return centre, (places - centre).T @ (places - centre) / len(places)
+
+
+def level_spacings(image: PlacedImage, most: int, least: int) -> list[float]:
+    """Spacings in millimetres, coarse to fine, each half of the one before.
+
+    Args:
+        image: the fixed image.
+        most: voxels of the finest level, which is no finer than the image.
+        least: voxels of the coarsest level, or not much less than twice as many.
+    """
+    finest = float(image.spacing.min())
+    while _voxels(image, finest) > most:
+        finest *= 1.02
+    spacings = [finest]
+    while _voxels(image, 2 * spacings[0]) >= least:
+        spacings.insert(0, 2 * spacings[0])
+    return spacings
+
+
+def _voxels(image: PlacedImage, spacing: float) -> float:
+    """How many voxels a level has, of what counts."""
+    lengths = zip(image.size, image.spacing.tolist(), strict=True)
+    return math.prod(max(1.0, n * min(1.0, length / spacing)) for n, length in lengths)
+
+
+def _smoothing(voxels: int, count: int, ratio: float, first: float) -> Tensor:
+    """The Gaussian weights of an axis's voxels in those of a level, (count, voxels) float64."""
+    sigma = _SMOOTHING * math.sqrt(ratio**2 - 1)
+    places = first + ratio * torch.arange(count, dtype=torch.float64)
+    distance = torch.arange(voxels, dtype=torch.float64) - places[:, None]
+    # Linear interpolation where the Gaussian is too narrow to meet a voxel.
+    weights = (1 - distance.abs()).clamp_min(0)
+    if sigma > 0.3:
+        weights = torch.exp(-0.5 * (distance / sigma) ** 2)
+        weights[distance.abs() > max(4 * sigma, 1)] = 0
+    return weights / weights.sum(1, keepdim=True)
+
+
+def _along(image: Tensor, axis: int, weights: Tensor) -> Tensor:
+    return torch.tensordot(image, weights, dims=([axis], [1])).movedim(-1, axis)
+
+
+def _otsu(image: Tensor, bins: int = 128) -> float:
+    """The threshold that leaves the least variance on its two sides (Otsu 1979)."""
+    least, greatest = float(image.min()), float(image.max())
+    if not least < greatest:
+        return least
+    histogram = torch.histc(image.float(), bins, least, greatest).double().cpu()
+    edges = torch.linspace(least, greatest, bins + 1, dtype=torch.float64)
+    below = histogram.cumsum(0)
+    sums = (histogram * (edges[1:] + edges[:-1]) / 2).cumsum(0)
+    share = below / below[-1]
+    between = (sums[-1] * share - sums) ** 2 / (share * (1 - share)).clamp_min(1e-12)
+    return float(edges[1 + int(between[:-1].argmax())])
+
+
+def homogeneous(linear: Tensor, translation: Tensor | Sequence[float]) -> Tensor:
+    """(d, d) and (d,) to (d + 1, d + 1) float64."""
+    ndim = len(linear)
+    matrix = torch.eye(ndim + 1, dtype=torch.float64)
+    matrix[:ndim, :ndim] = linear
+    matrix[:ndim, ndim] = torch.as_tensor(translation, dtype=torch.float64)
+    return matrix

@@ -1,0 +1,239 @@
+"""Registering two images by an affine map, wherever they begin and whatever shows in them how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from plasticine.nn.finite import check_finite
+from plasticine.nn.modes import plain_modes, recordable
+from plasticine.ops import _checks
+from plasticine.registration.affine_levels import PlacedImage, level_spacings
+from plasticine.registration.affine_objective import METRICS, TRANSFORMS, Objective, best, refine
+from plasticine.registration.affine_starts import STARTS, starts
+
+_MOST_VOXELS = 400_000
+"""Of the finest level."""
+_LEAST_VOXELS = 4_000
+"""Of the coarsest level, on which the starts are compared."""
+_TRIAL = 12
+"""Evaluations that each start gets before they are compared."""
+_EVALUATIONS = 60
+"""At most, of a level."""
+
+
+@dataclass(frozen=True)
+class AffineMap:
+    """An affine map from a fixed image to a moving one.
+
+    Attributes:
+        physical: (d + 1, d + 1) float64, fixed millimetres to moving millimetres.
+        voxels: (d, d + 1) float64, fixed voxels to moving voxels: ``plasticine.warp`` takes it,
+            as (1, d, d + 1) in the displacement's dtype, to bring the moving image to the fixed.
+        inverse_voxels: (d, d + 1) float64, moving voxels to fixed voxels.
+        start: which of the starts led to it, or "initial".
+        value: of the metric on the finest level: mutual information in nats, LNCC, or the
+            distance of MIND descriptors negated; the higher the better.
+    """
+
+    physical: Tensor
+    voxels: Tensor
+    inverse_voxels: Tensor
+    start: str
+    value: float
+
+
+@dataclass(frozen=True)
+class AffineRegistration:
+    """Finds the affine map that brings a moving image to a fixed one, coarse to fine.
+
+    On a coarse level a few steps are made from every start by a rigid map; the best go on with
+    all of the transform's parameters, fewer of them on each finer level. Every level is lowered by
+    BFGS on the Lie algebra of the transforms about the fixed image's centre. Each image keeps its
+    own grid, size and orientation: all happens in millimetres. Nothing is drawn at random: the
+    result is the same every time.
+
+    Attributes:
+        transform: "affine", "similarity" (rotation, translation and one scale) or "rigid".
+        metric: "mutual_information", of any pair of modalities; "lncc"; or "mind". The starts
+            are compared by mutual information.
+        starts: kinds of ``affine_starts.STARTS``, all of which are tried.
+        rotations: how many more starts there are, of rotations spread over all that there are, for
+            images that may be turned in any way; 60 leave none further than about 45 degrees.
+        levels: spacings of the levels in millimetres, coarse to fine. None: each twice as fine as
+            the one before, up to 400,000 voxels of the fixed image or its own resolution.
+        keep: how many of the starts go on after the first steps.
+    """
+
+    transform: str = "affine"
+    metric: str = "mutual_information"
+    starts: Sequence[str] = STARTS
+    rotations: int = 0
+    levels: Sequence[float] | None = None
+    keep: int = 4
+
+    def __post_init__(self) -> None:
+        for name, word, words in (
+            ("transform", self.transform, TRANSFORMS),
+            ("metric", self.metric, METRICS),
+            *(("starts", start, STARTS) for start in self.starts),
+        ):
+            if word not in words:
+                raise ValueError(f"{name} must be of {', '.join(words)}; got {word!r}")
+        if self.rotations < 0 or self.keep < 1 or not (self.starts or self.rotations):
+            raise ValueError(
+                "a registration needs a start, rotations of at least 0 and keep of at least 1; "
+                f"got {self}"
+            )
+        levels = self.levels
+        if levels is not None and (
+            not levels
+            or not all(level > 0 for level in levels)
+            or sorted(levels, reverse=True) != list(levels)
+        ):
+            raise ValueError(f"levels must be positive and fall, in millimetres; got {levels}")
+
+    def __call__(
+        self,
+        moving: Tensor,
+        fixed: Tensor,
+        moving_affine: Tensor | None = None,
+        fixed_affine: Tensor | None = None,
+        *,
+        moving_mask: Tensor | None = None,
+        fixed_mask: Tensor | None = None,
+        initial: Tensor | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> AffineMap:
+        """The map that carries fixed places to moving ones.
+
+        Args:
+            moving: (1, C, *spatial), 2D or 3D, float32 or float64, in any unit of intensity.
+            fixed: (1, C, *its own spatial), of the moving image's dtype and device.
+            moving_affine: (d + 1, d + 1), voxel index to millimetres: oblique, flipped,
+                anisotropic as it may be. None: voxels of 1 mm.
+            fixed_affine: likewise.
+            moving_mask: (1, 1, *spatial of moving), bool or floating: voxels of more than 0
+                count. None: all.
+            fixed_mask: likewise of fixed.
+            initial: (d + 1, d + 1), fixed to moving millimetres: where to begin, in place of the
+                starts. What is found is it after a map of ``transform``.
+            progress: called as (levels done, levels in all).
+
+        Returns:
+            The map, on the CPU.
+
+        Raises:
+            TypeError: an argument is no tensor, or the images are not of one floating dtype.
+            ValueError: shapes do not fit, an image or a matrix is not finite, a matrix has no
+                inverse, or a mask is empty.
+        """
+        with plain_modes(), torch.enable_grad():
+            source = _placed("moving", moving, moving_affine, moving_mask)
+            target = _placed("fixed", fixed, fixed_affine, fixed_mask)
+            if moving.dtype != fixed.dtype or moving.shape[1] != fixed.shape[1]:
+                raise ValueError(
+                    "moving and fixed must have one dtype and number of channels; got "
+                    f"{moving.dtype} {tuple(moving.shape)} and {fixed.dtype} {tuple(fixed.shape)}"
+                )
+            if source.ndim != target.ndim:
+                raise ValueError(
+                    "moving and fixed must have as many axes; got "
+                    f"{tuple(moving.shape)} and {tuple(fixed.shape)}"
+                )
+            begin = None if initial is None else _matrix(initial, "initial", target.ndim)
+            return self._register(source, target, begin, progress)
+
+    def _register(
+        self,
+        moving: PlacedImage,
+        fixed: PlacedImage,
+        initial: Tensor | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> AffineMap:
+        cropped = fixed.cropped()
+        levels = self.levels or level_spacings(cropped, _MOST_VOXELS, _LEAST_VOXELS)
+        found: list[tuple[str, Tensor, float]] = []
+        for number, spacing in enumerate(levels):
+            source, target = moving.at(spacing), cropped.at(spacing)
+            if number == 0:
+                found = self._begin(source, target, initial, spacing)
+            objective = Objective(source, target, self.metric)
+            found = best(
+                [
+                    (name, *refine(objective, start, self.transform, spacing, _EVALUATIONS))
+                    for name, start, _ in found
+                ],
+                max(1, self.keep >> (number + 1)),
+            )
+            if progress is not None:
+                progress(number + 1, len(levels))
+        name, physical, value = found[0]
+        voxels = torch.linalg.inv(moving.affine) @ physical @ fixed.affine
+        return AffineMap(physical, voxels[:-1], torch.linalg.inv(voxels)[:-1], name, -value)
+
+    def _begin(
+        self, moving: PlacedImage, fixed: PlacedImage, initial: Tensor | None, spacing: float
+    ) -> list[tuple[str, Tensor, float]]:
+        """Where to begin, the best first."""
+        if initial is not None:
+            return [("initial", initial, 0.0)]
+        objective = Objective(moving, fixed, "mutual_information")
+        tried = starts(moving, fixed, tuple(self.starts), self.rotations)
+        return best(
+            [(name, *refine(objective, start, "rigid", spacing, _TRIAL)) for name, start in tried],
+            self.keep,
+        )
+
+
+def _placed(name: str, image: Tensor, affine: Tensor | None, mask: Tensor | None) -> PlacedImage:
+    _checks.is_tensor(image, name)
+    if image.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name} must be float32 or float64; got {image.dtype}")
+    if image.ndim not in (4, 5) or len(image) != 1 or not image.numel():
+        raise ValueError(
+            f"{name} must be (1, C, *spatial) with 2 or 3 axes; got {tuple(image.shape)}"
+        )
+    check_finite(image, name)
+    ndim = image.ndim - 2
+    if affine is None:
+        matrix = torch.eye(ndim + 1, dtype=torch.float64)
+    else:
+        matrix = _matrix(affine, f"{name}_affine", ndim)
+    weight = None
+    if mask is not None:
+        _checks.is_tensor(mask, f"{name}_mask")
+        if mask.shape != (1, 1, *image.shape[2:]):
+            raise ValueError(
+                f"{name}_mask must be (1, 1, *spatial) of {name}, {tuple(image.shape)}; "
+                f"got {tuple(mask.shape)}"
+            )
+        weight = (mask > 0).to(image)
+        if not weight.any():
+            raise ValueError(f"{name}_mask must count some voxels; all are 0")
+    return PlacedImage(recordable(image), weight, matrix)
+
+
+def _matrix(matrix: Tensor, name: str, ndim: int) -> Tensor:
+    """A matrix of homogeneous coordinates in float64 on the CPU."""
+    _checks.is_tensor(matrix, name)
+    if matrix.shape != (ndim + 1, ndim + 1):
+        raise ValueError(
+            f"{name} must be ({ndim + 1}, {ndim + 1}) for {ndim} axes; got {tuple(matrix.shape)}"
+        )
+    found = matrix.detach().double().cpu()
+    last = torch.eye(ndim + 1, dtype=torch.float64)[-1]
+    if not found.isfinite().all() or not torch.equal(found[-1], last) or _flat(found):
+        raise ValueError(
+            f"{name} must be finite and invertible, its last row {last.tolist()}; "
+            f"got {matrix.tolist()}"
+        )
+    return found
+
+
+def _flat(matrix: Tensor) -> bool:
+    lengths = torch.linalg.vector_norm(matrix[:-1, :-1], dim=0)
+    return not abs(float(torch.linalg.det(matrix[:-1, :-1]))) > 1e-9 * float(lengths.prod())
