@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from plasticine.nn.body import exterior
 
@@ -114,6 +115,19 @@ class PlacedImage:
         if self.weight is not None:
             inside = inside & (self.weight[0, 0] > 0)
         return inside
+
+    def focused(self) -> PlacedImage:
+        """Only the body and its outline count; itself where it has weights already.
+
+        The air around would otherwise be most of what a metric sees: where images agree about air,
+        and cut the body differently, it draws the map to the cut.
+        """
+        if self.weight is not None:
+            return self
+        body = self.foreground()[None, None].to(self.image)
+        pool = functional.max_pool2d if self.ndim == 2 else functional.max_pool3d
+        weight = pool(body, 3, 1, 1)
+        return self if not body.any() else PlacedImage(self.image, weight, self.affine)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Centre, (d,), and covariance, (d, d), of the foreground: millimetres, float64."""

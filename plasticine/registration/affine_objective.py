@@ -40,7 +40,7 @@ class Objective:
     """
 
     def __init__(self, moving: PlacedImage, fixed: PlacedImage, metric: str) -> None:
-        self.moving, self.fixed, self.metric = moving, fixed, metric
+        self.moving, self.fixed, self.metric = moving, fixed.focused(), metric
         image = fixed.image
         self._places = image.new_zeros(1).expand(1, fixed.ndim, *fixed.size)
         counts = moving.image.new_ones(1, 1, *moving.size)
