@@ -21,8 +21,9 @@ TRANSFORMS = ("rigid", "similarity", "affine")
 _BINS = 32
 _WINDOW = 5
 """Of LNCC, voxels of the level."""
-_OVERLAP = 0.5
-"""Of what could overlap, the part below which a value is the worse the less it is."""
+_STRAIN = 0.05
+"""Weight of half the squared logarithms of how far a map stretches, in the metric's unit: next to
+nothing for a body's size, too much for a slab squeezed flat."""
 
 
 class Objective:
@@ -30,29 +31,47 @@ class Objective:
 
     Voxels of the fixed image that the map sends out of the moving one, or to what does not count
     there, do not count. Were that all, two corners of background would agree best: of the
-    overlap that could be, the smaller volume of the two, half is asked for, and a value of less
+    overlap that could be, the smaller volume of the two, a part is asked for, and a value of less
     is scaled down (a distance up) in proportion.
 
     Args:
         moving: on the level.
         fixed: likewise.
         metric: of ``METRICS``; the larger is taken negative.
+        before: (d + 1, d + 1) float64, the map whose stretches are no fault.
+        overlap: the part of what could overlap that is asked for.
     """
 
-    def __init__(self, moving: PlacedImage, fixed: PlacedImage, metric: str) -> None:
-        self.moving, self.fixed, self.metric = moving, fixed.focused(), metric
+    def __init__(
+        self,
+        moving: PlacedImage,
+        fixed: PlacedImage,
+        metric: str,
+        before: Tensor,
+        overlap: float = 0.5,
+    ) -> None:
+        self._overlap = overlap
+        ranges = [image.focused().value_range() for image in (moving, fixed)]
+        fixed = fixed.focused().cropped()
+        self.moving, self.fixed, self.metric = moving, fixed, metric
         image = fixed.image
         self._places = image.new_zeros(1).expand(1, fixed.ndim, *fixed.size)
         counts = moving.image.new_ones(1, 1, *moving.size)
         self._counts = counts if moving.weight is None else moving.weight
         # Every channel has a histogram of its own: its images are samples of a batch.
         self._channels = image.transpose(0, 1)
-        self._range = torch.stack([moving.value_range(), fixed.value_range()], 1)
+        self._range = torch.stack(ranges, 1)
+        self._unstretch = torch.linalg.inv(before)
         self._to_voxels = torch.linalg.inv(moving.affine)
         self._voxel = abs(float(torch.linalg.det(fixed.affine)))
 
     def __call__(self, physical: Tensor) -> Tensor:
         """The value, (), of (d + 1, d + 1) float64 millimetres to millimetres; differentiable."""
+        stretches = torch.linalg.svdvals((self._unstretch @ physical)[:-1, :-1])
+        return self._disagreement(physical) + _STRAIN / 2 * (stretches.log() ** 2).sum()
+
+    def _disagreement(self, physical: Tensor) -> Tensor:
+        """The metric's part of the value."""
         voxels = self._to_voxels @ physical @ self.fixed.affine
         affine = voxels[None, :-1].to(self._places)
         warped = warp(self.moving.image, self._places, affine=affine)
@@ -78,7 +97,7 @@ class Objective:
         """1, or less where the overlap of so many voxels is too small."""
         growth = abs(float(torch.linalg.det(physical.detach()[:-1, :-1])))
         possible = min(self.fixed.volume, self.moving.volume / max(growth, 1e-6))
-        return min(1.0, voxels * self._voxel / max(_OVERLAP * possible, 1e-6))
+        return min(1.0, voxels * self._voxel / max(self._overlap * possible, 1e-6))
 
 
 def refine(

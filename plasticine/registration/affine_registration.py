@@ -13,14 +13,16 @@ from plasticine.nn.modes import plain_modes, recordable
 from plasticine.ops import _checks
 from plasticine.registration.affine_levels import PlacedImage, level_spacings
 from plasticine.registration.affine_objective import METRICS, TRANSFORMS, Objective, best, refine
-from plasticine.registration.affine_starts import STARTS, starts
+from plasticine.registration.affine_starts import STARTS, offsets, starts
 
 _MOST_VOXELS = 400_000
 """Of the finest level."""
-_LEAST_VOXELS = 4_000
-"""Of the coarsest level, on which the starts are compared."""
-_TRIAL = 12
-"""Evaluations that each start gets before they are compared."""
+_LEAST_VOXELS = {2: 1_000, 3: 4_000}
+"""Of the coarsest level, on which the starts are compared, by the number of axes."""
+_TRIAL = {2: 40, 3: 12}
+"""Evaluations that each start gets before they are compared, by the number of axes."""
+_OFFSETS = 6
+"""How many of the offsets are started from."""
 _EVALUATIONS = 60
 """At most, of a level."""
 
@@ -155,13 +157,14 @@ class AffineRegistration:
         progress: Callable[[int, int], None] | None,
     ) -> AffineMap:
         cropped = fixed.cropped()
-        levels = self.levels or level_spacings(cropped, _MOST_VOXELS, _LEAST_VOXELS)
+        levels = self.levels or level_spacings(cropped, _MOST_VOXELS, _LEAST_VOXELS[fixed.ndim])
+        before = torch.eye(fixed.ndim + 1, dtype=torch.float64) if initial is None else initial
         found: list[tuple[str, Tensor, float]] = []
         for number, spacing in enumerate(levels):
             source, target = moving.at(spacing), cropped.at(spacing)
             if number == 0:
                 found = self._begin(source, target, initial, spacing)
-            objective = Objective(source, target, self.metric)
+            objective = Objective(source, target, self.metric, before)
             found = best(
                 [
                     (name, *refine(objective, start, self.transform, spacing, _EVALUATIONS))
@@ -181,10 +184,18 @@ class AffineRegistration:
         """Where to begin, the best first."""
         if initial is not None:
             return [("initial", initial, 0.0)]
-        objective = Objective(moving, fixed, "mutual_information")
-        tried = starts(moving, fixed, tuple(self.starts), self.rotations)
+        identity = torch.eye(fixed.ndim + 1, dtype=torch.float64)
+        objective = Objective(moving, fixed, "mutual_information", identity, overlap=1.0)
+        tried = starts(moving, fixed, self.starts, self.rotations)
+        if "offsets" in self.starts:
+            with torch.no_grad():
+                seen = [(*start, float(objective(start[1]))) for start in offsets(moving, fixed)]
+            tried += [(name, start) for name, start, _ in best(seen, _OFFSETS)]
         return best(
-            [(name, *refine(objective, start, "rigid", spacing, _TRIAL)) for name, start in tried],
+            [
+                (name, *refine(objective, start, "rigid", spacing, _TRIAL[fixed.ndim]))
+                for name, start in tried
+            ],
             self.keep,
         )
 

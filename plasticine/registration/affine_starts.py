@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from plasticine.registration.affine_levels import PlacedImage, homogeneous
 
-STARTS = ("header", "centre", "mass", "axes")
+STARTS = ("header", "centre", "mass", "axes", "offsets")
+
+_TURNS = {2: 24, 3: 0}
+"""Rotations that go with each offset, by the number of axes: in 2D they cost little."""
+_STEPS = {2: 4, 3: 3}
+"""Offsets in the length of the shorter image along an axis, by the number of axes."""
 
 
 def starts(
-    moving: PlacedImage, fixed: PlacedImage, kinds: tuple[str, ...], rotations: int
+    moving: PlacedImage, fixed: PlacedImage, kinds: Sequence[str], rotations: int
 ) -> list[tuple[str, Tensor]]:
-    """Rigid maps to begin with, each with the name of its kind.
+    """Rigid maps to begin with, each with the name of its kind; all but "offsets".
 
     Args:
         moving: on a coarse level.
         fixed: likewise.
-        kinds: of ``STARTS``: "header", the identity in millimetres; "centre", the middle of one
-            image on that of the other; "mass", the centres of what is brighter than the
-            background; "axes", these and their principal axes, with each choice of signs that
-            is a rotation.
+        kinds: of ``STARTS``.
         rotations: how many rotations about the centre of mass, spread evenly over all of them.
 
     Returns:
@@ -38,22 +41,46 @@ def starts(
     def about(rotation: Tensor) -> Tensor:
         return homogeneous(rotation, centre - rotation @ target)
 
-    for kind in kinds:
-        if kind == "header":
-            found.append((kind, homogeneous(identity, [0.0] * ndim)))
-        elif kind == "centre":
-            found.append((kind, homogeneous(identity, moving.centre - fixed.centre)))
-        elif kind == "mass":
-            found.append((kind, about(identity)))
-        else:
-            axes, target_axes = (torch.linalg.eigh(s).eigenvectors for s in (spread, target_spread))
-            for signs in itertools.product((1.0, -1.0), repeat=ndim):
-                signed = axes * torch.tensor(signs, dtype=torch.float64)
-                rotation = signed @ target_axes.T
-                if torch.linalg.det(rotation) > 0:
-                    found.append((kind, about(rotation)))
-    found += [("rotations", about(rotation)) for rotation in even_rotations(ndim, rotations)]
+    if "header" in kinds:
+        found.append(("header", homogeneous(identity, [0.0] * ndim)))
+    if "centre" in kinds:
+        found.append(("centre", homogeneous(identity, moving.centre - fixed.centre)))
+    if "mass" in kinds:
+        found.append(("mass", about(identity)))
+    if "axes" in kinds:
+        axes, target_axes = (torch.linalg.eigh(s).eigenvectors for s in (spread, target_spread))
+        for signs in itertools.product((1.0, -1.0), repeat=ndim):
+            rotation = axes * torch.tensor(signs, dtype=torch.float64) @ target_axes.T
+            if torch.linalg.det(rotation) > 0:
+                found.append(("axes", about(rotation)))
+    return found + [("rotations", about(turn)) for turn in even_rotations(ndim, rotations)]
+
+
+def offsets(moving: PlacedImage, fixed: PlacedImage) -> list[tuple[str, Tensor]]:
+    """Translations on a grid, for images of which one shows a part of the other.
+
+    The grid reaches as far as half of the shorter image still overlaps along each axis. In 2D each
+    offset goes with rotations all around, too.
+    """
+    ndim = fixed.ndim
+    lines = []
+    for one, other in zip(_box(moving), _box(fixed), strict=True):
+        step = min(one, other) / _STEPS[ndim]
+        steps = int((one + other - min(one, other)) / 2 / step)
+        lines.append([step * number for number in range(-steps, steps + 1)])
+    turns = even_rotations(ndim, _TURNS[ndim])
+    found = []
+    for offset in itertools.product(*lines):
+        place = moving.centre + torch.tensor(offset, dtype=torch.float64)
+        for turn in turns or [torch.eye(ndim, dtype=torch.float64)]:
+            found.append(("offsets", homogeneous(turn, place - turn @ fixed.centre)))
     return found
+
+
+def _box(image: PlacedImage) -> list[float]:
+    """The lengths of the box along millimetre axes that holds an image."""
+    size = torch.tensor(image.size, dtype=torch.float64)
+    return [float(n) for n in image.affine[:-1, :-1].abs() @ size]
 
 
 def even_rotations(ndim: int, count: int) -> list[Tensor]:
