@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from plasticine.nn.body import exterior
+from plasticine.ops.warp import warp
 
 _SMOOTHING = 0.7
 """Standard deviation of the smoothing in voxels of the level that it is for. Less, and what linear
@@ -125,10 +126,16 @@ class PlacedImage:
         """
         if self.weight is not None:
             return self
-        body = self.foreground()[None, None].to(self.image)
+        # Found on half of the resolution, which takes an eighth of the time.
+        coarse = self.at(2 * float(self.spacing.min()))
+        body = coarse.foreground()[None, None].to(self.image)
+        if not body.any():
+            return self
+        affine = (torch.linalg.inv(coarse.affine) @ self.affine)[None, :-1].to(self.image)
+        places = self.image.new_zeros(1).expand(1, self.ndim, *self.size)
         pool = functional.max_pool2d if self.ndim == 2 else functional.max_pool3d
-        weight = pool(body, 3, 1, 1)
-        return self if not body.any() else PlacedImage(self.image, weight, self.affine)
+        weight = pool((warp(body, places, affine=affine) >= 0.5).to(body), 3, 1, 1)
+        return PlacedImage(self.image, weight, self.affine)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Centre, (d,), and covariance, (d, d), of the foreground: millimetres, float64."""

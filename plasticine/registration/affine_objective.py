@@ -51,7 +51,7 @@ class Objective:
         overlap: float = 0.5,
     ) -> None:
         self._overlap = overlap
-        ranges = [image.focused().value_range() for image in (moving, fixed)]
+        moving_range = moving.focused().value_range()
         fixed = fixed.focused().cropped()
         self.moving, self.fixed, self.metric = moving, fixed, metric
         image = fixed.image
@@ -60,7 +60,7 @@ class Objective:
         self._counts = counts if moving.weight is None else moving.weight
         # Every channel has a histogram of its own: its images are samples of a batch.
         self._channels = image.transpose(0, 1)
-        self._range = torch.stack(ranges, 1)
+        self._range = torch.stack([moving_range, fixed.value_range()], 1)
         self._unstretch = torch.linalg.inv(before)
         self._to_voxels = torch.linalg.inv(moving.affine)
         self._voxel = abs(float(torch.linalg.det(fixed.affine)))
