@@ -1,6 +1,7 @@
 """The spatial transformation module: which deformation carries one domain to another."""
 
 from plasticine.registration.affine import AffineHead, affine_exponential
+from plasticine.registration.affine_registration import AffineMap, AffineRegistration
 from plasticine.registration.deformation import Deformation
 from plasticine.registration.instance import InstanceOptimisation, Level
 from plasticine.registration.matching import nearest_targets, structure_descriptor
@@ -11,6 +12,8 @@ from plasticine.registration.transport import shape_distance, transport_plan
 
 __all__ = [
     "AffineHead",
+    "AffineMap",
+    "AffineRegistration",
     "Deformation",
     "InstanceOptimisation",
     "Level",

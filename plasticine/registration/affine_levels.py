@@ -69,10 +69,12 @@ class PlacedImage:
             return self
         found = (self.weight[0, 0] != 0).nonzero().cpu()
         least, greatest = found.amin(0), found.amax(0) + 1
-        box = tuple(slice(int(a), int(b)) for a, b in zip(least, greatest, strict=True))
+        box: list[slice] = [slice(int(a), int(b)) for a, b in zip(least, greatest, strict=True)]
         shift = torch.eye(self.ndim + 1, dtype=torch.float64)
         shift[:-1, -1] = least.double()
-        image, weight = self.image[(..., *box)], self.weight[(..., *box)]
+        image, weight = (
+            tensor[(slice(None), slice(None), *box)] for tensor in (self.image, self.weight)
+        )
         return PlacedImage(image.contiguous(), weight.contiguous(), self.affine @ shift)
 
     def at(self, spacing: float) -> PlacedImage:
@@ -93,8 +95,9 @@ class PlacedImage:
             weights = _smoothing(voxels, count, ratio, first).to(image)
             image = _along(image, axis + 2, weights)
             weight = None if weight is None else _along(weight, axis + 2, weights)
-        # What counts less than half of a voxel has values from beyond the mask.
-        weight = None if weight is None else weight * (weight >= 0.5)
+        if weight is not None and float(weight.max()) >= 0.5:
+            # What counts less than half of a voxel has values from beyond the mask.
+            weight = weight * (weight >= 0.5)
         return PlacedImage(image.contiguous(), weight, self.affine @ step)
 
     def value_range(self) -> Tensor:
