@@ -69,12 +69,11 @@ class PlacedImage:
             return self
         found = (self.weight[0, 0] != 0).nonzero().cpu()
         least, greatest = found.amin(0), found.amax(0) + 1
-        box: list[slice] = [slice(int(a), int(b)) for a, b in zip(least, greatest, strict=True)]
+        box = [slice(int(a), int(b)) for a, b in zip(least, greatest, strict=True)]
+        index = (slice(None), slice(None), *box)
         shift = torch.eye(self.ndim + 1, dtype=torch.float64)
         shift[:-1, -1] = least.double()
-        image, weight = (
-            tensor[(slice(None), slice(None), *box)] for tensor in (self.image, self.weight)
-        )
+        image, weight = self.image[index], self.weight[index]
         return PlacedImage(image.contiguous(), weight.contiguous(), self.affine @ shift)
 
     def at(self, spacing: float) -> PlacedImage:
