@@ -38,7 +38,8 @@ class AffineMap:
         inverse_voxels: (d, d + 1) float64, moving voxels to fixed voxels.
         start: which of the starts led to it, or "initial".
         value: of the metric on the finest level: mutual information in nats, LNCC, or the
-            distance of MIND descriptors negated; the higher the better.
+            distance of MIND descriptors negated, less a little for how far the map stretches; the
+            higher the better.
     """
 
     physical: Tensor
@@ -55,14 +56,23 @@ class AffineRegistration:
     On a coarse level a few steps are made from every start by a rigid map; the best go on with
     all of the transform's parameters, fewer of them on each finer level. Every level is lowered by
     BFGS on the Lie algebra of the transforms about the fixed image's centre. Each image keeps its
-    own grid, size and orientation: all happens in millimetres. Nothing is drawn at random: the
-    result is the same every time.
+    own grid, size and orientation: all happens in millimetres. Voxels that the map sends out of the
+    moving image do not count, nor, where the fixed image has no mask, does what is further than a
+    voxel of the level from the body: from what is brighter than the background, holes filled.
+    Nothing is drawn at random: the result is the same every time.
+
+    Ultrasound, whose dark sector is no background, misleads the starts: begin at the header alone,
+    ``starts=("header",)``, with ``metric="mind"``.
 
     Attributes:
         transform: "affine", "similarity" (rotation, translation and one scale) or "rigid".
         metric: "mutual_information", of any pair of modalities; "lncc"; or "mind". The starts
-            are compared by mutual information.
-        starts: kinds of ``affine_starts.STARTS``, all of which are tried.
+            are compared by mutual information always. Each channel is compared with its own.
+        starts: which of these are tried: "header", the images as their matrices place them;
+            "centre", the middle of one on that of the other; "mass", the centres of the bodies;
+            "axes", these and their principal axes, with all choices of signs that are rotations;
+            "offsets", the best of a grid of translations (in 2D with rotations), for images of
+            which one shows a part of the other.
         rotations: how many more starts there are, of rotations spread over all that there are, for
             images that may be turned in any way; 60 leave no turn further than 61 degrees from one.
         levels: spacings of the levels in millimetres, coarse to fine. None: each twice as fine as
