@@ -107,6 +107,8 @@ class Operator:
         self._held_as = held_as or self.name
         self._axes = input_axes or (0,) * self._tensors, result_axes
         self.serve = {name: self._compiled(name, kernel) for name in backends.BACKENDS} | {**serve}
+        self._kernel = kernel
+        self._special = frozenset(serve)
         function = formula_of(self.name, self._tensors, derivative, self._map_over_batch)
         self._function = function
         self._apply = plain_apply(function)
@@ -135,6 +137,46 @@ class Operator:
         A gradient that is not needed may come back as None.
         """
         return self._call(self._compute, arguments)
+
+    def into(self, results: Any, *arguments: Any, scratch: Tensor | None = None) -> Any:
+        """Computes into memory that is there: for loops that take no new memory.
+
+        Nothing is checked or recorded, and no transform or dispatch mode is looked for.
+
+        Args:
+            results: contiguous, as the shape rule has them: a tensor, or a tuple of tensors and of
+                None for what is not wanted. None of them is an argument, too.
+            arguments: as in a call.
+            scratch: from ``scratch_for`` these arguments; None takes new memory.
+
+        Returns:
+            ``results``.
+        """
+        place = self._backend
+        backend = backends.choose(
+            arguments[place], self._held_as, device_type(arguments[self._field])
+        )
+        own = (*arguments[:place], *arguments[place + 1 :])
+        found = results if type(results) is tuple else (results,)
+        if backend in self._special:
+            computed = self.serve[backend](*own)
+            several = computed if type(computed) is tuple else (computed,)
+            for result, value in zip(found, several, strict=True):
+                if result is not None:
+                    result.copy_(value)
+            return results
+        if self._scratch is not None:
+            found = (*found, self._scratch(*own) if scratch is None else scratch)
+        inputs, options = own[: self._tensors], own[self._tensors : place]
+        call(backend, self._kernel, own[self._field], *inputs, *found, *options)
+        return results
+
+    def scratch_for(self, *arguments: Any) -> Tensor | None:
+        """Memory that ``into`` may be given again and again for arguments of these shapes."""
+        place = self._backend
+        if self._scratch is None:
+            return None
+        return self._scratch(*arguments[:place], *arguments[place + 1 :])
 
     def check(self, *arguments: Any) -> None:
         """Raises unless the arguments, without the backend and ``needs``, are what it takes."""

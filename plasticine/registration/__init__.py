@@ -3,21 +3,28 @@
 from plasticine.registration.affine import AffineHead, affine_exponential
 from plasticine.registration.affine_registration import AffineMap, AffineRegistration
 from plasticine.registration.deformation import Deformation
+from plasticine.registration.displaced import AffineDisplacement
+from plasticine.registration.greedy import GreedyLevel, GreedyRegistration
 from plasticine.registration.instance import InstanceOptimisation, Level
 from plasticine.registration.matching import nearest_targets, structure_descriptor
 from plasticine.registration.network import VelocityNetwork
 from plasticine.registration.objective import RegistrationObjective
+from plasticine.registration.similarity import Similarity
 from plasticine.registration.stack import stack_deformation, stack_folding
 from plasticine.registration.transport import shape_distance, transport_plan
 
 __all__ = [
+    "AffineDisplacement",
     "AffineHead",
     "AffineMap",
     "AffineRegistration",
     "Deformation",
+    "GreedyLevel",
+    "GreedyRegistration",
     "InstanceOptimisation",
     "Level",
     "RegistrationObjective",
+    "Similarity",
     "VelocityNetwork",
     "affine_exponential",
     "nearest_targets",

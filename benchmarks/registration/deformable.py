@@ -1,0 +1,71 @@
+"""The greedy stage on pairs of heads, from the affine start that a peer found.
+
+    python -m benchmarks.registration.peer FOLDER
+    OMP_NUM_THREADS=1 python -m benchmarks.registration.deformable FOLDER [--judge] [SETTINGS ...]
+
+SETTINGS are changes of ``GreedyRegistration``, such as ``"levels=((4, 50), (1, 9)), step=1"``, or
+the name of a budget; without any all budgets are run. Prints the mean Dice of the labels of every
+pair, the processor's seconds, the page faults after the first pair, and what folds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.registration import heads
+from plasticine.registration import GreedyLevel, GreedyRegistration
+from plasticine.registration.greedy import BUDGETS
+
+
+def settings_of(text: str) -> GreedyRegistration:
+    if text in BUDGETS:
+        return BUDGETS[text]
+    changes: dict[str, Any] = eval(f"dict({text})", {})
+    base = BUDGETS[changes.pop("budget", "default")]
+    if "levels" in changes:
+        changes["levels"] = tuple(GreedyLevel(*level) for level in changes["levels"])
+    own = {name: changes.pop(name) for name in ("metric", "window", "dilations") if name in changes}
+    return replace(base, similarity=replace(base.similarity, **own), **changes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("settings", nargs="*", default=list(BUDGETS))
+    parser.add_argument("--judge", action="store_true", help="the pairs that nothing is chosen by")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print("settings | Dice (of each pair) | s | folds | corners' volume | SDlogJ | page faults")
+    for text in arguments.settings:
+        registration = settings_of(text)
+        dice, seconds, folding, faults = [], [], [], 0
+        for pair in heads.JUDGING if arguments.judge else heads.CHOOSING:
+            moving, fixed = map(heads.head, pair)
+            with np.load(arguments.folder / f"{'-'.join(pair)}.npz") as kept:
+                affine = torch.from_numpy(kept["affine"])
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            start = time.process_time()
+            found = registration(moving.image, fixed.image, affine=affine)
+            seconds.append(time.process_time() - start)
+            faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+            dice.append(heads.mean_dice(moving, fixed, found.offset(), affine))
+            folding.append(heads.folding(found.displacement))
+        print(
+            f"{text} | {np.mean(dice):.4f} ({' '.join(f'{d:.4f}' for d in dice)}) | "
+            f"{np.mean(seconds):.2f} | {sum(f['folds'] for f in folding)} | "
+            f"{sum(f['volume'] for f in folding):.2f} | "
+            f"{np.mean([f['sdlogj'] for f in folding]):.3f} | {faults}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Pairs of heads with labels, and how well a map carries the labels of one onto the other."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import torch
+from torch import Tensor
+
+import plasticine
+
+FOLDER = Path(os.environ.get("PLASTICINE_DATA", "../shared/data")) / "brain_t1_labels"
+
+# Moving and fixed. The first three are what settings are chosen by, the others what judges them.
+CHOOSING = (("012", "013"), ("014", "015"), ("033", "034"))
+JUDGING = (("039", "048"), ("049", "051"), ("013", "039"), ("051", "014"))
+
+
+@dataclass(frozen=True)
+class Head:
+    """A T1 image.
+
+    Attributes:
+        image: (1, 1, *spatial), float32, as stored.
+        labels: (1, 1, *spatial), float32.
+        affine: (4, 4), voxels to millimetres, right-anterior-superior.
+        path: of the image.
+    """
+
+    image: Tensor
+    labels: Tensor
+    affine: np.ndarray
+    path: Path
+
+
+def head(name: str) -> Head:
+    path = FOLDER / f"IXI{name}_t1.nii.gz"
+    image = nibabel.load(path)
+    labels = nibabel.load(FOLDER / f"IXI{name}_labels.nii.gz")
+    arrays = [np.array(v.dataobj, np.float32, order="C")[None, None] for v in (image, labels)]
+    return Head(*map(torch.from_numpy, arrays), image.affine, path)
+
+
+def mean_dice(moving: Head, fixed: Head, displacement: Tensor, affine: Tensor) -> float:
+    """Of the labels that either has, carried to the nearest voxel.
+
+    Args:
+        moving: whose labels are carried.
+        fixed: whose labels they are compared with.
+        displacement: (1, 3, *fixed), voxels of the moving image.
+        affine: (1, 3, 4), from voxels of the fixed image to those of the moving one.
+    """
+    carried = plasticine.warp(
+        moving.labels, displacement, affine=affine, mode="nearest", padding="zeros"
+    )
+    a, b = (x.numpy().astype(np.int64).ravel() for x in (carried, fixed.labels))
+    size = int(max(a.max(), b.max(), moving.labels.max())) + 1
+    both = np.bincount(a[a == b], minlength=size)
+    total = np.bincount(a, minlength=size) + np.bincount(b, minlength=size)
+    counted = total > 0
+    counted[0] = False
+    return float((2 * both[counted] / total[counted]).mean())
+
+
+def folding(displacement: Tensor) -> dict[str, float]:
+    """Folds by central differences; by all differences of corners, as a volume; and SDlogJ.
+
+    Args:
+        displacement: (1, 3, *fixed), in voxels of the fixed image: before an affine part.
+    """
+    found = plasticine.folding(displacement)
+    return {
+        "folds": int(found.folds),
+        "volume": float(found.non_diffeomorphic_volume),
+        "sdlogj": float(found.sd_log_jacobian),
+    }

@@ -1,0 +1,90 @@
+"""A map of one grid to another: a displacement, then an affine map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from plasticine.ops.folding import Folding, folding
+from plasticine.ops.invert import invert
+from plasticine.ops.warp import warp
+
+
+@dataclass(frozen=True)
+class AffineDisplacement:
+    """φ(p) = A(p + u(p)), from voxels of a fixed image to voxels of a moving one.
+
+    Attributes:
+        displacement: (N, d, *fixed spatial), u, voxels of the fixed image.
+        affine: (N, d, d + 1), A, from voxels of the fixed image to voxels of the moving one, or
+            None for the identity.
+        moving_size: the spatial size of the moving image.
+    """
+
+    displacement: Tensor
+    affine: Tensor | None
+    moving_size: Sequence[int]
+
+    def offset(self) -> Tensor:
+        """w(p) = A(p + u(p)) - A p, (N, d, *fixed spatial), voxels of the moving image.
+
+        ``plasticine.warp(moving, offset, affine=affine)`` is the moving image at φ.
+        """
+        if self.affine is None:
+            return self.displacement
+        linear = self.affine[:, :, :-1].contiguous()
+        return torch.bmm(linear, self.displacement.flatten(2)).view_as(self.displacement)
+
+    def warp(self, images: Tensor, *, mode: str = "linear", padding: str = "border") -> Tensor:
+        """Images on the moving grid, carried to the fixed one: (N, C, *fixed spatial).
+
+        Args:
+            images: (N or 1, C, *moving spatial).
+            mode: of ``plasticine.warp``; "nearest" for labels.
+            padding: likewise.
+        """
+        return warp(images, self.offset(), affine=self.affine, mode=mode, padding=padding)
+
+    def folding(self, scheme: str = "central") -> Folding:
+        """Of the displacement: whether the affine map mirrors does not count."""
+        return folding(self.displacement, scheme=scheme)
+
+    def inverse(self, *, tolerance: float = 1e-3, iterations: int = 100) -> AffineDisplacement:
+        """φ⁻¹, on the moving image's grid, in the same form.
+
+        Args:
+            tolerance: of ``plasticine.invert``, voxels of the fixed image.
+            iterations: likewise.
+        """
+        # φ⁻¹(q) = v(A⁻¹ q) with v = (id + u)⁻¹ = id + w. In the form B(q + z(q)) with B = A⁻¹,
+        # z(q) = A_linear w(A⁻¹ q).
+        w = invert(self.displacement, tolerance=tolerance, iterations=iterations).displacement
+        size = tuple(self.displacement.shape[2:])
+        if self.affine is None:
+            if tuple(self.moving_size) == size:
+                return replace(self, displacement=w)
+            return AffineDisplacement(_on_grid(w, None, self.moving_size), None, size)
+        inverse = inverted(self.affine)
+        on_moving = _on_grid(w, inverse, self.moving_size)
+        linear = self.affine[:, :, :-1].contiguous()
+        z = torch.bmm(linear, on_moving.flatten(2)).view_as(on_moving)
+        return AffineDisplacement(z, inverse, size)
+
+
+def inverted(affine: Tensor) -> Tensor:
+    """The inverse of (N, d, d + 1) affine maps, worked out in float64."""
+    linear = torch.linalg.inv(affine[:, :, :-1].double())
+    translation = -linear @ affine[:, :, -1:].double()
+    return torch.cat([linear, translation], 2).to(affine.dtype)
+
+
+def _on_grid(field: Tensor, affine: Tensor | None, size: Sequence[int]) -> Tensor:
+    """A field at an affine map of the voxels of a grid of another size; its edge repeated."""
+    ndim = field.shape[1]
+    if affine is None:
+        affine = torch.eye(ndim, ndim + 1, dtype=field.dtype, device=field.device)[None]
+    zero = field.new_zeros(1).expand(1, ndim, *size)
+    return warp(field, zero, affine=affine, padding="border")

@@ -1,0 +1,271 @@
+"""Greedy registration: known deformations must be found, on any grid, and nothing may fold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from refusal import refuses
+from torch import Tensor
+
+from plasticine import exponential, folding, gaussian_smooth, warp
+from plasticine.metrics import end_point_error
+from plasticine.registration import (
+    AffineDisplacement,
+    GreedyLevel,
+    GreedyRegistration,
+    Similarity,
+)
+from plasticine.registration.greedy import BUDGETS
+from plasticine.registration.unfolding import folds, smallest_jacobian, unfolded
+
+QUICK = GreedyRegistration(levels=(GreedyLevel(2, 25), GreedyLevel(1, 15)))
+
+
+def _texture(size: tuple[int, ...], count: int = 1, channels: int = 1, seed: int = 0) -> Tensor:
+    """Smooth images within [-1, 1]."""
+    noise = torch.randn((count, channels, *size), generator=torch.Generator().manual_seed(seed))
+    smooth = gaussian_smooth(noise, 1.5)
+    return smooth / smooth.flatten(2).abs().amax(2).view(count, channels, *[1] * len(size))
+
+
+def _velocity(size: tuple[int, ...], voxels: float, seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    drawn = gaussian_smooth(torch.randn((1, len(size), *size), generator=generator), 6)
+    return voxels * drawn / drawn.norm(dim=1).mean()
+
+
+def _inside(size: tuple[int, ...]) -> Tensor:
+    mask = torch.zeros(1, 1, *size, dtype=torch.bool)
+    mask[(slice(None), slice(None), *[slice(4, -4)] * len(size))] = True
+    return mask
+
+
+def _error(found: AffineDisplacement, truth: Tensor) -> float:
+    """What is left of a deformation's end-point error, as a fraction."""
+    mask = _inside(tuple(truth.shape[2:]))
+    before = end_point_error(torch.zeros_like(truth), truth, mask=mask)
+    return end_point_error(found.offset(), truth, mask=mask) / before
+
+
+@pytest.mark.parametrize("size", [(48, 40), (24, 26, 22)])
+@pytest.mark.parametrize(
+    ("metric", "window"),
+    [("lncc", 5), ("lncc", 3), ("mind", 5), ("mutual_information", 5), ("sum_of_squares", 5)],
+)
+def test_finds_a_known_deformation(size: tuple[int, ...], metric: str, window: int) -> None:
+    fixed = _texture(size)
+    displacement, inverse = exponential(_velocity(size, 2.0), inverse=True)
+    moving = warp(fixed, inverse)  # so that moving∘φ is fixed
+    if metric in ("mind", "mutual_information"):
+        fixed, moving = 0.5 - fixed.abs(), moving  # not monotone in the moving image's intensities
+    calls: list[tuple[int, int]] = []
+    settings = replace(QUICK, similarity=Similarity(metric, window))
+    found = settings(moving, fixed, progress=lambda done, total: calls.append((done, total)))
+    assert _error(found, displacement) < 0.45
+    assert not folds(found.displacement)
+    assert calls == [(done, 40) for done in range(1, 41)]
+
+
+def test_several_channels_and_a_pair_alone() -> None:
+    size = (40, 44)
+    fixed = _texture(size, 2, 3)
+    fields = [exponential(_velocity(size, 2.0, seed), inverse=True) for seed in (1, 2)]
+    moving = warp(fixed, torch.cat([inverse for _, inverse in fields]))
+    together = QUICK(moving, fixed)
+    alone = QUICK(moving[1:], fixed[1:])
+    torch.testing.assert_close(together.displacement[1:], alone.displacement, atol=1e-4, rtol=0)
+    for number, (truth, _) in enumerate(fields):
+        pair = replace(together, displacement=together.displacement[number : number + 1])
+        assert _error(pair, truth) < 0.35
+    torch.testing.assert_close(
+        QUICK(moving, fixed).displacement, together.displacement, atol=0, rtol=0
+    )
+
+
+@pytest.mark.parametrize("size", [(48, 40), (24, 26, 22)])
+def test_the_grids_may_differ(size: tuple[int, ...]) -> None:
+    ndim = len(size)
+    fixed = _texture(size)
+    truth, inverse = exponential(_velocity(size, 2.0), inverse=True)
+    aligned = warp(fixed, inverse)
+    # The moving image: its axes in another order, one of them flipped, finer, and shifted.
+    order = [*range(1, ndim), 0]
+    other = aligned.permute(0, 1, *(axis + 2 for axis in order)).flip(2)
+    other_size = [2 * n + 3 for n in other.shape[2:]]
+    to_aligned = torch.zeros(1, ndim, ndim + 1)  # from its voxels to those of other
+    to_aligned[0, :, :ndim] = torch.eye(ndim) / 2
+    to_aligned[0, :, ndim] = -1.0
+    zero = torch.zeros(1, ndim, *other_size)
+    moving = warp(other, zero, affine=to_aligned)
+    affine = torch.zeros(1, ndim, ndim + 1)
+    for axis, source in enumerate(order):
+        affine[0, axis, source] = 2.0
+        affine[0, axis, ndim] = 2.0
+    affine[0, 0, order[0]] = -2.0
+    affine[0, 0, ndim] = 2.0 * (other.shape[2] - 1) + 2.0
+    whole = replace(QUICK, levels=(GreedyLevel(2, 20), GreedyLevel(1, 20)))
+    torch.testing.assert_close(  # the start is what it is meant to be
+        warp(moving, torch.zeros_like(truth), affine=affine), aligned, atol=1e-5, rtol=0
+    )
+    found = whole(moving, fixed, affine=affine)
+    mask = _inside(size)
+    before = end_point_error(torch.zeros_like(truth), truth, mask=mask)
+    assert end_point_error(found.displacement, truth, mask=mask) < 0.45 * before
+    carried = found.warp(moving)
+    assert (carried - fixed).square().mean() < 0.2 * (aligned - fixed).square().mean()
+
+    back = found.inverse()
+    assert tuple(back.displacement.shape[2:]) == tuple(other_size)
+    assert tuple(back.moving_size) == size
+    # There and back: at the fixed voxels, of a smooth image.
+    smooth = gaussian_smooth(fixed, 2.0)
+    returned = found.warp(back.warp(smooth))
+    inner = _inside(size)
+    assert (returned - smooth)[inner].abs().mean() < 0.05 * smooth[inner].abs().mean()
+
+
+def test_starts_from_an_affine_map_and_a_displacement() -> None:
+    size = (40, 36)
+    fixed = _texture(size)
+    truth, inverse = exponential(_velocity(size, 2.0), inverse=True)
+    moving = warp(fixed, inverse)
+    still = replace(QUICK, levels=(GreedyLevel(1, 0),))
+    torch.testing.assert_close(still(moving, fixed, initial=truth).displacement, truth)
+    shifted = torch.tensor([[[1.0, 0.0, 3.0], [0.0, 1.0, -2.0]]])
+    far = torch.roll(moving, (3, -2), (2, 3))
+    found = QUICK(far, fixed, affine=shifted)
+    mask = _inside(size)
+    assert end_point_error(found.displacement, truth, mask=mask) < 0.4 * end_point_error(
+        torch.zeros_like(truth), truth, mask=mask
+    )
+
+
+def test_what_a_mask_leaves_out_is_not_looked_at() -> None:
+    size = (48, 40)
+    fixed = _texture(size)
+    truth, inverse = exponential(_velocity(size, 1.5), inverse=True)
+    moving = warp(fixed, inverse)
+    fixed_mask, moving_mask = torch.ones(1, 1, *size), torch.ones(1, 1, *size, dtype=torch.bool)
+    fixed_mask[:, :, 30:40, 20:30] = 0
+    moving_mask[:, :, 8:16, 8:16] = False
+    spoilt_fixed = torch.where(fixed_mask > 0, fixed, 5.0)
+    spoilt_moving = torch.where(moving_mask, moving, -5.0)
+    masks = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
+    settings = replace(QUICK, levels=(GreedyLevel(1, 40),))
+    with_masks = _error(settings(spoilt_moving, spoilt_fixed, **masks), truth)
+    without = _error(settings(spoilt_moving, spoilt_fixed), truth)
+    assert with_masks < 0.5
+    assert with_masks < 0.8 * without
+
+
+def test_equal_and_flat_images_stay_where_they_are() -> None:
+    image = _texture((32, 30))
+    assert QUICK(image, image).displacement.abs().max() < 0.02
+    flat = torch.full_like(image, 3.0)
+    for metric in ("lncc", "mind", "mutual_information", "sum_of_squares"):
+        settings = replace(QUICK, similarity=Similarity(metric))
+        assert settings(flat, flat).displacement.abs().max() < 0.02
+
+
+def test_float64_and_the_caller_s_modes() -> None:
+    fixed = _texture((32, 30)).double()
+    moving = warp(fixed, _velocity((32, 30), 1.0).double())
+    found = QUICK(moving.requires_grad_(), fixed)
+    assert found.displacement.dtype == torch.float64
+    assert not found.displacement.requires_grad
+    with torch.inference_mode(), torch.autocast("cpu"):
+        again = QUICK(moving, fixed)
+    torch.testing.assert_close(again.displacement, found.displacement)
+
+
+@pytest.mark.parametrize("size", [(40, 36), (20, 22, 18)])
+def test_unfolds(size: tuple[int, ...]) -> None:
+    smooth = exponential(_velocity(size, 2.0))
+    assert unfolded(smooth) is smooth
+    folded = smooth.clone()
+    centre = tuple(n // 2 for n in size)
+    folded[(0, 0, *centre)] += 3.0
+    folded[(0, 1, *(n // 4 for n in size))] -= 4.0
+    assert folds(folded)
+    mended = unfolded(folded)
+    assert not folds(mended)
+    assert smallest_jacobian(mended).min() > 0
+    far = torch.ones(size, dtype=torch.bool)
+    for place in (centre, tuple(n // 4 for n in size)):
+        far[tuple(slice(max(0, i - 8), i + 9) for i in place)] = False
+    torch.testing.assert_close(mended[..., far], folded[..., far], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_two_brain_slices(data_folder: Path, budget: str) -> None:
+    image = pytest.importorskip("PIL.Image")
+    moving, fixed = (
+        torch.from_numpy(
+            np.array(image.open(data_folder / "brain_2d" / f"{name}slice.jpg").convert("L"))
+        ).float()[None, None]
+        for name in ("r16", "r64")
+    )
+
+    def correlation(x: Tensor) -> float:
+        return float(torch.corrcoef(torch.stack([x.flatten(), fixed.flatten()]))[0, 1])
+
+    found = BUDGETS[budget](moving, fixed)
+    assert correlation(found.warp(moving)) > max(0.93, correlation(moving) + 0.05)
+    assert int(folding(found.displacement).folds) == 0
+    assert float(folding(found.displacement).non_diffeomorphic_volume) == 0
+
+
+def test_a_head_known_to_be_deformed(data_folder: Path) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    stored = nibabel.load(data_folder / "brain_t1_labels" / "IXI012_t1.nii.gz").dataobj
+    fixed = torch.from_numpy(np.array(stored, dtype=np.float32, order="C"))[None, None, ::2, ::2]
+    fixed = fixed[..., ::2].contiguous()
+    size = tuple(fixed.shape[2:])
+    truth, inverse = exponential(_velocity(size, 2.0), inverse=True)
+    moving = warp(fixed, inverse)
+    noise = torch.randn(fixed.shape, generator=torch.Generator().manual_seed(3))
+    found = QUICK(0.7 * moving + 10 + noise, fixed)
+    head = gaussian_smooth(fixed, 2.0) > 20
+    before = end_point_error(torch.zeros_like(truth), truth, mask=head)
+    assert end_point_error(found.offset(), truth, mask=head) < 0.35 * before
+    assert not folds(found.displacement)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"levels": ()}, "needs a level"),
+        ({"step": 0.0}, "step must be positive"),
+        ({"momentum": 1.0}, "momentum must be from 0"),
+        ({"memory": -0.1}, "memory must be from 0"),
+        ({"relative": -1.0}, "relative must be at least 0"),
+        ({"update_sigma": float("nan")}, "update_sigma must be at least 0"),
+        ({"total_sigma": float("inf")}, "total_sigma must be at least 0"),
+    ],
+)
+def test_refuses_settings(change: dict, message: str) -> None:
+    refuses(ValueError, message, replace, QUICK, **change)
+
+
+def test_refuses() -> None:
+    image = _texture((20, 18))
+    refuses(ValueError, "factor of at least 1", GreedyLevel, 0, 1)
+    refuses(ValueError, "metric must be one of", Similarity, "ncc")
+    refuses(ValueError, "window must be odd", Similarity, "lncc", 4)
+    refuses(ValueError, "dilations must be", Similarity, "mind", 5, ())
+    refuses(TypeError, "float16", QUICK, image.half(), image.half())
+    refuses(TypeError, "moving must be", QUICK, image.numpy(), image)
+    refuses(ValueError, r"\(1, 1, 20, 18\) and \(1, 2, 20, 18\)", QUICK, image, image.repeat(1, 2, 1, 1))
+    refuses(ValueError, "images must be", QUICK, image[..., None], image)
+    refuses(ValueError, "affine must be", QUICK, image, image, affine=torch.eye(3)[None])
+    refuses(ValueError, "initial must be", QUICK, image, image, initial=torch.zeros(1, 2, 4, 4))
+    for name in ("fixed_mask", "moving_mask"):
+        refuses(ValueError, f"{name} must be", QUICK, image, image, **{name: image[..., 1:]})
+    broken = image.clone()
+    broken[0, 0, 3, 4] = float("nan")
+    refuses(ValueError, r"moving must be finite; 1 of 360 .*\(0, 0, 3, 4\)", QUICK, broken, image)
+    refuses(ValueError, "fixed must be finite", QUICK, image, broken)
