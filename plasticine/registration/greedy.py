@@ -20,12 +20,13 @@ from plasticine.registration.displaced import AffineDisplacement
 from plasticine.registration.similarity import Similarity, SimilarityGradient
 from plasticine.registration.unfolding import unfolded
 
-# No axis is shrunk below so many voxels.
-_LEAST_SIZE = 16
+# The longest axis is not shrunk below so many voxels, in which windows would see all of an image,
+# and no axis below so few.
+_LEAST_LENGTH, _LEAST_SIZE = 24, 8
 # A gradient per voxel of movement below which there is nothing to follow but rounding.
-_NO_GRADIENT = 1e-4
+_NO_GRADIENT = 0.05
 # The longest update is scaled to the step, unless it has come to less than this of the usual one.
-_LEAST_UPDATE = 0.05
+_LEAST_UPDATE = 0.2
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class GreedyRegistration:
     Attributes:
         levels: the resolutions, in order.
         similarity: what the images are compared by.
-        step: the longest update, voxels.
+        step: the longest update, voxels, in a level's first iteration.
+        decay: what each further iteration leaves of it.
         momentum: how much of the running mean of gradients remains at each iteration.
         memory: the same of the running mean of squares.
         relative: see there.
@@ -78,15 +80,17 @@ class GreedyRegistration:
     """
 
     levels: Sequence[GreedyLevel] = (
-        GreedyLevel(4, 60),
-        GreedyLevel(2, 50),
-        GreedyLevel(1, 15),
+        GreedyLevel(8, 40),
+        GreedyLevel(4, 40),
+        GreedyLevel(2, 40),
+        GreedyLevel(1, 10),
     )
     similarity: Similarity = field(default_factory=Similarity)
-    step: float = 0.5
+    step: float = 1.0
+    decay: float = 0.97
     momentum: float = 0.9
     memory: float = 0.99
-    relative: float = 1.0
+    relative: float = 2.0
     update_sigma: float = 1.0
     total_sigma: float = 0.6
 
@@ -95,6 +99,8 @@ class GreedyRegistration:
             raise ValueError("a registration needs a level; got none")
         if not 0 < self.step < math.inf:
             raise ValueError(f"step must be positive and finite, in voxels; got {self.step}")
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"decay must be above 0 and up to 1; got {self.decay}")
         for name in ("momentum", "memory"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1; got {getattr(self, name)}")
@@ -171,11 +177,13 @@ class GreedyRegistration:
             for level in self.levels:
                 if level.iterations == 0:
                     continue
-                size = _shrunk_size(fixed.shape[2:], [float(level.factor)] * ndim)
+                factor = min(float(level.factor), max(fixed.shape[2:]) / _LEAST_LENGTH)
+                size = _shrunk_size(fixed.shape[2:], [factor] * ndim)
                 # Voxels of the moving image, along each of its axes, from one fixed voxel to the
-                # next: how far it is shrunk to be of one resolution with the fixed image.
-                reach = whole[:, :, :-1].norm(dim=2).amax(0) * level.factor
-                moving_size = _shrunk_size(moving.shape[2:], reach.tolist())
+                # next: by so many it is shrunk to be of one resolution with the fixed image. In
+                # whole numbers, for to be resampled blurs it.
+                reach = whole[:, :, :-1].norm(dim=2).amax(0) * max(factor, 1.0)
+                moving_size = _shrunk_size(moving.shape[2:], reach.round().tolist())
                 pair = _shrink(moving, moving_size), _shrink(fixed, size)
                 coarse_masks = [
                     None if mask is None else _shrink(mask, to)
@@ -217,7 +225,8 @@ class GreedyRegistration:
         g, update, length = torch.empty_like(u), torch.empty_like(u), torch.empty_like(square)
         every = tuple(range(1, u.ndim))
         for iteration in range(1, level.iterations + 1):
-            gradient(u, g, update)
+            gradient(u, update, g)
+            GAUSSIAN_SMOOTH.into(g, update, update_sigma, False, "auto")
             mean.lerp_(g, 1 - self.momentum)
             square.lerp_(_squared_length(g, length), 1 - self.memory)
             torch.sqrt(square, out=length)
@@ -225,11 +234,11 @@ class GreedyRegistration:
             # Both running means begin at 0, and are small by as much as they have not seen.
             seen = math.sqrt(1 - self.memory**iteration)
             length.add_(self.relative * usual + _NO_GRADIENT * seen)
-            torch.div(mean, length, out=g)
-            GAUSSIAN_SMOOTH.into(update, g, update_sigma, False, "auto")
+            torch.div(mean, length, out=update)
             longest = _squared_length(update, length).amax(every, keepdim=True).sqrt_()
             least = _LEAST_UPDATE * (1 - self.momentum**iteration) / seen
-            update.mul_(self.step / longest.clamp_min(least))
+            step = self.step * self.decay ** (iteration - 1)
+            update.mul_(step / longest.clamp_min(least))
             COMPOSE.into(g, u, update, "border", "auto")
             GAUSSIAN_SMOOTH.into(u, g, total_sigma, False, "auto")
             advance()
@@ -239,11 +248,11 @@ class GreedyRegistration:
 #: Settings by how long they take: "fast", "default" and "best".
 BUDGETS = {
     "fast": GreedyRegistration(
-        levels=(GreedyLevel(4, 40), GreedyLevel(2, 25), GreedyLevel(1, 3)),
+        levels=tuple(map(GreedyLevel, (8, 4, 2, 1), (30, 30, 20, 3))),
     ),
     "default": GreedyRegistration(),
     "best": GreedyRegistration(
-        levels=(GreedyLevel(4, 100), GreedyLevel(2, 60), GreedyLevel(1, 60)),
+        levels=tuple(map(GreedyLevel, (8, 4, 2, 1), (60, 60, 60, 50))),
     ),
 }
 
@@ -318,7 +327,7 @@ def _squared_length(vectors: Tensor, out: Tensor) -> Tensor:
 
 def _shrunk_size(size: Sequence[int], factors: Sequence[float]) -> list[int]:
     return [
-        max(math.ceil(n / max(factor, 1.0) - 1e-3), min(n, _LEAST_SIZE))
+        max(math.ceil(n / max(factor, 1.0)), min(n, _LEAST_SIZE))
         for n, factor in zip(size, factors, strict=True)
     ]
 
