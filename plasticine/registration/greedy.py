@@ -36,16 +36,24 @@ class GreedyLevel:
     Attributes:
         factor: by how much the images are shrunk.
         iterations: how many updates are composed.
+        update_sigma: how wide the Gaussian is that smooths the gradient, voxels of the level.
     """
 
     factor: int
     iterations: int
+    update_sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.factor < 1 or self.iterations < 0:
+        if self.factor < 1 or self.iterations < 0 or not 0 <= self.update_sigma < math.inf:
             raise ValueError(
-                f"a level needs a factor of at least 1 and iterations of at least 0; got {self}"
+                "a level needs a factor of at least 1, and iterations and an update_sigma of at "
+                f"least 0; got {self}"
             )
+
+
+def _levels(*iterations: int) -> tuple[GreedyLevel, ...]:
+    """Four resolutions, smoother the coarser they are."""
+    return tuple(map(GreedyLevel, (8, 4, 2, 1), iterations, (1.7, 1.4, 1.0, 0.7)))
 
 
 @dataclass(frozen=True)
@@ -55,13 +63,13 @@ class GreedyRegistration:
     φ = A∘(id + u). Every iteration warps the moving image, takes the gradient g of its similarity
     with the fixed image to the displacement, and composes u with a small update:
 
-        u <- K_total * (u∘(id + d) + d),   d ∝ K_update * (m / (|g| + relative mean |g|))
+        u <- K_total * (u∘(id + d) + d),   d ∝ m / (|g| + relative mean |g|)
 
-    with m a running mean of g, |g| the root of a running mean of its square, at every voxel, and K
-    Gaussians. d is scaled so that its longest vector has the length ``step``. |g| evens out
-    how far voxels move; what is added to it keeps still those where there is little to see. Coarse
-    to fine; the voxels are those of the level's grid. A field that folds at the end of a level is
-    smoothed there.
+    with g smoothed by K_update, m a running mean of it, |g| the root of a running mean of its
+    square, at every voxel, and both K Gaussians. d is scaled so that its longest vector has the
+    length ``step``. |g| evens out how far voxels move; what is added to it keeps still those where
+    there is little to see. Coarse to fine; the voxels are those of the level's grid. A field that
+    folds at the end of a level is smoothed there.
 
     Attributes:
         levels: the resolutions, in order.
@@ -71,27 +79,20 @@ class GreedyRegistration:
         momentum: how much of the running mean of gradients remains at each iteration.
         memory: the same of the running mean of squares.
         relative: see there.
-        update_sigma: standard deviation of K_update, voxels.
-        total_sigma: that of K_total.
+        total_sigma: standard deviation of K_total, voxels.
 
     Source of the scheme: P. A. Yushkevich et al., "Fast automatic segmentation of hippocampal
     subfields and medial temporal lobe subregions in 3 Tesla and 7 Tesla T2-weighted MRI",
     Alzheimer's & Dementia 12 (2016), with the moments of D. P. Kingma and J. Ba, "Adam", ICLR 2015.
     """
 
-    levels: Sequence[GreedyLevel] = (
-        GreedyLevel(8, 40),
-        GreedyLevel(4, 40),
-        GreedyLevel(2, 40),
-        GreedyLevel(1, 10),
-    )
+    levels: Sequence[GreedyLevel] = field(default_factory=lambda: _levels(20, 25, 25, 8))
     similarity: Similarity = field(default_factory=Similarity)
-    step: float = 1.0
-    decay: float = 0.97
+    step: float = 1.5
+    decay: float = 0.95
     momentum: float = 0.9
     memory: float = 0.99
     relative: float = 2.0
-    update_sigma: float = 1.0
     total_sigma: float = 0.6
 
     def __post_init__(self) -> None:
@@ -104,7 +105,7 @@ class GreedyRegistration:
         for name in ("momentum", "memory"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1; got {getattr(self, name)}")
-        for name in ("relative", "update_sigma", "total_sigma"):
+        for name in ("relative", "total_sigma"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
                     f"{name} must be at least 0 and finite; got {getattr(self, name)}"
@@ -217,7 +218,7 @@ class GreedyRegistration:
         similarity = self.similarity.gradient(moving, fixed)
         gradient = _GradientToDisplacement(moving, u, affine, similarity, masks)
         update_sigma, total_sigma = (
-            [sigma] * (u.ndim - 2) for sigma in (self.update_sigma, self.total_sigma)
+            [sigma] * (u.ndim - 2) for sigma in (level.update_sigma, self.total_sigma)
         )
         # All of the memory that the iterations take.
         u = u.clone()
@@ -247,13 +248,9 @@ class GreedyRegistration:
 
 #: Settings by how long they take: "fast", "default" and "best".
 BUDGETS = {
-    "fast": GreedyRegistration(
-        levels=tuple(map(GreedyLevel, (8, 4, 2, 1), (30, 30, 20, 3))),
-    ),
+    "fast": GreedyRegistration(_levels(10, 15, 15, 3)),
     "default": GreedyRegistration(),
-    "best": GreedyRegistration(
-        levels=tuple(map(GreedyLevel, (8, 4, 2, 1), (60, 60, 60, 50))),
-    ),
+    "best": GreedyRegistration(_levels(40, 40, 40, 30), decay=0.97),
 }
 
 
