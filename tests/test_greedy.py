@@ -156,15 +156,21 @@ def test_what_a_mask_leaves_out_is_not_looked_at() -> None:
     spoilt_moving = torch.where(moving_mask, moving, -5.0)
     masks = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
     settings = replace(QUICK, levels=(GreedyLevel(1, 40),))
-    with_masks = _error(settings(spoilt_moving, spoilt_fixed, **masks), truth)
-    without = _error(settings(spoilt_moving, spoilt_fixed), truth)
-    assert with_masks < 0.5
-    assert with_masks < 0.8 * without
+    with_masks = settings(spoilt_moving, spoilt_fixed, **masks)
+    assert _error(with_masks, truth) < 0.45
+    for metric in ("lncc", "mind", "mutual_information", "sum_of_squares"):
+        other = replace(QUICK, similarity=Similarity(metric))
+        found = [
+            other(image, spoilt_fixed, **masks).displacement for image in (moving, spoilt_moving)
+        ]
+        torch.testing.assert_close(*found, atol=0, rtol=0)
 
 
 def test_equal_and_flat_images_stay_where_they_are() -> None:
     image = _texture((32, 30))
-    assert QUICK(image, image).displacement.abs().max() < 0.02
+    length = QUICK(image, image).displacement.norm(dim=1)
+    assert length.max() < 0.5
+    assert length.mean() < 0.05
     flat = torch.full_like(image, 3.0)
     for metric in ("lncc", "mind", "mutual_information", "sum_of_squares"):
         settings = replace(QUICK, similarity=Similarity(metric))
@@ -214,16 +220,16 @@ def test_two_brain_slices(data_folder: Path, budget: str) -> None:
         return float(torch.corrcoef(torch.stack([x.flatten(), fixed.flatten()]))[0, 1])
 
     found = BUDGETS[budget](moving, fixed)
-    assert correlation(found.warp(moving)) > max(0.93, correlation(moving) + 0.05)
+    assert correlation(moving) < 0.6
+    assert correlation(found.warp(moving)) > 0.85
     assert int(folding(found.displacement).folds) == 0
     assert float(folding(found.displacement).non_diffeomorphic_volume) == 0
 
 
 def test_a_head_known_to_be_deformed(data_folder: Path) -> None:
     nibabel = pytest.importorskip("nibabel")
-    stored = nibabel.load(data_folder / "brain_t1_labels" / "IXI012_t1.nii.gz").dataobj
-    fixed = torch.from_numpy(np.array(stored, dtype=np.float32, order="C"))[None, None, ::2, ::2]
-    fixed = fixed[..., ::2].contiguous()
+    stored = nibabel.load(data_folder / "brain_t1_labels" / "IXI012_t1.nii.gz").get_fdata()
+    fixed = torch.from_numpy(stored)[None, None, ::2, ::2, ::2].float().contiguous()
     size = tuple(fixed.shape[2:])
     truth, inverse = exponential(_velocity(size, 2.0), inverse=True)
     moving = warp(fixed, inverse)
@@ -243,7 +249,7 @@ def test_a_head_known_to_be_deformed(data_folder: Path) -> None:
         ({"momentum": 1.0}, "momentum must be from 0"),
         ({"memory": -0.1}, "memory must be from 0"),
         ({"relative": -1.0}, "relative must be at least 0"),
-        ({"update_sigma": float("nan")}, "update_sigma must be at least 0"),
+        ({"decay": 0.0}, "decay must be above 0"),
         ({"total_sigma": float("inf")}, "total_sigma must be at least 0"),
     ],
 )
@@ -254,12 +260,15 @@ def test_refuses_settings(change: dict, message: str) -> None:
 def test_refuses() -> None:
     image = _texture((20, 18))
     refuses(ValueError, "factor of at least 1", GreedyLevel, 0, 1)
+    refuses(ValueError, "update_sigma of at least 0", GreedyLevel, 1, 1, float("nan"))
     refuses(ValueError, "metric must be one of", Similarity, "ncc")
     refuses(ValueError, "window must be odd", Similarity, "lncc", 4)
     refuses(ValueError, "dilations must be", Similarity, "mind", 5, ())
     refuses(TypeError, "float16", QUICK, image.half(), image.half())
     refuses(TypeError, "moving must be", QUICK, image.numpy(), image)
-    refuses(ValueError, r"\(1, 1, 20, 18\) and \(1, 2, 20, 18\)", QUICK, image, image.repeat(1, 2, 1, 1))
+    refuses(
+        ValueError, r"\(1, 1, 20, 18\) and \(1, 2, 20, 18\)", QUICK, image, image.repeat(1, 2, 1, 1)
+    )
     refuses(ValueError, "images must be", QUICK, image[..., None], image)
     refuses(ValueError, "affine must be", QUICK, image, image, affine=torch.eye(3)[None])
     refuses(ValueError, "initial must be", QUICK, image, image, initial=torch.zeros(1, 2, 4, 4))

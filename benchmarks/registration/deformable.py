@@ -3,9 +3,9 @@
     python -m benchmarks.registration.peer FOLDER
     OMP_NUM_THREADS=1 python -m benchmarks.registration.deformable FOLDER [--judge] [SETTINGS ...]
 
-SETTINGS are changes of ``GreedyRegistration``, such as ``"levels=((4, 50), (1, 9)), step=1"``, or
-the name of a budget; without any all budgets are run. Prints the mean Dice of the labels of every
-pair, the processor's seconds, the page faults after the first pair, and what folds.
+SETTINGS are changes of ``GreedyRegistration``, such as ``"levels=((4, 50, 1.4), (1, 9, 0.7)),
+step=0.5"``, or the name of a budget; without any all budgets are run. Prints the mean Dice of the
+labels of every pair, the processor's seconds, the page faults of the last pair, and what folds.
 """
 
 from __future__ import annotations

@@ -86,9 +86,9 @@ class GreedyRegistration:
     Alzheimer's & Dementia 12 (2016), with the moments of D. P. Kingma and J. Ba, "Adam", ICLR 2015.
     """
 
-    levels: Sequence[GreedyLevel] = field(default_factory=lambda: _levels(20, 25, 25, 8))
+    levels: Sequence[GreedyLevel] = _levels(20, 25, 25, 8)
     similarity: Similarity = field(default_factory=Similarity)
-    step: float = 1.5
+    step: float = 1.0
     decay: float = 0.95
     momentum: float = 0.9
     memory: float = 0.99
@@ -107,9 +107,7 @@ class GreedyRegistration:
                 raise ValueError(f"{name} must be from 0 to below 1; got {getattr(self, name)}")
         for name in ("relative", "total_sigma"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"{name} must be at least 0 and finite; got {getattr(self, name)}"
-                )
+                raise ValueError(f"{name} must be at least 0 and finite; got {getattr(self, name)}")
 
     @property
     def iterations(self) -> int:
@@ -165,6 +163,10 @@ class GreedyRegistration:
             None if mask is None else recordable(mask).to(fixed.dtype)
             for mask in (moving_mask, fixed_mask)
         ]
+        moving, fixed = (
+            image if mask is None else _filled(image, mask)
+            for image, mask in zip((moving, fixed), masks, strict=True)
+        )
         done = 0
 
         def advance() -> None:
@@ -248,9 +250,9 @@ class GreedyRegistration:
 
 #: Settings by how long they take: "fast", "default" and "best".
 BUDGETS = {
-    "fast": GreedyRegistration(_levels(10, 15, 15, 3)),
+    "fast": GreedyRegistration(_levels(10, 15, 15, 4)),
     "default": GreedyRegistration(),
-    "best": GreedyRegistration(_levels(40, 40, 40, 30), decay=0.97),
+    "best": GreedyRegistration(_levels(30, 40, 40, 25), decay=0.99),
 }
 
 
@@ -278,7 +280,7 @@ class _GradientToDisplacement:
         linear = affine[:, :, :-1]
         unit = torch.eye(linear.shape[1], dtype=linear.dtype, device=linear.device)
         self.linear = None if bool((linear == unit).all()) else linear.contiguous()
-        count, ndim, *size = field.shape
+        count, _, *size = field.shape
         self.offset = None if self.linear is None else torch.empty_like(field)
         self.warped = field.new_empty(count, moving.shape[1], *size)
 
@@ -336,6 +338,14 @@ def _shrink(image: Tensor, size: Sequence[int]) -> Tensor:
         return image
     smooth = gaussian_smooth(image, [0.5 * factor if factor > 1 else 0.0 for factor in step])
     return resample(smooth, size, step)
+
+
+def _filled(image: Tensor, mask: Tensor) -> Tensor:
+    """The image with its surroundings where a mask is 0, for windows and smoothing to meet."""
+    counts = (mask > 0).to(image.dtype)
+    total = gaussian_smooth(counts, 2.0)
+    around = gaussian_smooth(image * counts, 2.0) / total.clamp_min(1e-6)
+    return torch.where(counts > 0, image, around)
 
 
 def _between(

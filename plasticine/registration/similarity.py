@@ -82,16 +82,15 @@ class Similarity:
                 options = _BINS, "bspline", 0.5, "auto"
                 histogram = JOINT_HISTOGRAM(*inputs, *options).requires_grad_()
                 with torch.enable_grad():
-                    (of_histogram,) = torch.autograd.grad(
-                        information(histogram), histogram, grad
-                    )
+                    (of_histogram,) = torch.autograd.grad(information(histogram), histogram, grad)
                 return JOINT_HISTOGRAM_BACKWARD(of_histogram, *inputs, *options, [True, False])[0]
 
             return mutual_information
 
         # So that a step does not depend on the unit of the intensities.
-        deviation = fixed.flatten(2).std(2).clamp_min(torch.finfo(fixed.dtype).tiny)
-        scale = deviation.square().view(*deviation.shape, *[1] * (fixed.ndim - 2)).reciprocal()
+        variance = fixed.flatten(2).var(2, correction=0)
+        variance = variance.masked_fill(variance == 0, 1)
+        scale = variance.view(*variance.shape, *[1] * (fixed.ndim - 2)).reciprocal()
 
         def squares(warped: Tensor, mask: Tensor | None) -> Tensor:
             difference = torch.sub(fixed, warped).mul_(scale)

@@ -42,7 +42,7 @@ def unfolded(displacement: Tensor) -> Tensor:
         # Wider and wider, should it take many attempts.
         smooth = gaussian_smooth(displacement, 1.0 + 0.25 * attempt)
         displacement = torch.lerp(displacement, smooth, weight)
-        margin *= 1.25
+        margin = min(1.25 * margin, 0.2)
     return displacement
 
 
@@ -62,10 +62,7 @@ def smallest_jacobian(displacement: Tensor) -> Tensor:
     least: Tensor | None = None
     for schemes in (*corners, ("central",) * ndim):
         rows = [
-            [
-                steps[component, axis, schemes[axis]] + (component == axis)
-                for axis in range(ndim)
-            ]
+            [steps[component, axis, schemes[axis]] + (component == axis) for axis in range(ndim)]
             for component in range(ndim)
         ]
         found = determinant(rows)
