@@ -9,6 +9,8 @@ from torch import Tensor
 
 import plasticine
 from plasticine.nn import Warp
+from plasticine.ops.lncc import LNCC_BACKWARD
+from plasticine.ops.warp import WARP, WARP_BACKWARD
 
 OPERATOR = "warp"
 
@@ -52,6 +54,31 @@ def test_float32_coefficients_of_a_half_image_only(warp_inputs):
 
 
 # The registered operator
+
+
+def test_computes_into_memory_that_is_there(served, warp_inputs):
+    image, displacement, affine = (x.to(served.device) for x in warp_inputs(SIZES["3d"]))
+    options = "linear", "border", served.backend
+    expected = WARP(image, displacement, affine, *options)
+    result = torch.full_like(expected, torch.nan)
+    assert WARP.into(result, image, displacement, affine, *options) is result
+    assert torch.equal(result, expected)
+    inputs, needs = (expected, image, displacement, affine), [False, True, False]
+    of_field = torch.full_like(displacement, torch.nan)
+    WARP_BACKWARD.into((None, of_field, None), *inputs, *options, needs)
+    assert torch.equal(of_field, WARP_BACKWARD(*inputs, *options, needs)[1])
+    assert WARP.scratch_for(image, displacement, affine, *options) is None
+    # An operator with scratch, which is used again.
+    words = 3, "box", True, "inside", "flat", 0.0, 0.0, served.backend
+    one, other = image.contiguous(), image.flip(2).contiguous()
+    grad = one.new_ones(len(one))
+    expected_of_one = LNCC_BACKWARD(grad, one, other, None, *words, [True, False])[0]
+    scratch = LNCC_BACKWARD.scratch_for(grad, one, other, None, *words, [True, False])
+    for _ in range(2):
+        of_one = torch.full_like(one, torch.nan)
+        arguments = grad, one, other, None, *words, [True, False]
+        LNCC_BACKWARD.into((of_one, None), *arguments, scratch=scratch)
+        assert torch.equal(of_one, expected_of_one)
 
 
 def test_compiles_by_inductor(served, warp_inputs):

@@ -93,7 +93,7 @@ class GreedyRegistration:
     momentum: float = 0.9
     memory: float = 0.99
     relative: float = 2.0
-    total_sigma: float = 0.6
+    total_sigma: float = 0.7
 
     def __post_init__(self) -> None:
         if not self.levels:
@@ -252,7 +252,7 @@ class GreedyRegistration:
 BUDGETS = {
     "fast": GreedyRegistration(_levels(10, 15, 15, 4)),
     "default": GreedyRegistration(),
-    "best": GreedyRegistration(_levels(30, 40, 40, 25), decay=0.99),
+    "best": GreedyRegistration(_levels(30, 40, 40, 25), decay=0.99, total_sigma=0.6),
 }
 
 
