@@ -252,7 +252,7 @@ class GreedyRegistration:
 BUDGETS = {
     "fast": GreedyRegistration(_levels(10, 15, 15, 4)),
     "default": GreedyRegistration(),
-    "best": GreedyRegistration(_levels(30, 40, 40, 25), decay=0.99, total_sigma=0.6),
+    "best": GreedyRegistration(_levels(30, 40, 40, 25), decay=0.99),
 }
 
 
