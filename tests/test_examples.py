@@ -50,6 +50,23 @@ def test_a_trace_is_read():
     assert " folds in " in found.stdout
 
 
+def test_two_brains_are_registered(data_location):
+    if find_spec("SimpleITK") is None:
+        pytest.skip("SimpleITK, which is asked for the same image, is not installed")
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "register_two_brains.py", "--budget", "fast"],
+        cwd=EXAMPLES,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PLASTICINE_DATA": str(data_location)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "\n0 folds in" in found.stdout
+    assert "SimpleITK warps to the same: 0.000" in found.stdout
+
+
 def test_an_example_is_short():
     for path in EXAMPLES.glob("*.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) < 80, path.name

@@ -1,4 +1,4 @@
-"""The command line: ``plasticine info | selfcheck | demo | train | translate | evaluate``.
+"""The command line: ``plasticine info | selfcheck | demo | train | translate | register | ...``.
 
 Nothing heavy is imported before a command needs it.
 """
@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from plasticine.cli.errors import check_asked_to_end, check_device, clear_errors
+from plasticine.cli.options import Debug, Device, console, path
 from plasticine.cli.progress import checking_progress, progress, training_progress
+from plasticine.cli.registering import register
 
 app = typer.Typer(
-    help="Traceable medical image translation: what moved, and what was recoloured.",
+    help="Traceable medical image translation and registration: what moved, what was recoloured.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -29,20 +30,11 @@ app = typer.Typer(
 )
 
 
-def _path(text: str | Path) -> Path:
-    """A path as it was typed; an empty one would be the current folder, which nobody asked for."""
-    if not str(text).strip():
-        raise typer.BadParameter("expected a path, got an empty one")
-    return Path(text)
-
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Seed = Annotated[int, typer.Option(help="Seed of the noise, at most 2^48 - 1.", min=0)]
 Steps = Annotated[
     int | None,
     typer.Option(help="Network runs of a sample; the model's own number if not given.", min=1),
 ]
-Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1.")]
 
 
 def main() -> None:
@@ -55,11 +47,6 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     app(prog_name="plasticine")
-
-
-def _console() -> Console:
-    """Shows text as it is, be there brackets or colons in a file's name."""
-    return Console(highlight=False, markup=False, emoji=False)
 
 
 def _show_version(wanted: bool) -> None:
@@ -120,7 +107,7 @@ def selfcheck(
 
         with checking_progress() as advance:
             findings = check(operators, advance)
-        agrees = show(findings, _console())
+        agrees = show(findings, console())
     if not agrees:
         raise typer.Exit(1)
 
@@ -130,18 +117,18 @@ def translate(
     source: Annotated[
         Path,
         typer.Argument(
-            parser=_path,
+            parser=path,
             metavar="INPUT",
             help="Image or stack of slices: NIfTI, Analyze, FreeSurfer, MetaImage, NRRD, .npy or "
             "picture file, or a folder of DICOM slices.",
         ),
     ],
     model: Annotated[str, typer.Option(help="Model file, or the name of a shipped one.")],
-    output: Annotated[Path, typer.Option(parser=_path, help="Folder for the results.")],
+    output: Annotated[Path, typer.Option(parser=path, help="Folder for the results.")],
     labels: Annotated[
         Path | None,
         typer.Option(
-            parser=_path, help="Label map on the input's voxels, of a model that needs one."
+            parser=path, help="Label map on the input's voxels, of a model that needs one."
         ),
     ] = None,
     deform: Annotated[
@@ -183,7 +170,7 @@ def translate(
     reference: Annotated[
         Path | None,
         typer.Option(
-            parser=_path, help="Image of the target domain, on the input's voxels, to register to."
+            parser=path, help="Image of the target domain, on the input's voxels, to register to."
         ),
     ] = None,
     optimise: Annotated[
@@ -265,9 +252,12 @@ def translate(
         print_results(result, output, time.perf_counter() - started, RESULT_FILES)
 
 
+app.command()(register)
+
+
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(parser=_path, help="Folder for the results.")] = Path(
+    output: Annotated[Path, typer.Option(parser=path, help="Folder for the results.")] = Path(
         "plasticine-demo"
     ),
     seed: Seed = 0,
@@ -290,34 +280,34 @@ def demo(
 def train(
     recipe: Annotated[str, typer.Option(help="Name of a shipped recipe, or a TOML file.")],
     output: Annotated[
-        Path, typer.Option(parser=_path, help="Folder for the checkpoints and the model file.")
+        Path, typer.Option(parser=path, help="Folder for the checkpoints and the model file.")
     ],
     data: Annotated[
         Path | None,
         typer.Option(
-            parser=_path, envvar="PLASTICINE_DATA", help="Folder of the recipe's own images."
+            parser=path, envvar="PLASTICINE_DATA", help="Folder of the recipe's own images."
         ),
     ] = None,
     source: Annotated[
         Path | None,
         typer.Option(
-            parser=_path,
+            parser=path,
             help="Folder of images, as translate reads them, in place of the source's.",
         ),
     ] = None,
     target: Annotated[
-        Path | None, typer.Option(parser=_path, help="Folder of images in place of the target's.")
+        Path | None, typer.Option(parser=path, help="Folder of images in place of the target's.")
     ] = None,
     source_labels: Annotated[
         Path | None,
         typer.Option(
-            parser=_path,
+            parser=path,
             help="Folder of the source's label maps, where the recipe uses them: each named as "
             "its image, or so with _labels at the end.",
         ),
     ] = None,
     target_labels: Annotated[
-        Path | None, typer.Option(parser=_path, help="Folder of the target's label maps.")
+        Path | None, typer.Option(parser=path, help="Folder of the target's label maps.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoints in the output folder.")
@@ -363,42 +353,42 @@ def train(
             return
         seconds = time.perf_counter() - started
         trained = printable(model)
-        _console().print(f"Trained in {seconds:.0f} s: {trained}", soft_wrap=True)
+        console().print(f"Trained in {seconds:.0f} s: {trained}", soft_wrap=True)
 
 
 @app.command()
 def evaluate(
     folder: Annotated[
         Path,
-        typer.Argument(parser=_path, metavar="FOLDER", help="What `plasticine translate` wrote."),
+        typer.Argument(parser=path, metavar="FOLDER", help="What `plasticine translate` wrote."),
     ],
     truth: Annotated[
         Path | None,
-        typer.Option(parser=_path, help="True image of the target domain, on the source's grid."),
+        typer.Option(parser=path, help="True image of the target domain, on the source's grid."),
     ] = None,
     mask: Annotated[
         Path | None,
         typer.Option(
-            parser=_path, help="Mask on the source's grid: figures inside it, too. Needs --truth."
+            parser=path, help="Mask on the source's grid: figures inside it, too. Needs --truth."
         ),
     ] = None,
     erosion: Annotated[int, typer.Option(help="Voxels that the mask is eroded by.", min=0)] = 4,
     labels: Annotated[
         Path | None,
-        typer.Option(parser=_path, help="Label map of the source, carried by the deformation."),
+        typer.Option(parser=path, help="Label map of the source, carried by the deformation."),
     ] = None,
     target_labels: Annotated[
         Path | None,
         typer.Option(
-            parser=_path, help="Label map of the translated image, to compare. Needs --labels."
+            parser=path, help="Label map of the translated image, to compare. Needs --labels."
         ),
     ] = None,
     target_folder: Annotated[
         Path | None,
-        typer.Option(parser=_path, help="Folder of target images: FID and KID of the slices."),
+        typer.Option(parser=path, help="Folder of target images: FID and KID of the slices."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(parser=_path, help="Folder for the figures; FOLDER if not given.")
+        Path | None, typer.Option(parser=path, help="Folder for the figures; FOLDER if not given.")
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -423,12 +413,12 @@ def evaluate(
         with OutputFolder(output, report.EVALUATION_FILES) as temporary:
             report.write_evaluation(record, temporary)
             check_asked_to_end()
-        console = _console()
-        console.print(report.table_of(record))
+        terminal = console()
+        terminal.print(report.table_of(record))
         for note in record["notes"]:
-            console.print(f"Note: {note}", soft_wrap=True)
+            terminal.print(f"Note: {note}", soft_wrap=True)
         figures = printable(output / "evaluation.json")
-        console.print(f"Figures: {figures}", soft_wrap=True)
+        terminal.print(f"Figures: {figures}", soft_wrap=True)
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
@@ -437,7 +427,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
     table.add_column(overflow="fold")
     for name, value in _flatten(facts):
         table.add_row(name, value)
-    _console().print(table)
+    console().print(table)
 
 
 def _flatten(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

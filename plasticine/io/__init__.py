@@ -1,11 +1,13 @@
-"""Files: reading images, translating them in their own space, writing what came of it."""
+"""Files: reading images, translating or registering them in their own space, writing results."""
 
 from plasticine.io.displacement import read_displacement, write_displacement
 from plasticine.io.grid import ModelGrid
 from plasticine.io.intensity import Normalisation, normalise
+from plasticine.io.matrix import read_matrix
 from plasticine.io.model_images import LEAST_BODY, ModelImages, body_share, model_images
-from plasticine.io.nifti import write_image
+from plasticine.io.nifti import write_image, write_labels
 from plasticine.io.reading import READABLE_SUFFIXES, files_in, read_stored, read_volume
+from plasticine.io.register import VolumeRegistration, register_volumes
 from plasticine.io.same_grid import read_labels, read_same_grid
 from plasticine.io.translate import VolumeTrace, translate_volume
 from plasticine.io.volume import Volume
@@ -19,6 +21,7 @@ __all__ = [
     "Normalisation",
     "OutputFolder",
     "Volume",
+    "VolumeRegistration",
     "VolumeTrace",
     "body_share",
     "files_in",
@@ -26,10 +29,13 @@ __all__ = [
     "normalise",
     "read_displacement",
     "read_labels",
+    "read_matrix",
     "read_same_grid",
     "read_stored",
     "read_volume",
+    "register_volumes",
     "translate_volume",
     "write_displacement",
     "write_image",
+    "write_labels",
 ]

@@ -354,15 +354,47 @@ def write_image(
     save_nifti(Path(path), data, affine, description)
 
 
+def write_labels(
+    path: str | os.PathLike[str],
+    labels: NDArray[np.int64],
+    affine: NDArray[np.float64],
+    *,
+    description: str = "",
+) -> None:
+    """Writes a label map as NIfTI, in the narrowest of the types that every reader knows.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``.
+        labels: ``(X, Y, Z)``: uint8 in the file, or else int16, int32 or int64.
+        affine: ``(4, 4)``, voxel index to millimetres (RAS+).
+        description: At most 79 ASCII characters for the header.
+
+    Raises:
+        ValueError: The labels have another number of axes, the name ends otherwise, or the affine
+            is not finite or cannot be inverted.
+        OSError: The file cannot be written.
+    """
+    if labels.ndim != 3:
+        raise ValueError(f"labels: expected (X, Y, Z), got shape {labels.shape}")
+    least, greatest = int(labels.min(initial=0)), int(labels.max(initial=0))
+    narrowest = next(
+        dtype
+        for dtype in (np.uint8, np.int16, np.int32, np.int64)
+        if np.iinfo(dtype).min <= least and greatest <= np.iinfo(dtype).max
+    )
+    save_nifti(Path(path), labels, affine, description, dtype=narrowest)
+
+
 def save_nifti(
     path: Path,
-    data: NDArray[np.floating],
+    data: NDArray[Any],
     affine: NDArray[np.float64],
     description: str,
     *,
     intent: int = 0,
+    dtype: type[np.generic] = np.float32,
 ) -> None:
-    """Writes an array as float32 NIfTI in millimetres.
+    """Writes an array as NIfTI in millimetres.
 
     Args:
         path: ``.nii`` or ``.nii.gz``.
@@ -370,6 +402,7 @@ def save_nifti(
         affine: ``(4, 4)``, voxel index to millimetres (RAS+).
         description: At most 79 ASCII characters for the header.
         intent: NIfTI's code of what the numbers are.
+        dtype: Of the file's elements.
 
     Raises:
         ValueError: The name ends otherwise, or the affine is not finite or cannot be inverted.
@@ -378,7 +411,7 @@ def save_nifti(
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise ValueError(f"{path}: expected a name that ends in .nii or .nii.gz")
     affine = check_affine(path, affine)
-    image = nibabel.Nifti1Image(data.astype(np.float32), affine)
+    image = nibabel.Nifti1Image(data.astype(dtype), affine, dtype=dtype)
     # Both forms, so that readers that prefer either one agree; 2 = aligned to another scan.
     image.set_sform(affine, code=2)
     image.set_qform(affine, code=2)

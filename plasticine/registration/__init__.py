@@ -9,6 +9,7 @@ from plasticine.registration.instance import InstanceOptimisation, Level
 from plasticine.registration.matching import nearest_targets, structure_descriptor
 from plasticine.registration.network import VelocityNetwork
 from plasticine.registration.objective import RegistrationObjective
+from plasticine.registration.pair import PairRegistration, register
 from plasticine.registration.similarity import Similarity
 from plasticine.registration.stack import stack_deformation, stack_folding
 from plasticine.registration.transport import shape_distance, transport_plan
@@ -23,11 +24,13 @@ __all__ = [
     "GreedyRegistration",
     "InstanceOptimisation",
     "Level",
+    "PairRegistration",
     "RegistrationObjective",
     "Similarity",
     "VelocityNetwork",
     "affine_exponential",
     "nearest_targets",
+    "register",
     "shape_distance",
     "stack_deformation",
     "stack_folding",

@@ -114,7 +114,7 @@ class Deformation:
         turned = columns[0] * w[:, :1]
         for axis, column in enumerate(columns[1:], start=1):
             turned = turned + column * w[:, axis : axis + 1]
-        return turned + _affine_displacement(self.affine.to(w.dtype), w.shape[2:])
+        return turned + affine_displacement(self.affine.to(w.dtype), w.shape[2:])
 
     def _before_affine(self, w: Tensor) -> Tensor:
         """A⁻¹ q + w(A⁻¹ q) - q."""
@@ -123,10 +123,10 @@ class Deformation:
         affine = self.inverse_affine.to(w.dtype)
         zero = w.new_zeros(()).expand(1, *w.shape[1:])
         warped = warp(w, zero, affine=affine, padding="border")
-        return warped + _affine_displacement(affine, w.shape[2:])
+        return warped + affine_displacement(affine, w.shape[2:])
 
 
-def _affine_displacement(affine: Tensor, size: torch.Size) -> Tensor:
+def affine_displacement(affine: Tensor, size: torch.Size) -> Tensor:
     """A p - p on the grid of ``size``, (N, d, *size)."""
     ndim = len(size)
     shape = [1, ndim] + [1] * ndim

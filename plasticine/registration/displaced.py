@@ -12,6 +12,9 @@ from plasticine.ops.folding import Folding, folding
 from plasticine.ops.invert import invert
 from plasticine.ops.warp import warp
 
+# Steps that leave a tenth of what interpolation did.
+_REFINEMENTS = 2
+
 
 @dataclass(frozen=True)
 class AffineDisplacement:
@@ -69,9 +72,31 @@ class AffineDisplacement:
             return AffineDisplacement(_on_grid(w, None, self.moving_size), None, size)
         inverse = inverted(self.affine)
         on_moving = _on_grid(w, inverse, self.moving_size)
+        on_moving = _refined(on_moving, self.displacement, inverse)
         linear = self.affine[:, :, :-1].contiguous()
         z = torch.bmm(linear, on_moving.flatten(2)).view_as(on_moving)
         return AffineDisplacement(z, inverse, size)
+
+
+def _refined(w: Tensor, u: Tensor, affine: Tensor) -> Tensor:
+    """The root w(q) of w + u(B q + w), B affine, from near it; steps that lead away are not made.
+
+    What is interpolated from one grid to another is off by as much as a field is bent between
+    voxels, some hundredths of a voxel.
+    """
+
+    def residual(w: Tensor) -> tuple[Tensor, Tensor]:
+        left = warp(u, w, affine=affine, padding="border").add_(w)
+        return left, left.norm(dim=1, keepdim=True)
+
+    left, size = residual(w)
+    for _ in range(_REFINEMENTS):
+        nearer = w - left
+        new_left, new_size = residual(nearer)
+        better = new_size < size
+        w = torch.where(better, nearer, w)
+        left, size = torch.where(better, new_left, left), torch.where(better, new_size, size)
+    return w
 
 
 def inverted(affine: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a translation writes, volumes, the page of pictures and the record, and how good it is."""
+"""What a translation or a registration writes, and how good it is."""
 
 from plasticine.report.evaluation import (
     EVALUATION_FILES,
@@ -9,21 +9,35 @@ from plasticine.report.evaluation import (
 )
 from plasticine.report.page import draw_page
 from plasticine.report.record import describe
+from plasticine.report.registration_page import draw_registration
+from plasticine.report.registration_results import (
+    LABELS_FILE,
+    describe_registration,
+    print_registration,
+    registration_files,
+    write_registration,
+)
 from plasticine.report.result_folder import ResultFolder, read_results
 from plasticine.report.results import RESULT_FILES, write_results
 from plasticine.report.terminal import print_results
 
 __all__ = [
     "EVALUATION_FILES",
+    "LABELS_FILE",
     "RESULT_FILES",
     "ResultFolder",
     "describe",
+    "describe_registration",
     "draw_page",
+    "draw_registration",
     "evaluate",
     "figures",
+    "print_registration",
     "print_results",
     "read_results",
+    "registration_files",
     "table_of",
     "write_evaluation",
+    "write_registration",
     "write_results",
 ]

@@ -9,19 +9,23 @@ import matplotlib
 import matplotlib.style
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from plasticine.io.translate import VolumeTrace
+from plasticine.report.drawing import (
+    BACKGROUND,
+    GRID,
+    MUTED,
+    TEXT,
+    colour_bar,
+    mark_folds,
+    outline,
+    write_heading,
+)
 from plasticine.report.record import deformation_in_words, printable
 
-_BACKGROUND = "#101418"
-_TEXT = "#e8eaed"
-_MUTED = "#9aa0a6"
-_GRID = "#ffb000"
-_FOLD = "#39ff14"
 _COLUMNS = (
     ("source x", ""),
     ("warped x∘φ", "what moved"),
@@ -62,7 +66,7 @@ def _draw_page(result: VolumeTrace, path: Path, rows: int) -> None:
     top, bottom, left = 1.05, 0.62, 0.42
     figure = Figure(
         figsize=(left + picture * len(_COLUMNS) + 0.1, top + row_height * len(chosen) + bottom),
-        facecolor=_BACKGROUND,
+        facecolor=BACKGROUND,
     )
     FigureCanvasAgg(figure)
     size = figure.get_size_inches()
@@ -84,17 +88,21 @@ def _draw_page(result: VolumeTrace, path: Path, rows: int) -> None:
         _draw_row(axes[row], {k: v[index] for k, v in images.items()}, norms, height / width)
         if len(images["source"]) > 1:
             label = f"slice {result.grid.slice_in_file(index)}"
-            axes[row][0].set_ylabel(label, color=_MUTED, fontsize=8)
+            axes[row][0].set_ylabel(label, color=MUTED, fontsize=8)
     for axis, (name, meaning) in zip(axes[0], _COLUMNS, strict=True):
-        axis.set_title(f"{name}\n", color=_TEXT, fontsize=10, pad=3)
+        axis.set_title(f"{name}\n", color=TEXT, fontsize=10, pad=3)
         axis.text(
-            0.5, 1.015, meaning, color=_MUTED, fontsize=7.5, ha="center", transform=axis.transAxes
+            0.5, 1.015, meaning, color=MUTED, fontsize=7.5, ha="center", transform=axis.transAxes
         )
     _write_heading(figure, result)
-    for column, label in (("translated", ""), ("jacobian", "J"), ("residual", "ŷ - f(x∘φ)")):
-        position = list(images).index(column)
-        _colour_bar(figure, axes[-1][position], norms[column], label, bottom / size[1])
-    figure.savefig(path, dpi=120, facecolor=_BACKGROUND, format="png")
+    for column, colours, label in (
+        ("translated", "gray", ""),
+        ("jacobian", "RdBu_r", "J"),
+        ("residual", "PuOr_r", "ŷ - f(x∘φ)"),
+    ):
+        axis = axes[-1][list(images).index(column)]
+        colour_bar(figure, axis, norms[column], colours, label, bottom / size[1])
+    figure.savefig(path, dpi=120, facecolor=BACKGROUND, format="png")
 
 
 def _images(result: VolumeTrace) -> dict[str, NDArray[Any]]:
@@ -168,8 +176,8 @@ def _draw_row(
         if name == "displacement":
             _draw_grid(axis, images["displacement"])
         if name == "jacobian":
-            _outline(axis, images["warped"])
-            _mark_folds(axis, images["jacobian"])
+            outline(axis, images["warped"])
+            mark_folds(axis, images["jacobian"])
 
 
 def _draw_grid(axis: Any, displacement: NDArray[Any]) -> None:
@@ -180,48 +188,13 @@ def _draw_grid(axis: Any, displacement: NDArray[Any]) -> None:
     # About 16 lines on the longer side, centred.
     step = max(1, round(max(rows, columns) / 16))
     for line in range((rows - 1) % step // 2, rows, step):
-        axis.plot(column[line], row[line], color=_GRID, linewidth=0.6)
+        axis.plot(column[line], row[line], color=GRID, linewidth=0.6)
     for line in range((columns - 1) % step // 2, columns, step):
-        axis.plot(column[:, line], row[:, line], color=_GRID, linewidth=0.6)
-
-
-def _outline(axis: Any, warped: NDArray[Any]) -> None:
-    """A thin line around the body, to find one's way on a map without anatomy."""
-    if min(warped.shape) > 1 and warped.min() < 0.05 < warped.max():
-        axis.contour(warped, [0.05], colors="#5f6368", linewidths=0.4)
-
-
-def _mark_folds(axis: Any, jacobian: NDArray[Any]) -> None:
-    at = np.argwhere(~(jacobian > 0))
-    if at.size:
-        axis.scatter(at[:, 1], at[:, 0], marker="s", s=2.5, color=_FOLD, linewidths=0)
-
-
-def _colour_bar(figure: Figure, axis: Any, norm: Normalize, label: str, bottom: float) -> None:
-    box = axis.get_position()
-    place = figure.add_axes(
-        (box.x0 + 0.05 * box.width, 0.68 * bottom, 0.9 * box.width, 0.1 * bottom)
-    )
-    colours = {"J": "RdBu_r", "": "gray"}.get(label, "PuOr_r")
-    bar = figure.colorbar(
-        ScalarMappable(norm, matplotlib.colormaps[colours]), cax=place, orientation="horizontal"
-    )
-    low, high = (float(value) for value in place.get_xlim())
-    ticks = [low, (low + high) / 2, high]
-    bar.set_ticks(ticks, labels=[f"{value:.3g}" for value in ticks])
-    bar.ax.tick_params(colors=_MUTED, labelsize=7, length=2, pad=1.5)
-    # Inwards at the ends, or neighbouring bars' labels run into each other.
-    first, _, last = bar.ax.get_xticklabels()
-    first.set_horizontalalignment("left")
-    last.set_horizontalalignment("right")
-    bar.outline.set_visible(False)  # type: ignore[operator]
-    if label:
-        bar.set_label(label, color=_MUTED, fontsize=7, labelpad=1)
+        axis.plot(column[:, line], row[:, line], color=GRID, linewidth=0.6)
 
 
 def _write_heading(figure: Figure, result: VolumeTrace) -> None:
     folding, arguments = result.folding, result.trace.arguments
-    height = float(figure.get_size_inches()[1])
     lengths = result.displacement_lengths
     folds = int(folding.folds.sum())
     marked = ", marked green" if folds else ""
@@ -234,7 +207,4 @@ def _write_heading(figure: Figure, result: VolumeTrace) -> None:
         f"{float(folding.maximum.max()):.3f},  displacement mean {float(lengths.mean()):.2f} mm, "
         f"largest {float(lengths.max()):.2f} mm,  seed {arguments.get('seed')}"
     )
-    # A dollar in a name is no mathematics.
-    heading: dict[str, Any] = {"x": 0.012, "va": "center", "parse_math": False}
-    figure.text(y=1 - 0.26 / height, s=title, color=_TEXT, fontsize=13, weight="bold", **heading)
-    figure.text(y=1 - 0.52 / height, s=facts, color=_MUTED, fontsize=8.5, **heading)
+    write_heading(figure, title, facts)

@@ -37,7 +37,7 @@ def describe(result: VolumeTrace) -> dict[str, Any]:
         "format": "plasticine trace",
         "format_version": FORMAT_VERSION,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": _versions(),
+        "versions": versions(),
         "model": result.trace.model | {"card": result.card},
         "seed": result.trace.arguments.get("seed"),
         "arguments": result.trace.arguments,
@@ -87,7 +87,8 @@ def describe_file(path: Path) -> dict[str, str]:
     return {"file": printable(path.name), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of this package and of what its results depend on."""
     from plasticine import __version__
 
     return {

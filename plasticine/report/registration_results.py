@@ -1,0 +1,219 @@
+"""The folder a registration leaves, its record, and what it prints on the terminal."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from plasticine.io.displacement import write_displacement
+from plasticine.io.nifti import write_image, write_labels
+from plasticine.io.register import VolumeRegistration
+from plasticine.io.volume import Volume
+from plasticine.metrics import dice
+from plasticine.nn.finite import check_finite
+from plasticine.report.record import as_plain, describe_folding, printable, versions
+from plasticine.report.registration_page import draw_registration
+from plasticine.report.results import as_text
+
+FORMAT_VERSION = 1
+
+LABELS_FILE = "labels.nii.gz"
+_FILES = {
+    "warped.nii.gz": "the moving image on the fixed one's voxels, in its own intensities",
+    "displacement.nii.gz": "φ - id, affine included, as ITK reads it: fixed voxels, mm, LPS+",
+    "inverse_displacement.nii.gz": "φ⁻¹ - id likewise, on the moving image's voxels",
+    "jacobian.nii.gz": "Jacobian determinant of φ, central differences; 0 and below is a fold",
+    "affine.txt": "the affine stage alone: 4 x 4, fixed mm to moving mm, RAS+",
+    LABELS_FILE: "the moving image's labels on the fixed one's voxels, nearest",
+    "registration.json": "versions, arguments, seconds, folds, similarity, Dice",
+    "registration.png": "before and after: checkerboard, difference, grid, Jacobian",
+}
+_AFFINE_HEADING = (
+    "The affine stage of a registration: 4 x 4, homogeneous, row by row.\n"
+    "A point of the fixed image, in millimetres along RAS+ axes, to one of the moving image.\n"
+    "displacement.nii.gz has it in it: apply one or the other."
+)
+
+
+def registration_files(*, labels: bool) -> dict[str, str]:
+    """Every file of the folder, and what it holds.
+
+    Args:
+        labels: Whether there are labels to be carried.
+    """
+    return {name: what for name, what in _FILES.items() if labels or name != LABELS_FILE}
+
+
+def write_registration(result: VolumeRegistration, folder: Path) -> dict[str, Any]:
+    """Writes every file of `registration_files`.
+
+    Args:
+        result: The registration.
+        folder: An existing folder; `plasticine.io.OutputFolder` gives one that is moved into
+            place only when all is written.
+
+    Returns:
+        What ``registration.json`` holds.
+
+    Raises:
+        ValueError: A result holds NaN or infinity; nothing is written.
+        OSError: A file cannot be written.
+    """
+    for name in ("warped", "displacement", "inverse_displacement", "jacobian"):
+        check_finite(torch.from_numpy(getattr(result, name)), name)
+    affine, moving_affine = result.fixed.affine, result.moving.affine
+    assert affine is not None
+    assert moving_affine is not None
+    for name, image in (("warped", result.warped), ("jacobian", result.jacobian)):
+        write_image(folder / f"{name}.nii.gz", image, affine, description=f"Plasticine {name}")
+    for name, field, own in (
+        ("displacement", result.displacement, affine),
+        ("inverse_displacement", result.inverse_displacement, moving_affine),
+    ):
+        what = f"Plasticine {name.replace('_', ' ')}"
+        write_displacement(folder / f"{name}.nii.gz", field, own, description=what)
+    np.savetxt(folder / "affine.txt", result.affine, fmt="%.12g", header=_AFFINE_HEADING)
+    if result.labels is not None:
+        write_labels(folder / LABELS_FILE, result.labels, affine, description="Plasticine labels")
+    record = describe_registration(result)
+    (folder / "registration.json").write_text(as_text(record), encoding="utf-8")
+    draw_registration(result, folder / "registration.png")
+    return record
+
+
+def describe_registration(result: VolumeRegistration) -> dict[str, Any]:
+    """Describes a registration in plain numbers and text.
+
+    Args:
+        result: The registration.
+
+    Returns:
+        A dictionary that is valid JSON, as `as_plain` makes it.
+    """
+    pair, lengths = result.pair, result.displacement_lengths
+    consistency = pair.inverse_consistency()[pair.valid]
+    record = {
+        "format": "plasticine registration",
+        "format_version": FORMAT_VERSION,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "arguments": result.arguments,
+        "moving": _describe_volume(result.moving),
+        "fixed": _describe_volume(result.fixed),
+        "affine": {
+            "fixed_mm_to_moving_mm": result.affine,
+            "start": pair.affine.start,
+            "value": pair.affine.value,
+        },
+        "folding": describe_folding(pair.folding, pair.jacobian),
+        "displacement_beyond_affine": {
+            "mean_mm": float(lengths.mean()),
+            "max_mm": float(lengths.max()),
+        },
+        "valid_fraction": float(result.valid.mean()),
+        "inverse_consistency": {
+            "mean_voxels": _or_nan(consistency, Tensor.mean),
+            "max_voxels": _or_nan(consistency, Tensor.max),
+        },
+        "similarity": result.similarity,
+        "dice": _overlap(result),
+        "notes": result.notes,
+        "seconds": result.seconds,
+        "files": registration_files(labels=result.labels is not None),
+    }
+    plain = as_plain(record)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def print_registration(
+    result: VolumeRegistration, record: dict[str, Any], folder: Path, seconds: float
+) -> None:
+    """Prints a table of what was done, and where it is.
+
+    Args:
+        result: The registration.
+        record: What `describe_registration` gives.
+        folder: Where it was written.
+        seconds: Time it took, with reading and writing.
+    """
+    folding, moved = record["folding"], record["displacement_beyond_affine"]
+    table = Table(title="Plasticine registration", title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, volume in (("moving", result.moving), ("fixed", result.fixed)):
+        shape = " x ".join(str(n) for n in volume.data.shape)
+        table.add_row(name, f"{printable(volume.path)}: {shape} voxels")
+    arguments = record["arguments"]
+    budget = f", {arguments['budget']} budget" if arguments["transform"] == "deformable" else ""
+    table.add_row("transform", f"{arguments['transform']}{budget}")
+    table.add_row("time", f"{seconds:.1f} s, of which {result.seconds:.1f} s registering")
+    for measure, name in (("lncc", "LNCC"), ("mutual_information", "mutual information")):
+        stages = [result.similarity[stage][measure] for stage in ("before", "affine", "after")]
+        before, affine, after = (f"{value:.3f}" for value in stages)
+        table.add_row(name, f"{before} by the headers, {affine} affine, {after} in the end")
+    if record["dice"] is not None:
+        found = record["dice"]
+        table.add_row("Dice", f"{float(found['mean']):.3f}, mean of {found['labels']} labels")
+    table.add_row(
+        "folds",
+        f"{folding['folds']} of {result.jacobian.size:,} voxels "
+        f"(J <= 0, {folding['scheme']} differences, {folding['region']} region)",
+    )
+    table.add_row("Jacobian", f"{folding['minimum']:.3f} to {folding['maximum']:.3f}")
+    table.add_row("beyond affine", f"mean {moved['mean_mm']:.2f} mm, max {moved['max_mm']:.2f} mm")
+    if record["valid_fraction"] < 1:
+        table.add_row(
+            "outside",
+            f"{1 - record['valid_fraction']:.1%} of the fixed voxels land outside of the moving "
+            "image, whose least value they have",
+        )
+    for note in record["notes"]:
+        table.add_row("note", note)
+    table.add_section()
+    for name, meaning in record["files"].items():
+        table.add_row(name, meaning)
+    # Names of files are shown as they are, be there brackets or colons in them.
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.print(table)
+    console.print(f"Pictures: {printable(folder / 'registration.png')}", soft_wrap=True)
+
+
+def _describe_volume(volume: Volume) -> dict[str, Any]:
+    assert volume.affine is not None
+    return {
+        "file": volume.path,
+        "kind": volume.kind,
+        "shape": volume.stored_shape,
+        "dtype": volume.stored_dtype,
+        "affine": volume.affine,
+        "orientation": "".join(nibabel.aff2axcodes(volume.affine)),
+        "spacing_mm": np.linalg.norm(volume.affine[:3, :3], axis=0),
+    }
+
+
+def _overlap(result: VolumeRegistration) -> dict[str, Any] | None:
+    """Dice of the carried labels and the fixed image's; None without both."""
+    if result.labels is None or result.fixed_labels is None:
+        return None
+    scores = dice(torch.from_numpy(result.labels), torch.from_numpy(result.fixed_labels))
+    mean = sum(scores.values()) / len(scores) if scores else math.nan
+    return {
+        "mean": mean,
+        "labels": len(scores),
+        "over": "labels that occur in either map, without 0",
+        "per_label": {str(label): score for label, score in scores.items()},
+    }
+
+
+def _or_nan(values: Tensor, measure: Any) -> float:
+    return float(measure(values)) if values.numel() else math.nan
