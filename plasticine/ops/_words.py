@@ -16,7 +16,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 MISSING = inspect.Parameter.empty
 
 _FIELDS = ("displacement", "velocity", "u", "v")
-_IMAGES = ("image", "x", "pred", *_FIELDS)
+_IMAGES = ("image", "images", "x", "pred", *_FIELDS)
 #: What the arguments of MONAI, VoxelMorph, deepali, torch-interpol and F.grid_sample are here: the
 #: first of these that the function has.
 ARGUMENTS: dict[str, tuple[str, ...]] = {
@@ -29,9 +29,9 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "theta": ("affine",),
     "matrix": ("affine",),
     "input": _IMAGES,
-    "img": ("image", "x"),
-    "src": ("image", "x"),
-    "source": ("image", "x", "pred"),
+    "img": ("image", "images", "x"),
+    "src": ("image", "images", "x"),
+    "source": ("image", "images", "x", "pred"),
     "moving": ("image", "x", "pred"),
     "fixed": ("y", "target"),
     "pred": ("x", "v", "u"),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from plasticine import reference
-from plasticine.ops import _autocast, _checks
+from plasticine.ops import _autocast, _checks, _words
 from plasticine.ops._derivative import Derivative, MaybeTensors
 from plasticine.ops._kernels import call, contiguous_like
 from plasticine.ops._operator import REGISTRY, Operator
@@ -18,8 +18,13 @@ from plasticine.ops._operator import REGISTRY, Operator
 _WIDEST = 65536
 
 
+@_words.checks_inside
 def gaussian_smooth(
-    images: Tensor, sigma: float | Sequence[float], *, backend: str = "auto"
+    images: Tensor,
+    sigma: float | Sequence[float],
+    *,
+    backend: str = "auto",
+    **_unknown: NoReturn,
 ) -> Tensor:
     """Smooths along every spatial axis by a Gaussian, the edge repeated beyond the border.
 
@@ -45,6 +50,8 @@ def gaussian_smooth(
         ValueError: a shape or an option is not one of those above.
         RuntimeError: the backend asked for by name is missing or cannot serve the call.
     """
+    if _unknown:
+        _words.refuse(gaussian_smooth, _unknown)
     _checks.is_tensor(images, "images")
     ndim = _checks.image_alone(images, "images")
     return GAUSSIAN_SMOOTH(images, _sigma_of(sigma, ndim), False, backend)
@@ -58,6 +65,8 @@ def check(images: Tensor, sigma: Sequence[float], adjoint: bool = False) -> None
 def _sigma_of(sigma: float | Sequence[float], ndim: int) -> list[float]:
     """The standard deviation along each spatial axis."""
     given: Any = sigma
+    if given is _words.MISSING:
+        raise TypeError("the argument sigma is missing, a number or one for each spatial axis")
     expected = f"sigma must be a number, or {ndim}, one per spatial axis"
     try:
         one = isinstance(given, int | float) or not hasattr(given, "__len__")
