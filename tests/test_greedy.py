@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from refusal import refuses
+from textures import inside, smooth_velocity, texture
 from torch import Tensor
 
 from plasticine import exponential, folding, gaussian_smooth, warp
@@ -25,28 +26,9 @@ from plasticine.registration.unfolding import folds, smallest_jacobian, unfolded
 QUICK = GreedyRegistration(levels=(GreedyLevel(2, 25), GreedyLevel(1, 15)))
 
 
-def _texture(size: tuple[int, ...], count: int = 1, channels: int = 1, seed: int = 0) -> Tensor:
-    """Smooth images within [-1, 1]."""
-    noise = torch.randn((count, channels, *size), generator=torch.Generator().manual_seed(seed))
-    smooth = gaussian_smooth(noise, 1.5)
-    return smooth / smooth.flatten(2).abs().amax(2).view(count, channels, *[1] * len(size))
-
-
-def _velocity(size: tuple[int, ...], voxels: float, seed: int = 1) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    drawn = gaussian_smooth(torch.randn((1, len(size), *size), generator=generator), 6)
-    return voxels * drawn / drawn.norm(dim=1).mean()
-
-
-def _inside(size: tuple[int, ...]) -> Tensor:
-    mask = torch.zeros(1, 1, *size, dtype=torch.bool)
-    mask[(slice(None), slice(None), *[slice(4, -4)] * len(size))] = True
-    return mask
-
-
 def _error(found: AffineDisplacement, truth: Tensor) -> float:
     """What is left of a deformation's end-point error, as a fraction."""
-    mask = _inside(tuple(truth.shape[2:]))
+    mask = inside(tuple(truth.shape[2:]))
     before = end_point_error(torch.zeros_like(truth), truth, mask=mask)
     return end_point_error(found.offset(), truth, mask=mask) / before
 
@@ -57,8 +39,8 @@ def _error(found: AffineDisplacement, truth: Tensor) -> float:
     [("lncc", 5), ("lncc", 3), ("mind", 5), ("mutual_information", 5), ("sum_of_squares", 5)],
 )
 def test_finds_a_known_deformation(size: tuple[int, ...], metric: str, window: int) -> None:
-    fixed = _texture(size)
-    displacement, inverse = exponential(_velocity(size, 2.0), inverse=True)
+    fixed = texture(size)
+    displacement, inverse = exponential(smooth_velocity(size, 2.0), inverse=True)
     moving = warp(fixed, inverse)  # so that moving∘φ is fixed
     if metric in ("mind", "mutual_information"):
         fixed, moving = 0.5 - fixed.abs(), moving  # not monotone in the moving image's intensities
@@ -72,8 +54,8 @@ def test_finds_a_known_deformation(size: tuple[int, ...], metric: str, window: i
 
 def test_several_channels_and_a_pair_alone() -> None:
     size = (40, 44)
-    fixed = _texture(size, 2, 3)
-    fields = [exponential(_velocity(size, 2.0, seed), inverse=True) for seed in (1, 2)]
+    fixed = texture(size, 2, 3)
+    fields = [exponential(smooth_velocity(size, 2.0, seed), inverse=True) for seed in (1, 2)]
     moving = warp(fixed, torch.cat([inverse for _, inverse in fields]))
     together = QUICK(moving, fixed)
     alone = QUICK(moving[1:], fixed[1:])
@@ -89,8 +71,8 @@ def test_several_channels_and_a_pair_alone() -> None:
 @pytest.mark.parametrize("size", [(48, 40), (24, 26, 22)])
 def test_the_grids_may_differ(size: tuple[int, ...]) -> None:
     ndim = len(size)
-    fixed = _texture(size)
-    truth, inverse = exponential(_velocity(size, 2.0), inverse=True)
+    fixed = texture(size)
+    truth, inverse = exponential(smooth_velocity(size, 2.0), inverse=True)
     aligned = warp(fixed, inverse)
     # The moving image: its axes in another order, one of them flipped, finer, and shifted.
     order = [*range(1, ndim), 0]
@@ -112,7 +94,7 @@ def test_the_grids_may_differ(size: tuple[int, ...]) -> None:
         warp(moving, torch.zeros_like(truth), affine=affine), aligned, atol=1e-5, rtol=0
     )
     found = whole(moving, fixed, affine=affine)
-    mask = _inside(size)
+    mask = inside(size)
     before = end_point_error(torch.zeros_like(truth), truth, mask=mask)
     assert end_point_error(found.displacement, truth, mask=mask) < 0.45 * before
     carried = found.warp(moving)
@@ -124,21 +106,21 @@ def test_the_grids_may_differ(size: tuple[int, ...]) -> None:
     # There and back: at the fixed voxels, of a smooth image.
     smooth = gaussian_smooth(fixed, 2.0)
     returned = found.warp(back.warp(smooth))
-    inner = _inside(size)
+    inner = inside(size)
     assert (returned - smooth)[inner].abs().mean() < 0.05 * smooth[inner].abs().mean()
 
 
 def test_starts_from_an_affine_map_and_a_displacement() -> None:
     size = (40, 36)
-    fixed = _texture(size)
-    truth, inverse = exponential(_velocity(size, 2.0), inverse=True)
+    fixed = texture(size)
+    truth, inverse = exponential(smooth_velocity(size, 2.0), inverse=True)
     moving = warp(fixed, inverse)
     still = replace(QUICK, levels=(GreedyLevel(1, 0),))
     torch.testing.assert_close(still(moving, fixed, initial=truth).displacement, truth)
     shifted = torch.tensor([[[1.0, 0.0, 3.0], [0.0, 1.0, -2.0]]])
     far = torch.roll(moving, (3, -2), (2, 3))
     found = QUICK(far, fixed, affine=shifted)
-    mask = _inside(size)
+    mask = inside(size)
     assert end_point_error(found.displacement, truth, mask=mask) < 0.4 * end_point_error(
         torch.zeros_like(truth), truth, mask=mask
     )
@@ -146,8 +128,8 @@ def test_starts_from_an_affine_map_and_a_displacement() -> None:
 
 def test_what_a_mask_leaves_out_is_not_looked_at() -> None:
     size = (48, 40)
-    fixed = _texture(size)
-    truth, inverse = exponential(_velocity(size, 1.5), inverse=True)
+    fixed = texture(size)
+    truth, inverse = exponential(smooth_velocity(size, 1.5), inverse=True)
     moving = warp(fixed, inverse)
     fixed_mask, moving_mask = torch.ones(1, 1, *size), torch.ones(1, 1, *size, dtype=torch.bool)
     fixed_mask[:, :, 30:40, 20:30] = 0
@@ -167,7 +149,7 @@ def test_what_a_mask_leaves_out_is_not_looked_at() -> None:
 
 
 def test_equal_and_flat_images_stay_where_they_are() -> None:
-    image = _texture((32, 30))
+    image = texture((32, 30))
     length = QUICK(image, image).displacement.norm(dim=1)
     assert length.max() < 0.5
     assert length.mean() < 0.05
@@ -178,8 +160,8 @@ def test_equal_and_flat_images_stay_where_they_are() -> None:
 
 
 def test_float64_and_the_caller_s_modes() -> None:
-    fixed = _texture((32, 30)).double()
-    moving = warp(fixed, _velocity((32, 30), 1.0).double())
+    fixed = texture((32, 30)).double()
+    moving = warp(fixed, smooth_velocity((32, 30), 1.0).double())
     found = QUICK(moving.requires_grad_(), fixed)
     assert found.displacement.dtype == torch.float64
     assert not found.displacement.requires_grad
@@ -190,7 +172,7 @@ def test_float64_and_the_caller_s_modes() -> None:
 
 @pytest.mark.parametrize("size", [(40, 36), (20, 22, 18)])
 def test_unfolds(size: tuple[int, ...]) -> None:
-    smooth = exponential(_velocity(size, 2.0))
+    smooth = exponential(smooth_velocity(size, 2.0))
     assert unfolded(smooth) is smooth
     folded = smooth.clone()
     centre = tuple(n // 2 for n in size)
@@ -231,7 +213,7 @@ def test_a_head_known_to_be_deformed(data_folder: Path) -> None:
     stored = nibabel.load(data_folder / "brain_t1_labels" / "IXI012_t1.nii.gz").get_fdata()
     fixed = torch.from_numpy(stored)[None, None, ::2, ::2, ::2].float().contiguous()
     size = tuple(fixed.shape[2:])
-    truth, inverse = exponential(_velocity(size, 2.0), inverse=True)
+    truth, inverse = exponential(smooth_velocity(size, 2.0), inverse=True)
     moving = warp(fixed, inverse)
     noise = torch.randn(fixed.shape, generator=torch.Generator().manual_seed(3))
     found = QUICK(0.7 * moving + 10 + noise, fixed)
@@ -258,7 +240,7 @@ def test_refuses_settings(change: dict, message: str) -> None:
 
 
 def test_refuses() -> None:
-    image = _texture((20, 18))
+    image = texture((20, 18))
     refuses(ValueError, "factor of at least 1", GreedyLevel, 0, 1)
     refuses(ValueError, "update_sigma of at least 0", GreedyLevel, 1, 1, float("nan"))
     refuses(ValueError, "metric must be one of", Similarity, "ncc")
@@ -278,3 +260,12 @@ def test_refuses() -> None:
     broken[0, 0, 3, 4] = float("nan")
     refuses(ValueError, r"moving must be finite; 1 of 360 .*\(0, 0, 3, 4\)", QUICK, broken, image)
     refuses(ValueError, "fixed must be finite", QUICK, image, broken)
+
+
+def test_autocast_does_not_round_where_a_map_points() -> None:
+    affine = torch.tensor([[[1.1, 0.2, 3.0], [-0.1, 0.9, 2.0]]])
+    mapping = AffineDisplacement(smooth_velocity((20, 24), 3.0), affine, (22, 18))
+    expected = mapping.offset(), mapping.inverse().displacement
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(mapping.offset(), expected[0])
+        assert torch.equal(mapping.inverse().displacement, expected[1])

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 from refusal import refuses
-from torch import Tensor
+from textures import inside, smooth_velocity, texture
 
-from plasticine import exponential, folding, gaussian_smooth, warp
+from plasticine import exponential, folding, warp
 from plasticine.metrics import end_point_error
 from plasticine.registration import (
     Deformation,
@@ -23,29 +23,10 @@ from plasticine.registration.instance import resized
 QUICK = InstanceOptimisation(levels=(Level(2, 8, 20), Level(1, 8, 10)))
 
 
-def _texture(count: int, size: tuple[int, ...], seed: int = 0) -> Tensor:
-    """Smooth images within [-1, 1]."""
-    noise = torch.randn((count, 1, *size), generator=torch.Generator().manual_seed(seed))
-    smooth = gaussian_smooth(noise, 1.5)
-    return smooth / smooth.flatten(1).abs().amax(1).view(-1, *[1] * (len(size) + 1))
-
-
-def _velocity(size: tuple[int, ...], voxels: float, seed: int = 1) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    drawn = gaussian_smooth(torch.randn((1, len(size), *size), generator=generator), 6)
-    return voxels * drawn / drawn.norm(dim=1).mean()
-
-
-def _inside(size: tuple[int, ...]) -> Tensor:
-    mask = torch.zeros(1, 1, *size, dtype=torch.bool)
-    mask[(slice(None), slice(None), *[slice(4, -4)] * len(size))] = True
-    return mask
-
-
 @pytest.mark.parametrize("size", [(36, 32), (16, 16, 14)])
 def test_finds_a_known_deformation_across_contrasts(size: tuple[int, ...]) -> None:
-    fixed = _texture(1, size)
-    displacement, inverse = exponential(_velocity(size, 2.0), inverse=True)
+    fixed = texture(size, 1)
+    displacement, inverse = exponential(smooth_velocity(size, 2.0), inverse=True)
     moving = warp(fixed, inverse)  # so that moving∘φ is fixed
     remapped = 0.5 - fixed.abs()  # not monotone in the moving image's intensities
     settings = (
@@ -56,8 +37,8 @@ def test_finds_a_known_deformation_across_contrasts(size: tuple[int, ...]) -> No
         found = settings(
             moving.abs() - 0.5, remapped, progress=lambda done, total: calls.append((done, total))
         )
-    before = end_point_error(torch.zeros_like(displacement), displacement, mask=_inside(size))
-    after = end_point_error(found.displacement(), displacement, mask=_inside(size))
+    before = end_point_error(torch.zeros_like(displacement), displacement, mask=inside(size))
+    after = end_point_error(found.displacement(), displacement, mask=inside(size))
     assert after < 0.4 * before
     assert int(folding(found.displacement()).folds) == 0
     assert not found.velocity.requires_grad
@@ -66,7 +47,7 @@ def test_finds_a_known_deformation_across_contrasts(size: tuple[int, ...]) -> No
 
 
 def test_pairs_do_not_see_each_other() -> None:
-    moving, fixed = _texture(2, (24, 20)), _texture(2, (24, 20), seed=3)
+    moving, fixed = texture((24, 20), 2), texture((24, 20), 2, seed=3)
     settings = InstanceOptimisation(levels=(Level(1, 8, 5),))
     together = settings(moving, fixed).velocity
     alone = settings(moving[1:], fixed[1:]).velocity
@@ -77,14 +58,14 @@ def test_keeps_the_affine_part_and_starts_from_the_velocity() -> None:
     size = (28, 32)
     log_affine = torch.tensor([[[0.05, -0.2, 2.0], [0.2, 0.0, -1.0]]])
     affine, inverse_affine = affine_exponential(log_affine, size)
-    velocity = _velocity(size, 1.5)
+    velocity = smooth_velocity(size, 1.5)
     truth = Deformation(velocity, affine, inverse_affine)
-    fixed = _texture(1, size)
+    fixed = texture(size, 1)
     moving = warp(fixed, truth.inverse_displacement())
     initial = Deformation(torch.zeros_like(velocity), affine, inverse_affine, log_affine=log_affine)
     found = QUICK(moving, fixed, initial)
     assert found.affine is affine
-    mask = _inside(size)
+    mask = inside(size)
     before = end_point_error(initial.displacement(), truth.displacement(), mask=mask)
     after = end_point_error(found.displacement(), truth.displacement(), mask=mask)
     assert after < 0.4 * before
@@ -94,7 +75,7 @@ def test_keeps_the_affine_part_and_starts_from_the_velocity() -> None:
 
 def test_refines_a_networks_answer() -> None:
     network = VelocityNetwork(2, channels=(4, 8), inverse_from="head").eval()
-    image = _texture(1, (20, 24))
+    image = texture((20, 24), 1)
     found = InstanceOptimisation(levels=(Level(1, 8, 1),))(image, image, network(image, image))
     assert found.inverse_from == "negation"
     assert found.inverse_velocity is None
@@ -105,7 +86,7 @@ def test_resized_is_the_same_map() -> None:
     size, coarse = (41, 33), (21, 17)
     log_affine = torch.tensor([[[0.02, -0.1, 2.0], [0.1, 0.0, -1.0]]])
     affine, inverse_affine = affine_exponential(log_affine, size)
-    deformation = Deformation(_velocity(size, 2.0), affine, inverse_affine)
+    deformation = Deformation(smooth_velocity(size, 2.0), affine, inverse_affine)
     found = resized(deformation, coarse)
     for name in ("displacement", "inverse_displacement"):
         fine, half = getattr(deformation, name)(), getattr(found, name)()
@@ -131,7 +112,7 @@ def test_refuses_settings(change: dict, message: str) -> None:
 
 
 def test_refuses() -> None:
-    image = _texture(1, (16, 16))
+    image = texture((16, 16), 1)
     refuses(ValueError, "spacing of at least", Level, 4, 2, 10)
     refuses(ValueError, r"\(1, 1, 16, 16\) and \(1, 1, 16, 15\)", QUICK, image, image[..., 1:])
     refuses(TypeError, "float16", QUICK, image.half(), image.half())

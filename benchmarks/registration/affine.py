@@ -34,6 +34,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.translation.record import RESULTS, add_data_argument, machine, versions, write
+from plasticine import metrics
 from plasticine.registration import AffineRegistration
 
 HEADS = ("012", "013", "014", "015", "033", "034", "039", "048", "049", "051")
@@ -132,12 +133,9 @@ def mean_dice(physical: Matrix, moving: Path, fixed: Path) -> float:
     inside = np.all((places >= 0) & (places < np.array(labels.shape)[:, None]), 0)
     carried = np.zeros(truth.size, np.int64)
     carried[inside] = labels[tuple(places[:, inside])]
-    flat, most = truth.ravel(), max(truth.max(), labels.max()) + 1
-    both = np.bincount(flat[carried == flat], minlength=most)
-    total = np.bincount(carried, minlength=most) + np.bincount(flat, minlength=most)
-    known = np.union1d(np.unique(labels), np.unique(truth))
-    known = known[known > 0]
-    return float((2 * both[known] / total[known]).mean())
+    known = np.union1d(labels, truth)
+    maps = (torch.from_numpy(array) for array in (carried, truth.ravel()))
+    return statistics.mean(metrics.dice(*maps, labels=known[known > 0].tolist()).values())
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 import plasticine
+from plasticine import metrics
 
 FOLDER = Path(os.environ.get("PLASTICINE_DATA", "../shared/data")) / "brain_t1_labels"
 
@@ -57,13 +59,7 @@ def mean_dice(moving: Head, fixed: Head, displacement: Tensor, affine: Tensor) -
     carried = plasticine.warp(
         moving.labels, displacement, affine=affine, mode="nearest", padding="zeros"
     )
-    a, b = (x.numpy().astype(np.int64).ravel() for x in (carried, fixed.labels))
-    size = int(max(a.max(), b.max(), moving.labels.max())) + 1
-    both = np.bincount(a[a == b], minlength=size)
-    total = np.bincount(a, minlength=size) + np.bincount(b, minlength=size)
-    counted = total > 0
-    counted[0] = False
-    return float((2 * both[counted] / total[counted]).mean())
+    return statistics.mean(metrics.dice(carried.long(), fixed.labels.long()).values())
 
 
 def folding(displacement: Tensor) -> dict[str, float]:

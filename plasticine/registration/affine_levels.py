@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from plasticine.nn.body import exterior
-from plasticine.ops.warp import warp
+from plasticine.nn.resampling import sample_affinely
 
 _SMOOTHING = 0.7
 """Standard deviation of the smoothing in voxels of the level that it is for. Less, and what linear
@@ -134,9 +134,8 @@ class PlacedImage:
         if not body.any():
             return self
         affine = (torch.linalg.inv(coarse.affine) @ self.affine)[None, :-1].to(self.image)
-        places = self.image.new_zeros(1).expand(1, self.ndim, *self.size)
         pool = functional.max_pool2d if self.ndim == 2 else functional.max_pool3d
-        weight = pool((warp(body, places, affine=affine) >= 0.5).to(body), 3, 1, 1)
+        weight = pool((sample_affinely(body, affine, self.size) >= 0.5).to(body), 3, 1, 1)
         return PlacedImage(self.image, weight, self.affine)
 
     def moments(self) -> tuple[Tensor, Tensor]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from plasticine.nn.resampling import sample_affinely
 from plasticine.nn.validity import validity_mask
 from plasticine.ops.exponential import exponential
 from plasticine.ops.jacobian import jacobian_determinant
-from plasticine.ops.warp import warp
 
 INVERSES = ("negation", "head")
 
@@ -108,22 +108,26 @@ class Deformation:
         """A(p + w(p)) - p, written so that an identity A leaves w as it is."""
         if self.affine is None:
             return w
-        linear = self.affine[:, :, :-1].to(w.dtype)
-        # No matrix product, which autocast and TF32 round: these are coordinates.
-        columns = linear.reshape(*linear.shape, *[1] * (w.dim() - 2)).unbind(2)
-        turned = columns[0] * w[:, :1]
-        for axis, column in enumerate(columns[1:], start=1):
-            turned = turned + column * w[:, axis : axis + 1]
-        return turned + affine_displacement(self.affine.to(w.dtype), w.shape[2:])
+        affine = self.affine.to(w.dtype)
+        return turned(affine, w) + affine_displacement(affine, w.shape[2:])
 
     def _before_affine(self, w: Tensor) -> Tensor:
         """A⁻¹ q + w(A⁻¹ q) - q."""
         if self.inverse_affine is None:
             return w
         affine = self.inverse_affine.to(w.dtype)
-        zero = w.new_zeros(()).expand(1, *w.shape[1:])
-        warped = warp(w, zero, affine=affine, padding="border")
-        return warped + affine_displacement(affine, w.shape[2:])
+        return sample_affinely(w, affine, w.shape[2:]) + affine_displacement(affine, w.shape[2:])
+
+
+def turned(affine: Tensor, field: Tensor) -> Tensor:
+    """The vectors of a field under the linear part of (N, d, d + 1) maps: (N, d, *spatial)."""
+    # No matrix product, which autocast and TF32 round: these are coordinates.
+    linear = affine[:, :, :-1]
+    columns = linear.reshape(*linear.shape, *[1] * (field.dim() - 2)).unbind(2)
+    result = columns[0] * field[:, :1]
+    for axis, column in enumerate(columns[1:], start=1):
+        result = result + column * field[:, axis : axis + 1]
+    return result
 
 
 def affine_displacement(affine: Tensor, size: torch.Size) -> Tensor:

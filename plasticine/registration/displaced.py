@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from plasticine.nn.resampling import sample_affinely
 from plasticine.ops.folding import Folding, folding
 from plasticine.ops.invert import invert
 from plasticine.ops.warp import warp
+from plasticine.registration.deformation import turned
 
 # Steps that leave a tenth of what interpolation did.
 _REFINEMENTS = 2
@@ -38,8 +40,7 @@ class AffineDisplacement:
         """
         if self.affine is None:
             return self.displacement
-        linear = self.affine[:, :, :-1].contiguous()
-        return torch.bmm(linear, self.displacement.flatten(2)).view_as(self.displacement)
+        return turned(self.affine, self.displacement)
 
     def warp(self, images: Tensor, *, mode: str = "linear", padding: str = "border") -> Tensor:
         """Images on the moving grid, carried to the fixed one: (N, C, *fixed spatial).
@@ -69,13 +70,12 @@ class AffineDisplacement:
         if self.affine is None:
             if tuple(self.moving_size) == size:
                 return replace(self, displacement=w)
-            return AffineDisplacement(_on_grid(w, None, self.moving_size), None, size)
+            still = torch.eye(w.shape[1], w.shape[1] + 1, dtype=w.dtype, device=w.device)[None]
+            return AffineDisplacement(sample_affinely(w, still, self.moving_size), None, size)
         inverse = inverted(self.affine)
-        on_moving = _on_grid(w, inverse, self.moving_size)
+        on_moving = sample_affinely(w, inverse, self.moving_size)
         on_moving = _refined(on_moving, self.displacement, inverse)
-        linear = self.affine[:, :, :-1].contiguous()
-        z = torch.bmm(linear, on_moving.flatten(2)).view_as(on_moving)
-        return AffineDisplacement(z, inverse, size)
+        return AffineDisplacement(turned(self.affine, on_moving), inverse, size)
 
 
 def _refined(w: Tensor, u: Tensor, affine: Tensor) -> Tensor:
@@ -104,12 +104,3 @@ def inverted(affine: Tensor) -> Tensor:
     linear = torch.linalg.inv(affine[:, :, :-1].double())
     translation = -linear @ affine[:, :, -1:].double()
     return torch.cat([linear, translation], 2).to(affine.dtype)
-
-
-def _on_grid(field: Tensor, affine: Tensor | None, size: Sequence[int]) -> Tensor:
-    """A field at an affine map of the voxels of a grid of another size; its edge repeated."""
-    ndim = field.shape[1]
-    if affine is None:
-        affine = torch.eye(ndim, ndim + 1, dtype=field.dtype, device=field.device)[None]
-    zero = field.new_zeros(1).expand(1, ndim, *size)
-    return warp(field, zero, affine=affine, padding="border")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from plasticine.nn.finite import check_finite, not_finite
 from plasticine.nn.modes import plain_modes, recordable
-from plasticine.nn.resampling import resample
+from plasticine.nn.resampling import resample, resize_displacement
 from plasticine.ops._checks import is_tensor
 from plasticine.ops.compose import COMPOSE
 from plasticine.ops.gaussian_smooth import GAUSSIAN_SMOOTH, gaussian_smooth
@@ -195,7 +195,7 @@ class GreedyRegistration:
                 coarse = _between(whole, fixed.shape[2:], size, moving.shape[2:], moving_size)
                 if u is None:
                     u = fixed.new_zeros(count, ndim, *size)
-                u = resized(u, size)
+                u = resize_displacement(u, size)
                 u = unfolded(self._descend(level, u, pair, coarse, coarse_masks, advance))
                 broken = not_finite(u)
                 if broken is not None:
@@ -203,7 +203,7 @@ class GreedyRegistration:
             if u is None:
                 u = fixed.new_zeros(count, ndim, *fixed.shape[2:])
             if u.shape[2:] != fixed.shape[2:]:
-                u = unfolded(resized(u, fixed.shape[2:]))
+                u = unfolded(resize_displacement(u, fixed.shape[2:]))
         return AffineDisplacement(u, whole if affine is not None else None, moving.shape[2:])
 
     def _descend(
@@ -303,16 +303,6 @@ class _GradientToDisplacement:
             return self.fixed_mask
         mask = warp(self.moving_mask, w, affine=self.affine, padding="zeros")
         return mask if self.fixed_mask is None else mask.mul_(self.fixed_mask)
-
-
-def resized(u: Tensor, size: Sequence[int]) -> Tensor:
-    """A displacement on another grid whose first and last voxels lie where the old ones did."""
-    before = u.shape[2:]
-    if tuple(size) == tuple(before):
-        return u
-    ratio = [max(n - 1, 1) / max(m - 1, 1) for n, m in zip(size, before, strict=True)]
-    fine = resample(u, size, [1 / r for r in ratio])
-    return fine.mul_(fine.new_tensor(ratio).view(1, -1, *[1] * len(ratio)))
 
 
 def _squared_length(vectors: Tensor, out: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from plasticine.nn.finite import check_finite, not_finite
 from plasticine.nn.modes import plain_modes, recordable
-from plasticine.nn.resampling import resample
+from plasticine.nn.resampling import resample, resize_displacement
 from plasticine.nn.validity import validity_mask
 from plasticine.ops._checks import is_tensor
 from plasticine.ops.gaussian_smooth import gaussian_smooth
@@ -233,7 +233,6 @@ def resized(deformation: Deformation, size: Sequence[int]) -> Deformation:
     ratio = velocity.new_tensor(
         [max(n - 1, 1) / max(m - 1, 1) for n, m in zip(size, before, strict=True)]
     )
-    fine = resample(velocity, size, [1 / float(r) for r in ratio])
     affines: list[Tensor | None] = []
     for affine in (deformation.affine, deformation.inverse_affine):
         if affine is None:
@@ -243,7 +242,7 @@ def resized(deformation: Deformation, size: Sequence[int]) -> Deformation:
         linear = step[:, None] * affine[:, :, :-1] / step
         affines.append(torch.cat([linear, step[:, None] * affine[:, :, -1:]], 2).detach())
     return Deformation(
-        velocity=fine * ratio.view(1, -1, *[1] * len(before)),
+        velocity=resize_displacement(velocity, size),
         affine=affines[0],
         inverse_affine=affines[1],
         steps=deformation.steps,

@@ -14,7 +14,7 @@ from plasticine.ops.folding import Folding, folding
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.registration.affine_objective import METRICS
 from plasticine.registration.affine_registration import AffineMap, AffineRegistration
-from plasticine.registration.deformation import affine_displacement
+from plasticine.registration.deformation import affine_displacement, turned
 from plasticine.registration.displaced import AffineDisplacement
 from plasticine.registration.greedy import BUDGETS
 from plasticine.registration.similarity import Similarity
@@ -86,8 +86,7 @@ class PairRegistration:
         """|φ⁻¹(φ(p)) - p|, (1, 1, *fixed spatial), fixed voxels; 0 outside ``valid``."""
         back = self.mapping.warp(self.inverse.displacement)
         if self.inverse.affine is not None:
-            linear = self.inverse.affine[:, :, :-1]
-            back = torch.bmm(linear, back.flatten(2)).view_as(back)
+            back = turned(self.inverse.affine, back)
         error = (back + self.mapping.displacement).norm(dim=1, keepdim=True)
         return error * self.valid
 
@@ -105,10 +104,9 @@ def total_displacement(displacement: Tensor, physical: Tensor, affine: Tensor) -
     """
     in_voxels = (torch.linalg.inv(affine) @ physical @ affine)[None, :-1]
     in_voxels = in_voxels.to(displacement.device)
-    linear = in_voxels[:, :, :-1].to(displacement.dtype)
-    turned = torch.bmm(linear, displacement.flatten(2)).view_as(displacement)
     # Coordinates in float64: of the sum no more is rounded than of a displacement.
-    return turned + affine_displacement(in_voxels, displacement.shape[2:]).to(displacement.dtype)
+    moved = affine_displacement(in_voxels, displacement.shape[2:]).to(displacement.dtype)
+    return turned(in_voxels.to(displacement.dtype), displacement) + moved
 
 
 def register(

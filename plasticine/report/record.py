@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from plasticine.io.translate import VolumeTrace
+from plasticine.io.volume import Volume
 from plasticine.ops.folding import Folding
 
 # Version 1 had null for NaN and infinity.
@@ -101,18 +102,31 @@ def versions() -> dict[str, str]:
 
 
 def _describe_input(result: VolumeTrace) -> dict[str, Any]:
-    volume = result.volume
+    return describe_volume(result.volume) | {
+        "notes": result.volume.notes,
+        "labels": result.labels,
+        "reference": result.reference,
+    }
+
+
+def describe_volume(volume: Volume) -> dict[str, Any]:
+    """What a file is and where its image lies.
+
+    Args:
+        volume: Placed in space.
+
+    Returns:
+        The facts by name.
+    """
+    assert volume.affine is not None
     return {
         "file": volume.path,
         "kind": volume.kind,
         "shape": volume.stored_shape,
         "dtype": volume.stored_dtype,
-        "affine": result.affine,
-        "orientation": "".join(nibabel.aff2axcodes(result.affine)),
-        "spacing_mm": np.linalg.norm(result.affine[:3, :3], axis=0),
-        "notes": volume.notes,
-        "labels": result.labels,
-        "reference": result.reference,
+        "affine": volume.affine,
+        "orientation": "".join(nibabel.aff2axcodes(volume.affine)),
+        "spacing_mm": np.linalg.norm(volume.affine[:3, :3], axis=0),
     }
 
 

@@ -7,22 +7,26 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from plasticine.io.displacement import write_displacement
 from plasticine.io.nifti import write_image, write_labels
 from plasticine.io.register import VolumeRegistration
-from plasticine.io.volume import Volume
 from plasticine.metrics import dice
 from plasticine.nn.finite import check_finite
-from plasticine.report.record import as_plain, describe_folding, printable, versions
+from plasticine.report.record import (
+    as_plain,
+    describe_folding,
+    describe_volume,
+    printable,
+    versions,
+)
 from plasticine.report.registration_page import draw_registration
 from plasticine.report.results import as_text
+from plasticine.report.terminal import show
 
 FORMAT_VERSION = 1
 
@@ -107,8 +111,8 @@ def describe_registration(result: VolumeRegistration) -> dict[str, Any]:
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
         "arguments": result.arguments,
-        "moving": _describe_volume(result.moving),
-        "fixed": _describe_volume(result.fixed),
+        "moving": describe_volume(result.moving),
+        "fixed": describe_volume(result.fixed),
         "affine": {
             "fixed_mm_to_moving_mm": result.affine,
             "start": pair.affine.start,
@@ -182,23 +186,7 @@ def print_registration(
     table.add_section()
     for name, meaning in record["files"].items():
         table.add_row(name, meaning)
-    # Names of files are shown as they are, be there brackets or colons in them.
-    console = Console(highlight=False, markup=False, emoji=False)
-    console.print(table)
-    console.print(f"Pictures: {printable(folder / 'registration.png')}", soft_wrap=True)
-
-
-def _describe_volume(volume: Volume) -> dict[str, Any]:
-    assert volume.affine is not None
-    return {
-        "file": volume.path,
-        "kind": volume.kind,
-        "shape": volume.stored_shape,
-        "dtype": volume.stored_dtype,
-        "affine": volume.affine,
-        "orientation": "".join(nibabel.aff2axcodes(volume.affine)),
-        "spacing_mm": np.linalg.norm(volume.affine[:3, :3], axis=0),
-    }
+    show(table, folder / "registration.png")
 
 
 def _overlap(result: VolumeRegistration) -> dict[str, Any] | None:
