@@ -110,6 +110,27 @@ def test_the_grids_may_differ(size: tuple[int, ...]) -> None:
     assert (returned - smooth)[inner].abs().mean() < 0.05 * smooth[inner].abs().mean()
 
 
+def test_thick_slices_are_shrunk_last() -> None:
+    size = (48, 44, 48)
+    texture_of = texture(size)
+    truth, inverse = exponential(smooth_velocity(size, 2.5), inverse=True)
+
+    def slices(image: Tensor) -> Tensor:
+        return image.unflatten(4, (12, 4)).mean(5)
+
+    fixed, moving = slices(texture_of), slices(warp(texture_of, inverse))
+    # Of all four slices in one.
+    truth = slices(truth) / torch.tensor([1.0, 1.0, 4.0]).view(1, 3, 1, 1, 1)
+    settings = GreedyRegistration(levels=(GreedyLevel(4, 20), GreedyLevel(2, 20)))
+    error = {
+        spacing: _error(settings(moving, fixed, spacing=spacing), truth)
+        for spacing in (None, (1.0, 1.0, 1.0), (0.5, 0.5, 2.0))
+    }
+    assert error[(1.0, 1.0, 1.0)] == error[None]
+    assert error[(0.5, 0.5, 2.0)] < 0.9 * error[None], error
+    assert error[(0.5, 0.5, 2.0)] < 0.6
+
+
 def test_starts_from_an_affine_map_and_a_displacement() -> None:
     size = (40, 36)
     fixed = texture(size)
@@ -260,6 +281,13 @@ def test_refuses() -> None:
     broken[0, 0, 3, 4] = float("nan")
     refuses(ValueError, r"moving must be finite; 1 of 360 .*\(0, 0, 3, 4\)", QUICK, broken, image)
     refuses(ValueError, "fixed must be finite", QUICK, image, broken)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (1.0, 0.0, 1.0), (1.0, 1.0, float("nan"))])
+def test_refuses_a_spacing(spacing: tuple[float, ...]) -> None:
+    image = texture((12, 10, 9))
+    with pytest.raises(ValueError, match="spacing must be 3 positive"):
+        QUICK(image, image, spacing=spacing)
 
 
 def test_autocast_does_not_round_where_a_map_points() -> None:

@@ -122,6 +122,7 @@ class GreedyRegistration:
         *,
         affine: Tensor | None = None,
         initial: Tensor | None = None,
+        spacing: Sequence[float] | None = None,
         moving_mask: Tensor | None = None,
         fixed_mask: Tensor | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -139,6 +140,8 @@ class GreedyRegistration:
                 spacing, orientation and an affine registration in one. None is the identity.
             initial: (N, d, *fixed spatial), the displacement u to start from, voxels of the fixed
                 image. None is 0.
+            spacing: of the fixed image's voxels along each axis, in any unit: thick slices are
+                shrunk only where the voxels in them are as coarse. None is the same along all.
             moving_mask: (N or 1, 1, *moving spatial), bool or floating: how much each voxel counts.
             fixed_mask: (N or 1, 1, *fixed spatial), the same of the fixed image.
             progress: called as (iterations done, iterations in all).
@@ -148,11 +151,15 @@ class GreedyRegistration:
 
         Raises:
             TypeError: the images are not tensors of one floating-point dtype.
-            ValueError: shapes do not fit, or an argument holds NaN or infinity.
+            ValueError: shapes do not fit, a spacing is not positive and finite, or an argument
+                holds NaN or infinity.
             RuntimeError: the field became NaN or infinite.
         """
         _check(moving, fixed, affine, initial, moving_mask, fixed_mask)
         count, ndim = len(moving), moving.ndim - 2
+        spacing = [1.0] * ndim if spacing is None else [float(length) for length in spacing]
+        if len(spacing) != ndim or not all(0 < length < math.inf for length in spacing):
+            raise ValueError(f"spacing must be {ndim} positive, finite numbers; got {spacing}")
         if affine is None:
             whole = torch.eye(ndim, ndim + 1, dtype=fixed.dtype, device=fixed.device)[None]
         else:
@@ -180,12 +187,12 @@ class GreedyRegistration:
             for level in self.levels:
                 if level.iterations == 0:
                     continue
-                factor = min(float(level.factor), max(fixed.shape[2:]) / _LEAST_LENGTH)
-                size = _shrunk_size(fixed.shape[2:], [factor] * ndim)
+                factors = _factors(level.factor, fixed.shape[2:], spacing)
+                size = _shrunk_size(fixed.shape[2:], factors)
                 # Voxels of the moving image, along each of its axes, from one fixed voxel to the
                 # next: by so many it is shrunk to be of one resolution with the fixed image. In
                 # whole numbers, for to be resampled blurs it.
-                reach = whole[:, :, :-1].norm(dim=2).amax(0) * max(factor, 1.0)
+                reach = (whole[:, :, :-1] * whole.new_tensor(factors)).norm(dim=2).amax(0)
                 moving_size = _shrunk_size(moving.shape[2:], reach.round().tolist())
                 pair = _shrink(moving, moving_size), _shrink(fixed, size)
                 coarse_masks = [
@@ -312,6 +319,14 @@ def _squared_length(vectors: Tensor, out: Tensor) -> Tensor:
         component = vectors[:, axis : axis + 1]
         out.addcmul_(component, component)
     return out
+
+
+def _factors(factor: int, size: Sequence[int], spacing: Sequence[float]) -> list[float]:
+    """By how much each axis is shrunk: thick slices only where the others are as coarse."""
+    lengths = [length / min(spacing) for length in spacing]
+    longest = max(n * length for n, length in zip(size, lengths, strict=True))
+    coarse = min(float(factor), longest / _LEAST_LENGTH)
+    return [max(1.0, coarse / length) for length in lengths]
 
 
 def _shrunk_size(size: Sequence[int], factors: Sequence[float]) -> list[int]:

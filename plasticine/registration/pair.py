@@ -183,11 +183,16 @@ def register(
     )
     voxels = affine.voxels[None].to(fixed)
     ndim, moving_size = fixed.ndim - 2, tuple(moving.shape[2:])
+    moving_matrix, fixed_matrix = (
+        torch.eye(ndim + 1, dtype=torch.float64) if matrix is None else matrix.detach().double()
+        for matrix in (moving_affine, fixed_affine)
+    )
     if deformable:
         mapping = greedy(
             moving,
             fixed,
             affine=voxels,
+            spacing=fixed_matrix[:-1, :-1].norm(dim=0).tolist(),
             moving_mask=moving_mask,
             fixed_mask=fixed_mask,
             progress=lambda done, _: advance(_AFFINE_PROGRESS + done),
@@ -195,8 +200,4 @@ def register(
     else:
         still = fixed.new_zeros(1, ndim, *fixed.shape[2:])
         mapping = AffineDisplacement(still, voxels, moving_size)
-    moving_matrix, fixed_matrix = (
-        torch.eye(ndim + 1, dtype=torch.float64) if matrix is None else matrix.detach().double()
-        for matrix in (moving_affine, fixed_affine)
-    )
     return PairRegistration(affine, mapping, moving_matrix.cpu(), fixed_matrix.cpu())
