@@ -10,6 +10,7 @@ import triton.language as tl
 
 # A window whose variance is no more of its mean square is flat.
 _FLAT = tl.constexpr(1e-10)
+_LEAST = tl.constexpr(1e-37)
 
 
 @triton.jit
@@ -66,6 +67,7 @@ def flat_terms(mean_x, mean_y, variance_x, variance_y, cross, count, SQUARED: tl
     """The value, and its derivatives by cross and by the variances; means are not shifted."""
     flat = variance_x <= _FLAT * (variance_x + mean_x * mean_x)
     flat = flat | (variance_y <= _FLAT * (variance_y + mean_y * mean_y))
+    flat = flat | (variance_x <= _LEAST) | (variance_y <= _LEAST)
     both = variance_x + variance_y
     flat = (flat & (both == both)) | (count == 0)  # a NaN stays one
     inverse_x = 1 / tl.where(flat, 1, variance_x)

@@ -351,6 +351,21 @@ def test_flat_regions_count_as_zero_and_pull_nowhere(served, generator, value, d
         assert not gradient[..., 14:].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("squared", [True, False])
+def test_dust_is_flat(served, generator, squared, dtype):
+    """What interpolation leaves of nothing: its variance has no inverse in float32."""
+    x, y = (image.to(dtype) for image in pair(generator, 1, 1, 7, 24))
+    dust = torch.where(torch.arange(24) < 10, x, 1e-21 * x)
+    for images in ((dust, y), (y, dust), (dust, dust)):
+        result, *gradients = value_and_gradients(*images, served, window=5, squared=squared)
+        assert result.isfinite().all()
+        assert result.abs() > 0
+        for gradient in gradients:
+            assert gradient.isfinite().all()
+            assert not gradient[..., 14:].any()
+
+
 @pytest.mark.parametrize("other_is_flat", [False, True])
 def test_nan_reaches_the_voxels_of_its_windows_only(served, generator, other_is_flat):
     x, y = pair(generator, 2, 2, 9, 20)

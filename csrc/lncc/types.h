@@ -9,5 +9,7 @@ enum class LnccStabiliser : int { flat = 0, floor = 1, offset = 2 };
 
 // A window whose variance is no more of its mean square is flat.
 constexpr double kLnccFlat = 1e-10;
+// Or no more than this, in whatever unit: float32 holds no inverse of much less.
+constexpr double kLnccLeast = 1e-37;
 
 }  // namespace plasticine

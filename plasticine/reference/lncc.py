@@ -10,6 +10,8 @@ from torch import Tensor
 
 #: A window whose variance is no more of its mean square is flat.
 FLAT = 1e-10
+#: Or no more than this, in whatever unit: float32 holds no inverse of much less.
+LEAST = 1e-37
 
 
 def lncc(
@@ -102,6 +104,7 @@ def correlation(
             product = variance_x * variance_y + epsilon
         return (cross * cross + numerator) / product if squared else cross / product.sqrt()
     is_flat = (variance_x <= FLAT * square_x) | (variance_y <= FLAT * square_y)
+    is_flat = is_flat | (variance_x <= LEAST) | (variance_y <= LEAST)
     is_flat = is_flat & ~(variance_x + variance_y).isnan() | is_empty  # a NaN stays one
     # Replaced before the division too, whose gradient would be NaN.
     variance_x, variance_y = (x.masked_fill(is_flat, 1) for x in (variance_x, variance_y))

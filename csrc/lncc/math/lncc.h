@@ -57,10 +57,13 @@ PLASTICINE_INLINE LnccTerms<T> lncc_terms(const LnccMoments<T>& window,
     const T raw_x = window.mean_x + constants.shift_x;
     const T raw_y = window.mean_y + constants.shift_y;
     const T flat = T(kLnccFlat);
+    const T least = T(kLnccLeast);
     const T both = window.variance_x + window.variance_y;
     // A NaN stays one.
-    const bool is_flat_x = window.variance_x <= flat * (window.variance_x + raw_x * raw_x);
-    const bool is_flat_y = window.variance_y <= flat * (window.variance_y + raw_y * raw_y);
+    const bool is_flat_x = (window.variance_x <= flat * (window.variance_x + raw_x * raw_x)) |
+                           (window.variance_x <= least);
+    const bool is_flat_y = (window.variance_y <= flat * (window.variance_y + raw_y * raw_y)) |
+                           (window.variance_y <= least);
     const bool is_flat = ((is_flat_x | is_flat_y) & (both == both)) | (window.count == T(0));
     const T inverse_x = T(1) / (is_flat ? T(1) : window.variance_x);
     const T inverse_y = T(1) / (is_flat ? T(1) : window.variance_y);
