@@ -67,6 +67,8 @@ def test_computes_into_memory_that_is_there(served, warp_inputs):
     of_field = torch.full_like(displacement, torch.nan)
     WARP_BACKWARD.into((None, of_field, None), *inputs, *options, needs)
     assert torch.equal(of_field, WARP_BACKWARD(*inputs, *options, needs)[1])
+    with pytest.raises(ValueError, match="results must be contiguous"):
+        WARP.into(result.mT.contiguous().mT, image, displacement, affine, *options)
     assert WARP.scratch_for(image, displacement, affine, *options) is None
     # An operator with scratch, which is used again.
     words = 3, "box", True, "inside", "flat", 0.0, 0.0, served.backend

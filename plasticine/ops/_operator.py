@@ -141,7 +141,8 @@ class Operator:
     def into(self, results: Any, *arguments: Any, scratch: Tensor | None = None) -> Any:
         """Computes into memory that is there: for loops that take no new memory.
 
-        Nothing is checked or recorded, and no transform or dispatch mode is looked for.
+        Of the arguments nothing is checked; nothing is recorded, and no transform or dispatch mode
+        is looked for.
 
         Args:
             results: contiguous, as the shape rule has them: a tensor, or a tuple of tensors and of
@@ -151,6 +152,9 @@ class Operator:
 
         Returns:
             ``results``.
+
+        Raises:
+            ValueError: a result is not contiguous.
         """
         place = self._backend
         backend = backends.choose(
@@ -158,6 +162,12 @@ class Operator:
         )
         own = (*arguments[:place], *arguments[place + 1 :])
         found = results if type(results) is tuple else (results,)
+        for result in found:
+            if result is not None and not result.is_contiguous():
+                raise ValueError(
+                    f"results must be contiguous; got shape {tuple(result.shape)} with strides "
+                    f"{result.stride()}"
+                )
         if backend in self._special:
             computed = self.serve[backend](*own)
             several = computed if type(computed) is tuple else (computed,)
