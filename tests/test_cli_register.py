@@ -21,7 +21,7 @@ from drawn_head import bent, centred, grid, head, labels, moved, turned
 from image_files import TO_RAS, oblique
 from PIL import Image
 
-from plasticine.io import read_displacement, write_image, write_labels
+from plasticine.io import read_displacement, write_displacement, write_image, write_labels
 from plasticine.report import registration_files
 
 FIXED_SHAPE = (30, 34, 28)
@@ -80,10 +80,14 @@ def carried_by(transform: Any, files: Path) -> np.ndarray:
     return sitk.GetArrayFromImage(image).transpose(2, 1, 0)
 
 
-def transform_of(matrix: np.ndarray) -> sitk.AffineTransform:
-    """Of ``affine.txt``: millimetres of NIfTI to those of ITK."""
-    lps = TO_RAS @ matrix @ TO_RAS
-    return sitk.AffineTransform(lps[:3, :3].ravel().tolist(), lps[:3, 3].tolist())
+def matrix_of(path: Path) -> np.ndarray:
+    """Of ``affine.tfm``: as ``(4, 4)``, between millimetres of NIfTI."""
+    transform = sitk.ReadTransform(str(path))
+    lps = np.eye(4)
+    lps[:3, 3] = transform.TransformPoint((0.0, 0.0, 0.0))
+    for axis in range(3):
+        lps[:3, axis] = np.subtract(transform.TransformPoint(np.eye(3)[axis].tolist()), lps[:3, 3])
+    return TO_RAS @ lps @ TO_RAS
 
 
 def field_of(path: Path) -> sitk.DisplacementFieldTransform:
@@ -107,6 +111,7 @@ def test_the_folder(done: tuple[Path, str]) -> None:
     assert record["similarity"]["before"]["lncc"] < record["similarity"]["after"]["lncc"]
     assert record["inverse_consistency"]["mean_voxels"] < 0.05
     assert record["seconds"] > 0
+    assert "Dice: " in (out / "registration.html").read_text(encoding="utf-8")
     with Image.open(out / "registration.png") as picture:
         assert picture.width > 1500
     for name in ("warped", "jacobian", "labels", "displacement"):
@@ -146,18 +151,20 @@ def test_itk_makes_the_same_of_the_affine(run: Run, files: Path, tmp_path: Path)
     common = ("register", files / "moving.nii.gz", files / "fixed.nii.gz", "--output", out)
     code, _, err = run(*common, "--transform", "affine")
     assert (code, err) == (0, "")
-    matrix = np.loadtxt(out / "affine.txt")
+    matrix = matrix_of(out / "affine.tfm")
+    record = json.loads((out / "registration.json").read_text(encoding="utf-8"))
+    assert np.allclose(record["affine"]["fixed_mm_to_moving_mm"], matrix, atol=1e-9)
     warped = array(out / "warped.nii.gz")
-    found = carried_by(transform_of(matrix), files)
+    found = carried_by(sitk.ReadTransform(str(out / "affine.tfm")), files)
     assert (np.abs(warped - found) < 0.5).mean() > 0.98
-    assert (out / "affine.txt").read_text().startswith("# The affine stage of a registration: 4 x")
+    assert "# The affine stage of a registration" in (out / "affine.tfm").read_text()
     field, affine = read_displacement(out / "displacement.nii.gz")
     places = moved(np.indices(FIXED_SHAPE) + field, affine)
     assert np.allclose(places, moved(grid(FIXED_SHAPE, FIXED), matrix), atol=2e-3)
     # Begun from what was found, it stays there.
-    code, _, err = run(*common, "--transform", "rigid", "--initial", out / "affine.txt")
+    code, _, err = run(*common, "--transform", "rigid", "--initial", out / "affine.tfm")
     assert (code, err) == (0, "")
-    again = np.loadtxt(out / "affine.txt")
+    again = matrix_of(out / "affine.tfm")
     assert np.allclose(again, matrix, atol=1.5)
 
 
@@ -205,12 +212,20 @@ BAD = {
     "no file": (("none.nii.gz", "fixed.nii.gz"), (), "none.nii.gz: no such file"),
     "damaged": (("moving.nii.gz", "bad.nii.gz"), (), "bad.nii.gz: not a NIfTI file"),
     "transform": (None, ("--transform", "b-spline"), "transform must be one of rigid, sim"),
+    "method": (None, ("--method", "none"), "method must be one of greedy, velocity"),
     "budget": (None, ("--budget", "none"), "budget must be one of fast, default, best"),
     "metric": (None, ("--metric", "ssd"), "metric must be one of"),
     "mask": (None, ("--fixed-mask", "moving.nii.gz"), "expected the input's shape"),
     "labels": (None, ("--moving-labels", "moving.nii.gz"), "expected labels, whole numbers"),
     "dice": (None, ("--fixed-labels", "fixed_labels.nii.gz"), "labels of the fixed image are"),
     "initial": (None, ("--initial", "words.txt"), "words.txt: damaged, or not"),
+    "transform file": (None, ("--initial", "bad.tfm"), "bad.tfm: .*expected the first line"),
+    "field": (None, ("--initial", "fixed.nii.gz"), "expected a displacement field"),
+    "two": (None, ("--initial", "a.nii.gz", "--initial", "a.nii.gz"), "got two"),
+    "rotations": (None, ("--rotations", "9", "--initial", "eye.txt"), "no rotations to begin"),
+    "points": (None, ("--moving-points", "words.txt"), "words.txt: expected points in .csv"),
+    "columns": (None, ("--fixed-points", "words.csv"), "words.csv: expected columns x, y and z"),
+    "interpolation": (None, ("--label-interpolation", "cubic"), "must be one of nearest, linear"),
     "shape": (None, ("--initial", "three.txt"), "expected four rows of four numbers"),
     "device": (None, ("--device", "abacus"), "device 'abacus' cannot be used here"),
 }
@@ -226,6 +241,10 @@ def test_bad_input(
     (tmp_path / "bad.nii.gz").write_text("not an image")
     (tmp_path / "words.txt").write_text("a b c d\n")
     np.savetxt(tmp_path / "three.txt", np.eye(3))
+    np.savetxt(tmp_path / "eye.txt", np.eye(4))
+    for name in ("bad.tfm", "words.csv"):
+        (tmp_path / name).write_text("a b c d\n")
+    write_displacement(tmp_path / "a.nii.gz", np.zeros((3, *FIXED_SHAPE), np.float32), FIXED)
     monkeypatch.chdir(tmp_path)
     code, printed, err = run(
         "register", *(images or ("moving.nii.gz", "fixed.nii.gz")), "--output", "new", *options
@@ -279,5 +298,13 @@ def test_what_is_ended_leaves_no_half_folder(
 def test_help(run: Run) -> None:
     code, shown, _ = run("register", "--help")
     assert code == 0
-    for text in ("MOVING", "FIXED", "--transform", "--budget", "--moving-mask", "DICOM"):
+    for text in (
+        "MOVING",
+        "FIXED",
+        "--transform",
+        "--budget",
+        "--moving-mask",
+        "--initial",
+        "DICOM",
+    ):
         assert text in shown

@@ -21,10 +21,11 @@ from plasticine.diffusion.schedule import NoiseSchedule
 from plasticine.diffusion.slabs import blending_weights
 from plasticine.io import read_volume, translate_volume
 from plasticine.registration import (
-    InstanceOptimisation,
     Level,
     RegistrationObjective,
+    Similarity,
     VelocityNetwork,
+    VelocityRegistration,
     affine_exponential,
     shape_distance,
     transport_plan,
@@ -33,7 +34,9 @@ from plasticine.report import write_results
 from plasticine.structure.interior import interior_curve
 from plasticine.translation import TranslationModel, Translator
 
-QUICK = InstanceOptimisation(levels=(Level(2, 8, 2), Level(1, 4, 2)), dilations=(1,))
+QUICK = VelocityRegistration(
+    (Level(2, 2, 3.0), Level(1, 2, 3.0)), Similarity("mind", dilations=(1,))
+)
 
 
 @contextlib.contextmanager
@@ -302,8 +305,8 @@ def test_inference_tensors_are_optimised(model_file: Path) -> None:
         images[0], reference=images[1], optimise=QUICK, slice_smoothing=1.0, steps=1
     )
     _equal(_tensors(trace)[1:], expected[1:])
-    found = QUICK(2 * images[0] - 1, images[0], moved)
-    assert torch.equal(found.displacement(), start.displacement())
+    found = QUICK(2 * images[0] - 1, images[0], affine=moved.affine, initial=moved.velocity)
+    assert torch.equal(found.displacement, start.displacement)
 
 
 def test_modes_and_random_states_are_left_as_they_are(model_file: Path) -> None:

@@ -16,14 +16,14 @@ from plasticine import exponential, folding, gaussian_smooth, warp
 from plasticine.metrics import end_point_error
 from plasticine.registration import (
     AffineDisplacement,
-    GreedyLevel,
     GreedyRegistration,
+    Level,
     Similarity,
 )
 from plasticine.registration.greedy import BUDGETS
 from plasticine.registration.unfolding import folds, smallest_jacobian, unfolded
 
-QUICK = GreedyRegistration(levels=(GreedyLevel(2, 25), GreedyLevel(1, 15)))
+QUICK = GreedyRegistration(levels=(Level(2, 25), Level(1, 15)))
 
 
 def _error(found: AffineDisplacement, truth: Tensor) -> float:
@@ -89,7 +89,7 @@ def test_the_grids_may_differ(size: tuple[int, ...]) -> None:
         affine[0, axis, ndim] = 2.0
     affine[0, 0, order[0]] = -2.0
     affine[0, 0, ndim] = 2.0 * (other.shape[2] - 1) + 2.0
-    whole = replace(QUICK, levels=(GreedyLevel(2, 20), GreedyLevel(1, 20)))
+    whole = replace(QUICK, levels=(Level(2, 20), Level(1, 20)))
     torch.testing.assert_close(  # the start is what it is meant to be
         warp(moving, torch.zeros_like(truth), affine=affine), aligned, atol=1e-5, rtol=0
     )
@@ -121,7 +121,7 @@ def test_thick_slices_are_shrunk_last() -> None:
     fixed, moving = slices(texture_of), slices(warp(texture_of, inverse))
     # Of all four slices in one.
     truth = slices(truth) / torch.tensor([1.0, 1.0, 4.0]).view(1, 3, 1, 1, 1)
-    settings = GreedyRegistration(levels=(GreedyLevel(4, 20), GreedyLevel(2, 20)))
+    settings = GreedyRegistration(levels=(Level(4, 20), Level(2, 20)))
     error = {
         spacing: _error(settings(moving, fixed, spacing=spacing), truth)
         for spacing in (None, (1.0, 1.0, 1.0), (0.5, 0.5, 2.0))
@@ -131,12 +131,23 @@ def test_thick_slices_are_shrunk_last() -> None:
     assert error[(0.5, 0.5, 2.0)] < 0.6
 
 
+def test_images_need_not_be_contiguous() -> None:
+    """As arrays of NIfTI files are not."""
+    size = (26, 24, 22)
+    fixed = texture(size)
+    moving = warp(fixed, exponential(-smooth_velocity(size, 2.0)))
+    turned = [image.mT.contiguous().mT for image in (moving, fixed)]
+    assert not turned[0].is_contiguous()
+    expected = QUICK(moving, fixed).displacement
+    torch.testing.assert_close(QUICK(*turned).displacement, expected, atol=0, rtol=0)
+
+
 def test_starts_from_an_affine_map_and_a_displacement() -> None:
     size = (40, 36)
     fixed = texture(size)
     truth, inverse = exponential(smooth_velocity(size, 2.0), inverse=True)
     moving = warp(fixed, inverse)
-    still = replace(QUICK, levels=(GreedyLevel(1, 0),))
+    still = replace(QUICK, levels=(Level(1, 0),))
     torch.testing.assert_close(still(moving, fixed, initial=truth).displacement, truth)
     shifted = torch.tensor([[[1.0, 0.0, 3.0], [0.0, 1.0, -2.0]]])
     far = torch.roll(moving, (3, -2), (2, 3))
@@ -158,7 +169,7 @@ def test_what_a_mask_leaves_out_is_not_looked_at() -> None:
     spoilt_fixed = torch.where(fixed_mask > 0, fixed, 5.0)
     spoilt_moving = torch.where(moving_mask, moving, -5.0)
     masks = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
-    settings = replace(QUICK, levels=(GreedyLevel(1, 40),))
+    settings = replace(QUICK, levels=(Level(1, 40),))
     with_masks = settings(spoilt_moving, spoilt_fixed, **masks)
     assert _error(with_masks, truth) < 0.45
     for metric in ("lncc", "mind", "mutual_information", "sum_of_squares"):
@@ -262,8 +273,8 @@ def test_refuses_settings(change: dict, message: str) -> None:
 
 def test_refuses() -> None:
     image = texture((20, 18))
-    refuses(ValueError, "factor of at least 1", GreedyLevel, 0, 1)
-    refuses(ValueError, "update_sigma of at least 0", GreedyLevel, 1, 1, float("nan"))
+    refuses(ValueError, "factor of at least 1", Level, 0, 1)
+    refuses(ValueError, "update_sigma of at least 0", Level, 1, 1, float("nan"))
     refuses(ValueError, "metric must be one of", Similarity, "ncc")
     refuses(ValueError, "window must be odd", Similarity, "lncc", 4)
     refuses(ValueError, "dilations must be", Similarity, "mind", 5, ())
@@ -272,7 +283,7 @@ def test_refuses() -> None:
     refuses(
         ValueError, r"\(1, 1, 20, 18\) and \(1, 2, 20, 18\)", QUICK, image, image.repeat(1, 2, 1, 1)
     )
-    refuses(ValueError, "images must be", QUICK, image[..., None], image)
+    refuses(ValueError, "moving and fixed must be", QUICK, image[..., None], image)
     refuses(ValueError, "affine must be", QUICK, image, image, affine=torch.eye(3)[None])
     refuses(ValueError, "initial must be", QUICK, image, image, initial=torch.zeros(1, 2, 4, 4))
     for name in ("fixed_mask", "moving_mask"):

@@ -18,16 +18,15 @@ from plasticine import metrics, structure
 from plasticine.io import read_volume, translate_volume
 from plasticine.nn.finite import check_finite, not_finite
 from plasticine.registration import (
-    Deformation,
-    InstanceOptimisation,
     Level,
+    VelocityRegistration,
     nearest_targets,
     transport_plan,
 )
 from plasticine.report import write_results
 from plasticine.translation import Translator
 
-QUICK = InstanceOptimisation(levels=(Level(1, 4, 2),), dilations=(1,))
+QUICK = VelocityRegistration((Level(1, 2),))
 
 
 def _image(value: float | None = None, place: tuple[int, ...] = (1, 0, 3, 5)) -> Tensor:
@@ -48,17 +47,17 @@ def test_an_optimisation_refuses_images(name: str, value: float) -> None:
 def test_an_optimisation_refuses_a_start() -> None:
     velocity = torch.zeros(2, 2, 16, 18)
     velocity[0, 1, 2:4, 7] = torch.nan
-    with pytest.raises(ValueError, match=r"velocity must be finite; 2 of 1152.*\(0, 1, 2, 7\)"):
-        QUICK(_image(), _image(), Deformation(velocity))
+    with pytest.raises(ValueError, match=r"initial must be finite; 2 of 1152.*\(0, 1, 2, 7\)"):
+        QUICK(_image(), _image(), initial=velocity)
     affine = torch.eye(3)[None, :2].repeat(2, 1, 1)
     broken = affine.masked_fill(affine == 0, torch.inf)
-    with pytest.raises(ValueError, match="affine map must be finite; 8 of 12 values are"):
-        QUICK(_image(), _image(), Deformation(0 * velocity.nan_to_num(), broken, affine))
+    with pytest.raises(ValueError, match="affine must be finite; 8 of 12 values are"):
+        QUICK(_image(), _image(), affine=broken)
 
 
 def test_an_optimisation_that_diverges_says_so() -> None:
-    wild = dataclasses.replace(QUICK, smoothness=3e38, learning_rate=1e5)
-    with pytest.raises(RuntimeError, match=r"diverged at Level\(factor=1.*lower learning_rate"):
+    wild = dataclasses.replace(QUICK, step=3e38)
+    with pytest.raises(RuntimeError, match=r"diverged at Level\(factor=1.*lower step"):
         wild(_image(), _image().roll(3, 2))
 
 

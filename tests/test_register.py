@@ -12,7 +12,7 @@ from drawn_head import bent, centred, grid, head, labels, moved, turned, volume
 from image_files import oblique
 
 from plasticine.io import Volume, read_volume, register_volumes, write_image, write_labels
-from plasticine.io.register import VolumeRegistration
+from plasticine.io.volume_registration import VolumeRegistration
 from plasticine.metrics import dice
 from plasticine.registration import register
 from plasticine.registration.pair import PairRegistration
@@ -92,11 +92,12 @@ def test_the_inverse_is_of_the_moving_grid(registered: VolumeRegistration) -> No
     inside = labels(moving) > 0
     assert np.linalg.norm(there - moving, axis=0)[inside].mean() < 1.5
     pair = registered.pair
-    # At the moving image's own voxels there is no interpolation to be off by.
+    # At the moving image's own voxels, and from the fixed image's ones there and back.
     linear = pair.mapping.affine[:, :, :-1]  # type: ignore[index]
     u = pair.inverse.warp(pair.mapping.displacement)
     left = pair.inverse.displacement + torch.bmm(linear, u.flatten(2)).view_as(u)
-    assert float(left.norm(dim=1)[0, 2:-2, 2:-2, 2:-2].mean()) < 0.003
+    assert float(left.norm(dim=1)[0, 2:-2, 2:-2, 2:-2].mean()) < 0.01
+    assert float(pair.inverse_consistency().mean()) < 0.02
     assert float(pair.inverse_consistency()[pair.valid].mean()) < 0.05
 
 
@@ -290,6 +291,27 @@ def test_tensors_without_affines() -> None:
     assert float((one.displacement[0, 0][inside] + 3).abs().mean()) < 0.3
     assert float(one.displacement[0, 1][inside].abs().mean()) < 0.3
     assert torch.equal(one.displacement, found().displacement)
+
+
+@pytest.mark.parametrize("contrast", ["other", "brighter", "inverted"])
+def test_unlike_contrasts_are_seen_and_followed_less_freely(
+    pair: tuple[Volume, Volume], contrast: str
+) -> None:
+    """Of one head, deformed: bright and dark exchanged inside, but air as dark as before."""
+    values = pair[0].data.astype(np.float64)
+    mapped = {
+        "other": values * (190 - values) / 90,
+        "brighter": 3 * values**0.7,
+        "inverted": 255 - values,
+    }[contrast]
+    fixed = pair[1]
+    result = register_volumes(volume(mapped.astype(np.float32), MOVING), fixed)
+    assert result.pair.contrasts_differ is (contrast == "other")
+    places = grid(FIXED_SHAPE, FIXED)
+    inside = labels(truth(places)) > 0
+    found = places_of(result.displacement, FIXED_SHAPE, FIXED)
+    assert np.linalg.norm(found - truth(places), axis=0)[inside].mean() < 4
+    assert int(result.pair.folding.folds) == 0
 
 
 @pytest.mark.parametrize(

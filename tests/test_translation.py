@@ -14,8 +14,9 @@ from small_models import images, untrained
 
 import plasticine
 from plasticine import gaussian_smooth
+from plasticine.nn.points import move_points
 from plasticine.nn.tensor_file import load_tensors, save_tensors
-from plasticine.registration import InstanceOptimisation, Level
+from plasticine.registration import Level, Similarity, VelocityRegistration
 from plasticine.translation import (
     ModelError,
     Translator,
@@ -23,7 +24,6 @@ from plasticine.translation import (
     save_model,
 )
 from plasticine.translation.sampling import Sampling
-from plasticine.translation.trace import move_points
 from plasticine.translation.translator import intensity_residual
 
 CARD = {"name": "test", "title": "a test"}
@@ -84,7 +84,9 @@ def test_a_reference_steers_the_deformation() -> None:
 class TestInstanceOptimisation:
     """Of a translation with a reference."""
 
-    QUICK = InstanceOptimisation(levels=(Level(2, 8, 6), Level(1, 4, 4)), dilations=(1,))
+    QUICK = VelocityRegistration(
+        (Level(2, 6, 3.0), Level(1, 4, 3.0)), Similarity("mind", dilations=(1,))
+    )
 
     def _pair(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Smooth images, and the same three voxels further, in another contrast."""
@@ -108,7 +110,7 @@ class TestInstanceOptimisation:
         assert predicted.arguments["optimise"] is None
         assert optimised.arguments["optimise"] == dataclasses.asdict(self.QUICK)
         json.dumps(optimised.arguments)
-        nearly = dataclasses.replace(self.QUICK, levels=(Level(1, 8, 1),), learning_rate=1e-6)
+        nearly = dataclasses.replace(self.QUICK, levels=(Level(1, 1),), step=1e-6, total_sigma=0.0)
         still = translator.translate(image, reference=reference, optimise=nearly)
         torch.testing.assert_close(still.displacement, predicted.displacement, atol=1e-4, rtol=0)
 

@@ -100,8 +100,8 @@ def contenders() -> dict[str, Callable[[Path, Path], tuple[Matrix, float]]]:
     """By name; the peers that are installed only."""
     found: dict[str, Callable[[Path, Path], tuple[Matrix, float]]] = {
         "identity": lambda moving, fixed: (np.eye(4), 0.0),
-        "plasticine": ours("mutual_information"),
-        "plasticine, LNCC": ours("lncc"),
+        "plasticine": ours("lncc"),
+        "plasticine, mutual information": ours("mutual_information"),
     }
     if find_spec("ants"):
         found["antspyx Affine"] = ants

@@ -14,6 +14,9 @@ from torch import Tensor
 
 import plasticine
 from plasticine import metrics
+from plasticine.nn.validity import validity_mask
+from plasticine.registration import AffineDisplacement
+from plasticine.registration.deformation import turned
 
 FOLDER = Path(os.environ.get("PLASTICINE_DATA", "../shared/data")) / "brain_t1_labels"
 
@@ -74,3 +77,16 @@ def folding(displacement: Tensor) -> dict[str, float]:
         "volume": float(found.non_diffeomorphic_volume),
         "sdlogj": float(found.sd_log_jacobian),
     }
+
+
+def inverse_consistency(mapping: AffineDisplacement) -> tuple[float, float]:
+    """Mean |φ⁻¹∘φ - id| and |φ∘φ⁻¹ - id|, each in voxels of its own grid; 0 where it leads out."""
+    means = []
+    for there, back in ((mapping, mapping.inverse()), (mapping.inverse(), mapping)):
+        offset = there.offset()
+        error = there.warp(back.offset()) + (
+            offset if back.affine is None else turned(back.affine, offset)
+        )
+        valid = validity_mask(offset, there.affine, there.moving_size)
+        means.append(float((error.norm(dim=1, keepdim=True) * valid).mean()))
+    return means[0], means[1]

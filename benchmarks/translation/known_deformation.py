@@ -44,7 +44,7 @@ from plasticine import compose, exponential, folding, gaussian_smooth, jacobian_
 from plasticine.cli.progress import progress
 from plasticine.metrics import dice, end_point_error_map
 from plasticine.nn.validity import validity_mask
-from plasticine.registration import InstanceOptimisation
+from plasticine.registration.velocity import REFINEMENT
 from plasticine.structure import MultiOtsu
 from plasticine.translation import Trace, Translator
 
@@ -213,7 +213,7 @@ def measure(
         "reference": {"reference": data["truth"]},
         OPTIMISED: {
             "reference": data["truth"],
-            "optimise": InstanceOptimisation(),
+            "optimise": REFINEMENT,
         },
     }
     found, traces = {}, {}

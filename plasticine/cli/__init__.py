@@ -207,7 +207,7 @@ def translate(
     """Translate an image, and write where every voxel of the result came from."""
     with clear_errors(debug):
         from plasticine.io import OutputFolder, read_volume, translate_volume
-        from plasticine.registration import InstanceOptimisation
+        from plasticine.registration.velocity import REFINEMENT
         from plasticine.report import (
             EVALUATION_FILES,
             RESULT_FILES,
@@ -242,7 +242,7 @@ def translate(
                     labels=labels,
                     reference=reference,
                     deform=deform,
-                    optimise=InstanceOptimisation() if optimise else None,
+                    optimise=REFINEMENT if optimise else None,
                     sampling=sampling,
                     progress=advance,
                 )

@@ -12,6 +12,7 @@ from plasticine.cli.errors import check_asked_to_end, check_device, clear_errors
 from plasticine.cli.options import Debug, Device, path
 from plasticine.cli.progress import progress
 
+_POINTS = ".csv of columns x, y, z in ITK's millimetres (LPS+), or a surface, .vtk or .vtp."
 _KINDS = "NIfTI, Analyze, FreeSurfer, MetaImage, NRRD, .npy or picture file, or a DICOM folder."
 
 
@@ -28,16 +29,46 @@ def register(
     transform: Annotated[
         str, typer.Option(help="deformable, affine, similarity or rigid.")
     ] = "deformable",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="Of the deformation: greedy, or velocity: in both directions alike, more regular "
+            "and slower."
+        ),
+    ] = "greedy",
     budget: Annotated[
         str, typer.Option(help="How long the deformation is looked for: fast, default or best.")
     ] = "default",
     metric: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="lncc, mutual_information or mind; if not given, mutual information for the "
-            "affine part and lncc for the deformation."
+            help="lncc, mutual_information or mind; if not given, lncc, which suits any two "
+            "modalities. Given again, the deformation follows all of them, each by its weight: "
+            "--metric lncc --metric mind=0.5. mind@2 is of the second "
+            "pair of images alone. sum_of_squares serves the deformation, too."
         ),
     ] = None,
+    moving_channel: Annotated[
+        list[Path] | None,
+        typer.Option(
+            parser=path,
+            help="A further image on MOVING's voxels, such as its T2. May be given again.",
+        ),
+    ] = None,
+    fixed_channel: Annotated[
+        list[Path] | None,
+        typer.Option(
+            parser=path, help="What it is compared with, on FIXED's voxels; as many, in order."
+        ),
+    ] = None,
+    rotations: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Begin from so many rotations, too, spread over all of them: of images that may "
+            "be turned in any way. 60 leave no turn further than 61 degrees from one.",
+        ),
+    ] = 0,
     moving_mask: Annotated[
         Path | None,
         typer.Option(parser=path, help="Mask on MOVING's voxels: more than 0 counts."),
@@ -53,9 +84,54 @@ def register(
         Path | None,
         typer.Option(parser=path, help="Label map on FIXED's voxels: Dice. Needs --moving-labels."),
     ] = None,
-    initial: Annotated[
+    labels_weight: Annotated[
+        float,
+        typer.Option(
+            help="More than 0: the two label maps drive the deformation, too, and count so many "
+            "times as much as the images."
+        ),
+    ] = 0.0,
+    label_interpolation: Annotated[
+        str,
+        typer.Option(help="linear, the label of the greatest linear weight, or nearest."),
+    ] = "linear",
+    moving_points: Annotated[
         Path | None,
-        typer.Option(parser=path, help="Where to begin: a 4 x 4 matrix as affine.txt has it."),
+        typer.Option(parser=path, help=f"Points of MOVING, to be carried to FIXED: {_POINTS}"),
+    ] = None,
+    fixed_points: Annotated[
+        Path | None, typer.Option(parser=path, help="Points of FIXED, to be carried to MOVING.")
+    ] = None,
+    moving_landmarks: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path,
+            help="Points of MOVING that show the same as those of FIXED in the same row, and pull "
+            "both stages: .csv as above, or .fcsv of 3D Slicer.",
+        ),
+    ] = None,
+    fixed_landmarks: Annotated[
+        Path | None, typer.Option(parser=path, help="Points of FIXED, likewise.")
+    ] = None,
+    landmarks_weight: Annotated[
+        float, typer.Option(help="How strongly landmarks pull, beside the images.")
+    ] = 4.0,
+    initial: Annotated[
+        list[Path] | None,
+        typer.Option(
+            parser=path,
+            help="Where to begin: an affine transform (.tfm, .txt or .mat of ITK and ANTs, or a "
+            "text file of 4 x 4 numbers in RAS+), or a displacement field (.nii.gz). Given again, "
+            "they are applied in their order, as --initial 1Warp.nii.gz --initial "
+            "0GenericAffine.mat.",
+        ),
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            help="Trained model, a file or the name of a shipped one, of MOVING's kind of image to "
+            "FIXED's: the deformation begins from what its registration network says."
+        ),
     ] = None,
     device: Device = "cpu",
     debug: Debug = False,
@@ -65,9 +141,9 @@ def register(
     The two may be of other sizes, spacings and directions; a slice goes to a slice.
     """
     with clear_errors(debug):
-        from plasticine.io import OutputFolder, read_matrix, read_volume, register_volumes
+        from plasticine.io import OutputFolder, read_volume, register_volumes
         from plasticine.report import (
-            LABELS_FILE,
+            optional_files,
             print_registration,
             registration_files,
             write_registration,
@@ -75,21 +151,41 @@ def register(
 
         started = time.perf_counter()
         volumes = read_volume(moving), read_volume(fixed)
-        matrix = None if initial is None else read_matrix(initial)
-        files = registration_files(labels=moving_labels is not None)
-        with OutputFolder(output, files, {LABELS_FILE} - files.keys()) as folder:
+        files = registration_files(
+            labels=moving_labels is not None,
+            moving_points=moving_points,
+            fixed_points=fixed_points,
+        )
+        with OutputFolder(output, files, optional_files() - files.keys()) as folder:
             check_device(device)
+            model = None
+            if network is not None:
+                from plasticine.translation import Translator
+
+                model = Translator.load(network, device=device)
             with progress("registering") as advance:
                 result = register_volumes(
                     *volumes,
                     transform=transform,
+                    method=method,
                     budget=budget,
-                    metric=metric,
+                    metric=metric or None,
+                    rotations=rotations,
+                    moving_channels=moving_channel or (),
+                    fixed_channels=fixed_channel or (),
                     moving_mask=moving_mask,
                     fixed_mask=fixed_mask,
                     moving_labels=moving_labels,
                     fixed_labels=fixed_labels,
-                    initial=matrix,
+                    labels_weight=labels_weight,
+                    label_interpolation=label_interpolation,
+                    moving_points=moving_points,
+                    fixed_points=fixed_points,
+                    moving_landmarks=moving_landmarks,
+                    fixed_landmarks=fixed_landmarks,
+                    landmarks_weight=landmarks_weight,
+                    initial=initial,
+                    network=model,
                     device=device,
                     progress=advance,
                 )

@@ -11,7 +11,7 @@ from plasticine.io.checks import check_affine, named_errors
 
 
 def read_matrix(path: Path) -> NDArray[np.float64]:
-    """Reads a map of millimetres as ``affine.txt`` of a registration holds it.
+    """Reads a map of millimetres as picsl-greedy and c3d write it.
 
     Args:
         path: Four rows of four numbers; lines that begin with # are comments.

@@ -57,9 +57,20 @@ class ModelImages:
         """
         assert self.volume.affine is not None
         volume = read_same_grid(path, self.grid, self.volume.affine, self.orientation)
-        intensities, _ = normalise(volume.data, self.target_rule, str(path))
         notes = tuple(f"{path}: {note}" for note in volume.notes)
-        return _to_model(self.grid, self.grid.to_images(intensities)), notes
+        return self.of_target(volume), notes
+
+    def of_target(self, volume: Volume) -> torch.Tensor:
+        """An image of the target domain, whose axes and voxels are those of `volume`.
+
+        Returns:
+            ``(N, 1, *model_shape)``, float32 in [0, 1].
+
+        Raises:
+            ValueError: Its intensities do not suit the model.
+        """
+        intensities, _ = normalise(volume.data, self.target_rule, str(volume.path))
+        return _to_model(self.grid, self.grid.to_images(intensities))
 
     def labels(self, path: Path) -> tuple[torch.Tensor, tuple[str, ...]]:
         """Reads a label map of the volume's voxels onto the model's grid.

@@ -93,6 +93,13 @@ class PairSpace:
             data = data.squeeze(self.planes[0 if moving else 1].axis)
         return torch.from_numpy(np.ascontiguousarray(data))[None, None]
 
+    def places_to_tensor(self, places: NDArray[np.float64], *, moving: bool) -> NDArray[np.float64]:
+        """Places in space, ``(N, 3)`` millimetres, as ``(N, d)`` of the tensor's millimetres."""
+        if self.planes is None:
+            return places
+        within: NDArray[np.float64] = places @ self.planes[0 if moving else 1].basis
+        return within
+
     def to_file(self, tensor: torch.Tensor, *, moving: bool) -> torch.Tensor:
         """``(1, C, *spatial)`` as ``(C, X, Y, Z)`` of the file."""
         channels = tensor.detach().cpu()[0]
@@ -108,6 +115,38 @@ class PairSpace:
             across = field.new_zeros(1, *field.shape[1:])
             field = torch.cat([field[:axis], across, field[axis:]])
         return field[None].to(displacement.device)
+
+    def field_to_tensor(self, displacement: torch.Tensor, fixed: Volume) -> torch.Tensor:
+        """The whole displacement of φ, ``(1, 3, X, Y, Z)``, as ``(1, d, *fixed spatial)``.
+
+        Both in voxels of the fixed image; of slices, φ is seen within the moving slice's plane.
+        """
+        if self.planes is None:
+            return displacement
+        moving, plane = self.planes
+        assert fixed.affine is not None
+        voxels = np.indices(fixed.data.shape) + displacement[0].double().numpy()
+        places = np.einsum("ij,jxyz->ixyz", fixed.affine[:3, :3], voxels)
+        places += fixed.affine[:3, 3, None, None, None]
+        back = np.linalg.inv(self.fixed_affine.numpy())
+        within = np.einsum("ij,jxyz->ixyz", back[:2, :2] @ moving.basis.T, places)
+        within = within.squeeze(plane.axis + 1) + back[:2, 2, None, None]
+        field = within - np.indices(within.shape[1:])
+        return torch.from_numpy(field)[None].to(displacement.dtype)
+
+    def within(self, matrix: NDArray[np.float64]) -> torch.Tensor:
+        """A map in space, ``(4, 4)``, as one of the tensors' millimetres: `physical`, undone.
+
+        Of slices, it is what the map does of points of the fixed plane, seen within the moving one.
+        """
+        if self.planes is None:
+            return torch.from_numpy(matrix.astype(np.float64))
+        moving, fixed = self.planes
+        into = np.zeros((4, 3))
+        into[:3, :2], into[:3, 2], into[3, 2] = fixed.basis, fixed.normal * fixed.offset, 1
+        onto = np.zeros((3, 4))
+        onto[:2, :3], onto[2, 3] = moving.basis.T, 1
+        return torch.from_numpy(onto @ matrix @ into)
 
     def physical(self, matrix: torch.Tensor) -> torch.Tensor:
         """A map of millimetres between the tensors as one in space, ``(4, 4)`` float64.

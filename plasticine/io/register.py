@@ -4,87 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nibabel
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from plasticine.io.grid import ModelGrid
-from plasticine.io.orientation import DEFAULT_ORIENTATION
+from plasticine.io.initial import Initial, Start
+from plasticine.io.network_start import network_start
+from plasticine.io.pair_inputs import PairInputs, read_pair
 from plasticine.io.pair_space import PairSpace
-from plasticine.io.same_grid import read_labels, read_same_grid
+from plasticine.io.points import carry_points
+from plasticine.io.similarities import read_similarities
 from plasticine.io.volume import Volume
-from plasticine.nn.labels import move_labels
+from plasticine.io.volume_registration import VolumeRegistration
+from plasticine.nn.labels import LABEL_INTERPOLATIONS, warp_labels
 from plasticine.nn.modes import plain_modes
 from plasticine.ops import mutual_information
 from plasticine.ops.lncc import lncc
 from plasticine.ops.warp import warp
 from plasticine.registration.displaced import AffineDisplacement
+from plasticine.registration.landmarks import Landmarks
 from plasticine.registration.pair import PairRegistration, register, total_displacement
 
-
-@dataclasses.dataclass(frozen=True)
-class VolumeRegistration:
-    """A registration brought back to the grids of the two files.
-
-    Arrays have the axes of their file: those of the fixed image if nothing else is said.
-
-    Attributes:
-        moving: What was moved, placed in space.
-        fixed: What it was registered to, likewise.
-        space: How the volumes became tensors.
-        pair: The registration of the tensors.
-        before: ``(X, Y, Z)``, the moving image as the two headers place it.
-        warped: ``(X, Y, Z)``, the moving image at φ, in its own intensities; its least value where
-            φ lands outside of it.
-        valid: ``(X, Y, Z)`` bool, whether φ lands inside the moving image.
-        displacement: ``(3, X, Y, Z)``, φ - id with the affine map in it, in voxels of the fixed
-            image: `write_displacement` takes it with the fixed image's affine.
-        inverse_displacement: ``(3, X, Y, Z)`` of the moving image and in its voxels, φ⁻¹ - id.
-        jacobian: ``(X, Y, Z)``, det ∇φ, the affine map's included; central differences.
-        affine: ``(4, 4)``, fixed to moving millimetres (RAS+), what the affine stage found.
-        similarity: Of the fixed image and the moving one "before" (as the headers place it), after
-            the "affine" stage and "after" all: mean squared "lncc" in windows of 5 voxels and
-            "mutual_information" in nats, over the fixed mask's voxels, or all.
-        arguments: What was asked for.
-        seconds: How long the registration took, without reading and writing.
-        labels: ``(X, Y, Z)`` int64, the moving image's labels at φ, nearest; 0 outside of it.
-        fixed_labels: ``(X, Y, Z)`` int64, those of the fixed image.
-        notes: On what was read, the file named in each.
-    """
-
-    moving: Volume
-    fixed: Volume
-    space: PairSpace
-    pair: PairRegistration
-    before: NDArray[np.float32]
-    warped: NDArray[np.float32]
-    valid: NDArray[np.bool_]
-    displacement: NDArray[np.float32]
-    inverse_displacement: NDArray[np.float32]
-    jacobian: NDArray[np.float32]
-    affine: NDArray[np.float64]
-    similarity: dict[str, dict[str, float]]
-    arguments: dict[str, Any]
-    seconds: float
-    labels: NDArray[np.int64] | None = None
-    fixed_labels: NDArray[np.int64] | None = None
-    notes: tuple[str, ...] = ()
-
-    @functools.cached_property
-    def displacement_lengths(self) -> NDArray[np.float32]:
-        """How far each voxel is moved beyond the affine map, in millimetres: ``(X, Y, Z)``."""
-        assert self.fixed.affine is not None
-        field = self.space.field_to_file(self.pair.mapping.displacement, moving=False)[0].cpu()
-        turned = np.einsum("ij,jxyz->ixyz", self.fixed.affine[:3, :3], field.double().numpy())
-        lengths: NDArray[np.float32] = np.linalg.norm(turned, axis=0).astype(np.float32)
-        return lengths
+if TYPE_CHECKING:
+    from plasticine.translation import Translator
 
 
 @plain_modes()
@@ -94,13 +43,25 @@ def register_volumes(
     fixed: Volume,
     *,
     transform: str = "deformable",
+    method: str = "greedy",
     budget: str = "default",
-    metric: str | None = None,
+    metric: str | Sequence[str] | None = None,
+    rotations: int = 0,
+    moving_channels: Sequence[Path] = (),
+    fixed_channels: Sequence[Path] = (),
     moving_mask: Path | None = None,
     fixed_mask: Path | None = None,
     moving_labels: Path | None = None,
     fixed_labels: Path | None = None,
-    initial: NDArray[np.float64] | None = None,
+    labels_weight: float = 0.0,
+    label_interpolation: str = "linear",
+    moving_points: Path | None = None,
+    fixed_points: Path | None = None,
+    moving_landmarks: Path | None = None,
+    fixed_landmarks: Path | None = None,
+    landmarks_weight: float = Landmarks.weight,
+    initial: Initial | None = None,
+    network: Translator | None = None,
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> VolumeRegistration:
@@ -113,14 +74,38 @@ def register_volumes(
         moving: What `read_volume` gives.
         fixed: Likewise.
         transform: "deformable", or "rigid", "similarity" or "affine".
+        method: "greedy", or "velocity" for both directions alike.
         budget: "fast", "default" or "best".
-        metric: "lncc", "mutual_information" or "mind"; None as `plasticine.registration.register`
+        metric: "lncc", "mutual_information" or "mind", of both stages; or several as
+            `read_similarities` takes them, such as ("lncc", "mind@2=0.5"), of the deformable stage,
+            and the first also of the affine one. None as `plasticine.registration.register`
             chooses.
+        rotations: How many rotations, spread over all of them, the affine stage begins from besides
+            its other starts.
+        moving_channels: Files of further images on the moving image's voxels, of another contrast,
+            say, each compared with the one of ``fixed_channels`` in its place.
+        fixed_channels: Likewise, on the fixed image's voxels.
         moving_mask: File of a mask on the moving image's voxels: more than 0 counts.
         fixed_mask: Likewise of the fixed image.
         moving_labels: File of a label map on the moving image's voxels, to be carried.
         fixed_labels: File of one on the fixed image's, to compare the carried one with.
-        initial: ``(4, 4)``, fixed to moving millimetres (RAS+), where the affine stage begins.
+        labels_weight: More than 0, and the labels of both drive the deformable stage: how much they
+            count beside all that images are compared by together.
+        label_interpolation: "linear", the label of the greatest linear weight, or "nearest".
+        moving_points: File of points of the moving image, to be carried to the fixed one.
+        fixed_points: File of points of the fixed image, to be carried to the moving one.
+        moving_landmarks: File of points of the moving image, as `read_landmarks` takes it: those of
+            the same row of both files show the same, and pull both stages.
+        fixed_landmarks: Likewise of the fixed image.
+        landmarks_weight: How strongly they do so: a landmark that lies a voxel off pulls so many
+            times as images usually do.
+        initial: Where to begin: a file of a transform or several, which `start_from` reads, or a
+            matrix ``(4, 4)``, fixed to moving millimetres (RAS+). What is linear is where the
+            affine stage begins, in place of its starts; with a displacement field there is none,
+            and the deformable stage begins from it.
+        network: A trained model, whose registration network sees both images after the affine
+            stage: the deformable one begins from what it says. The moving image is to be of the
+            model's source domain, the fixed one of its target domain.
         device: Torch device.
         progress: Called as (done, all).
 
@@ -128,103 +113,147 @@ def register_volumes(
         The registration, on the files' grids.
 
     Raises:
-        FileNotFoundError: There is no mask or label map of that name.
+        FileNotFoundError: There is no file of a name.
         TypeError: A label map holds no real numbers.
         ValueError: A slice meets a volume, an image is of one value everywhere, a mask is empty or
-            on another grid, or an option is not known.
+            on another grid, a file is not what it should be, or an option is not known.
+        RuntimeError: Points are a surface, and VTK is not installed.
     """
-    if fixed_labels is not None and moving_labels is None:
-        raise ValueError("labels of the fixed image are compared with those of the moving one")
-    placed = [volume.placed(DEFAULT_ORIENTATION) for volume in (moving, fixed)]
-    moving, fixed = placed
-    for name, volume in (("moving", moving), ("fixed", fixed)):
-        if volume.data.min() == volume.data.max():
-            raise ValueError(
-                f"{volume.path}: the {name} image is {volume.data.flat[0]:g} everywhere, there is "
-                "nothing to register"
-            )
-    space = PairSpace.of(moving, fixed)
-    source = space.to_tensor(moving.data, moving=True).to(device)
-    target = space.to_tensor(fixed.data, moving=False).to(device)
-    masks = [
-        None if path is None else _read_mask(path, volume, space, moving=is_moving).to(device)
-        for path, volume, is_moving in ((moving_mask, moving, True), (fixed_mask, fixed, False))
-    ]
-    notes = [f"{volume.path}: {note}" for volume in placed for note in volume.notes]
-    label_maps: list[NDArray[np.int64] | None] = []
-    for path, volume in ((moving_labels, moving), (fixed_labels, fixed)):
-        labels, more = (None, ()) if path is None else _read_labels(path, volume)
-        label_maps.append(labels)
-        notes += more
-    started = time.perf_counter()
-    pair = register(
-        source,
-        target,
-        space.moving_affine,
-        space.fixed_affine,
-        transform=transform,
-        budget=budget,
-        metric=metric,
-        moving_mask=masks[0],
-        fixed_mask=masks[1],
-        initial=None if initial is None else _within(initial, space),
-        progress=progress,
-    )
-    physical = space.physical(pair.affine.physical)
-    displacement = _in_file(pair.mapping, physical, fixed, space, moving=False)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.filterwarnings("always", "plasticine.invert", RuntimeWarning)
-        back = pair.inverse
-    if any("plasticine.invert" in str(warning.message) for warning in caught):
-        notes.append("the inverse is not exact everywhere: see inverse_consistency in the record")
-    inverse = _in_file(back, torch.linalg.inv(physical), moving, space, moving=True)
-    seconds = time.perf_counter() - started
-    stages = {
-        "before": _as_placed(pair, space),
-        "affine": dataclasses.replace(
-            pair.mapping, displacement=torch.zeros_like(pair.mapping.displacement)
-        ),
-        "after": pair.mapping,
+    files: dict[str, Any] = {
+        "moving_channels": moving_channels,
+        "fixed_channels": fixed_channels,
+        "moving_mask": moving_mask,
+        "fixed_mask": fixed_mask,
+        "moving_labels": moving_labels,
+        "fixed_labels": fixed_labels,
+        "moving_points": moving_points,
+        "fixed_points": fixed_points,
+        "moving_landmarks": moving_landmarks,
+        "fixed_landmarks": fixed_landmarks,
+        "landmarks_weight": landmarks_weight,
+        "initial": initial,
     }
-    warped = {name: _warped(mapping, source) for name, mapping in stages.items()}
-
-    def of_fixed(tensor: torch.Tensor) -> NDArray[Any]:
-        array: NDArray[Any] = space.to_file(tensor, moving=False)[0].numpy()
-        return array
-
-    carried = None
-    if label_maps[0] is not None:
-        label_map = space.to_tensor(label_maps[0], moving=True).to(device)
-        carried = of_fixed(_carried(pair.mapping, label_map))
+    options: dict[str, Any] = {
+        "transform": transform,
+        "method": method,
+        "budget": budget,
+        "rotations": rotations,
+    }
+    similarity = None
+    if metric is not None:
+        texts = [metric] if isinstance(metric, str) else metric
+        similarity = read_similarities(texts, 1 + len(fixed_channels))
+    if label_interpolation not in LABEL_INTERPOLATIONS:
+        raise ValueError(
+            f"label_interpolation must be one of {', '.join(LABEL_INTERPOLATIONS)}; "
+            f"got {label_interpolation!r}"
+        )
+    if not 0 <= labels_weight < math.inf:
+        raise ValueError(f"labels_weight must be at least 0 and finite; got {labels_weight}")
+    inputs = read_pair(moving, fixed, device=device, **files)
+    started = time.perf_counter()
+    pair_of = functools.partial(
+        register,
+        inputs.source,
+        inputs.target,
+        inputs.space.moving_affine,
+        inputs.space.fixed_affine,
+        metric=similarity,
+        moving_mask=inputs.moving_mask,
+        fixed_mask=inputs.fixed_mask,
+        landmarks=inputs.landmarks,
+    )
+    start = inputs.start
+    if network is not None:
+        _check_network(transform, start)
+        affine = pair_of(transform="affine", rotations=rotations, initial=start.matrix)
+        start = Start(displacement=network_start(network, affine, inputs))
+        options["rotations"] = 0
+    pair = pair_of(
+        **_driving_labels(inputs, labels_weight),
+        initial=start.matrix,
+        initial_displacement=start.displacement,
+        progress=progress,
+        **options,
+    )
+    notes = (*inputs.notes, *_invert(pair))
+    seconds = time.perf_counter() - started
     return VolumeRegistration(
-        moving=moving,
-        fixed=fixed,
-        space=space,
+        moving=inputs.moving,
+        fixed=inputs.fixed,
+        space=inputs.space,
         pair=pair,
-        before=of_fixed(warped["before"]),
-        warped=of_fixed(warped["after"]),
-        valid=of_fixed(pair.valid),
-        displacement=displacement,
-        inverse_displacement=inverse,
-        jacobian=of_fixed(pair.jacobian),
-        affine=physical.numpy(),
-        similarity={name: _similarity(image, target, masks[1]) for name, image in warped.items()},
+        **_fields(pair, inputs),
+        **_images(pair, inputs),
+        labels=_carried_labels(pair.mapping, inputs, label_interpolation),
+        fixed_labels=inputs.fixed_labels,
+        **_carried_points(pair, inputs),
+        landmark_errors=_landmark_errors(pair, inputs),
         arguments={
-            "transform": transform,
-            "budget": budget,
+            **options,
+            **files,
+            "rotations": rotations,
+            "network": None if network is None else network.card.get("name"),
             "metric": metric,
-            "moving_mask": moving_mask,
-            "fixed_mask": fixed_mask,
-            "moving_labels": moving_labels,
-            "fixed_labels": fixed_labels,
-            "initial": initial,
+            "labels_weight": labels_weight,
+            "label_interpolation": label_interpolation,
             "device": device,
         },
         seconds=seconds,
-        labels=carried,
-        fixed_labels=label_maps[1],
-        notes=tuple(notes),
+        notes=notes,
     )
+
+
+def _check_network(transform: str, start: Start) -> None:
+    if transform != "deformable" or start.displacement is not None:
+        raise ValueError(
+            "a network is where the deformable stage begins, in place of a displacement field; got "
+            f"transform {transform!r}{' and a field' if start.displacement is not None else ''}"
+        )
+
+
+def _driving_labels(inputs: PairInputs, weight: float) -> dict[str, Any]:
+    """The label maps as tensors, where they are to drive the registration."""
+    if not weight:
+        return {}
+    moving, fixed = inputs.moving_labels, inputs.fixed_labels
+    if moving is None or fixed is None:
+        raise ValueError("labels that drive a registration are of both images; got those of one")
+    return {
+        "moving_labels": inputs.space.to_tensor(moving, moving=True),
+        "fixed_labels": inputs.space.to_tensor(fixed, moving=False),
+        "labels_weight": weight,
+    }
+
+
+def _landmark_errors(
+    pair: PairRegistration, inputs: PairInputs
+) -> dict[str, NDArray[np.float64]] | None:
+    if inputs.landmarks is None:
+        return None
+    return {stage: e.numpy() for stage, e in pair.landmark_errors(inputs.landmarks).items()}
+
+
+def _invert(pair: PairRegistration) -> list[str]:
+    """Computes φ⁻¹, and says where it is not exact."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", "plasticine.invert", RuntimeWarning)
+        _ = pair.inverse
+    if any("plasticine.invert" in str(warning.message) for warning in caught):
+        return ["the inverse is not exact everywhere: see inverse_consistency in the record"]
+    return []
+
+
+def _fields(pair: PairRegistration, inputs: PairInputs) -> dict[str, Any]:
+    """φ and φ⁻¹ along the axes of the files."""
+    space = inputs.space
+    physical = space.physical(pair.affine.physical)
+    back = torch.linalg.inv(physical)
+    return {
+        "affine": physical.numpy(),
+        "displacement": _in_file(pair.mapping, physical, inputs.fixed, space, moving=False),
+        "inverse_displacement": _in_file(pair.inverse, back, inputs.moving, space, moving=True),
+    }
 
 
 def _in_file(
@@ -242,6 +271,38 @@ def _in_file(
     return array
 
 
+def _images(pair: PairRegistration, inputs: PairInputs) -> dict[str, Any]:
+    """The moving image at each stage, how like the fixed one it is there, and the Jacobian."""
+    space = inputs.space
+    stages = {
+        "before": _as_placed(pair, space),
+        "affine": dataclasses.replace(
+            pair.mapping,
+            displacement=torch.zeros_like(pair.mapping.displacement),
+            velocity=None,
+        ),
+        "after": pair.mapping,
+    }
+    # Of several images the first is what is shown.
+    moving, fixed = inputs.source[:, :1], inputs.target[:, :1]
+    warped = {name: _warped(mapping, moving) for name, mapping in stages.items()}
+    return {
+        "before": _of_fixed(warped["before"], space),
+        "warped": _of_fixed(warped["after"], space),
+        "valid": _of_fixed(pair.valid, space),
+        "jacobian": _of_fixed(pair.jacobian, space),
+        "similarity": {
+            name: _similarity(image, fixed, inputs.fixed_mask) for name, image in warped.items()
+        },
+    }
+
+
+def _of_fixed(tensor: torch.Tensor, space: PairSpace) -> NDArray[Any]:
+    """One channel along the axes of the fixed file."""
+    array: NDArray[Any] = space.to_file(tensor, moving=False)[0].numpy()
+    return array
+
+
 def _as_placed(pair: PairRegistration, space: PairSpace) -> AffineDisplacement:
     """φ = id in millimetres: what the headers alone say."""
     still = torch.zeros_like(pair.mapping.displacement)
@@ -255,18 +316,40 @@ def _warped(mapping: AffineDisplacement, image: torch.Tensor) -> torch.Tensor:
     return mapping.warp(image - least, padding="zeros") + least
 
 
-def _carried(mapping: AffineDisplacement, labels: torch.Tensor) -> torch.Tensor:
-    """The label nearest to each place; 0 outside of the label map."""
-    # The labels' ranks move in float64, and so must the map.
-    offset = mapping.offset().double()
-    affine = None if mapping.affine is None else mapping.affine.double()
+def _carried_labels(
+    mapping: AffineDisplacement, inputs: PairInputs, interpolation: str
+) -> NDArray[np.int64] | None:
+    """The moving image's labels at each place; 0 outside of their map."""
+    if inputs.moving_labels is None:
+        return None
+    offset, affine = mapping.offset(), mapping.affine
+    labels = inputs.space.to_tensor(inputs.moving_labels, moving=True).to(offset.device)
+    moved = warp_labels(labels, offset, affine, interpolation=interpolation)
+    everywhere = torch.ones_like(labels, dtype=offset.dtype)
+    inside = warp(everywhere, offset, affine=affine, mode="nearest", padding="zeros") > 0
+    return _of_fixed(moved * inside, inputs.space)
 
-    def nearest(values: torch.Tensor, padding: str) -> torch.Tensor:
-        return warp(values, offset, affine=affine, mode="nearest", padding=padding)
 
-    moved = move_labels(labels, lambda ranks: nearest(ranks, "border"))
-    inside = nearest(torch.ones_like(labels, dtype=torch.float64), "zeros") > 0
-    return moved * inside
+def _carried_points(pair: PairRegistration, inputs: PairInputs) -> dict[str, Any]:
+    """Points of the fixed image by φ, those of the moving image by φ⁻¹."""
+    found: dict[str, Any] = {}
+    there = inputs.space.physical(pair.affine.physical)
+    for name, points, ends, physical in (
+        ("fixed_points", inputs.fixed_points, (inputs.fixed, inputs.moving), there),
+        (
+            "moving_points",
+            inputs.moving_points,
+            (inputs.moving, inputs.fixed),
+            torch.linalg.inv(there),
+        ),
+    ):
+        found[name] = None
+        if points is not None:
+            is_moving = points is inputs.moving_points
+            mapping = pair.inverse if is_moving else pair.mapping
+            field = inputs.space.field_to_file(mapping.displacement, moving=is_moving)
+            found[name] = carry_points(points, *ends, field[0].cpu().numpy(), physical.numpy())
+    return found
 
 
 def _similarity(
@@ -276,44 +359,3 @@ def _similarity(
         "lncc": float(lncc(warped, fixed, window=5, mask=mask)),
         "mutual_information": float(mutual_information(warped, fixed, mask=mask)),
     }
-
-
-def _own_grid(volume: Volume) -> ModelGrid:
-    """The file's own axes, as what reads a file on the same voxels takes them."""
-    assert volume.affine is not None
-    x, y, z = volume.data.shape
-    codes = "".join(nibabel.aff2axcodes(volume.affine))
-    return ModelGrid.of((x, y, z), volume.affine, orientation=codes, ndim=3, spacing=None)
-
-
-def _read_mask(path: Path, volume: Volume, space: PairSpace, *, moving: bool) -> torch.Tensor:
-    """``(1, 1, *spatial)``, of an image's dtype, 1 where it counts.
-
-    Raises:
-        ValueError: It is on another grid, or counts nothing.
-    """
-    assert volume.affine is not None
-    mask = read_same_grid(path, _own_grid(volume), volume.affine, DEFAULT_ORIENTATION).data > 0
-    if not mask.any():
-        raise ValueError(f"{path}: the mask is empty, nothing of it is more than 0")
-    return space.to_tensor(mask.astype(np.float32), moving=moving)
-
-
-def _read_labels(path: Path, volume: Volume) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    assert volume.affine is not None
-    labels, notes = read_labels(path, _own_grid(volume), volume.affine, DEFAULT_ORIENTATION)
-    array: NDArray[np.int64] = labels[0, 0].numpy()
-    return array, notes
-
-
-def _within(initial: NDArray[np.float64], space: PairSpace) -> torch.Tensor:
-    """An initial map between the tensors' millimetres.
-
-    Raises:
-        ValueError: It is not (4, 4), or the images are slices.
-    """
-    if initial.shape != (4, 4):
-        raise ValueError(f"initial: expected a matrix (4, 4), got {initial.shape}")
-    if space.planes is not None:
-        raise ValueError("an initial map is for volumes, not for slices")
-    return torch.from_numpy(np.asarray(initial, dtype=np.float64))

@@ -136,14 +136,14 @@ def translate_volume(
     """
     laid = model_images(volume, translator.card)
     grid = laid.grid
-    slice_smoothing = _slice_smoothing(laid, volume)
+    across = slice_smoothing(laid, volume)
     label_map, label_notes = (None, ()) if labels is None else laid.labels(labels)
     target, target_notes = (None, ()) if reference is None else laid.reference(reference)
     trace = translator.translate(
         laid.images,
         labels=label_map,
         reference=target,
-        slice_smoothing=slice_smoothing,
+        slice_smoothing=across,
         **options,
     )
     displacement = grid.displacement_from_model(trace.displacement)
@@ -168,8 +168,13 @@ def translate_volume(
     )
 
 
-def _slice_smoothing(laid: ModelImages, volume: Volume) -> float | None:
-    """`SLICE_SMOOTHING` in slices; None where the images are not slices of one volume."""
+def slice_smoothing(laid: ModelImages, volume: Volume) -> float | None:
+    """`SLICE_SMOOTHING` in slices; None where the images are not slices of one volume.
+
+    Args:
+        laid: The volume's images on a model's grid.
+        volume: As it was read, not placed.
+    """
     if laid.grid.ndim == 3 or volume.affine is None or len(laid.images) == 1:
         return None
     assert laid.volume.affine is not None

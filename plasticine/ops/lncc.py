@@ -39,8 +39,9 @@ def lncc(
 
     In a window around every voxel, ``cross ** 2 / (variance_x * variance_y)``; of these the mean
     over channels and voxels. A window that is flat in either image, its variance 1e-10 of its mean
-    square or less, or 1e-37 or less, counts as 0 and has a gradient of 0. Variances are sums of squared differences
-    from means, so that a bright region of little contrast is not lost to rounding.
+    square or less, or 1e-37 or less, counts as 0 and has a gradient of 0. Variances are sums of
+    squared differences from means, so that a bright region of little contrast is not lost to
+    rounding.
 
     Args:
         x: ``(N, C, *spatial)``, 2D or 3D, float32, float64, float16 or bfloat16.

@@ -3,9 +3,10 @@
 from plasticine.registration.affine import AffineHead, affine_exponential
 from plasticine.registration.affine_registration import AffineMap, AffineRegistration
 from plasticine.registration.deformation import Deformation
+from plasticine.registration.descent import Level
 from plasticine.registration.displaced import AffineDisplacement
-from plasticine.registration.greedy import GreedyLevel, GreedyRegistration
-from plasticine.registration.instance import InstanceOptimisation, Level
+from plasticine.registration.greedy import GreedyRegistration
+from plasticine.registration.landmarks import Landmarks
 from plasticine.registration.matching import nearest_targets, structure_descriptor
 from plasticine.registration.network import VelocityNetwork
 from plasticine.registration.objective import RegistrationObjective
@@ -13,6 +14,7 @@ from plasticine.registration.pair import PairRegistration, register
 from plasticine.registration.similarity import Similarity
 from plasticine.registration.stack import stack_deformation, stack_folding
 from plasticine.registration.transport import shape_distance, transport_plan
+from plasticine.registration.velocity import VelocityRegistration
 
 __all__ = [
     "AffineDisplacement",
@@ -20,14 +22,14 @@ __all__ = [
     "AffineMap",
     "AffineRegistration",
     "Deformation",
-    "GreedyLevel",
     "GreedyRegistration",
-    "InstanceOptimisation",
+    "Landmarks",
     "Level",
     "PairRegistration",
     "RegistrationObjective",
     "Similarity",
     "VelocityNetwork",
+    "VelocityRegistration",
     "affine_exponential",
     "nearest_targets",
     "register",

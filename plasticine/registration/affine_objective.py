@@ -25,6 +25,9 @@ _STRAIN = 0.05
 """Weight of half the squared logarithms of how far a map stretches, in the metric's unit: next to
 nothing for a body's size, too much for a slab squeezed flat."""
 
+_TURNED = 0.3
+"""Part of a value that a map loses which turns the headers upside down, in choosing among maps."""
+
 
 class Objective:
     """How badly two images on a level agree where they overlap, for a physical map between them.
@@ -183,11 +186,24 @@ def _matrix(ndim: int, entries: dict[tuple[int, int], float]) -> Tensor:
 def best(
     candidates: Sequence[tuple[str, Tensor, float]], keep: int
 ) -> list[tuple[str, Tensor, float]]:
-    """Those of the least values, no two of which are one to rounding."""
+    """Those of the least values, no two of which are one to rounding.
+
+    Values are worse the further a map turns from what the headers say: of images that are nearly
+    symmetric, or hardly alike, an end over end map may look a little better than the right one.
+    """
     found: list[tuple[str, Tensor, float]] = []
-    for candidate in sorted(candidates, key=lambda candidate: candidate[2]):
+    for candidate in sorted(candidates, key=_judged):
         if len(found) == keep:
             break
         if not any(torch.allclose(candidate[1], other[1], rtol=1e-4) for other in found):
             found.append(candidate)
     return found
+
+
+def _judged(candidate: tuple[str, Tensor, float]) -> float:
+    _, physical, value = candidate
+    u, _, v = torch.linalg.svd(physical[:-1, :-1])
+    ndim = len(u)
+    cosine = float((torch.trace(u @ v) - (ndim - 2)) / 2)
+    trust = 1 - _TURNED * (1 - cosine) / 2
+    return value * trust if value < 0 else value / trust

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plasticine.nn.finite import check_finite
 from plasticine.nn.modes import plain_modes, recordable
 from plasticine.ops import _checks
 from plasticine.registration.affine_levels import PlacedImage, level_spacings
 from plasticine.registration.affine_objective import METRICS, TRANSFORMS, Objective, best, refine
 from plasticine.registration.affine_starts import STARTS, offsets, starts
+from plasticine.registration.deformation import nearest_affine
+from plasticine.registration.image_pair import check_pair
 
 _MOST_VOXELS = 400_000
 """Of the finest level."""
@@ -36,10 +37,11 @@ class AffineMap:
         voxels: (d, d + 1) float64, fixed voxels to moving voxels: ``plasticine.warp`` takes it,
             as (1, d, d + 1) in the displacement's dtype, to bring the moving image to the fixed.
         inverse_voxels: (d, d + 1) float64, moving voxels to fixed voxels.
-        start: which of the starts led to it, or "initial".
+        start: which of the starts led to it, or "initial"; of a map that was not looked for,
+            "initial displacement".
         value: of the metric on the finest level: mutual information in nats, LNCC, or the
             distance of MIND descriptors negated, less a little for how far the map stretches; the
-            higher the better.
+            higher the better. NaN of a map that was not looked for.
     """
 
     physical: Tensor
@@ -61,13 +63,12 @@ class AffineRegistration:
     voxel of the level from the body: from what is brighter than the background, holes filled.
     Nothing is drawn at random: the result is the same every time.
 
-    Ultrasound, whose dark sector is no background, misleads the starts: begin at the header alone,
-    ``starts=("header",)``, with ``metric="mind"``.
+    What the header says goes on through all levels but the last: what is returned is no worse.
 
     Attributes:
         transform: "affine", "similarity" (rotation, translation and one scale) or "rigid".
-        metric: "mutual_information", of any pair of modalities; "lncc"; or "mind". The starts
-            are compared by mutual information always. Each channel is compared with its own.
+        metric: "lncc", which sees neither the sign of a contrast nor its strength; or
+            "mutual_information" or "mind". Each channel is compared with its own.
         starts: which of these are tried: "header", the images as their matrices place them;
             "centre", the middle of one on that of the other; "mass", the centres of the bodies;
             "axes", these and their principal axes, with all choices of signs that are rotations;
@@ -81,7 +82,7 @@ class AffineRegistration:
     """
 
     transform: str = "affine"
-    metric: str = "mutual_information"
+    metric: str = "lncc"
     starts: Sequence[str] = STARTS
     rotations: int = 0
     levels: Sequence[float] | None = None
@@ -143,19 +144,12 @@ class AffineRegistration:
             ValueError: shapes do not fit, an image or a matrix is not finite, a matrix has no
                 inverse, or a mask is empty.
         """
+        check_pair(moving, fixed)
+        if len(moving) != 1:
+            raise ValueError(f"one pair is registered at a time; got {len(moving)}")
         with plain_modes(), torch.enable_grad():
             source = _placed("moving", moving, moving_affine, moving_mask)
             target = _placed("fixed", fixed, fixed_affine, fixed_mask)
-            if moving.dtype != fixed.dtype or moving.shape[1] != fixed.shape[1]:
-                raise ValueError(
-                    "moving and fixed must have one dtype and number of channels; got "
-                    f"{moving.dtype} {tuple(moving.shape)} and {fixed.dtype} {tuple(fixed.shape)}"
-                )
-            if source.ndim != target.ndim:
-                raise ValueError(
-                    "moving and fixed must have as many axes; got "
-                    f"{tuple(moving.shape)} and {tuple(fixed.shape)}"
-                )
             begin = None if initial is None else _matrix(initial, "initial", target.ndim)
             return self._register(source, target, begin, progress)
 
@@ -175,12 +169,13 @@ class AffineRegistration:
             if number == 0:
                 found = self._begin(source, target, initial, spacing)
             objective = Objective(source, target, self.metric, before)
-            found = best(
+            found = _kept(
                 [
                     (name, *refine(objective, start, self.transform, spacing, _EVALUATIONS))
                     for name, start, _ in found
                 ],
-                max(1, self.keep >> (number + 1)),
+                self.keep >> (number + 1),
+                header=number + 2 < len(levels),
             )
             if progress is not None:
                 progress(number + 1, len(levels))
@@ -195,30 +190,68 @@ class AffineRegistration:
         if initial is not None:
             return [("initial", initial, 0.0)]
         identity = torch.eye(fixed.ndim + 1, dtype=torch.float64)
-        objective = Objective(moving, fixed, "mutual_information", identity, overlap=1.0)
+        objective = Objective(moving, fixed, self.metric, identity, overlap=1.0)
         tried = starts(moving, fixed, self.starts, self.rotations)
         if "offsets" in self.starts:
             with torch.no_grad():
                 seen = [(*start, float(objective(start[1]))) for start in offsets(moving, fixed)]
             tried += [(name, start) for name, start, _ in best(seen, _OFFSETS)]
-        return best(
+        return _kept(
             [
                 (name, *refine(objective, start, "rigid", spacing, _TRIAL[fixed.ndim]))
                 for name, start in tried
             ],
             self.keep,
+            header=True,
         )
+
+
+def _kept(
+    candidates: list[tuple[str, Tensor, float]], keep: int, header: bool
+) -> list[tuple[str, Tensor, float]]:
+    """The best ones, and, with ``header``, the header's however bad it is."""
+    found = best(candidates, max(1, keep))
+    if header and not any(name == "header" for name, _, _ in found):
+        found += [one for one in candidates if one[0] == "header"]
+    return found
+
+
+def nearest_map(
+    displacement: Tensor, moving_affine: Tensor | None, fixed_affine: Tensor | None
+) -> AffineMap:
+    """The affine map nearest to a whole displacement, on average over its grid.
+
+    Args:
+        displacement: (1, d, *fixed spatial), φ - id, voxels of the fixed image.
+        moving_affine: as `AffineRegistration` takes it.
+        fixed_affine: likewise.
+
+    Returns:
+        The map, on the CPU, of the start "initial displacement".
+
+    Raises:
+        ValueError: it mirrors the image or has no inverse, or a matrix is none.
+    """
+    ndim = displacement.ndim - 2
+    identity = torch.eye(ndim + 1, dtype=torch.float64)
+    moving, fixed = (
+        identity if matrix is None else _matrix(matrix, name, ndim)
+        for name, matrix in (("moving_affine", moving_affine), ("fixed_affine", fixed_affine))
+    )
+    in_fixed = identity.clone()
+    in_fixed[:-1] = nearest_affine(displacement).cpu()
+    if not float(torch.linalg.det(in_fixed)) > 0:
+        raise ValueError(
+            "an initial displacement must not mirror or flatten the image; the affine map nearest "
+            f"to it is {in_fixed.tolist()}"
+        )
+    physical = fixed @ in_fixed @ torch.linalg.inv(fixed)
+    voxels = torch.linalg.inv(moving) @ physical @ fixed
+    start, value = "initial displacement", float("nan")
+    return AffineMap(physical, voxels[:-1], torch.linalg.inv(voxels)[:-1], start, value)
 
 
 def _placed(name: str, image: Tensor, affine: Tensor | None, mask: Tensor | None) -> PlacedImage:
-    _checks.is_tensor(image, name)
-    if image.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"{name} must be float32 or float64; got {image.dtype}")
-    if image.ndim not in (4, 5) or len(image) != 1 or not image.numel():
-        raise ValueError(
-            f"{name} must be (1, C, *spatial) with 2 or 3 axes; got {tuple(image.shape)}"
-        )
-    check_finite(image, name)
     ndim = image.ndim - 2
     if affine is None:
         matrix = torch.eye(ndim + 1, dtype=torch.float64)

@@ -13,9 +13,9 @@ from plasticine.registration.affine_levels import PlacedImage, homogeneous
 
 STARTS = ("header", "centre", "mass", "axes", "offsets")
 
-_TURNS = {2: 24, 3: 0}
-"""Rotations that go with each offset, by the number of axes: in 2D they cost little."""
-_STEPS = {2: 4, 3: 3}
+_TURNS = {2: (0.0, -15.0, 15.0, -30.0, 30.0), 3: (0.0,)}
+"""Degrees by which each offset is turned, too, by the number of axes: in 2D it costs little."""
+_STEPS = {2: 8, 3: 3}
 """Offsets in the length of the shorter image along an axis, by the number of axes."""
 
 
@@ -60,7 +60,7 @@ def offsets(moving: PlacedImage, fixed: PlacedImage) -> list[tuple[str, Tensor]]
     """Translations on a grid, for images of which one shows a part of the other.
 
     The grid reaches as far as half of the shorter image still overlaps along each axis. In 2D each
-    offset goes with rotations all around, too.
+    offset goes with small turns, too.
     """
     ndim = fixed.ndim
     lines = []
@@ -68,13 +68,21 @@ def offsets(moving: PlacedImage, fixed: PlacedImage) -> list[tuple[str, Tensor]]
         step = min(one, other) / _STEPS[ndim]
         steps = int((one + other - min(one, other)) / 2 / step)
         lines.append([step * number for number in range(-steps, steps + 1)])
-    turns = even_rotations(ndim, _TURNS[ndim])
+    turns = [_turn(degrees, ndim) for degrees in _TURNS[ndim]]
     found = []
     for offset in itertools.product(*lines):
         place = moving.centre + torch.tensor(offset, dtype=torch.float64)
-        for turn in turns or [torch.eye(ndim, dtype=torch.float64)]:
+        for turn in turns:
             found.append(("offsets", homogeneous(turn, place - turn @ fixed.centre)))
     return found
+
+
+def _turn(degrees: float, ndim: int) -> Tensor:
+    """A rotation in the plane of the first two axes, (d, d) float64."""
+    turn = torch.eye(ndim, dtype=torch.float64)
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    turn[:2, :2] = torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
+    return turn
 
 
 def _box(image: PlacedImage) -> list[float]:
@@ -90,13 +98,7 @@ def even_rotations(ndim: int, count: int) -> list[Tensor]:
     low-discrepancy sampling of SO(3)", CVPR 2022.
     """
     if ndim == 2:
-        angles = [2 * math.pi * number / count for number in range(count)]
-        return [
-            torch.tensor(
-                [[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]], dtype=torch.float64
-            )
-            for a in angles
-        ]
+        return [_turn(360 * number / count, ndim) for number in range(count)]
     found = []
     for number in range(count):
         s = number + 0.5

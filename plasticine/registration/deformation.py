@@ -141,3 +141,25 @@ def affine_displacement(affine: Tensor, size: torch.Size) -> Tensor:
         along = [-1 if axis == other else 1 for other in range(ndim)]
         out = out + linear[:, :, axis].reshape(-1, *shape[1:]) * line.view(along)
     return out
+
+
+def nearest_affine(displacement: Tensor) -> Tensor:
+    """The affine map A that is nearest to id + u: least mean |A p - p - u(p)|² over the grid.
+
+    Args:
+        displacement: (1, d, *spatial), u, voxels, every axis of 2 voxels at least.
+
+    Returns:
+        (d, d + 1) float64, from voxels to voxels.
+    """
+    u = displacement[0].detach().double()
+    ndim = len(u)
+    mean = u.flatten(1).mean(1)
+    linear = torch.eye(ndim, dtype=torch.float64, device=u.device)
+    centre = u.new_tensor([(n - 1) / 2 for n in u.shape[1:]])
+    # On a whole grid the coordinates about its centre are uncorrelated: each has its own slope.
+    for axis, size in enumerate(u.shape[1:]):
+        line = torch.arange(size, dtype=u.dtype, device=u.device) - centre[axis]
+        along = u.movedim(axis + 1, 1).flatten(2).mean(2) @ line
+        linear[:, axis] += along / line.square().sum()
+    return torch.cat([linear, (mean + centre - linear @ centre)[:, None]], 1)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from plasticine.nn.resampling import sample_affinely
+from plasticine.nn.validity import validity_mask
 from plasticine.ops.folding import Folding, folding
 from plasticine.ops.invert import invert
+from plasticine.ops.splat import splat
 from plasticine.ops.warp import warp
 from plasticine.registration.deformation import turned
 
@@ -27,11 +29,13 @@ class AffineDisplacement:
         affine: (N, d, d + 1), A, from voxels of the fixed image to voxels of the moving one, or
             None for the identity.
         moving_size: the spatial size of the moving image.
+        velocity: (N, d, *fixed spatial), voxels, of which u is the exponential, if it was found so.
     """
 
     displacement: Tensor
     affine: Tensor | None
     moving_size: Sequence[int]
+    velocity: Tensor | None = None
 
     def offset(self) -> Tensor:
         """w(p) = A(p + u(p)) - A p, (N, d, *fixed spatial), voxels of the moving image.
@@ -63,19 +67,40 @@ class AffineDisplacement:
             tolerance: of ``plasticine.invert``, voxels of the fixed image.
             iterations: likewise.
         """
-        # φ⁻¹(q) = v(A⁻¹ q) with v = (id + u)⁻¹ = id + w. In the form B(q + z(q)) with B = A⁻¹,
-        # z(q) = A_linear w(A⁻¹ q).
-        w = invert(self.displacement, tolerance=tolerance, iterations=iterations).displacement
-        size = tuple(self.displacement.shape[2:])
+        # φ⁻¹(q) = A⁻¹q + w(q), written as B(q + z(q)) with B = A⁻¹ and z = A_linear w.
+        u, size = self.displacement, tuple(self.displacement.shape[2:])
+        w = invert(u, tolerance=tolerance, iterations=iterations).displacement
+        if self.affine is not None or tuple(self.moving_size) != size:
+            affine = self.affine
+            if affine is None:
+                affine = torch.eye(w.shape[1], w.shape[1] + 1, dtype=w.dtype, device=w.device)[None]
+            back = inverted(affine)
+            w = _refined(sample_affinely(w, back, self.moving_size), u, back)
+        w = _balanced(w, self)
         if self.affine is None:
-            if tuple(self.moving_size) == size:
-                return replace(self, displacement=w)
-            still = torch.eye(w.shape[1], w.shape[1] + 1, dtype=w.dtype, device=w.device)[None]
-            return AffineDisplacement(sample_affinely(w, still, self.moving_size), None, size)
-        inverse = inverted(self.affine)
-        on_moving = sample_affinely(w, inverse, self.moving_size)
-        on_moving = _refined(on_moving, self.displacement, inverse)
-        return AffineDisplacement(turned(self.affine, on_moving), inverse, size)
+            return AffineDisplacement(w, None, size)
+        return AffineDisplacement(turned(self.affine, w), inverted(self.affine), size)
+
+
+def _balanced(w: Tensor, mapping: AffineDisplacement) -> Tensor:
+    """φ⁻¹ with what interpolation leaves shared out between φ∘φ⁻¹ and φ⁻¹∘φ.
+
+    Solved at the voxels of the moving image, φ∘φ⁻¹ is the identity there and φ⁻¹∘φ is not, between
+    them: by hundredths of a voxel, for φ⁻¹ is interpolated and bent. This lowers both squared,
+    |w - w₀|² + 2 |Ww + u|² with W the interpolation at φ, by a step of Jacobi's method. The 2 makes
+    both about as large.
+
+    Args:
+        w: (N, d, *moving spatial), w₀, voxels of the fixed image.
+        mapping: φ.
+    """
+    offset, affine = mapping.offset(), mapping.affine
+    valid = validity_mask(offset, affine, mapping.moving_size).to(w.dtype)
+    left = mapping.warp(w).add_(mapping.displacement).mul_(valid)
+    both = splat(
+        torch.cat([left, valid], 1), offset, affine=affine, size=tuple(mapping.moving_size)
+    )
+    return w - both[:, :-1] / (0.5 + both[:, -1:])
 
 
 def _refined(w: Tensor, u: Tensor, affine: Tensor) -> Tensor:

@@ -4,25 +4,43 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from plasticine.nn.points import move_points
 from plasticine.nn.validity import validity_mask
 from plasticine.ops.folding import Folding, folding
 from plasticine.ops.jacobian import jacobian_determinant
+from plasticine.registration.affine_levels import PlacedImage
 from plasticine.registration.affine_objective import METRICS
-from plasticine.registration.affine_registration import AffineMap, AffineRegistration
+from plasticine.registration.affine_registration import AffineMap, AffineRegistration, nearest_map
+from plasticine.registration.contrast import contrasts_differ
 from plasticine.registration.deformation import affine_displacement, turned
+from plasticine.registration.descent import Descent
 from plasticine.registration.displaced import AffineDisplacement
-from plasticine.registration.greedy import BUDGETS
-from plasticine.registration.similarity import Similarity
+from plasticine.registration.greedy import BUDGETS as GREEDY_BUDGETS
+from plasticine.registration.image_pair import check_pair
+from plasticine.registration.label_channels import with_labels
+from plasticine.registration.landmarks import Landmarks, check_landmarks, fitted, mapped
+from plasticine.registration.placement import affine_or_placed
+from plasticine.registration.similarity import Similarity, similarities_of
+from plasticine.registration.velocity import BUDGETS as VELOCITY_BUDGETS
 
 TRANSFORMS = ("rigid", "similarity", "affine", "deformable")
+#: The ways of the deformable stage, and their settings by how long they take.
+METHODS: Mapping[str, Mapping[str, Descent]] = {
+    "greedy": GREEDY_BUDGETS,
+    "velocity": VELOCITY_BUDGETS,
+}
 
-# How much of the progress is the affine stage's, in iterations of the deformable one.
-_AFFINE_PROGRESS = 20
+# How long the affine stage takes, in iterations of the deformable one on as many voxels, and how
+# many it sees at most.
+_AFFINE_ITERATIONS, _AFFINE_VOXELS = 35, 400_000
+# Standard deviation of what smooths the field, voxels, across contrasts: no metric sees there well
+# enough to be followed into every voxel.
+_SIGMA_ACROSS = 1.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +52,15 @@ class PairRegistration:
         mapping: φ from fixed voxels to moving voxels, in which the displacement is u alone.
         moving_affine: (d + 1, d + 1) float64, voxel index to millimetres.
         fixed_affine: likewise.
+        contrasts_differ: whether the images were found to show the same tissues in unlike
+            contrasts, and φ was smoothed more; None where the affine stage is all.
     """
 
     affine: AffineMap
     mapping: AffineDisplacement
     moving_affine: Tensor
     fixed_affine: Tensor
+    contrasts_differ: bool | None = None
 
     @functools.cached_property
     def inverse(self) -> AffineDisplacement:
@@ -82,6 +103,26 @@ class PairRegistration:
         mapping = self.mapping
         return validity_mask(mapping.offset(), mapping.affine, mapping.moving_size)
 
+    def landmark_errors(self, landmarks: Landmarks) -> dict[str, Tensor]:
+        """How far landmarks of the fixed image end from those of the moving one, millimetres.
+
+        Args:
+            landmarks: (1, K, d), millimetres; of the fixed image, within it.
+
+        Returns:
+            (K,) float64 each: "before", as the headers place them; after the "affine" map; "after"
+            all.
+        """
+        fixed, moving = landmarks.fixed.double().cpu(), landmarks.moving.double().cpu()
+        u = self.mapping.displacement.double().cpu()
+        voxels = move_points(mapped(torch.linalg.inv(self.fixed_affine), fixed), u)
+        places = {
+            "before": fixed,
+            "affine": mapped(self.affine.physical, fixed),
+            "after": mapped(self.affine.physical @ self.fixed_affine, voxels),
+        }
+        return {stage: (place - moving)[0].norm(dim=1) for stage, place in places.items()}
+
     def inverse_consistency(self) -> Tensor:
         """|φ⁻¹(φ(p)) - p|, (1, 1, *fixed spatial), fixed voxels; 0 outside ``valid``."""
         back = self.mapping.warp(self.inverse.displacement)
@@ -116,14 +157,21 @@ def register(
     fixed_affine: Tensor | None = None,
     *,
     transform: str = "deformable",
+    method: str = "greedy",
     budget: str = "default",
-    metric: str | None = None,
+    metric: str | Similarity | Sequence[Similarity] | None = None,
+    rotations: int = 0,
     moving_mask: Tensor | None = None,
     fixed_mask: Tensor | None = None,
+    moving_labels: Tensor | None = None,
+    fixed_labels: Tensor | None = None,
+    labels_weight: float = 1.0,
+    landmarks: Landmarks | None = None,
     initial: Tensor | None = None,
+    initial_displacement: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PairRegistration:
-    """Registers a moving image to a fixed one: affinely, then by greedy registration.
+    """Registers a moving image to a fixed one: affinely, then by a diffeomorphism.
 
     Nothing is drawn at random: the result is the same every time.
 
@@ -134,13 +182,31 @@ def register(
             it may be. None: voxels of 1 mm.
         fixed_affine: likewise.
         transform: "deformable", or "rigid", "similarity" or "affine": the first stage alone.
+        method: how the deformable stage goes: "greedy", `GreedyRegistration`, or "velocity",
+            `VelocityRegistration`: a stationary velocity, in both directions alike.
         budget: "fast", "default" or "best", of the deformable stage.
-        metric: "lncc", "mutual_information" or "mind", of both stages. None is mutual information
-            for the affine stage and lncc for the deformable one.
+        metric: "lncc", "mutual_information" or "mind", of both stages; or a `Similarity`, or
+            several, of the deformable one, the first of which is the affine stage's, too. None is
+            lncc. Whatever it is, the deformation is smoother where the images are found to have
+            unlike contrasts.
+        rotations: how many rotations the affine stage begins from besides its other starts, as
+            `AffineRegistration` takes them.
         moving_mask: (1, 1, *spatial of moving), bool or floating: voxels of more than 0 count.
         fixed_mask: likewise of fixed.
-        initial: (d + 1, d + 1), fixed to moving millimetres: where the affine stage begins.
-        progress: called as (done, all), in iterations of the deformable stage.
+        moving_labels: (1, 1, *spatial of moving), an integer dtype: with those of fixed they drive
+            the deformable stage, which brings each label onto its like.
+        fixed_labels: likewise of fixed.
+        labels_weight: how much they count beside all that the images are compared by together.
+        landmarks: (1, K, d), millimetres, those of the fixed image within it: the affine stage
+            begins at the map that suits them best, if they are d or more, and they pull the
+            deformable one.
+        initial: (d + 1, d + 1), fixed to moving millimetres: where the affine stage begins. Without
+            one, and without landmarks, the deformable stage begins from where the headers put the
+            images if a coarse deformation makes them more alike from there.
+        initial_displacement: (1, d, *fixed spatial), voxels of the fixed image: a whole φ - id, as
+            `PairRegistration.displacement` is one, from which the deformable stage begins. There is
+            no affine stage then: the affine map nearest to it is taken. For "greedy" alone.
+        progress: called as (hundredths done of the time that it is likely to take, 100).
 
     Returns:
         φ.
@@ -148,56 +214,147 @@ def register(
     Raises:
         TypeError: an argument is no tensor, or the images are not of one floating dtype.
         ValueError: a word is not known, shapes do not fit, an image or a matrix is not finite, a
-            matrix has no inverse, or a mask is empty.
+            matrix has no inverse, a mask is empty, labels come alone or share none.
         RuntimeError: the field became NaN or infinite.
     """
     for name, word, words in (
         ("transform", transform, TRANSFORMS),
-        ("budget", budget, tuple(BUDGETS)),
-        ("metric", metric, (None, *METRICS)),
+        ("method", method, tuple(METHODS)),
+        ("budget", budget, tuple(GREEDY_BUDGETS)),
+        ("metric", metric if isinstance(metric, str) else None, (None, *METRICS)),
     ):
         if word not in words:
             known = ", ".join(str(w) for w in words if w is not None)
             raise ValueError(f"{name} must be one of {known}; got {word!r}")
-    greedy = BUDGETS[budget]
+    check_pair(moving, fixed)
+    registration = METHODS[method][budget]
     if metric is not None:
-        greedy = dataclasses.replace(greedy, similarity=Similarity(metric))
+        similarity = Similarity(metric) if isinstance(metric, str) else similarities_of(metric)
+        registration = dataclasses.replace(registration, similarity=similarity)
+    for one in similarities_of(registration.similarity):
+        one.check(moving)
     deformable = transform == "deformable"
-    total = _AFFINE_PROGRESS + (greedy.iterations if deformable else 0)
+    images = moving, fixed
+    if moving_labels is not None or fixed_labels is not None:
+        if not deformable:
+            raise ValueError(f"labels drive the deformable stage; got transform {transform!r}")
+        labels = moving_labels, fixed_labels
+        similarity, images = with_labels(registration.similarity, images, labels, labels_weight)
+        registration = dataclasses.replace(registration, similarity=similarity)
+    if landmarks is not None:
+        to_mm = torch.eye(fixed.ndim - 1) if fixed_affine is None else fixed_affine.detach()
+        check_landmarks(landmarks, torch.linalg.inv_ex(to_mm.double()).inverse, fixed)
+        begun = initial is not None or initial_displacement is not None
+        if not begun and landmarks.fixed.shape[1] >= fixed.ndim - 2:
+            initial = fitted(landmarks, "affine" if deformable else transform)
+    _check_start(transform, method, rotations, initial, initial_displacement, fixed)
+    ndim = fixed.ndim - 2
+    of_affine = _AFFINE_ITERATIONS * min(1.0, _AFFINE_VOXELS / fixed.shape[2:].numel())
+    of_deformable = registration.work(registration.iterations, ndim) if deformable else 0.0
 
-    def advance(done: int) -> None:
+    def advance(done: float) -> None:
         if progress is not None:
-            progress(done, total)
+            progress(round(100 * done / (of_affine + of_deformable)), 100)
 
-    affine = AffineRegistration(
-        "affine" if deformable else transform, metric or "mutual_information"
-    )(
-        moving,
-        fixed,
-        moving_affine,
-        fixed_affine,
-        moving_mask=moving_mask,
-        fixed_mask=fixed_mask,
-        initial=initial,
-        progress=lambda done, levels: advance(_AFFINE_PROGRESS * done // levels),
-    )
-    voxels = affine.voxels[None].to(fixed)
-    ndim, moving_size = fixed.ndim - 2, tuple(moving.shape[2:])
-    moving_matrix, fixed_matrix = (
-        torch.eye(ndim + 1, dtype=torch.float64) if matrix is None else matrix.detach().double()
-        for matrix in (moving_affine, fixed_affine)
-    )
-    if deformable:
-        mapping = greedy(
+    if initial_displacement is None:
+        affine = AffineRegistration(
+            "affine" if deformable else transform,
+            _affine_metric(metric),
+            rotations=rotations,
+        )(
             moving,
             fixed,
+            moving_affine,
+            fixed_affine,
+            moving_mask=moving_mask,
+            fixed_mask=fixed_mask,
+            initial=initial,
+            progress=lambda done, levels: advance(of_affine * done / levels),
+        )
+    else:
+        affine = nearest_map(initial_displacement, moving_affine, fixed_affine)
+    moving_matrix, fixed_matrix = (
+        torch.eye(fixed.ndim - 1).double() if matrix is None else matrix.detach().double().cpu()
+        for matrix in (moving_affine, fixed_affine)
+    )
+    if deformable and initial is None and initial_displacement is None:
+        affine = affine_or_placed(
+            affine,
+            registration,
+            *images,
+            moving_matrix,
+            fixed_matrix,
+            moving_mask=moving_mask,
+            fixed_mask=fixed_mask,
+        )
+    start = None
+    if initial_displacement is not None:
+        # Less its affine part, which is applied after it.
+        back = torch.linalg.inv(affine.physical)
+        start = total_displacement(initial_displacement.to(fixed), back, fixed_matrix)
+    voxels = affine.voxels[None].to(fixed)
+    differ = None
+    if deformable:
+        # Of several images the first tells.
+        differ = contrasts_differ(
+            _placed(moving[:, :1], moving_mask, moving_matrix),
+            _placed(fixed[:, :1], fixed_mask, fixed_matrix),
+            affine.physical,
+        )
+        if differ:
+            registration = dataclasses.replace(registration, total_sigma=_SIGMA_ACROSS)
+        points = None
+        if landmarks is not None:
+            points = landmarks.mapped(*map(torch.linalg.inv, (moving_matrix, fixed_matrix)))
+        mapping = registration(
+            *images,
             affine=voxels,
+            initial=start,
             spacing=fixed_matrix[:-1, :-1].norm(dim=0).tolist(),
             moving_mask=moving_mask,
             fixed_mask=fixed_mask,
-            progress=lambda done, _: advance(_AFFINE_PROGRESS + done),
+            landmarks=points,
+            progress=lambda done, _: advance(of_affine + registration.work(done, ndim)),
         )
     else:
         still = fixed.new_zeros(1, ndim, *fixed.shape[2:])
-        mapping = AffineDisplacement(still, voxels, moving_size)
-    return PairRegistration(affine, mapping, moving_matrix.cpu(), fixed_matrix.cpu())
+        mapping = AffineDisplacement(still, voxels, tuple(moving.shape[2:]))
+    return PairRegistration(affine, mapping, moving_matrix, fixed_matrix, differ)
+
+
+def _placed(image: Tensor, mask: Tensor | None, affine: Tensor) -> PlacedImage:
+    return PlacedImage(image, None if mask is None else (mask > 0).to(image), affine)
+
+
+def _affine_metric(metric: str | Similarity | Sequence[Similarity] | None) -> str:
+    """What the affine stage compares images by: the first of what the deformable one does."""
+    if metric is None or isinstance(metric, str):
+        return metric or "lncc"
+    first = similarities_of(metric)[0].metric
+    return first if first in METRICS else "mutual_information"
+
+
+def _check_start(
+    transform: str,
+    method: str,
+    rotations: int,
+    initial: Tensor | None,
+    displacement: Tensor | None,
+    fixed: Tensor,
+) -> None:
+    if rotations and not (initial is None and displacement is None):
+        raise ValueError("there are no rotations to begin from where it is said where to begin")
+    if displacement is None:
+        return
+    if initial is not None or transform != "deformable":
+        raise ValueError(
+            "an initial displacement is where the deformable stage begins, without an initial "
+            f"matrix; got transform {transform!r}"
+        )
+    if method == "velocity":
+        raise ValueError("a velocity cannot begin from a displacement; take the greedy method")
+    shape = (1, fixed.ndim - 2, *fixed.shape[2:])
+    if displacement.shape != shape or not displacement.isfinite().all():
+        raise ValueError(
+            f"initial_displacement must be {shape} and finite; got {tuple(displacement.shape)}"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,28 +23,33 @@ def folds(displacement: Tensor) -> bool:
     return bool((found.folds > 0).any() or (found.non_diffeomorphic_volume > 0).any())
 
 
-def unfolded(displacement: Tensor) -> Tensor:
+def unfolded(
+    field: Tensor, displacements: Callable[[Tensor], Sequence[Tensor]] = lambda field: (field,)
+) -> Tensor:
     """The field, smoothed where it folds and around there until it does so no more.
 
     Args:
-        displacement: (N, d, *spatial), voxels, finite.
+        field: (N, d, *spatial), voxels, finite.
+        displacements: what must not fold of a field: of a displacement it is that itself.
 
     Returns:
-        The displacement itself where nothing folds, which costs one pass over it.
+        The field itself where nothing folds, which costs one pass over each displacement.
     """
-    ndim = displacement.shape[1]
+    ndim = field.shape[1]
     margin = 0.01
     for attempt in range(_ATTEMPTS):
-        if not folds(displacement):
+        found = displacements(field)
+        if not any(map(folds, found)):
             break
-        near = (smallest_jacobian(displacement) <= margin).to(displacement.dtype)
+        least = torch.stack([smallest_jacobian(u) for u in found]).amin(0)
+        near = (least <= margin).to(field.dtype)
         near = _POOL[ndim](near, 5, stride=1, padding=2)
         weight = gaussian_smooth(near, 1.0)
         # Wider and wider, should it take many attempts.
-        smooth = gaussian_smooth(displacement, 1.0 + 0.25 * attempt)
-        displacement = torch.lerp(displacement, smooth, weight)
+        smooth = gaussian_smooth(field, 1.0 + 0.25 * attempt)
+        field = torch.lerp(field, smooth, weight)
         margin = min(1.25 * margin, 0.2)
-    return displacement
+    return field
 
 
 def smallest_jacobian(displacement: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from plasticine.report.page import draw_page
 from plasticine.report.record import describe
 from plasticine.report.registration_page import draw_registration
 from plasticine.report.registration_results import (
-    LABELS_FILE,
     describe_registration,
+    optional_files,
     print_registration,
     registration_files,
     write_registration,
@@ -23,7 +23,6 @@ from plasticine.report.terminal import print_results
 
 __all__ = [
     "EVALUATION_FILES",
-    "LABELS_FILE",
     "RESULT_FILES",
     "ResultFolder",
     "describe",
@@ -32,6 +31,7 @@ __all__ = [
     "draw_registration",
     "evaluate",
     "figures",
+    "optional_files",
     "print_registration",
     "print_results",
     "read_results",

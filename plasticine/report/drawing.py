@@ -35,7 +35,8 @@ def colour_bar(
     figure: Figure, axis: Any, norm: Normalize, colours: str, label: str, bottom: float
 ) -> None:
     """A scale below an axis, in a margin that is ``bottom`` of the figure's height."""
-    box = axis.get_position()
+    # Where it was put: a narrow picture leaves less of it.
+    box = axis.get_position(original=True)
     place = figure.add_axes(
         (box.x0 + 0.05 * box.width, 0.68 * bottom, 0.9 * box.width, 0.1 * bottom)
     )

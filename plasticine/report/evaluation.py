@@ -23,7 +23,7 @@ from plasticine.io import (
     read_volume,
 )
 from plasticine.metrics.images import SSIM_WINDOW
-from plasticine.nn.labels import move_labels
+from plasticine.nn.labels import warp_labels
 from plasticine.ops.invert import invert
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.warp import warp
@@ -234,8 +234,7 @@ def _labels(
 ) -> dict[str, Any]:
     """By label: volumes before and after φ and, with labels of ŷ, overlap and distances."""
     labels = _read_labels(results, path, notes)
-    displacement = results.displacement.double()
-    carried = move_labels(labels, lambda ranks: warp(ranks, displacement, mode="nearest"))
+    carried = warp_labels(labels, results.displacement)
     target = None if target_path is None else _read_labels(results, target_path, notes)
     millilitres = math.prod(results.spacing) / 1000
     dice = {} if target is None else metrics.dice(carried, target)

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from plasticine.io.orientation import axes_towards
-from plasticine.io.register import VolumeRegistration
 from plasticine.io.volume import KINDS_WITHOUT_SPACING
+from plasticine.io.volume_registration import VolumeRegistration
 from plasticine.report.drawing import (
     BACKGROUND,
     GRID,
@@ -37,6 +37,8 @@ _PLANES = (("sagittal", 2, "AP"), ("coronal", 1, "LR"), ("axial", 0, "LR"))
 _TINT = np.array([1.0, 0.83, 0.58])
 _SQUARES = 8
 _LINES = 22
+# Inches, of a picture with the names of its ends.
+_ROOM_FOR_LETTERS = 0.4
 _COLUMNS = {
     "fixed": ("fixed", ""),
     "before": ("moving before", "where the headers put it"),
@@ -70,10 +72,11 @@ class _View:
 def draw_registration(result: VolumeRegistration, path: Path) -> None:
     """Draws ``registration.png``: three planes of a volume, the one of a slice.
 
-    Each plane goes through the middle of what is bright in the fixed image. Before and after
-    share one scale of differences. The grid is that of the moving image's millimetres, drawn where
-    it lands in the fixed image: each line is cut out of a surface that φ has brought there. Folds
-    (J <= 0 or NaN) are marked. Matplotlib's own settings do not change the page.
+    Each plane goes through the middle of what is bright in the fixed image and seen in the moving
+    one. Before and after share one scale of differences, which are of where both are seen. The grid
+    is that of the moving image's millimetres, drawn where it lands in the fixed image: each line is
+    cut out of a surface that φ has brought there. Folds (J <= 0 or NaN) are marked. Matplotlib's
+    own settings do not change the page.
 
     Args:
         result: The registration.
@@ -113,7 +116,8 @@ def _draw(result: VolumeRegistration, path: Path) -> None:
             _write_columns(axes, _line_in_words(line, named=named))
         if named:
             axes["fixed"].set_ylabel(view.name, color=MUTED, fontsize=8)
-            for place, letter in zip((0.03, 0.97), view.ends, strict=True):
+            wide = view.extent[1] * scale > _ROOM_FOR_LETTERS
+            for place, letter in zip((0.03, 0.97), view.ends if wide else "", strict=False):
                 axes["fixed"].text(
                     *(place, 0.95, letter),
                     color=TEXT,
@@ -155,12 +159,14 @@ def _views(result: VolumeRegistration) -> list[_View]:
         "before": turned(moved(result.before)),
         "after": turned(moved(result.warped)),
         "jacobian": turned(result.jacobian),
+        "seen before": turned(_seen_before(result)),
+        "seen after": turned(result.valid),
     }
     voxels = np.indices(result.warped.shape, dtype=np.float64) + result.displacement
     places = np.einsum("ij,jxyz->ixyz", affine[:3, :3], voxels) + affine[:3, 3, None, None, None]
     coordinates = [turned(place) for place in places]
     sizes = np.linalg.norm(affine[:3, :3], axis=0)[list(axes)]
-    bright = np.argwhere(volumes["fixed"] > 0.1)
+    bright = np.argwhere((volumes["fixed"] > 0.1) & volumes["seen after"])
     middle = np.median(bright, axis=0).astype(int) if len(bright) else np.zeros(3, int)
     shape = volumes["fixed"].shape
     views = []
@@ -198,10 +204,25 @@ def _compared(
     found = {}
     for when in ("before", "after"):
         board = np.repeat(fixed[..., None], 3, axis=2)
-        board[odd] = images[when][odd][:, None] * _TINT
+        seen = images[f"seen {when}"]
+        board[odd & seen] = images[when][odd & seen][:, None] * _TINT
         found[f"board {when}"] = board
-        found[f"difference {when}"] = images[when] - fixed
+        # Where there is no moving image there is nothing to compare.
+        found[f"difference {when}"] = np.where(seen, images[when] - fixed, np.nan)
     return found
+
+
+def _seen_before(result: VolumeRegistration) -> NDArray[np.bool_]:
+    """Where the headers put the moving image; slices are looked at within their planes."""
+    assert result.moving.affine is not None
+    assert result.fixed.affine is not None
+    voxels = np.linalg.inv(result.moving.affine) @ result.fixed.affine
+    places = np.indices(result.fixed.data.shape, dtype=np.float64)
+    seen = np.ones(result.fixed.data.shape, bool)
+    for row, size in zip(voxels[:3], result.moving.data.shape, strict=True):
+        place = np.einsum("j,jxyz->xyz", row[:3], places) + row[3]
+        seen &= (size == 1) | ((place >= -0.5) & (place <= size - 0.5))
+    return seen
 
 
 def _scaler(image: NDArray[Any]) -> Any:
@@ -215,9 +236,11 @@ def _scaler(image: NDArray[Any]) -> Any:
 def _norms(views: list[_View]) -> dict[str, Normalize]:
     """One scale for all planes, and for before and after."""
     jacobian = np.concatenate([view.images["jacobian"].ravel() for view in views])
-    difference = np.concatenate([view.images["difference before"].ravel() for view in views])
+    stages = ("difference before", "difference after")
+    difference = np.concatenate([view.images[key].ravel() for view in views for key in stages])
     growth = float(np.clip(np.percentile(np.abs(np.nan_to_num(jacobian, nan=1) - 1), 99), 0.1, 1))
-    change = max(float(np.percentile(np.abs(difference), 99)), 0.1)
+    difference = difference[~np.isnan(difference)]
+    change = max(float(np.percentile(np.abs(difference), 99)) if difference.size else 0.0, 0.1)
     return {
         "jacobian": Normalize(1 - growth, 1 + growth),
         "difference": Normalize(-change, change),

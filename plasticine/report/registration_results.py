@@ -7,14 +7,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor
 
 from plasticine.io.displacement import write_displacement
+from plasticine.io.itk_transform import write_itk_affine
 from plasticine.io.nifti import write_image, write_labels
-from plasticine.io.register import VolumeRegistration
+from plasticine.io.points import POINT_SUFFIXES, CarriedPoints
+from plasticine.io.volume_registration import VolumeRegistration
 from plasticine.metrics import dice
 from plasticine.nn.finite import check_finite
 from plasticine.report.record import (
@@ -24,6 +25,7 @@ from plasticine.report.record import (
     printable,
     versions,
 )
+from plasticine.report.registration_document import write_registration_document
 from plasticine.report.registration_page import draw_registration
 from plasticine.report.results import as_text
 from plasticine.report.terminal import show
@@ -36,25 +38,44 @@ _FILES = {
     "displacement.nii.gz": "φ - id, affine included, as ITK reads it: fixed voxels, mm, LPS+",
     "inverse_displacement.nii.gz": "φ⁻¹ - id likewise, on the moving image's voxels",
     "jacobian.nii.gz": "Jacobian determinant of φ, central differences; 0 and below is a fold",
-    "affine.txt": "the affine stage alone: 4 x 4, fixed mm to moving mm, RAS+",
-    LABELS_FILE: "the moving image's labels on the fixed one's voxels, nearest",
+    "affine.tfm": "the affine stage alone, as ITK reads it: fixed to moving points, mm, LPS+",
+    LABELS_FILE: "the moving image's labels on the fixed one's voxels",
     "registration.json": "versions, arguments, seconds, folds, similarity, Dice",
     "registration.png": "before and after: checkerboard, difference, grid, Jacobian",
+    "registration.html": "the pictures and the record, to read",
 }
-_AFFINE_HEADING = (
-    "The affine stage of a registration: 4 x 4, homogeneous, row by row.\n"
-    "A point of the fixed image, in millimetres along RAS+ axes, to one of the moving image.\n"
+_AFFINE_COMMENT = (
+    "The affine stage of a registration: fixed to moving points.\n"
     "displacement.nii.gz has it in it: apply one or the other."
 )
+_POINTS = {
+    "moving_points": ("moving_points_in_fixed", "the moving image's points, in the fixed one"),
+    "fixed_points": ("fixed_points_in_moving", "the fixed image's points, in the moving one"),
+}
 
 
-def registration_files(*, labels: bool) -> dict[str, str]:
+def registration_files(
+    *, labels: bool, moving_points: Path | None = None, fixed_points: Path | None = None
+) -> dict[str, str]:
     """Every file of the folder, and what it holds.
 
     Args:
         labels: Whether there are labels to be carried.
+        moving_points: The file of the moving image's points, if there is one.
+        fixed_points: Likewise of the fixed image.
     """
-    return {name: what for name, what in _FILES.items() if labels or name != LABELS_FILE}
+    files = {name: what for name, what in _FILES.items() if labels or name != LABELS_FILE}
+    for name, path in (("moving_points", moving_points), ("fixed_points", fixed_points)):
+        if path is not None:
+            stem, what = _POINTS[name]
+            files[stem + path.suffix.lower()] = what
+    return files
+
+
+def optional_files() -> set[str]:
+    """Those files of the folder that some registrations leave, and others do not."""
+    points = {stem + suffix for stem, _ in _POINTS.values() for suffix in POINT_SUFFIXES}
+    return {LABELS_FILE, *points}
 
 
 def write_registration(result: VolumeRegistration, folder: Path) -> dict[str, Any]:
@@ -85,12 +106,17 @@ def write_registration(result: VolumeRegistration, folder: Path) -> dict[str, An
     ):
         what = f"Plasticine {name.replace('_', ' ')}"
         write_displacement(folder / f"{name}.nii.gz", field, own, description=what)
-    np.savetxt(folder / "affine.txt", result.affine, fmt="%.12g", header=_AFFINE_HEADING)
+    write_itk_affine(folder / "affine.tfm", result.itk_affine, comment=_AFFINE_COMMENT)
     if result.labels is not None:
         write_labels(folder / LABELS_FILE, result.labels, affine, description="Plasticine labels")
+    for carried in (result.moving_points, result.fixed_points):
+        if carried is not None:
+            name = "moving_points" if carried is result.moving_points else "fixed_points"
+            carried.write(folder / (_POINTS[name][0] + carried.points.path.suffix.lower()))
     record = describe_registration(result)
     (folder / "registration.json").write_text(as_text(record), encoding="utf-8")
     draw_registration(result, folder / "registration.png")
+    write_registration_document(record, folder / "registration.png", folder / "registration.html")
     return record
 
 
@@ -118,6 +144,7 @@ def describe_registration(result: VolumeRegistration) -> dict[str, Any]:
             "start": pair.affine.start,
             "value": pair.affine.value,
         },
+        "contrasts_differ": pair.contrasts_differ,
         "folding": describe_folding(pair.folding, pair.jacobian),
         "displacement_beyond_affine": {
             "mean_mm": float(lengths.mean()),
@@ -130,9 +157,27 @@ def describe_registration(result: VolumeRegistration) -> dict[str, Any]:
         },
         "similarity": result.similarity,
         "dice": _overlap(result),
+        "points": {
+            name: {"count": len(carried.places), "outside": int(carried.outside.sum())}
+            for name, carried in (
+                ("moving", result.moving_points),
+                ("fixed", result.fixed_points),
+            )
+            if carried is not None
+        },
+        "landmarks_mm": None
+        if result.landmark_errors is None
+        else {
+            stage: {"mean": errors.mean(), "max": errors.max(), "each": errors}
+            for stage, errors in result.landmark_errors.items()
+        },
         "notes": result.notes,
         "seconds": result.seconds,
-        "files": registration_files(labels=result.labels is not None),
+        "files": registration_files(
+            labels=result.labels is not None,
+            moving_points=_path(result.moving_points),
+            fixed_points=_path(result.fixed_points),
+        ),
     }
     plain = as_plain(record)
     assert isinstance(plain, dict)
@@ -158,8 +203,12 @@ def print_registration(
         shape = " x ".join(str(n) for n in volume.data.shape)
         table.add_row(name, f"{printable(volume.path)}: {shape} voxels")
     arguments = record["arguments"]
-    budget = f", {arguments['budget']} budget" if arguments["transform"] == "deformable" else ""
-    table.add_row("transform", f"{arguments['transform']}{budget}")
+    how = ""
+    if arguments["transform"] == "deformable":
+        how = f", {arguments['method']}, {arguments['budget']} budget"
+    table.add_row("transform", f"{arguments['transform']}{how}")
+    if record["contrasts_differ"]:
+        table.add_row("contrasts", "unlike: the deformation was kept smoother")
     table.add_row("time", f"{seconds:.1f} s, of which {result.seconds:.1f} s registering")
     for measure, name in (("lncc", "LNCC"), ("mutual_information", "mutual information")):
         stages = [result.similarity[stage][measure] for stage in ("before", "affine", "after")]
@@ -175,6 +224,16 @@ def print_registration(
     )
     table.add_row("Jacobian", f"{folding['minimum']:.3f} to {folding['maximum']:.3f}")
     table.add_row("beyond affine", f"mean {moved['mean_mm']:.2f} mm, max {moved['max_mm']:.2f} mm")
+    for name, points in record["points"].items():
+        outside = f", {points['outside']} outside of the image" if points["outside"] else ""
+        table.add_row(f"{name} points", f"{points['count']} carried{outside}")
+    if record["landmarks_mm"] is not None:
+        found = {stage: f"{error['mean']:.2f}" for stage, error in record["landmarks_mm"].items()}
+        table.add_row(
+            "landmarks",
+            f"{len(record['landmarks_mm']['after']['each'])}, apart by {found['before']} mm on "
+            f"average by the headers, {found['affine']} affine, {found['after']} in the end",
+        )
     if record["valid_fraction"] < 1:
         table.add_row(
             "outside",
@@ -186,7 +245,7 @@ def print_registration(
     table.add_section()
     for name, meaning in record["files"].items():
         table.add_row(name, meaning)
-    show(table, folder / "registration.png")
+    show(table, folder / "registration.html")
 
 
 def _overlap(result: VolumeRegistration) -> dict[str, Any] | None:
@@ -201,6 +260,10 @@ def _overlap(result: VolumeRegistration) -> dict[str, Any] | None:
         "over": "labels that occur in either map, without 0",
         "per_label": {str(label): score for label, score in scores.items()},
     }
+
+
+def _path(carried: CarriedPoints | None) -> Path | None:
+    return None if carried is None else carried.points.path
 
 
 def _or_nan(values: Tensor, measure: Any) -> float:

@@ -63,9 +63,9 @@ def print_results(result: VolumeTrace, folder: Path, seconds: float, files: dict
     show(table, folder / "trace.png")
 
 
-def show(table: Table, pictures: Path) -> None:
+def show(table: Table, page: Path) -> None:
     """Prints a table of results, and where their page of pictures is."""
     # Names of files are shown as they are, be there brackets or colons in them.
     console = Console(highlight=False, markup=False, emoji=False)
     console.print(table)
-    console.print(f"Pictures: {printable(pictures)}", soft_wrap=True)
+    console.print(f"Pictures: {printable(page)}", soft_wrap=True)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from plasticine.diffusion.sampler import shared_noise
 from plasticine.registration.deformation import Deformation
-from plasticine.registration.instance import InstanceOptimisation
 from plasticine.registration.stack import stack_deformation, stack_part
+from plasticine.registration.velocity import VelocityRegistration
 from plasticine.translation.model import TranslationModel
 from plasticine.translation.sampling import Sampling
 
@@ -60,7 +60,7 @@ class Registration:
     """
 
     deform: bool
-    optimise: InstanceOptimisation | None
+    optimise: VelocityRegistration | None
     slice_smoothing: float | None
 
     def check(self, model: TranslationModel, images: Batch, sampling: Sampling) -> None:
@@ -155,7 +155,17 @@ def find_displacements(
             return initial
         y = batch.y
         assert y is not None
-        return optimise(batch.x, y, initial, progress=lambda *_: advance())
+        found = optimise(
+            batch.x,
+            y,
+            affine=initial.affine,
+            initial=initial.velocity,
+            progress=lambda *_: advance(),
+        ).velocity
+        assert found is not None
+        return dataclasses.replace(
+            initial, velocity=found, inverse_velocity=None, inverse_from="negation"
+        )
 
     if slice_smoothing is None:
         pairs = zip(batches, predicted, strict=True)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from plasticine.nn.finite import check_finite
-from plasticine.nn.labels import move_labels
+from plasticine.nn.labels import warp_labels
 from plasticine.nn.modes import plain_modes
+from plasticine.nn.points import move_points
 from plasticine.nn.validity import validity_mask
 from plasticine.ops.folding import Folding
 from plasticine.ops.jacobian import jacobian_determinant
@@ -119,35 +119,8 @@ class Trace:
                 f"labels must have the source's shape {tuple(self.source.shape)}; "
                 f"got {tuple(labels.shape)}"
             )
-        displacement = self.displacement.double()
-        return move_labels(labels, lambda ranks: warp(ranks, displacement, mode="nearest"))
+        return warp_labels(labels, self.displacement)
 
     def translated_in_source(self) -> Tensor:
         """ŷ pulled back by φ⁻¹ onto the source's anatomy, to be compared with its true pair."""
         return warp(self.translated, self.inverse_displacement)
-
-
-def move_points(points: Tensor, displacement: Tensor) -> Tensor:
-    """points + displacement(points), the displacement interpolated, its edge repeated.
-
-    Args:
-        points: (N, M, d) voxel coordinates, floating point.
-        displacement: (N, d, *spatial) voxels.
-
-    Raises:
-        ValueError: the shapes do not fit.
-        TypeError: the points are not floating point.
-    """
-    count, ndim = displacement.shape[:2]
-    if points.ndim != 3 or points.shape[0] != count or points.shape[2] != ndim:
-        raise ValueError(
-            f"points must be (N, M, d) = ({count}, M, {ndim}); got {tuple(points.shape)}"
-        )
-    if not points.is_floating_point():
-        raise TypeError(f"points must be floating point; got {points.dtype}")
-    # The points are the sample locations of a warp onto a grid of M voxels in a row: an
-    # affine map that sends the whole grid to the origin, and the points as displacement.
-    row = points.mT.reshape(count, ndim, points.shape[1], *([1] * (ndim - 1)))
-    origin = torch.zeros(count, ndim, ndim + 1, dtype=points.dtype, device=points.device)
-    moved = warp(displacement.to(points.dtype), row, affine=origin)
-    return points + moved.reshape(count, ndim, -1).mT

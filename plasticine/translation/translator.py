@@ -18,7 +18,7 @@ from plasticine.nn.losses import soft_dice
 from plasticine.nn.modes import plain_modes
 from plasticine.ops._checks import is_tensor
 from plasticine.ops.compose import compose
-from plasticine.registration.instance import InstanceOptimisation
+from plasticine.registration.velocity import VelocityRegistration
 from plasticine.translation.model import (
     ModelError,
     TranslationModel,
@@ -94,7 +94,7 @@ class Translator:
         reference: Tensor | None = None,
         labels: Tensor | None = None,
         reference_labels: Tensor | None = None,
-        optimise: InstanceOptimisation | None = None,
+        optimise: VelocityRegistration | None = None,
         deform: bool = True,
         slice_smoothing: float | None = None,
         sampling: Sampling | None = None,
@@ -158,6 +158,39 @@ class Translator:
         sampling.check(self.model)
         with plain_modes(), torch.no_grad():
             return self._translate(whole, registration, sampling, batch, progress)
+
+    def displacement(
+        self,
+        image: Tensor,
+        reference: Tensor,
+        *,
+        slice_smoothing: float | None = None,
+        batch: int = 8,
+    ) -> Tensor:
+        """φ - id of images to references, as the registration network's pair stem sees it.
+
+        Args:
+            image: as ``translate`` takes it.
+            reference: likewise.
+            slice_smoothing: likewise.
+            batch: likewise.
+
+        Returns:
+            (N, d, *spatial), voxels, on the CPU.
+
+        Raises:
+            TypeError: as ``translate``.
+            ValueError: likewise.
+        """
+        whole = Batch(image, reference=reference)
+        self._check_images(whole)
+        sampling = Sampling.of(self.model)
+        registration = Registration(True, None, slice_smoothing)
+        registration.check(self.model, whole, sampling)
+        with plain_modes(), torch.no_grad():
+            batches = cut_batches(whole, batch, self.device)
+            found = find_displacements(self.model, batches, registration, sampling, lambda: None)
+            return torch.cat([displacement.cpu() for displacement, _ in found])
 
     def _translate(
         self,
