@@ -228,6 +228,7 @@ if [[ $dry_run -eq 1 ]]; then
       -k "not (compiled or monai or voxelmorph or deepali or interpol)"
   done
   absent translation "$([[ -d $data ]] && echo "this is a dry run" || echo "no data at $data")"
+  absent registration "$([[ -d $data ]] && echo "this is a dry run" || echo "no data at $data")"
   absent ncu "this is a dry run"
   step report report
 else
@@ -270,8 +271,13 @@ else
     step translation env PYTHONSAFEPATH=1 PYTHONPATH="$PYTHONPATH:$root" \
       "$python" -m benchmarks.translation.timing --device cuda --compile --data "$data" \
       --output "$output/translation_timing.json"
+    # A pair at 1 mm, by every budget; and FireANTs' script, where its wheel is among those given.
+    step registration env PYTHONSAFEPATH=1 PYTHONPATH="$PYTHONPATH:$root" \
+      "$python" -m benchmarks.registration.one_millimetre --device cuda \
+      --output "$output/one_millimetre.json"
   else
     absent translation "no data at $data"
+    absent registration "no data at $data"
   fi
   if command -v ncu >/dev/null; then
     # Of each operator one size; the range is around the call that would be timed.

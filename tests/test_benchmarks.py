@@ -365,7 +365,13 @@ def test_gpu_round_dry_run(tmp_path, without_extras):
     assert (tmp_path / "site" / "packages" / "a_peer.py").is_file()
     assert "share 2 of 2" in (output / "tests-operators.log").read_text()
     assert status["benchmark-jacobian"] == "not asked for"
-    for name in ("sanitizer-memcheck-cuda", "sanitizer-racecheck-triton", "translation", "ncu"):
+    for name in (
+        "sanitizer-memcheck-cuda",
+        "sanitizer-racecheck-triton",
+        "translation",
+        "registration",
+        "ncu",
+    ):
         assert status[name] == "this is a dry run"
     assert "| warp |" in (output / "report.md").read_text()
     device = json.loads((output / "device.json").read_text())

@@ -1,7 +1,6 @@
-"""The deformable stages on pairs of heads, from the affine start that a peer found.
+"""The deformable stages on pairs of heads, from our affine registration.
 
-    python -m benchmarks.registration.peer FOLDER
-    OMP_NUM_THREADS=1 python -m benchmarks.registration.deformable FOLDER [SETTINGS ...]
+    OMP_NUM_THREADS=1 python -m benchmarks.registration.deformable [SETTINGS ...]
 
 With ``--velocity`` it is ``VelocityRegistration``, else ``GreedyRegistration``. SETTINGS are
 changes of it, such as ``"levels=((4, 50, 1.4), (1, 9, 0.7)), step=0.5"``, or the name of a budget;
@@ -16,7 +15,6 @@ import argparse
 import resource
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +40,6 @@ def settings_of(text: str, *, velocity: bool = False) -> GreedyRegistration | Ve
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path)
     parser.add_argument("settings", nargs="*", default=list(BUDGETS))
     parser.add_argument("--velocity", action="store_true", help="in both directions")
     parser.add_argument("--judge", action="store_true", help="the pairs that nothing is chosen by")
@@ -57,8 +54,7 @@ def main() -> None:
         dice, seconds, folding, consistency, faults = [], [], [], [], 0
         for pair in heads.JUDGING if arguments.judge else heads.CHOOSING:
             moving, fixed = map(heads.head, pair)
-            with np.load(arguments.folder / f"{'-'.join(pair)}.npz") as kept:
-                affine = torch.from_numpy(kept["affine"])
+            affine = heads.affine_start(moving, fixed)
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             start = time.process_time()
             found = registration(moving.image, fixed.image, affine=affine)

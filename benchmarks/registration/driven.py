@@ -1,7 +1,6 @@
 """What labels, landmarks and several losses do to the greedy stage, on pairs of heads.
 
-    python -m benchmarks.registration.peer FOLDER
-    OMP_NUM_THREADS=1 python -m benchmarks.registration.driven FOLDER [--judge]
+    OMP_NUM_THREADS=1 python -m benchmarks.registration.driven [--judge]
 
 Half of the labels, every other one of their numbers, drive the registration, or the first eight;
 the other half says what that does to labels that it has not seen. Landmarks are the centres of
@@ -14,7 +13,6 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -102,14 +100,13 @@ def carried(moving: heads.Head, found: AffineDisplacement, affine: Tensor) -> Te
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path)
     parser.add_argument("--judge", action="store_true", help="the pairs that nothing is chosen by")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cases = []
     for pair in heads.JUDGING if arguments.judge else heads.CHOOSING:
-        with np.load(arguments.folder / f"{'-'.join(pair)}.npz") as kept:
-            cases.append((*map(heads.head, pair), torch.from_numpy(kept["affine"])))
+        moving, fixed = map(heads.head, pair)
+        cases.append((moving, fixed, heads.affine_start(moving, fixed)))
 
     def row(name: str, measure: Callable[[Case], list[float]]) -> None:
         found = np.mean([measure(case) for case in cases], 0)

@@ -15,7 +15,7 @@ from torch import Tensor
 import plasticine
 from plasticine import metrics
 from plasticine.nn.validity import validity_mask
-from plasticine.registration import AffineDisplacement
+from plasticine.registration import AffineDisplacement, AffineRegistration
 from plasticine.registration.deformation import turned
 
 FOLDER = Path(os.environ.get("PLASTICINE_DATA", "../shared/data")) / "brain_t1_labels"
@@ -48,6 +48,13 @@ def head(name: str) -> Head:
     labels = nibabel.load(FOLDER / f"IXI{name}_labels.nii.gz")
     arrays = [np.array(v.dataobj, np.float32, order="C")[None, None] for v in (image, labels)]
     return Head(*map(torch.from_numpy, arrays), image.affine, path)
+
+
+def affine_start(moving: Head, fixed: Head) -> Tensor:
+    """Our affine registration of two heads, (1, 3, 4), fixed voxels to moving ones."""
+    matrices = torch.from_numpy(moving.affine), torch.from_numpy(fixed.affine)
+    found = AffineRegistration()(moving.image, fixed.image, *matrices)
+    return found.voxels[None].float()
 
 
 def mean_dice(moving: Head, fixed: Head, displacement: Tensor, affine: Tensor) -> float:

@@ -227,12 +227,7 @@ def register(
             known = ", ".join(str(w) for w in words if w is not None)
             raise ValueError(f"{name} must be one of {known}; got {word!r}")
     check_pair(moving, fixed)
-    registration = METHODS[method][budget]
-    if metric is not None:
-        similarity = Similarity(metric) if isinstance(metric, str) else similarities_of(metric)
-        registration = dataclasses.replace(registration, similarity=similarity)
-    for one in similarities_of(registration.similarity):
-        one.check(moving)
+    registration = _settings(method, budget, metric, moving)
     deformable = transform == "deformable"
     images = moving, fixed
     if moving_labels is not None or fixed_labels is not None:
@@ -241,12 +236,11 @@ def register(
         labels = moving_labels, fixed_labels
         similarity, images = with_labels(registration.similarity, images, labels, labels_weight)
         registration = dataclasses.replace(registration, similarity=similarity)
+    of_affine_stage = "affine" if deformable else transform
     if landmarks is not None:
-        to_mm = torch.eye(fixed.ndim - 1) if fixed_affine is None else fixed_affine.detach()
-        check_landmarks(landmarks, torch.linalg.inv_ex(to_mm.double()).inverse, fixed)
-        begun = initial is not None or initial_displacement is not None
-        if not begun and landmarks.fixed.shape[1] >= fixed.ndim - 2:
-            initial = fitted(landmarks, "affine" if deformable else transform)
+        found = _fitted(landmarks, fixed, fixed_affine, of_affine_stage)
+        if initial is None and initial_displacement is None:
+            initial = found
     _check_start(transform, method, rotations, initial, initial_displacement, fixed)
     ndim = fixed.ndim - 2
     of_affine = _AFFINE_ITERATIONS * min(1.0, _AFFINE_VOXELS / fixed.shape[2:].numel())
@@ -257,11 +251,7 @@ def register(
             progress(round(100 * done / (of_affine + of_deformable)), 100)
 
     if initial_displacement is None:
-        affine = AffineRegistration(
-            "affine" if deformable else transform,
-            _affine_metric(metric),
-            rotations=rotations,
-        )(
+        affine = AffineRegistration(of_affine_stage, _affine_metric(metric), rotations=rotations)(
             moving,
             fixed,
             moving_affine,
@@ -324,6 +314,31 @@ def register(
 
 def _placed(image: Tensor, mask: Tensor | None, affine: Tensor) -> PlacedImage:
     return PlacedImage(image, None if mask is None else (mask > 0).to(image), affine)
+
+
+def _settings(
+    method: str,
+    budget: str,
+    metric: str | Similarity | Sequence[Similarity] | None,
+    moving: Tensor,
+) -> Descent:
+    """Of the deformable stage."""
+    registration = METHODS[method][budget]
+    if metric is not None:
+        similarity = Similarity(metric) if isinstance(metric, str) else similarities_of(metric)
+        registration = dataclasses.replace(registration, similarity=similarity)
+    for one in similarities_of(registration.similarity):
+        one.check(moving)
+    return registration
+
+
+def _fitted(
+    landmarks: Landmarks, fixed: Tensor, fixed_affine: Tensor | None, transform: str
+) -> Tensor | None:
+    """The map that suits landmarks best; None where they are too few for one."""
+    to_mm = torch.eye(fixed.ndim - 1) if fixed_affine is None else fixed_affine.detach()
+    check_landmarks(landmarks, torch.linalg.inv_ex(to_mm.double()).inverse, fixed)
+    return fitted(landmarks, transform) if landmarks.fixed.shape[1] >= fixed.ndim - 2 else None
 
 
 def _affine_metric(metric: str | Similarity | Sequence[Similarity] | None) -> str:
