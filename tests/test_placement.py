@@ -44,7 +44,7 @@ def deformed() -> tuple[Tensor, Tensor]:
 
 def test_a_map_that_leads_away_is_not_taken(deformed: tuple[Tensor, Tensor]) -> None:
     chosen = _chosen(*deformed, _shifted(20.0))
-    assert chosen.start == "headers"
+    assert chosen.start == "header"
     torch.testing.assert_close(chosen.physical, UNIT)
 
 

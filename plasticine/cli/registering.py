@@ -106,8 +106,9 @@ def register(
         Path | None,
         typer.Option(
             parser=path,
-            help="Points of MOVING that show the same as those of FIXED in the same row, and pull "
-            "both stages: .csv as above, or .fcsv of 3D Slicer.",
+            help="Points of MOVING that show the same as those of FIXED in the same row: the "
+            "affine stage begins at the map that fits them, and they pull the deformation. .csv "
+            "as above, or .fcsv of 3D Slicer.",
         ),
     ] = None,
     fixed_landmarks: Annotated[

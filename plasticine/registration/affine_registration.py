@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -142,7 +143,7 @@ class AffineRegistration:
         Raises:
             TypeError: an argument is no tensor, or the images are not of one floating dtype.
             ValueError: shapes do not fit, an image or a matrix is not finite, a matrix has no
-                inverse, or a mask is empty.
+                inverse, the initial one mirrors, or a mask is empty.
         """
         check_pair(moving, fixed)
         if len(moving) != 1:
@@ -151,6 +152,8 @@ class AffineRegistration:
             source = _placed("moving", moving, moving_affine, moving_mask)
             target = _placed("fixed", fixed, fixed_affine, fixed_mask)
             begin = None if initial is None else _matrix(initial, "initial", target.ndim)
+            if begin is not None and not float(torch.linalg.det(begin)) > 0:
+                raise ValueError(f"initial must not mirror the image; got {begin.tolist()}")
             return self._register(source, target, begin, progress)
 
     def _register(
@@ -180,8 +183,7 @@ class AffineRegistration:
             if progress is not None:
                 progress(number + 1, len(levels))
         name, physical, value = found[0]
-        voxels = torch.linalg.inv(moving.affine) @ physical @ fixed.affine
-        return AffineMap(physical, voxels[:-1], torch.linalg.inv(voxels)[:-1], name, -value)
+        return map_of(physical, moving.affine, fixed.affine, name, -value)
 
     def _begin(
         self, moving: PlacedImage, fixed: PlacedImage, initial: Tensor | None, spacing: float
@@ -216,6 +218,14 @@ def _kept(
     return found
 
 
+def map_of(
+    physical: Tensor, moving: Tensor, fixed: Tensor, start: str, value: float = math.nan
+) -> AffineMap:
+    """A map of millimetres between two images, whose matrices are (d + 1, d + 1) float64."""
+    voxels = torch.linalg.inv(moving) @ physical @ fixed
+    return AffineMap(physical, voxels[:-1], torch.linalg.inv(voxels)[:-1], start, value)
+
+
 def nearest_map(
     displacement: Tensor, moving_affine: Tensor | None, fixed_affine: Tensor | None
 ) -> AffineMap:
@@ -246,9 +256,7 @@ def nearest_map(
             f"to it is {in_fixed.tolist()}"
         )
     physical = fixed @ in_fixed @ torch.linalg.inv(fixed)
-    voxels = torch.linalg.inv(moving) @ physical @ fixed
-    start, value = "initial displacement", float("nan")
-    return AffineMap(physical, voxels[:-1], torch.linalg.inv(voxels)[:-1], start, value)
+    return map_of(physical, moving, fixed, "initial displacement")
 
 
 def _placed(name: str, image: Tensor, affine: Tensor | None, mask: Tensor | None) -> PlacedImage:

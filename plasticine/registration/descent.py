@@ -181,7 +181,7 @@ class Descent:
         # Contiguous, as arrays of NIfTI files are not, and what is made like them.
         moving, fixed = (recordable(image).contiguous() for image in (moving, fixed))
         moving_mask, fixed_mask = (
-            None if mask is None else recordable(mask).to(fixed.dtype)
+            None if mask is None else recordable(mask).to(fixed.dtype).contiguous()
             for mask in (moving_mask, fixed_mask)
         )
         pair = LevelPair(moving, fixed, whole, moving_mask, fixed_mask, spacing).filled()
@@ -200,7 +200,7 @@ class Descent:
 
         with plain_modes(), torch.no_grad():
             pair = self._prepared(pair)
-            field = recordable(initial)
+            field = None if initial is None else recordable(initial).contiguous()
             for level in self.levels:
                 ended += level.iterations
                 if level.iterations == 0:

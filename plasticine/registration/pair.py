@@ -159,7 +159,7 @@ def register(
     transform: str = "deformable",
     method: str = "greedy",
     budget: str = "default",
-    metric: str | Similarity | Sequence[Similarity] | None = None,
+    metric: str | Similarity | Sequence[str | Similarity] | None = None,
     rotations: int = 0,
     moving_mask: Tensor | None = None,
     fixed_mask: Tensor | None = None,
@@ -186,9 +186,9 @@ def register(
             `VelocityRegistration`: a stationary velocity, in both directions alike.
         budget: "fast", "default" or "best", of the deformable stage.
         metric: "lncc", "mutual_information" or "mind", of both stages; or a `Similarity`, or
-            several, of the deformable one, the first of which is the affine stage's, too. None is
-            lncc. Whatever it is, the deformation is smoother where the images are found to have
-            unlike contrasts.
+            several of either, of the deformable one, the first of which is the affine stage's, too.
+            None is lncc. Whatever it is, the deformation is smoother where the images are found to
+            have unlike contrasts.
         rotations: how many rotations the affine stage begins from besides its other starts, as
             `AffineRegistration` takes them.
         moving_mask: (1, 1, *spatial of moving), bool or floating: voxels of more than 0 count.
@@ -196,10 +196,11 @@ def register(
         moving_labels: (1, 1, *spatial of moving), an integer dtype: with those of fixed they drive
             the deformable stage, which brings each label onto its like.
         fixed_labels: likewise of fixed.
-        labels_weight: how much they count beside all that the images are compared by together.
+        labels_weight: how much they count beside all that the images are compared by together; 0:
+            not at all.
         landmarks: (1, K, d), millimetres, those of the fixed image within it: the affine stage
-            begins at the map that suits them best, if they are d or more, and they pull the
-            deformable one.
+            begins at the map that suits them best, if they are d or more, and follows the images;
+            they pull the deformable one.
         initial: (d + 1, d + 1), fixed to moving millimetres: where the affine stage begins. Without
             one, and without landmarks, the deformable stage begins from where the headers put the
             images if a coarse deformation makes them more alike from there.
@@ -214,7 +215,8 @@ def register(
     Raises:
         TypeError: an argument is no tensor, or the images are not of one floating dtype.
         ValueError: a word is not known, shapes do not fit, an image or a matrix is not finite, a
-            matrix has no inverse, a mask is empty, labels come alone or share none.
+            matrix has no inverse, a start or landmarks mirror, nothing overlaps where it begins, a
+            mask is empty, labels come alone or share none.
         RuntimeError: the field became NaN or infinite.
     """
     for name, word, words in (
@@ -230,7 +232,7 @@ def register(
     registration = _settings(method, budget, metric, moving)
     deformable = transform == "deformable"
     images = moving, fixed
-    if moving_labels is not None or fixed_labels is not None:
+    if labels_weight and (moving_labels is not None or fixed_labels is not None):
         if not deformable:
             raise ValueError(f"labels drive the deformable stage; got transform {transform!r}")
         labels = moving_labels, fixed_labels
@@ -283,6 +285,12 @@ def register(
         back = torch.linalg.inv(affine.physical)
         start = total_displacement(initial_displacement.to(fixed), back, fixed_matrix)
     voxels = affine.voxels[None].to(fixed)
+    still = fixed.new_zeros(1, ndim, *fixed.shape[2:])
+    if not validity_mask(still, voxels, tuple(moving.shape[2:])).any():
+        raise ValueError(
+            "nothing of the fixed image lies inside of the moving one where the deformation would "
+            f"begin: {affine.physical.tolist()}, fixed to moving millimetres ({affine.start})"
+        )
     differ = None
     if deformable:
         # Of several images the first tells.
@@ -307,7 +315,6 @@ def register(
             progress=lambda done, _: advance(of_affine + registration.work(done, ndim)),
         )
     else:
-        still = fixed.new_zeros(1, ndim, *fixed.shape[2:])
         mapping = AffineDisplacement(still, voxels, tuple(moving.shape[2:]))
     return PairRegistration(affine, mapping, moving_matrix, fixed_matrix, differ)
 
@@ -319,13 +326,13 @@ def _placed(image: Tensor, mask: Tensor | None, affine: Tensor) -> PlacedImage:
 def _settings(
     method: str,
     budget: str,
-    metric: str | Similarity | Sequence[Similarity] | None,
+    metric: str | Similarity | Sequence[str | Similarity] | None,
     moving: Tensor,
 ) -> Descent:
     """Of the deformable stage."""
     registration = METHODS[method][budget]
-    if metric is not None:
-        similarity = Similarity(metric) if isinstance(metric, str) else similarities_of(metric)
+    similarity = _similarities(metric)
+    if similarity is not None:
         registration = dataclasses.replace(registration, similarity=similarity)
     for one in similarities_of(registration.similarity):
         one.check(moving)
@@ -338,15 +345,32 @@ def _fitted(
     """The map that suits landmarks best; None where they are too few for one."""
     to_mm = torch.eye(fixed.ndim - 1) if fixed_affine is None else fixed_affine.detach()
     check_landmarks(landmarks, torch.linalg.inv_ex(to_mm.double()).inverse, fixed)
-    return fitted(landmarks, transform) if landmarks.fixed.shape[1] >= fixed.ndim - 2 else None
+    if landmarks.fixed.shape[1] < fixed.ndim - 2:
+        return None
+    found = fitted(landmarks, transform)
+    if not float(torch.linalg.det(found)) > 0:
+        raise ValueError(
+            "landmarks must not mirror the image; the affine map that fits them best is "
+            f"{found.tolist()}"
+        )
+    return found
 
 
-def _affine_metric(metric: str | Similarity | Sequence[Similarity] | None) -> str:
+def _affine_metric(metric: str | Similarity | Sequence[str | Similarity] | None) -> str:
     """What the affine stage compares images by: the first of what the deformable one does."""
-    if metric is None or isinstance(metric, str):
-        return metric or "lncc"
-    first = similarities_of(metric)[0].metric
-    return first if first in METRICS else "mutual_information"
+    similarity = _similarities(metric)
+    if similarity is None:
+        return "lncc"
+    return similarity[0].metric if similarity[0].metric in METRICS else "mutual_information"
+
+
+def _similarities(
+    metric: str | Similarity | Sequence[str | Similarity] | None,
+) -> tuple[Similarity, ...] | None:
+    if metric is None:
+        return None
+    given = [metric] if isinstance(metric, str | Similarity) else metric
+    return similarities_of([Similarity(one) if isinstance(one, str) else one for one in given])
 
 
 def _check_start(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
 from torch import Tensor
 
 from plasticine.ops.gaussian_smooth import gaussian_smooth
 from plasticine.ops.lncc import lncc
-from plasticine.registration.affine_registration import AffineMap, nearest_map
+from plasticine.registration.affine_registration import AffineMap, map_of
 from plasticine.registration.descent import Descent
 
 _COARSE = 2
@@ -48,11 +49,10 @@ def affine_or_placed(
         fixed_mask: (1, 1, *spatial of fixed).
 
     Returns:
-        ``found``, or the map of the start "headers" that moves nothing.
+        ``found``, or the map of the start "header" that moves nothing.
     """
-    still = fixed.new_zeros(1, fixed.ndim - 2, *fixed.shape[2:])
-    placed = nearest_map(still, moving_affine, fixed_affine)
-    placed = dataclasses.replace(placed, start="headers")
+    identity = torch.eye(fixed.ndim - 1, dtype=torch.float64)
+    placed = map_of(identity, moving_affine, fixed_affine, "header")
     coarse = dataclasses.replace(registration, levels=registration.levels[:_COARSE])
     spacing = fixed_affine[:-1, :-1].norm(dim=0).tolist()
     target = gaussian_smooth(fixed[:, :1], _SIGMA)
