@@ -353,4 +353,4 @@ def test_refuses() -> None:
     refuses(ValueError, "fixed_labels must be", register, image, image, **maps | bad)
     bad = {"fixed_labels": labels + 10}
     refuses(ValueError, "share a label", register, image, image, **maps | bad)
-    refuses(ValueError, "weight must be", register, image, image, **maps, labels_weight=0.0)
+    refuses(ValueError, "weight must be", register, image, image, **maps, labels_weight=-1.0)
