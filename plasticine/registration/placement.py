@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from plasticine.nn.validity import validity_mask
 from plasticine.ops.gaussian_smooth import gaussian_smooth
 from plasticine.ops.lncc import lncc
 from plasticine.registration.affine_registration import AffineMap, map_of
@@ -14,6 +15,8 @@ from plasticine.registration.descent import Descent
 
 _COARSE = 2
 """Levels of the registration that the two are tried by."""
+_COVERED = 0.95
+"""Of the fixed voxels, at least, the headers' place must put within the moving image."""
 _BETTER = 1.03
 """By so much must the headers' place be the better one."""
 _SIGMA, _WINDOW = 1.0, 9
@@ -36,7 +39,7 @@ def affine_or_placed(
     An affine map is judged by the images as they are, where it is what a deformation makes of it
     that counts. Of images that were cut out around one organ, such as hearts of two people, the
     cuts lie on one another already, and an affine map may bring the ribs together and the hearts
-    apart. Where the two are as good, the affine map remains.
+    apart. Where the two are as good, or the cuts lie elsewhere, the affine map remains.
 
     Args:
         found: the affine registration.
@@ -53,6 +56,10 @@ def affine_or_placed(
     """
     identity = torch.eye(fixed.ndim - 1, dtype=torch.float64)
     placed = map_of(identity, moving_affine, fixed_affine, "header")
+    still = fixed.new_zeros(1, fixed.ndim - 2, *fixed.shape[2:])
+    covered = validity_mask(still, placed.voxels[None].to(fixed), tuple(moving.shape[2:]))
+    if float(covered.float().mean()) < _COVERED:
+        return found
     coarse = dataclasses.replace(registration, levels=registration.levels[:_COARSE])
     spacing = fixed_affine[:-1, :-1].norm(dim=0).tolist()
     target = gaussian_smooth(fixed[:, :1], _SIGMA)
