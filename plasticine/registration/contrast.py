@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from plasticine.ops.warp import warp
+from plasticine.reference.lncc import correlation
 from plasticine.registration.affine_levels import PlacedImage, level_spacings
 
 _VOXELS = 200_000
@@ -53,46 +54,22 @@ def contrasts_differ(moving: PlacedImage, fixed: PlacedImage, physical: Tensor) 
     inner = _eroded((carried(bodies[0]) >= 1) & (bodies[1] > 0))
     if int(inner.sum()) < _LEAST_INSIDE:
         return False
-    correlation = _correlation(warp(source.image, still, affine=affine), target.image)
-    whole, inside = (correlation[mask.expand_as(correlation)] for mask in (every, inner))
+    warped = warp(source.image, still, affine=affine)
+    # In float64, for squares are subtracted.
+    signed = correlation(warped.double(), target.image.double(), window=_WINDOW, squared=False)
+    whole, inside = (signed[mask.expand_as(signed)] for mask in (every, inner))
     if float((whole**2).mean()) < _AGREEING:
         return False
     signs = torch.stack([_excess(whole), _excess(inside)])
     return float(signs.amin()) < _ONE_SIGN and float(signs.amax()) > -_ONE_SIGN
 
 
-def _excess(correlation: Tensor) -> Tensor:
+def _excess(signed: Tensor) -> Tensor:
     """From -1, all negative, to 1, all positive."""
-    return correlation.mean() / correlation.abs().mean().clamp_min(1e-6)
+    return signed.mean() / signed.abs().mean().clamp_min(1e-6)
 
 
 def _eroded(mask: Tensor) -> Tensor:
     """Without what is within the rim, (1, 1, *spatial) bool."""
     pool = functional.max_pool2d if mask.ndim == 4 else functional.max_pool3d
     return pool((~mask).float(), 2 * _RIM + 1, 1, _RIM) == 0
-
-
-def _correlation(one: Tensor, other: Tensor) -> Tensor:
-    """Of windows around every voxel, signed, (1, C, *spatial); 0 where a window is flat."""
-    x, y = (_standardised(image) for image in (one, other))
-    mean_x, mean_y, xx, yy, xy = (_window_mean(v) for v in (x, y, x * x, y * y, x * y))
-    variances = (xx - mean_x**2).clamp_min(0), (yy - mean_y**2).clamp_min(0)
-    product = variances[0] * variances[1]
-    return torch.where(product > 1e-9, (xy - mean_x * mean_y) / product.clamp_min(1e-9).sqrt(), 0)
-
-
-def _standardised(image: Tensor) -> Tensor:
-    """In float64, for squares to be subtracted."""
-    values = image.double()
-    return (values - values.mean()) / values.std().clamp_min(1e-30)
-
-
-def _window_mean(values: Tensor) -> Tensor:
-    """Of a window around every voxel, as far as it lies in the image."""
-    for axis in range(2, values.ndim):
-        line = values.movedim(axis, -1)
-        means = functional.avg_pool1d(
-            line.reshape(1, -1, line.shape[-1]), _WINDOW, 1, _WINDOW // 2, count_include_pad=False
-        )
-        values = means.view(line.shape).movedim(-1, axis)
-    return values
