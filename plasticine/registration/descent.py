@@ -17,7 +17,7 @@ from plasticine.ops.gaussian_smooth import GAUSSIAN_SMOOTH
 from plasticine.registration.displaced import AffineDisplacement, inverted
 from plasticine.registration.image_pair import check_pair
 from plasticine.registration.landmarks import Landmarks, check_landmarks
-from plasticine.registration.pyramid import LevelPair
+from plasticine.registration.pyramid import LevelPair, steps_between
 from plasticine.registration.similarity import Similarity, similarities_of
 
 #: (field, result, spare): writes the gradient at the field to ``result``; ``spare`` is overwritten.
@@ -308,7 +308,7 @@ def _squared_length(vectors: Tensor, out: Tensor) -> Tensor:
 
 def _at_level(landmarks: Landmarks, fixed: Tensor, size: Sequence[int]) -> Landmarks:
     """Landmarks in voxels of the fixed image, in voxels of a level of this size."""
-    steps = [max(m - 1, 1) / max(n - 1, 1) for m, n in zip(size, fixed.shape[2:], strict=True)]
+    steps = steps_between(fixed.shape[2:], size)
     scale = torch.cat([torch.diag(torch.tensor(steps)), torch.zeros(len(steps), 1)], 1)[None]
     return landmarks.mapped(scale, scale)
 

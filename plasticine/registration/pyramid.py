@@ -113,6 +113,11 @@ class LevelPair:
         return [max(1.0, coarse / length) for length in lengths]
 
 
+def steps_between(size: Sequence[int], other: Sequence[int]) -> list[float]:
+    """From a voxel of one grid to the next, in voxels of another one with the same corners."""
+    return [max(m - 1, 1) / max(n - 1, 1) for n, m in zip(size, other, strict=True)]
+
+
 def _shrunk_size(size: Sequence[int], factors: Sequence[float]) -> list[int]:
     return [
         max(math.ceil(n / max(factor, 1.0)), min(n, _LEAST_SIZE))
@@ -121,7 +126,7 @@ def _shrunk_size(size: Sequence[int], factors: Sequence[float]) -> list[int]:
 
 
 def _shrink(image: Tensor, size: Sequence[int]) -> Tensor:
-    step = [max(n - 1, 1) / max(m - 1, 1) for n, m in zip(image.shape[2:], size, strict=True)]
+    step = steps_between(size, image.shape[2:])
     if all(m == n for m, n in zip(size, image.shape[2:], strict=True)):
         return image
     smooth = gaussian_smooth(image, [0.5 * factor if factor > 1 else 0.0 for factor in step])
@@ -143,11 +148,6 @@ def _between(
     moving_level: Sequence[int],
 ) -> Tensor:
     """An affine map between whole grids, between their shrunk ones."""
-
-    def ratio(level: Sequence[int], whole: Sequence[int]) -> Tensor:
-        steps = [max(m - 1, 1) / max(n - 1, 1) for m, n in zip(level, whole, strict=True)]
-        return affine.new_tensor(steps)
-
-    to_level = ratio(moving_level, moving)[:, None]
-    of_level = torch.cat([ratio(fixed_level, fixed), affine.new_ones(1)])
+    to_level = affine.new_tensor(steps_between(moving, moving_level))[:, None]
+    of_level = affine.new_tensor([*steps_between(fixed, fixed_level), 1.0])
     return to_level * affine / of_level

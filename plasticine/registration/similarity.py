@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from plasticine.ops._mutual_information import information
+from plasticine.ops._operator import Operator
 from plasticine.ops.joint_histogram import JOINT_HISTOGRAM, JOINT_HISTOGRAM_BACKWARD, extremes
 from plasticine.ops.lncc import LNCC_BACKWARD
 from plasticine.ops.mind_distance import MIND_DISTANCE_BACKWARD
@@ -122,30 +124,27 @@ def _voxels(fixed: Tensor) -> Tensor:
     return fixed.new_full((len(fixed),), float(fixed[0, 0].numel()))
 
 
-def _lncc(fixed: Tensor, of_warped: Tensor, window: int) -> SimilarityGradient:
-    words = window, "box", True, "inside", "flat", 0.0, 0.0, "auto", [True, False]
-    grad = _voxels(fixed)
-    scratch = LNCC_BACKWARD.scratch_for(grad, fixed, fixed, None, *words)
+def _by_operator(
+    operator: Operator, grad: Tensor, fixed: Tensor, of_warped: Tensor, words: tuple[Any, ...]
+) -> SimilarityGradient:
+    """Of the backward operator of a measure (grad, warped, fixed, mask, *words)."""
+    scratch = operator.scratch_for(grad, fixed, fixed, None, *words)
 
     def gradient(warped: Tensor, mask: Tensor | None) -> Tensor:
-        results = of_warped, None
-        LNCC_BACKWARD.into(results, grad, warped, fixed, mask, *words, scratch=scratch)
+        operator.into((of_warped, None), grad, warped, fixed, mask, *words, scratch=scratch)
         return of_warped
 
     return gradient
+
+
+def _lncc(fixed: Tensor, of_warped: Tensor, window: int) -> SimilarityGradient:
+    words = window, "box", True, "inside", "flat", 0.0, 0.0, "auto", [True, False]
+    return _by_operator(LNCC_BACKWARD, _voxels(fixed), fixed, of_warped, words)
 
 
 def _mind(fixed: Tensor, of_warped: Tensor, dilations: Sequence[int]) -> SimilarityGradient:
     words = list(dilations), 0.8, "charbonnier", 1e-2, "auto", [True, False]
-    grad = -_voxels(fixed)
-    scratch = MIND_DISTANCE_BACKWARD.scratch_for(grad, fixed, fixed, None, *words)
-
-    def gradient(warped: Tensor, mask: Tensor | None) -> Tensor:
-        results = of_warped, None
-        MIND_DISTANCE_BACKWARD.into(results, grad, warped, fixed, mask, *words, scratch=scratch)
-        return of_warped
-
-    return gradient
+    return _by_operator(MIND_DISTANCE_BACKWARD, -_voxels(fixed), fixed, of_warped, words)
 
 
 def _mutual_information(moving: Tensor, fixed: Tensor, of_warped: Tensor) -> SimilarityGradient:
