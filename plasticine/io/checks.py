@@ -28,6 +28,16 @@ _WHERE_IN_ITK = re.compile(r".*(?:ITK |sitk::)ERROR: (?:\w+ ?\(0x[0-9a-f]+\): )?
 _LEAST_INDEPENDENCE = 1e-4
 
 
+def check_exists(path: Path) -> None:
+    """Refuses a file that is not there.
+
+    Raises:
+        FileNotFoundError: It is not.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+
+
 @contextlib.contextmanager
 def named_errors(path: Path) -> Iterator[None]:
     """Turns whatever a reader raises on a file into a ValueError with its name and a reason.

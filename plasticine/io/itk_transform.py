@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from plasticine.io.checks import check_affine, named_errors
+from plasticine.io.checks import check_affine, check_exists, named_errors
 from plasticine.io.itk_parameters import itk_matrix
 from plasticine.io.matlab import read_matlab
 
@@ -39,8 +39,7 @@ def read_itk_transform(path: Path) -> NDArray[np.float64]:
         ValueError: It is none, is damaged, holds another kind of transform or several that are not
             one composite, or cannot be inverted.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+    check_exists(path)
     with named_errors(path):
         if path.suffix.lower() == ".mat":
             held = _of_arrays(read_matlab(path))

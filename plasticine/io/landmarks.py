@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from plasticine.io.checks import named_errors
+from plasticine.io.checks import check_exists, named_errors
 from plasticine.io.pair_space import PairSpace
 from plasticine.io.point_table import PointTable, read_point_table
 from plasticine.io.points import in_ras
@@ -93,8 +93,7 @@ def _labels(table: PointTable) -> list[str]:
 
 def _read_fiducials(path: Path) -> PointTable:
     """Points of 3D Slicer's table, whose first lines are comments."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+    check_exists(path)
     with named_errors(path), path.open(encoding="utf-8-sig", newline="") as file:
         lines = file.read().splitlines()
     comments = [line[1:].strip() for line in lines if line.startswith("#")]

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from plasticine.io.checks import check_exists
+
 _HEADER = 20
 # The tens digit of a header's type; files of text (its ones digit) or integers are not ITK's.
 _PRECISIONS = {0: "f8", 1: "f4"}
@@ -27,8 +29,7 @@ def read_matlab(path: Path) -> list[tuple[str, NDArray[np.float64]]]:
         ValueError: It is no such file, is cut short, or holds something else than real
             floating-point numbers; MATLAB's later formats (5 and 7.3) are among these.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+    check_exists(path)
     content = path.read_bytes()
     arrays, at = [], 0
     while at < len(content):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from plasticine.io.checks import check_affine, named_errors
+from plasticine.io.checks import check_affine, check_exists, named_errors
 
 
 def read_matrix(path: Path) -> NDArray[np.float64]:
@@ -23,8 +23,7 @@ def read_matrix(path: Path) -> NDArray[np.float64]:
         FileNotFoundError: There is no such file.
         ValueError: It holds something else, or cannot be inverted.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+    check_exists(path)
     with named_errors(path):
         matrix = np.loadtxt(path, dtype=np.float64, ndmin=2)
     if matrix.shape != (4, 4) or not np.array_equal(matrix[3], [0, 0, 0, 1]):

@@ -18,7 +18,13 @@ from nibabel.freesurfer.mghformat import MGHHeader
 from nibabel.spm2analyze import Spm2AnalyzeHeader
 from numpy.typing import NDArray
 
-from plasticine.io.checks import SAME_PLACE, check_affine, check_claim, corner_distance
+from plasticine.io.checks import (
+    SAME_PLACE,
+    check_affine,
+    check_claim,
+    check_exists,
+    corner_distance,
+)
 from plasticine.io.volume import Kind, Volume
 
 _PAIR = (".hdr", ".img")
@@ -72,8 +78,7 @@ def read_header(path: Path) -> tuple[Any, Path]:
         FileNotFoundError: There is no such file, or not the other of a pair.
         ValueError: It is not what its name says.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+    check_exists(path)
     name = path.name.lower()
     header_path, data_path = _pair(path) if name.endswith(_PAIR) else (path, path)
     format_name = "FreeSurfer" if name.endswith((".mgh", ".mgz")) else "NIfTI"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from plasticine.io.checks import named_errors
+from plasticine.io.checks import check_exists, named_errors
 
 OUTSIDE = "outside"
 """The column that tells of points outside of their image."""
@@ -73,8 +73,7 @@ def read_point_table(path: Path) -> PointTable:
         ValueError: It has no columns x and y, no points, a row of another length, or a coordinate
             that is no finite number.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+    check_exists(path)
     with named_errors(path), path.open(encoding="utf-8-sig", newline="") as file:
         # Blank lines at the end are no points.
         lines = [row for row in csv.reader(file) if row]

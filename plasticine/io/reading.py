@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from plasticine.io.arrays import read_array
-from plasticine.io.checks import named_errors
+from plasticine.io.checks import check_exists, named_errors
 from plasticine.io.dicom import read_dicom
 from plasticine.io.itk import read_itk
 from plasticine.io.nifti import partner_of, read_nifti
@@ -67,8 +67,7 @@ def read_stored(path: str | os.PathLike[str]) -> Volume:
         RuntimeError: What reads the format is not installed.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+    check_exists(path)
     with named_errors(path):
         volume = _reader_of(path)(path)
     if volume.data.size == 0:

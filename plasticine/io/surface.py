@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plasticine.io.checks import named_errors
+from plasticine.io.checks import check_exists, named_errors
 from plasticine.io.point_table import OUTSIDE
 
 # 3D Slicer names the axes in the second line of a .vtk, and in field data of this name of a .vtp.
@@ -87,8 +87,7 @@ def read_surface(path: Path) -> Surface:
         ValueError: It is no PolyData, holds no points, or one that is NaN or infinite.
         RuntimeError: VTK is not installed.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+    check_exists(path)
     vtk = _vtk(path)
     is_xml = path.suffix.lower() == ".vtp"
     reader = vtk.xml_reader() if is_xml else vtk.reader()

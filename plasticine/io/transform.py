@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from plasticine.io.checks import check_exists
 from plasticine.io.displacement import read_displacement
 from plasticine.io.itk_transform import is_itk_transform, read_itk_transform
 from plasticine.io.matrix import read_matrix
@@ -58,8 +59,7 @@ def read_transform(path: Path) -> AffineTransform | DisplacementField:
         ValueError: It is none of these, or damaged.
         TypeError: A field's elements are no real numbers.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+    check_exists(path)
     if path.name.lower().endswith(_FIELDS):
         field, affine = read_displacement(path)
         if len(field) == 2:
