@@ -40,8 +40,7 @@ def network_start(
         ValueError: The images do not suit the model, or it needs label maps.
     """
     space = inputs.space
-    source = inputs.source[:, :1]
-    warped = affine.mapping.warp(source - source.min(), padding="zeros") + source.min()
+    warped = affine.mapping.warp_in_air(inputs.source[:, :1])
     on_fixed = dataclasses.replace(
         inputs.moving,
         data=space.to_file(warped, moving=False)[0].numpy(),

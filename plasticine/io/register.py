@@ -287,7 +287,7 @@ def _images(pair: PairRegistration, inputs: PairInputs) -> dict[str, Any]:
     }
     # Of several images the first is what is shown.
     moving, fixed = inputs.source[:, :1], inputs.target[:, :1]
-    warped = {name: _warped(mapping, moving) for name, mapping in stages.items()}
+    warped = {name: mapping.warp_in_air(moving) for name, mapping in stages.items()}
     return {
         "before": _of_fixed(warped["before"], space),
         "warped": _of_fixed(warped["after"], space),
@@ -310,12 +310,6 @@ def _as_placed(pair: PairRegistration, space: PairSpace) -> AffineDisplacement:
     still = torch.zeros_like(pair.mapping.displacement)
     voxels = torch.linalg.inv(space.moving_affine) @ space.fixed_affine
     return AffineDisplacement(still, voxels[None, :-1].to(still), pair.mapping.moving_size)
-
-
-def _warped(mapping: AffineDisplacement, image: torch.Tensor) -> torch.Tensor:
-    """The moving image at φ; outside of it, its least value: the air of MR and of CT alike."""
-    least = image.min()
-    return mapping.warp(image - least, padding="zeros") + least
 
 
 def _carried_labels(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -57,7 +58,7 @@ def four_levels(*iterations: int) -> tuple[Level, ...]:
 
 
 @dataclass(frozen=True)
-class Descent:
+class Descent(ABC):
     """Updates of a field, each along the gradient of similarities, coarse to fine.
 
     With g the gradient smoothed by K_update, m a running mean of it, |g| the root of a running mean
@@ -278,23 +279,25 @@ class Descent:
         """The images that levels are made of."""
         return pair
 
+    @abstractmethod
     def _gradient(
         self, level: Level, field: Tensor, pair: LevelPair, landmarks: Landmarks | None
     ) -> FieldGradient:
-        raise NotImplementedError
+        """The gradient of a level's similarities and landmarks to the field."""
 
+    @abstractmethod
     def _add(self, field: Tensor, update: Tensor, result: Tensor) -> None:
         """Writes the field, changed by an update, to ``result``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _mended(self, field: Tensor) -> Tensor:
         """The field, without folds."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _mapping(
         self, field: Tensor, affine: Tensor | None, moving_size: Sequence[int]
     ) -> AffineDisplacement:
-        raise NotImplementedError
+        """φ of a field on the fixed image's grid."""
 
 
 def _squared_length(vectors: Tensor, out: Tensor) -> Tensor:

@@ -56,6 +56,15 @@ class AffineDisplacement:
         """
         return warp(images, self.offset(), affine=self.affine, mode=mode, padding=padding)
 
+    def warp_in_air(self, image: Tensor) -> Tensor:
+        """An image as ``warp`` carries it; outside of it, its least value: the air of MR and CT.
+
+        Args:
+            image: (N, C, *moving spatial).
+        """
+        least = image.min()
+        return self.warp(image - least, padding="zeros") + least
+
     def folding(self, scheme: str = "central") -> Folding:
         """Of the displacement: whether the affine map mirrors does not count."""
         return folding(self.displacement, scheme=scheme)

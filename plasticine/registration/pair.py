@@ -285,7 +285,8 @@ def register(
         back = torch.linalg.inv(affine.physical)
         start = total_displacement(initial_displacement.to(fixed), back, fixed_matrix)
     voxels = affine.voxels[None].to(fixed)
-    still = fixed.new_zeros(1, ndim, *fixed.shape[2:])
+    # No memory, only a shape.
+    still = fixed.new_zeros(1).expand(1, ndim, *fixed.shape[2:])
     if not validity_mask(still, voxels, tuple(moving.shape[2:])).any():
         raise ValueError(
             "nothing of the fixed image lies inside of the moving one where the deformation would "
@@ -315,7 +316,7 @@ def register(
             progress=lambda done, _: advance(of_affine + registration.work(done, ndim)),
         )
     else:
-        mapping = AffineDisplacement(still, voxels, tuple(moving.shape[2:]))
+        mapping = AffineDisplacement(still.contiguous(), voxels, tuple(moving.shape[2:]))
     return PairRegistration(affine, mapping, moving_matrix, fixed_matrix, differ)
 
 

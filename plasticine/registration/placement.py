@@ -56,7 +56,7 @@ def affine_or_placed(
     """
     identity = torch.eye(fixed.ndim - 1, dtype=torch.float64)
     placed = map_of(identity, moving_affine, fixed_affine, "header")
-    still = fixed.new_zeros(1, fixed.ndim - 2, *fixed.shape[2:])
+    still = fixed.new_zeros(1).expand(1, fixed.ndim - 2, *fixed.shape[2:])
     covered = validity_mask(still, placed.voxels[None].to(fixed), tuple(moving.shape[2:]))
     if float(covered.float().mean()) < _COVERED:
         return found
