@@ -16,7 +16,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 (its users' name for it)
-from command_line import Run
+from command_line import Run, ran
 from drawn_head import bent, centred, grid, head, labels, moved, turned
 from image_files import TO_RAS, oblique
 from PIL import Image
@@ -48,18 +48,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def done(files: Path) -> tuple[Path, str]:
     """The folder of results of a process, and what it printed."""
-    found = subprocess.run(
-        [
-            *(sys.executable, "-m", "plasticine", "register", "moving.nii.gz", "fixed.nii.gz"),
-            *("--output", "out", "--moving-labels", "moving_labels.nii.gz"),
-            *("--fixed-labels", "fixed_labels.nii.gz"),
-        ],
-        cwd=files,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"},
-        capture_output=True,
-        encoding="utf-8",
+    found = ran(
+        *(sys.executable, "-m", "plasticine", "register", "moving.nii.gz", "fixed.nii.gz"),
+        *("--output", "out", "--moving-labels", "moving_labels.nii.gz"),
+        *("--fixed-labels", "fixed_labels.nii.gz"),
+        folder=files,
         timeout=PATIENCE,
-        check=False,
+        OMP_NUM_THREADS="1",
+        COLUMNS="120",
     )
     assert (found.returncode, found.stderr) == (0, "")
     return files / "out", found.stdout

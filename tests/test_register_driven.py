@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from command_line import Run
+from command_line import Run, ran
 from drawn_head import bent, centred, grid, head, labels, moved, turned, volume
 from image_files import TO_RAS, oblique
 from PIL import Image
@@ -77,21 +75,17 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def done(files: Path) -> tuple[dict, str]:
     """The record of a process with all that drives, and what it printed."""
-    found = subprocess.run(
-        [
-            *(sys.executable, "-m", "plasticine", "register", "moving.nii.gz", "fixed.nii.gz"),
-            *("--output", "out", "--metric", "lncc", "--metric", "mind@2=0.5"),
-            *("--moving-channel", "moving_2.nii.gz", "--fixed-channel", "fixed_2.nii.gz"),
-            *("--moving-labels", "moving_labels.nii.gz", "--fixed-labels", "fixed_labels.nii.gz"),
-            *("--labels-weight", "0.5", "--moving-landmarks", "moving.csv"),
-            *("--fixed-landmarks", "fixed.csv", "--budget", "fast"),
-        ],
-        cwd=files,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"},
-        capture_output=True,
-        encoding="utf-8",
+    found = ran(
+        *(sys.executable, "-m", "plasticine", "register", "moving.nii.gz", "fixed.nii.gz"),
+        *("--output", "out", "--metric", "lncc", "--metric", "mind@2=0.5"),
+        *("--moving-channel", "moving_2.nii.gz", "--fixed-channel", "fixed_2.nii.gz"),
+        *("--moving-labels", "moving_labels.nii.gz", "--fixed-labels", "fixed_labels.nii.gz"),
+        *("--labels-weight", "0.5", "--moving-landmarks", "moving.csv"),
+        *("--fixed-landmarks", "fixed.csv", "--budget", "fast"),
+        folder=files,
         timeout=PATIENCE,
-        check=False,
+        OMP_NUM_THREADS="1",
+        COLUMNS="120",
     )
     assert (found.returncode, found.stderr) == (0, "")
     return json.loads((files / "out" / "registration.json").read_text("utf-8")), found.stdout
