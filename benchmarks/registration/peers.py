@@ -136,7 +136,10 @@ def elastix_bspline(moving: Head, fixed: Head) -> Field:
     _, found = itk.elastix_registration_method(
         *images, parameter_object=settings, number_of_threads=1, log_to_console=False
     )
-    field = itk.array_from_image(itk.transformix_deformation_field(images[1], found))
+    with tempfile.TemporaryDirectory() as folder:
+        # It writes the field, too: to the working folder, if it is not told where.
+        moved = itk.transformix_deformation_field(images[1], found, output_directory=folder)
+        field = itk.array_from_image(moved)
     return np.moveaxis(field.astype(np.float64) * [-1, -1, 1], -1, 0).transpose(0, 3, 2, 1)
 
 
