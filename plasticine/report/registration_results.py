@@ -67,9 +67,19 @@ def registration_files(
     files = {name: what for name, what in _FILES.items() if labels or name != LABELS_FILE}
     for name, path in (("moving_points", moving_points), ("fixed_points", fixed_points)):
         if path is not None:
-            stem, what = _POINTS[name]
-            files[stem + path.suffix.lower()] = what
+            files[_points_file(name, path)] = _POINTS[name][1]
     return files
+
+
+def _points_file(name: str, path: Path) -> str:
+    """Of the kind of file that they were read from."""
+    return _POINTS[name][0] + path.suffix.lower()
+
+
+def _carried(result: VolumeRegistration) -> dict[str, CarriedPoints]:
+    """The points that there are, by the names of `_POINTS`."""
+    both = {name: getattr(result, name) for name in _POINTS}
+    return {name: carried for name, carried in both.items() if carried is not None}
 
 
 def optional_files() -> set[str]:
@@ -109,10 +119,8 @@ def write_registration(result: VolumeRegistration, folder: Path) -> dict[str, An
     write_itk_affine(folder / "affine.tfm", result.itk_affine, comment=_AFFINE_COMMENT)
     if result.labels is not None:
         write_labels(folder / LABELS_FILE, result.labels, affine, description="Plasticine labels")
-    for carried in (result.moving_points, result.fixed_points):
-        if carried is not None:
-            name = "moving_points" if carried is result.moving_points else "fixed_points"
-            carried.write(folder / (_POINTS[name][0] + carried.points.path.suffix.lower()))
+    for name, carried in _carried(result).items():
+        carried.write(folder / _points_file(name, carried.points.path))
     record = describe_registration(result)
     (folder / "registration.json").write_text(as_text(record), encoding="utf-8")
     draw_registration(result, folder / "registration.png")
@@ -158,12 +166,11 @@ def describe_registration(result: VolumeRegistration) -> dict[str, Any]:
         "similarity": result.similarity,
         "dice": _overlap(result),
         "points": {
-            name: {"count": len(carried.places), "outside": int(carried.outside.sum())}
-            for name, carried in (
-                ("moving", result.moving_points),
-                ("fixed", result.fixed_points),
-            )
-            if carried is not None
+            name.removesuffix("_points"): {
+                "count": len(carried.places),
+                "outside": int(carried.outside.sum()),
+            }
+            for name, carried in _carried(result).items()
         },
         "landmarks_mm": None
         if result.landmark_errors is None
@@ -175,8 +182,7 @@ def describe_registration(result: VolumeRegistration) -> dict[str, Any]:
         "seconds": result.seconds,
         "files": registration_files(
             labels=result.labels is not None,
-            moving_points=_path(result.moving_points),
-            fixed_points=_path(result.fixed_points),
+            **{name: carried.points.path for name, carried in _carried(result).items()},
         ),
     }
     plain = as_plain(record)
@@ -260,10 +266,6 @@ def _overlap(result: VolumeRegistration) -> dict[str, Any] | None:
         "over": "labels that occur in either map, without 0",
         "per_label": {str(label): score for label, score in scores.items()},
     }
-
-
-def _path(carried: CarriedPoints | None) -> Path | None:
-    return None if carried is None else carried.points.path
 
 
 def _or_nan(values: Tensor, measure: Any) -> float:
