@@ -22,7 +22,7 @@ LAYERS = (
     ("demo", "cli", "selfcheck", "__main__"),
     ("compat",),
     ("training",),
-    ("translation", "io", "report", "metrics"),
+    ("translation", "io", "transforms", "report", "metrics"),
     ("diffusion", "registration", "structure"),
     ("nn", "conformance"),
     ("ops", "info"),

@@ -222,7 +222,7 @@ def test_x_and_y_of_an_axial_slice(tmp_path: Path) -> None:
     shift[:3, 3] = 5, -6, 7
     field = np.zeros((3, *shape), np.float32)
     field[0] = 0.5
-    carried = carry_points(read_points(tmp_path / "a.csv"), image, image, field, shift)
+    carried = carry_points(read_points(tmp_path / "a.csv"), image, field, shift)
     expected = shift @ affine @ [7.75, 11.5, 0, 1]
     assert np.allclose(carried.places[0], (expected[:3] @ TO_RAS[:3, :3])[:2], atol=1e-6)
     assert not carried.outside.any()
@@ -278,7 +278,7 @@ def test_the_command(run: Run, tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "another kind": ("a.txt", "x,y,z\n1,2,3\n", "expected points in .csv, .vtk, .vtp"),
+    "another kind": ("a.txt", "x,y,z\n1,2,3\n", "expected points in .csv, .fcsv, .vtk, .vtp"),
     "no z alone": ("a.csv", "x,z\n1,2\n", "expected columns x, y and z in the first line"),
     "no names": ("a.csv", "1,2,3\n4,5,6\n", "expected columns x, y and z in the first line"),
     "twice": ("a.csv", "x,y,z,x\n1,2,3,4\n", "expected columns x, y and z in the first line"),

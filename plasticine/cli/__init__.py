@@ -20,6 +20,8 @@ from plasticine.cli.errors import check_asked_to_end, check_device, clear_errors
 from plasticine.cli.options import Debug, Device, console, path
 from plasticine.cli.progress import checking_progress, progress, training_progress
 from plasticine.cli.registering import register
+from plasticine.cli.transform_options import TakesTransforms
+from plasticine.cli.transforming import compose, convert, exponential, invert, jacobian, warp
 
 app = typer.Typer(
     help="Traceable medical image translation and registration: what moved, what was recoloured.",
@@ -253,6 +255,12 @@ def translate(
 
 
 app.command()(register)
+app.command(cls=TakesTransforms)(warp)
+app.command(cls=TakesTransforms)(compose)
+app.command()(invert)
+app.command()(exponential)
+app.command()(jacobian)
+app.command()(convert)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from plasticine.cli.errors import check_asked_to_end, check_device, clear_errors
 from plasticine.cli.options import Debug, Device, path
 from plasticine.cli.progress import progress
 
-_POINTS = ".csv of columns x, y, z in ITK's millimetres (LPS+), or a surface, .vtk or .vtp."
+_POINTS = ".csv of columns x, y, z in ITK's millimetres (LPS+), .fcsv, or a surface, .vtk, .vtp."
 _KINDS = "NIfTI, Analyze, FreeSurfer, MetaImage, NRRD, .npy or picture file, or a DICOM folder."
 
 

@@ -3,14 +3,12 @@
 from plasticine.io.displacement import read_displacement, write_displacement
 from plasticine.io.grid import ModelGrid
 from plasticine.io.intensity import Normalisation, normalise
-from plasticine.io.itk_transform import write_itk_affine
 from plasticine.io.model_images import LEAST_BODY, ModelImages, body_share, model_images
-from plasticine.io.nifti import write_image, write_labels
+from plasticine.io.nifti_writing import write_image, write_labels
 from plasticine.io.points import read_points
 from plasticine.io.reading import READABLE_SUFFIXES, files_in, read_stored, read_volume
 from plasticine.io.register import register_volumes
 from plasticine.io.same_grid import read_labels, read_same_grid
-from plasticine.io.transform import read_transform
 from plasticine.io.translate import VolumeTrace, translate_volume
 from plasticine.io.volume import Volume
 from plasticine.io.volume_registration import VolumeRegistration
@@ -35,12 +33,10 @@ __all__ = [
     "read_points",
     "read_same_grid",
     "read_stored",
-    "read_transform",
     "read_volume",
     "register_volumes",
     "translate_volume",
     "write_displacement",
     "write_image",
-    "write_itk_affine",
     "write_labels",
 ]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plasticine.io.checks import named_errors
-from plasticine.io.nifti import placement, read_data, read_header, save_nifti
+from plasticine.io.nifti import placement, read_data, read_header
+from plasticine.io.nifti_writing import save_planes
 
 Vectors = Literal["lps", "ras", "voxels"]
 
@@ -29,33 +30,57 @@ def write_displacement(
     displacement: NDArray[np.float32],
     affine: NDArray[np.float64],
     *,
+    planar: bool = False,
     description: str = "",
 ) -> None:
     """Writes a displacement field as ITK reads one.
 
-    Five-dimensional ``(X, Y, Z, 1, 3)``, intent 1007 (vector), millimetres along LPS+ axes:
-    a point x of the target is mapped to x + field(x) in the source, as
-    ``SimpleITK.DisplacementFieldTransform`` does.
+    Five-dimensional ``(X, Y, Z, 1, 3)``, or ``(X, Y, 1, 1, 2)`` of a plane, intent 1007 (vector),
+    millimetres along LPS+ axes: a point x of the target is mapped to x + field(x) in the source,
+    as ``SimpleITK.DisplacementFieldTransform`` does.
 
     Args:
         path: ``.nii`` or ``.nii.gz``.
         displacement: ``(3, X, Y, Z)``, voxels, component i along axis i.
         affine: ``(4, 4)``, voxel index to millimetres (RAS+); oblique and anisotropic ones are
             what the vectors are turned and scaled by.
-        description: At most 79 ASCII characters for the header.
+        planar: Write a plane: one slice, whose first two components count.
+        description: What the file says of itself; the header has room for 79 ASCII characters, an
+            extension for all of it.
 
     Raises:
         ValueError: The field has another number of axes or components, the name ends otherwise,
-            or the affine is not finite or cannot be inverted.
+            the affine is not finite or cannot be inverted, or a plane is to be written of a volume
+            or of one that is not across the third axis of space.
         OSError: The file cannot be written.
     """
     if displacement.ndim != 4 or displacement.shape[0] != 3:
         raise ValueError(
             f"displacement: expected 3 components (3, X, Y, Z), got shape {displacement.shape}"
         )
-    to_lps = _RAS_TO_LPS[:, None] * affine[:3, :3]
-    field = np.einsum("ij,jxyz->xyzi", to_lps, displacement.astype(np.float64))
-    save_nifti(Path(path), field[:, :, :, None, :], affine, description, intent=INTENT_VECTOR)
+    path, components = Path(path), 2 if planar else 3
+    if planar:
+        _check_plane(path, displacement.shape[1:], affine)
+    to_lps = (_RAS_TO_LPS[:, None] * affine[:3, :3])[:components, :components]
+    x, y, z = displacement.shape[1:]
+    # By planes: a field may be a gigabyte.
+    planes = (
+        np.einsum("j,jxy->xy", row, displacement[:components, :, :, height]).astype(np.float32)
+        for row in to_lps
+        for height in range(z)
+    )
+    shape = (x, y, z, 1, components)
+    save_planes(path, shape, planes, affine, description, intent=INTENT_VECTOR)
+
+
+def states_its_axes(path: Path) -> bool:
+    """Whether a NIfTI file is a displacement field that says what its vectors run along."""
+    header, _ = read_header(path)
+    shape = tuple(int(n) for n in header.get_data_shape())
+    vectors = shape[3:] == (1, 3) or shape[2:] == (1, 1, 2)
+    # SPM's fields, of the same shape and intent, are of places.
+    places = bytes(header["intent_name"].item()) == b"Mapping"
+    return vectors and int(header["intent_code"]) in _BY_INTENT and not places
 
 
 def read_displacement(
@@ -116,15 +141,22 @@ def _read(path: Path, vectors: Vectors | None) -> tuple[NDArray[np.float32], NDA
     data = read_data(path, header, data_path)
     if data.dtype.kind not in "biuf":
         raise TypeError(f"{path}: expected real numbers, got {data.dtype}")
-    field = np.asarray(data, dtype=np.float64).reshape(*space, shape[-1])
-    if not np.isfinite(field).all():
-        raise ValueError(f"{path}: the displacement holds NaN or infinite values")
     to_voxels = _to_voxels(path, affine, vectors, shape[-1])
-    with np.errstate(over="ignore", under="ignore"):
-        voxels = np.einsum("ij,...j->i...", to_voxels, field).astype(np.float32)
-    if not np.isfinite(voxels).all():
-        raise ValueError(f"{path}: the displacement in voxels is beyond float32")
-    return voxels, affine
+    return _turned(path, data.reshape(*space, shape[-1]), to_voxels), affine
+
+
+def _turned(path: Path, field: NDArray[Any], to_voxels: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Vectors of a file as ``(d, *space)`` voxels; by planes, for a field may be a gigabyte."""
+    voxels = np.empty((field.shape[-1], *field.shape[:-1]), np.float32)
+    for plane in range(field.shape[-2]):
+        vectors = field[..., plane, :].astype(np.float64)
+        if not np.isfinite(vectors).all():
+            raise ValueError(f"{path}: the displacement holds NaN or infinite values")
+        with np.errstate(over="ignore", under="ignore"):
+            voxels[..., plane] = np.einsum("ij,...j->i...", to_voxels, vectors)
+        if not np.isfinite(voxels[..., plane]).all():
+            raise ValueError(f"{path}: the displacement in voxels is beyond float32")
+    return voxels
 
 
 def _space_of(path: Path, shape: tuple[int, ...], *, on_request: bool) -> tuple[int, ...]:
@@ -151,13 +183,20 @@ def _to_voxels(
 ) -> NDArray[np.float64]:
     """The matrix that takes a file's vectors to voxels, component i along axis i."""
     axes = affine[:3, :3]
-    if components == 2 and (np.abs(axes[:2, 2]).any() or np.abs(axes[2, :2]).any()):
-        raise ValueError(
-            f"{path}: expected a plane across the third axis of space for vectors of two "
-            f"components, got affine {affine.tolist()}"
-        )
+    if components == 2:
+        _check_plane(path, (1, 1, 1), affine)
     if vectors == "voxels":
         return np.eye(components)
     signs = _RAS_TO_LPS[:, None] if vectors == "lps" else 1.0
     to_voxels = np.asarray(np.linalg.inv(signs * axes), dtype=np.float64)
     return to_voxels[:components, :components]
+
+
+def _check_plane(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64]) -> None:
+    """Refuses a grid that vectors of two components say nothing of."""
+    axes = affine[:3, :3]
+    if shape[2] != 1 or np.abs(axes[:2, 2]).any() or np.abs(axes[2, :2]).any():
+        raise ValueError(
+            f"{path}: expected a plane across the third axis of space for vectors of two "
+            f"components, got {shape[2]} slices and affine {affine.tolist()}"
+        )

@@ -11,13 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from plasticine.io.itk_transform import in_space
 from plasticine.io.pair_space import PairSpace
-from plasticine.io.transform import AffineTransform, DisplacementField, read_transform
 from plasticine.io.volume import Volume
-from plasticine.nn.resampling import sample_affinely
 from plasticine.nn.validity import validity_mask
-from plasticine.registration.deformation import affine_displacement, turned
+from plasticine.transforms.ends import Ends
+from plasticine.transforms.files import read_transform
+from plasticine.transforms.places import Grid
+from plasticine.transforms.transform import (
+    AffineTransform,
+    Chain,
+    DisplacementField,
+    Transform,
+    simplified,
+)
 
 Initial = Path | NDArray[np.float64] | Sequence[Path]
 """One file of a transform or several, or a matrix (4, 4) of RAS+ millimetres."""
@@ -51,32 +57,48 @@ def start_from(initial: Initial | None, moving: Volume, fixed: Volume, space: Pa
 
     Raises:
         FileNotFoundError: There is no file of that name.
-        ValueError: A file is no transform, there are several displacement fields or one of another
-            place, or the matrix does not fit the images.
+        ValueError: A file is no transform or one of another place, or the matrix does not fit the
+            images.
     """
     if isinstance(initial, np.ndarray):
         return Start(space.within(_checked(initial)))
     files = [initial] if isinstance(initial, Path) else list(initial or ())
     if not files:
         return Start()
-    before, after = np.eye(4), np.eye(4)
-    of_field, field = files[0], None
+    ends = Ends(Grid.of(fixed), Grid.of(moving))
+    transforms = []
     for path in files:
-        transform = read_transform(path)
+        transform = read_transform(path, ends)
+        if transform.ndim == 2 and 1 not in fixed.data.shape:
+            raise ValueError(
+                f"{path}: expected a transform of three axes for volumes, got one of a plane"
+            )
         if isinstance(transform, DisplacementField):
-            if field is not None:
-                raise ValueError(f"{path}: expected one displacement field to begin with, got two")
-            of_field, field = path, transform
-            continue
-        matrix = _in_ras(path, transform, moving, fixed)
-        if field is None:
-            before = matrix @ before
-        else:
-            after = matrix @ after
-    if field is None:
-        return Start(space.within(before))
-    whole = _on_grid(of_field, field, before, after, fixed)
-    return Start(displacement=space.field_to_tensor(whole, fixed))
+            # A jump at its edge is no place to begin from.
+            transform = dataclasses.replace(transform, edge_repeated=True)
+        transforms.append(transform)
+    whole = simplified(transforms)
+    if isinstance(whole, AffineTransform):
+        return Start(space.within(whole.matrix))
+    _check_meets(files, whole, Grid.of(fixed))
+    field = whole.sampled(Grid.of(fixed)).displacement[None]
+    return Start(displacement=space.field_to_tensor(field, fixed))
+
+
+def _check_meets(files: Sequence[Path], whole: Transform, fixed: Grid) -> None:
+    """Refuses a displacement field of another place, which moves nothing."""
+    matrix = np.eye(4)
+    for part in whole.transforms if isinstance(whole, Chain) else (whole,):
+        if isinstance(part, AffineTransform):
+            matrix = part.matrix @ matrix
+        elif isinstance(part, DisplacementField):
+            places = torch.from_numpy(np.linalg.inv(part.grid.affine) @ matrix @ fixed.affine)
+            if not _meet(places[None, :3], fixed.shape, part.grid.shape):
+                raise ValueError(
+                    f"{', '.join(map(str, files))}: expected a displacement field of where the "
+                    "fixed image lies, got one of a grid that holds none of its voxels"
+                )
+            return
 
 
 def _meet(places: Tensor, shape: Sequence[int], other: Sequence[int]) -> bool:
@@ -93,52 +115,3 @@ def _checked(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     if matrix.shape != (4, 4):
         raise ValueError(f"initial: expected a matrix (4, 4), got {matrix.shape}")
     return np.asarray(matrix, dtype=np.float64)
-
-
-def _in_ras(
-    path: Path, transform: AffineTransform, moving: Volume, fixed: Volume
-) -> NDArray[np.float64]:
-    """A linear transform of a file as ``(4, 4)``, between RAS+ millimetres."""
-    if len(transform.matrix) == 3 and 1 not in fixed.data.shape:
-        raise ValueError(
-            f"{path}: expected a transform of three axes for volumes, got one of a plane"
-        )
-    matrix = in_space(transform.matrix)
-    if transform.axes == "ras":
-        return matrix
-    whole: NDArray[np.float64] = moving.itk_to_ras @ matrix @ np.linalg.inv(fixed.itk_to_ras)
-    return whole
-
-
-def _on_grid(
-    path: Path,
-    field: DisplacementField,
-    before: NDArray[np.float64],
-    after: NDArray[np.float64],
-    fixed: Volume,
-) -> Tensor:
-    """φ - id of a field between two affine maps: ``(1, 3, X, Y, Z)``, in the fixed file's voxels.
-
-    Beyond the field's own grid its edge is repeated.
-
-    Raises:
-        ValueError: The grid of the field holds none of the fixed voxels.
-    """
-    assert fixed.affine is not None
-    back = np.linalg.inv(fixed.affine)
-
-    def rows(matrix: NDArray[np.float64]) -> Tensor:
-        return torch.from_numpy(matrix[:3])[None]
-
-    places = rows(np.linalg.inv(field.affine) @ before @ fixed.affine)
-    if not _meet(places, fixed.data.shape, field.displacement.shape[1:]):
-        raise ValueError(
-            f"{path}: expected a displacement field of where {fixed.path} lies, got one of a grid "
-            "that holds none of its voxels"
-        )
-    values = torch.from_numpy(field.displacement)[None].double()
-    sampled = sample_affinely(values, places, fixed.data.shape)
-    straight = affine_displacement(
-        rows(back @ after @ before @ fixed.affine), torch.Size(fixed.data.shape)
-    )
-    return (turned(rows(back @ after @ field.affine), sampled) + straight).float()

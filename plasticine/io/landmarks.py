@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from plasticine.io.checks import check_exists, named_errors
+from plasticine.io.fiducials import read_fiducials
 from plasticine.io.pair_space import PairSpace
 from plasticine.io.point_table import PointTable, read_point_table
 from plasticine.io.points import in_ras
@@ -16,10 +14,6 @@ from plasticine.io.volume import Volume
 from plasticine.registration.landmarks import Landmarks
 
 LANDMARK_SUFFIXES = (".csv", ".fcsv")
-
-# Of Slicer's files: the columns, and what takes its axes to LPS+.
-_FIDUCIALS = ("id", "x", "y", "z", "ow", "ox", "oy", "oz", "vis", "sel", "lock", "label")
-_TO_LPS = {"0": (-1, -1, 1), "RAS": (-1, -1, 1), "1": (1, 1, 1), "LPS": (1, 1, 1)}
 
 
 def read_landmarks(
@@ -80,7 +74,7 @@ def _read(path: Path) -> PointTable:
     if suffix == ".csv":
         return read_point_table(path)
     if suffix == ".fcsv":
-        return _read_fiducials(path)
+        return read_fiducials(path)
     raise ValueError(f"{path}: expected landmarks in {', '.join(LANDMARK_SUFFIXES)}")
 
 
@@ -89,30 +83,3 @@ def _labels(table: PointTable) -> list[str]:
     header = [name.strip().lower() for name in table.header]
     column = next((header.index(name) for name in ("label", "name") if name in header), None)
     return [] if column is None else [row[column].strip() for row in table.rows]
-
-
-def _read_fiducials(path: Path) -> PointTable:
-    """Points of 3D Slicer's table, whose first lines are comments."""
-    check_exists(path)
-    with named_errors(path), path.open(encoding="utf-8-sig", newline="") as file:
-        lines = file.read().splitlines()
-    comments = [line[1:].strip() for line in lines if line.startswith("#")]
-    rows = tuple(map(tuple, csv.reader(line for line in lines if line and line[0] != "#")))
-    # Before version 4.4 the axes are not named, and RAS.
-    axes = "RAS"
-    for comment in comments:
-        name, _, value = comment.partition("=")
-        if name.strip() == "CoordinateSystem":
-            axes = value.strip()
-    if axes not in _TO_LPS:
-        raise ValueError(f"{path}: expected CoordinateSystem RAS or LPS (0 or 1), got {axes!r}")
-    if not rows or min(map(len, rows)) < 4:
-        raise ValueError(f"{path}: expected points of a number, x, y and z each, got {rows[:1]}")
-    try:
-        places = np.array([[float(value) for value in row[1:4]] for row in rows])
-    except ValueError as error:
-        raise ValueError(f"{path}: a point has no place: {error}") from error
-    if not np.isfinite(places).all():
-        raise ValueError(f"{path}: a point is NaN or infinite")
-    header = _FIDUCIALS if min(map(len, rows)) >= len(_FIDUCIALS) else _FIDUCIALS[:4]
-    return PointTable(path, places * np.array(_TO_LPS[axes]), header, rows, (1, 2, 3))

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 DEFAULT_ORIENTATION = "SPR"
+PICTURE_ORIENTATION = "SPL"
+"""Where pictures are put between which a transform maps: ITK's column and row are LPS+ there."""
 _PAIRS = ("LR", "PA", "IS")
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from plasticine.io.grid import ModelGrid
 from plasticine.io.initial import Initial, Start, start_from
 from plasticine.io.landmarks import read_landmarks
-from plasticine.io.orientation import DEFAULT_ORIENTATION
+from plasticine.io.orientation import PICTURE_ORIENTATION
 from plasticine.io.pair_space import PairSpace
 from plasticine.io.points import Points, read_points
 from plasticine.io.same_grid import read_labels, read_same_grid
@@ -89,7 +89,7 @@ def read_pair(
             f"expected as many further moving images as fixed ones, got {len(moving_channels)} and "
             f"{len(fixed_channels)}"
         )
-    moving, fixed = (volume.placed(DEFAULT_ORIENTATION) for volume in (moving, fixed))
+    moving, fixed = (volume.placed(PICTURE_ORIENTATION) for volume in (moving, fixed))
     for name, volume in (("moving", moving), ("fixed", fixed)):
         _check_not_flat(name, volume)
     space = PairSpace.of(moving, fixed)
@@ -134,7 +134,7 @@ def _channels(
     assert volume.affine is not None
     volumes = [volume]
     for path in more:
-        own = read_same_grid(path, _own_grid(volume), volume.affine, DEFAULT_ORIENTATION)
+        own = read_same_grid(path, _own_grid(volume), volume.affine, PICTURE_ORIENTATION)
         _check_not_flat("moving" if moving else "fixed", own)
         volumes.append(own)
     return torch.cat([space.to_tensor(one.data, moving=moving).to(device) for one in volumes], 1)
@@ -159,7 +159,7 @@ def _read_mask(
     if path is None:
         return None
     assert volume.affine is not None
-    mask = read_same_grid(path, _own_grid(volume), volume.affine, DEFAULT_ORIENTATION).data > 0
+    mask = read_same_grid(path, _own_grid(volume), volume.affine, PICTURE_ORIENTATION).data > 0
     if not mask.any():
         raise ValueError(f"{path}: the mask is empty, nothing of it is more than 0")
     return space.to_tensor(mask.astype(np.float32), moving=moving).to(device)
@@ -171,6 +171,6 @@ def _read_labels(
     if path is None:
         return None, ()
     assert volume.affine is not None
-    labels, notes = read_labels(path, _own_grid(volume), volume.affine, DEFAULT_ORIENTATION)
+    labels, notes = read_labels(path, _own_grid(volume), volume.affine, PICTURE_ORIENTATION)
     array: NDArray[np.int64] = labels[0, 0].numpy()
     return array, notes

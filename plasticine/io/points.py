@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from plasticine.io.fiducials import read_fiducials
+from plasticine.io.itk import LPS_TO_RAS
 from plasticine.io.point_table import PointTable, read_point_table
 from plasticine.io.surface import Surface, read_surface
 from plasticine.io.volume import Volume
@@ -19,10 +21,12 @@ Points = PointTable | Surface
 
 _READERS: dict[str, Callable[[Path], Points]] = {
     ".csv": read_point_table,
+    ".fcsv": read_fiducials,
     ".vtk": read_surface,
     ".vtp": read_surface,
 }
 POINT_SUFFIXES = tuple(_READERS)
+_ITK_TO_RAS = np.diag([*LPS_TO_RAS, 1.0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +57,8 @@ def read_points(path: Path) -> Points:
     """Reads points as ITK has them: millimetres along LPS+ axes; of a picture, column and row.
 
     Args:
-        path: ``.csv`` with columns x, y and z, or a surface, ``.vtk`` or ``.vtp``.
+        path: ``.csv`` with columns x, y and z, ``.fcsv`` of 3D Slicer, or a surface, ``.vtk`` or
+            ``.vtp``.
 
     Returns:
         The points, and all else that the file holds.
@@ -72,7 +77,6 @@ def read_points(path: Path) -> Points:
 def carry_points(
     points: Points,
     of: Volume,
-    to: Volume,
     displacement: NDArray[np.float32],
     physical: NDArray[np.float64],
 ) -> CarriedPoints:
@@ -83,7 +87,6 @@ def carry_points(
     Args:
         points: Of the first image.
         of: The first image, placed in space.
-        to: The other one, likewise.
         displacement: ``(3, X, Y, Z)`` of the first image and in its voxels, u.
         physical: ``(4, 4)``, P, from millimetres to millimetres (RAS+).
 
@@ -98,7 +101,7 @@ def carry_points(
     voxels = in_ras(points, of) @ back[:3, :3].T + back[:3, 3]
     field = torch.from_numpy(displacement)[None]
     moved = move_points(torch.from_numpy(voxels)[None], field)[0].numpy()
-    there = np.linalg.inv(to.itk_to_ras) @ physical @ of.affine
+    there = _ITK_TO_RAS @ physical @ of.affine
     carried = moved @ there[:3, :3].T + there[:3, 3]
     last = np.array(displacement.shape[1:]) - 1
     outside = ((voxels < -0.5) | (voxels > last + 0.5)).any(1)
@@ -107,8 +110,7 @@ def carry_points(
 
 def in_ras(points: Points, volume: Volume) -> NDArray[np.float64]:
     """Places in space, ``(N, 3)`` millimetres (RAS+), of points of a volume."""
-    matrix = volume.itk_to_ras
-    places: NDArray[np.float64] = _with_third(points, volume) @ matrix[:3, :3].T + matrix[:3, 3]
+    places: NDArray[np.float64] = _with_third(points, volume) * LPS_TO_RAS
     return places
 
 
@@ -119,7 +121,7 @@ def _with_third(points: Points, volume: Volume) -> NDArray[np.float64]:
         return places
     assert volume.affine is not None
     across = [axis for axis, size in enumerate(volume.data.shape) if size == 1]
-    row = (np.linalg.inv(volume.affine) @ volume.itk_to_ras)[across[0]] if across else np.zeros(4)
+    row = (np.linalg.inv(volume.affine) @ _ITK_TO_RAS)[across[0]] if across else np.zeros(4)
     if not abs(row[2]) > np.linalg.norm(row[:2]):
         raise ValueError(
             f"{points.path}: expected columns x, y and z of {volume.path}, which is no axial "

@@ -330,21 +330,16 @@ def _carried_points(pair: PairRegistration, inputs: PairInputs) -> dict[str, Any
     """Points of the fixed image by φ, those of the moving image by φ⁻¹."""
     found: dict[str, Any] = {}
     there = inputs.space.physical(pair.affine.physical)
-    for name, points, ends, physical in (
-        ("fixed_points", inputs.fixed_points, (inputs.fixed, inputs.moving), there),
-        (
-            "moving_points",
-            inputs.moving_points,
-            (inputs.moving, inputs.fixed),
-            torch.linalg.inv(there),
-        ),
+    for name, points, of, physical in (
+        ("fixed_points", inputs.fixed_points, inputs.fixed, there),
+        ("moving_points", inputs.moving_points, inputs.moving, torch.linalg.inv(there)),
     ):
         found[name] = None
         if points is not None:
             is_moving = points is inputs.moving_points
             mapping = pair.inverse if is_moving else pair.mapping
             field = inputs.space.field_to_file(mapping.displacement, moving=is_moving)
-            found[name] = carry_points(points, *ends, field[0].cpu().numpy(), physical.numpy())
+            found[name] = carry_points(points, of, field[0].cpu().numpy(), physical.numpy())
     return found
 
 

@@ -69,20 +69,6 @@ class Volume:
         note = f"no spacing in a {self.kind} file: outputs have 1 mm voxels, axes {orientation}"
         return dataclasses.replace(self, affine=affine, notes=(*self.notes, note))
 
-    @property
-    def itk_to_ras(self) -> NDArray[np.float64]:
-        """``(4, 4)``, points as ITK has them of this file to millimetres (RAS+); once placed.
-
-        ITK's points run along LPS+ axes. Of a file without spacing they are its voxels from the
-        last axis to the first: column, row and, of a stack, slice.
-        """
-        if self.kind not in KINDS_WITHOUT_SPACING:
-            return np.diag([-1.0, -1.0, 1.0, 1.0])
-        assert self.affine is not None
-        order = [1, 0, 2, 3] if len(self.stored_shape) == 2 else [2, 1, 0, 3]
-        columns: NDArray[np.float64] = self.affine[:, order]
-        return columns
-
     def as_float32(self) -> Volume:
         """The volume in float32, with a note where whole numbers were rounded.
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from plasticine.io.pair_space import PairSpace
 from plasticine.io.points import CarriedPoints
-from plasticine.io.volume import KINDS_WITHOUT_SPACING, Volume
+from plasticine.io.volume import Volume
 from plasticine.registration.pair import PairRegistration
+from plasticine.transforms.transform import AffineTransform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,15 +72,17 @@ class VolumeRegistration:
     notes: tuple[str, ...] = ()
 
     @property
-    def itk_affine(self) -> NDArray[np.float64]:
-        """``affine`` of points as ITK has them of the two files: ``(4, 4)``; of pictures (3, 3)."""
-        back = np.linalg.inv(self.moving.itk_to_ras)
-        matrix: NDArray[np.float64] = back @ self.affine @ self.fixed.itk_to_ras
-        pictures = all(
-            volume.kind in KINDS_WITHOUT_SPACING and len(volume.stored_shape) == 2
+    def planar(self) -> bool:
+        """Whether both files are of two axes, across the third of space: ITK has planes of them."""
+        return all(
+            len(volume.stored_shape) == 2 and _is_axial(volume.affine)
             for volume in (self.moving, self.fixed)
         )
-        return matrix[np.ix_([0, 1, 3], [0, 1, 3])] if pictures else matrix
+
+    @property
+    def affine_transform(self) -> AffineTransform:
+        """``affine``; of two files of two axes a transform of their plane."""
+        return AffineTransform(self.affine, 2 if self.planar else 3)
 
     @functools.cached_property
     def displacement_lengths(self) -> NDArray[np.float32]:
@@ -89,3 +92,7 @@ class VolumeRegistration:
         turned = np.einsum("ij,jxyz->ixyz", self.fixed.affine[:3, :3], field.double().numpy())
         lengths: NDArray[np.float32] = np.linalg.norm(turned, axis=0).astype(np.float32)
         return lengths
+
+
+def _is_axial(affine: NDArray[np.float64] | None) -> bool:
+    return affine is not None and not affine[:2, 2].any() and not affine[2, :2].any()

@@ -7,6 +7,7 @@ from plasticine.report.evaluation import (
     table_of,
     write_evaluation,
 )
+from plasticine.report.jacobian import jacobian_files, print_jacobian, write_jacobian
 from plasticine.report.page import draw_page
 from plasticine.report.record import describe
 from plasticine.report.registration_page import draw_registration
@@ -31,13 +32,16 @@ __all__ = [
     "draw_registration",
     "evaluate",
     "figures",
+    "jacobian_files",
     "optional_files",
+    "print_jacobian",
     "print_registration",
     "print_results",
     "read_results",
     "registration_files",
     "table_of",
     "write_evaluation",
+    "write_jacobian",
     "write_registration",
     "write_results",
 ]

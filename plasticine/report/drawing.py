@@ -63,3 +63,17 @@ def write_heading(figure: Figure, title: str, facts: str) -> None:
     heading: dict[str, Any] = {"x": 0.012, "va": "center", "parse_math": False}
     figure.text(y=1 - 0.26 / height, s=title, color=TEXT, fontsize=13, weight="bold", **heading)
     figure.text(y=1 - 0.52 / height, s=facts, color=MUTED, fontsize=8.5, **heading)
+
+
+def draw_lines(axis: Any, coordinate: NDArray[Any], step: float) -> None:
+    """The lines on which a coordinate is a multiple of the step."""
+    low, high = np.nanmin(coordinate), np.nanmax(coordinate)
+    levels = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
+    if min(coordinate.shape) > 1 and levels.size:
+        axis.contour(coordinate, levels, colors=GRID, linewidths=0.45, linestyles="solid")
+
+
+def nice_step(length: float) -> float:
+    """1, 2 or 5 times a power of ten, next to a length."""
+    power = 10 ** np.floor(np.log10(length))
+    return float(min((1, 2, 5, 10), key=lambda n: abs(np.log(n * power / length))) * power)

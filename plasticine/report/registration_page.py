@@ -19,11 +19,12 @@ from plasticine.io.volume import KINDS_WITHOUT_SPACING
 from plasticine.io.volume_registration import VolumeRegistration
 from plasticine.report.drawing import (
     BACKGROUND,
-    GRID,
     MUTED,
     TEXT,
     colour_bar,
+    draw_lines,
     mark_folds,
+    nice_step,
     outline,
     write_heading,
 )
@@ -92,7 +93,7 @@ def draw_registration(result: VolumeRegistration, path: Path) -> None:
 def _draw(result: VolumeRegistration, path: Path) -> None:
     views = _views(result)
     norms = _norms(views)
-    line = _nice(max(max(view.extent) for view in views) / _LINES)
+    line = nice_step(max(max(view.extent) for view in views) / _LINES)
     # Inches; all planes have one scale.
     picture = 1.75
     scale = picture / max(view.extent[1] for view in views)
@@ -270,24 +271,10 @@ def _draw_picture(
         spine.set_visible(False)
     if column == "grid":
         for coordinate in view.coordinates:
-            _draw_lines(axis, coordinate, line)
+            draw_lines(axis, coordinate, line)
     if column == "jacobian":
         outline(axis, view.images["fixed"])
         mark_folds(axis, view.images["jacobian"])
-
-
-def _draw_lines(axis: Any, coordinate: NDArray[Any], step: float) -> None:
-    """The lines on which a coordinate is a multiple of the step."""
-    low, high = np.nanmin(coordinate), np.nanmax(coordinate)
-    levels = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
-    if min(coordinate.shape) > 1 and levels.size:
-        axis.contour(coordinate, levels, colors=GRID, linewidths=0.45, linestyles="solid")
-
-
-def _nice(length: float) -> float:
-    """1, 2 or 5 times a power of ten, next to a length."""
-    power = 10 ** np.floor(np.log10(length))
-    return float(min((1, 2, 5, 10), key=lambda n: abs(np.log(n * power / length))) * power)
 
 
 def _line_in_words(line: float, *, named: bool) -> str:

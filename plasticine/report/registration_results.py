@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,9 +12,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from plasticine.io.displacement import write_displacement
-from plasticine.io.itk_transform import write_itk_affine
-from plasticine.io.nifti import write_image, write_labels
+from plasticine.io.nifti_writing import write_image, write_labels
 from plasticine.io.points import POINT_SUFFIXES, CarriedPoints
 from plasticine.io.volume_registration import VolumeRegistration
 from plasticine.metrics import dice
@@ -29,6 +28,7 @@ from plasticine.report.registration_document import write_registration_document
 from plasticine.report.registration_page import draw_registration
 from plasticine.report.results import as_text
 from plasticine.report.terminal import show
+from plasticine.transforms import DisplacementField, Ends, write_transform
 
 FORMAT_VERSION = 1
 
@@ -44,10 +44,6 @@ _FILES = {
     "registration.png": "before and after: checkerboard, difference, grid, Jacobian",
     "registration.html": "the pictures and the record, to read",
 }
-_AFFINE_COMMENT = (
-    "The affine stage of a registration: fixed to moving points.\n"
-    "displacement.nii.gz has it in it: apply one or the other."
-)
 _POINTS = {
     "moving_points": ("moving_points_in_fixed", "the moving image's points, in the fixed one"),
     "fixed_points": ("fixed_points_in_moving", "the fixed image's points, in the moving one"),
@@ -110,13 +106,16 @@ def write_registration(result: VolumeRegistration, folder: Path) -> dict[str, An
     assert moving_affine is not None
     for name, image in (("warped", result.warped), ("jacobian", result.jacobian)):
         write_image(folder / f"{name}.nii.gz", image, affine, description=f"Plasticine {name}")
-    for name, field, own in (
-        ("displacement", result.displacement, affine),
-        ("inverse_displacement", result.inverse_displacement, moving_affine),
+    ends = Ends(moving_name=result.moving.path.name, fixed_name=result.fixed.path.name)
+    for name, field, own, between in (
+        ("displacement", result.displacement, affine, ends),
+        ("inverse_displacement", result.inverse_displacement, moving_affine, ends.reversed()),
     ):
-        what = f"Plasticine {name.replace('_', ' ')}"
-        write_displacement(folder / f"{name}.nii.gz", field, own, description=what)
-    write_itk_affine(folder / "affine.tfm", result.itk_affine, comment=_AFFINE_COMMENT)
+        whole = DisplacementField.of(field, own, planar=result.planar)
+        write_transform(folder / f"{name}.nii.gz", whole, between)
+    alone = "The affine stage alone: displacement.nii.gz has it in it, apply one or the other"
+    ends = dataclasses.replace(ends, remark=alone)
+    write_transform(folder / "affine.tfm", result.affine_transform, ends)
     if result.labels is not None:
         write_labels(folder / LABELS_FILE, result.labels, affine, description="Plasticine labels")
     for name, carried in _carried(result).items():

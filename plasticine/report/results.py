@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from plasticine.io.displacement import write_displacement
-from plasticine.io.nifti import write_image
+from plasticine.io.nifti_writing import write_image
 from plasticine.io.translate import VolumeTrace
 from plasticine.nn.finite import check_finite
 from plasticine.report.page import draw_page
 from plasticine.report.record import describe, describe_file
+from plasticine.transforms import DisplacementField, Ends, write_transform
 
 # Every file of the folder, and what it holds.
 RESULT_FILES = {
@@ -57,12 +57,9 @@ def write_results(
             affine,
             description=f"Plasticine {name}",
         )
-    write_displacement(
-        folder / "displacement.nii.gz",
-        grid.displacement_to_file(result.displacement),
-        affine,
-        description="Plasticine displacement",
-    )
+    ends = Ends(moving_name=result.volume.path.name, fixed_name="translated.nii.gz")
+    field = grid.displacement_to_file(result.displacement)
+    write_transform(folder / "displacement.nii.gz", DisplacementField.of(field, affine), ends)
     record = describe(result) | {"files": RESULT_FILES}
     if model_file is not None:
         record["model"] |= describe_file(model_file)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 (its users' name for it)
 
-from plasticine.io import read_transform
-from plasticine.io.itk_transform import read_itk_transform, write_itk_affine
+from plasticine.transforms import read_transform
+from plasticine.transforms.formats.itk_linear import read_itk_transform, write_itk_affine
 
 PLACES = np.random.default_rng(0).normal(scale=60, size=(5, 3))
 
@@ -186,9 +186,9 @@ def test_a_mat_file_cut_short(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("flirt.mat", b"1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n", "holds text, as matrices of"),
-        ("a.h5", b"\x89HDF\r\n\x1a\n\0\0", "expected a transform in .tfm, .txt, .mat"),
-        ("a.txt", b"1 2 3\n", "expected four rows of four numbers"),
+        ("flirt.mat", b"1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n", "could be of several formats"),
+        ("a.txt", b"1 2 3\n", "is no transform of a format that is known"),
+        ("a.nii", b"1 2 3\n", "not a NIfTI file"),
     ],
 )
 def test_formats_that_are_not_read(tmp_path: Path, name: str, content: bytes, message: str) -> None:

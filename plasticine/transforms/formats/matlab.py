@@ -15,6 +15,18 @@ _PRECISIONS = {0: "f8", 1: "f4"}
 _LONGEST_NAME = 256
 
 
+def is_matlab(path: Path) -> bool:
+    """Whether a file begins as a MATLAB 4 file of numbers does."""
+    with path.open("rb") as file:
+        start = file.read(_HEADER)
+    return len(start) == _HEADER and any(_is_header(start, order) for order in "<>")
+
+
+def _is_header(start: bytes, order: str) -> bool:
+    kind, *_, length = np.frombuffer(start, f"{order}i4").tolist()
+    return 0 <= kind < 5000 and 0 < length <= _LONGEST_NAME
+
+
 def read_matlab(path: Path) -> list[tuple[str, NDArray[np.float64]]]:
     """Reads the named arrays of a MATLAB 4 file, in their order.
 

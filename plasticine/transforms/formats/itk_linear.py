@@ -8,16 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plasticine.io.checks import check_affine, check_exists, named_errors
-from plasticine.io.itk_parameters import itk_matrix
-from plasticine.io.matlab import read_matlab
+from plasticine.transforms.formats.itk_parameters import itk_matrix
+from plasticine.transforms.formats.matlab import read_matlab
+
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""ITK's axes (LPS+) to ours (RAS+), and back."""
 
 _FIRST_LINE = "#Insight Transform File V1.0"
 
 
-def is_itk_transform(path: Path) -> bool:
-    """Whether a file is one that `read_itk_transform` reads, by its name or its first line."""
-    if path.suffix.lower() in (".mat", ".tfm"):
-        return True
+def is_itk_text(path: Path) -> bool:
+    """Whether a file begins as ITK's text files of transforms do."""
     with path.open("rb") as file:
         return file.read(len(_FIRST_LINE)) == _FIRST_LINE.encode()
 
@@ -76,7 +77,7 @@ def write_itk_affine(path: Path, matrix: NDArray[np.float64], *, comment: str = 
         path: ``.tfm`` or ``.txt``.
         matrix: ``(d + 1, d + 1)`` with 2 or 3 axes, from points of the fixed image to points of the
             moving one, in millimetres along ITK's LPS+ axes.
-        comment: Lines to stand above it.
+        comment: What the file says of itself.
 
     Raises:
         OSError: The file cannot be written.
@@ -85,8 +86,8 @@ def write_itk_affine(path: Path, matrix: NDArray[np.float64], *, comment: str = 
     numbers = [*matrix[:-1, :-1].ravel(), *matrix[:-1, -1]]
     lines = [
         _FIRST_LINE,
-        *(f"# {line}" for line in comment.splitlines()),
-        "#Transform 0",
+        # On this line, which all readers pass over: nitransforms takes no other comment.
+        f"#Transform 0 {' '.join(comment.split())}".rstrip(),
         f"Transform: AffineTransform_double_{ndim}_{ndim}",
         f"Parameters: {' '.join(f'{number:.17g}' for number in numbers)}",
         f"FixedParameters: {' '.join(['0'] * ndim)}",
