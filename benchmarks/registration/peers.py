@@ -102,8 +102,10 @@ def _ants(kind: str) -> Registration:
     return register
 
 
-def _greedy(*, affine_only: bool = False, velocity: bool = False) -> Registration:
-    metric = "-m NCC 2x2x2 -n 100x50x10"
+def _greedy(
+    *, affine_only: bool = False, velocity: bool = False, metric: str = "NCC 2x2x2"
+) -> Registration:
+    metric = f"-m {metric} -n 100x50x10"
 
     def register(moving: Head, fixed: Head) -> Field:
         from picsl_greedy import Greedy3D
@@ -163,14 +165,23 @@ def dipy_syn(moving: Head, fixed: Head) -> Field:
     return moved.T.reshape(at.shape) - at
 
 
-def convexadam(moving: Head, fixed: Head) -> Field:
+def _convexadam(start_metric: str = "NCC 2x2x2") -> Registration:
     """convexAdam's MIND, from picsl-greedy's affine map: it takes images that are aligned."""
+    affine = _greedy(affine_only=True, metric=start_metric)
+
+    def register(moving: Head, fixed: Head) -> Field:
+        return _convexadam_from(affine(moving, fixed), moving, fixed)
+
+    register.__doc__ = _convexadam.__doc__
+    return register
+
+
+def _convexadam_from(start: Field, moving: Head, fixed: Head) -> Field:
     import torch
     from convexAdam.convex_adam_MIND import convex_adam_pt
 
     import plasticine
 
-    start = _greedy(affine_only=True)(moving, fixed)
     offset = torch.from_numpy(in_moving_voxels(start, moving, fixed)).float()[None]
     aligned = plasticine.warp(moving.image, offset, padding="border")
     found = convex_adam_pt(fixed.image[0, 0], aligned[0, 0], device=torch.device("cpu"))
@@ -198,7 +209,15 @@ PEERS: dict[str, Registration] = {
     "antspyx SyN": _ants("SyN"),
     "antspyx SyNOnly, from its affine": _ants("SyNOnly"),
     "itk-elastix B-spline": elastix_bspline,
-    "convexadam, from picsl-greedy's affine": convexadam,
+    "convexadam, from picsl-greedy's affine": _convexadam(),
     "dipy SyN": dipy_syn,
     "antspyx SyNCC": _ants("SyNCC"),
+}
+
+# Of two modalities: mutual information; ANTs' SyN takes it by default.
+MULTIMODAL: dict[str, Registration] = {
+    "picsl-greedy affine, NMI": _greedy(affine_only=True, metric="NMI"),
+    "picsl-greedy, NMI": _greedy(metric="NMI"),
+    "antspyx SyN": _ants("SyN"),
+    "convexadam, from picsl-greedy's affine by NMI": _convexadam("NMI"),
 }
