@@ -307,9 +307,11 @@ def test_niftyreg_and_fsl_of_other_kinds_are_refused(tmp_path: Path) -> None:
     image.header["intent_code"] = 2007
     nibabel.save(image, tmp_path / "coefficients.nii.gz")
     with pytest.raises(ValueError, match="holds coefficients of cubic splines"):
-        read_transform(tmp_path / "coefficients.nii.gz", Ends(grid, moving_of()))
+        read_transform(tmp_path / "coefficients.nii.gz")
+    image.header["intent_code"] = 2006
+    nibabel.save(image, tmp_path / "field.nii.gz")
     with pytest.raises(ValueError, match="means nothing without the moving image"):
-        read_transform(f"fsl:{tmp_path / 'coefficients.nii.gz'}")
+        read_transform(tmp_path / "field.nii.gz")
 
 
 def test_spms_fields_of_places_are_no_displacements(tmp_path: Path) -> None:

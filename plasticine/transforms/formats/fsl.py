@@ -63,15 +63,14 @@ def _recognises(path: Path) -> bool:
 
 def _read(path: Path, ends: Ends, *, absolute: bool | None = None) -> Transform:
     """A matrix takes points of the moving image to the fixed one, and is turned round."""
-    moving = ends.moving_for(path, _TITLE)
     if path.name.lower().endswith(_FIELDS):
-        return _read_field(path, moving, absolute)
-    fixed = ends.fixed_for(path, _TITLE)
+        return _read_field(path, ends, absolute)
+    fixed, moving = ends.fixed_for(path, _TITLE), ends.moving_for(path, _TITLE)
     back = inverted(_to_fsl(fixed)) @ read_matrix(path) @ _to_fsl(moving)
     return AffineTransform(inverted(back))
 
 
-def _read_field(path: Path, moving: Grid, absolute: bool | None) -> Transform:
+def _read_field(path: Path, ends: Ends, absolute: bool | None) -> Transform:
     header, data_path = read_header(path)
     intent = int(header["intent_code"])
     if intent in _COEFFICIENTS:
@@ -82,6 +81,7 @@ def _read_field(path: Path, moving: Grid, absolute: bool | None) -> Transform:
     shape = tuple(int(n) for n in header.get_data_shape())
     if len(shape) != 4 or shape[3] != 3:
         raise ValueError(f"{path}: expected a field of FSL (X, Y, Z, 3), got shape {shape}")
+    moving = ends.moving_for(path, _TITLE)
     affine, _ = placement(path, header)
     fixed = Grid((shape[0], shape[1], shape[2]), affine)
     field = np.moveaxis(np.asarray(read_data(path, header, data_path), np.float32), -1, 0)
