@@ -104,6 +104,18 @@ def test_an_affine_map_has_one_determinant(run: Run, tmp_path: Path) -> None:
     assert np.allclose(found, np.linalg.det(matrix[:3, :3]), atol=1e-4)
 
 
+@pytest.mark.parametrize("first", [1.0, -1.0])
+def test_the_logarithm_of_one_value_and_of_none(run: Run, tmp_path: Path, first: float) -> None:
+    """Of the identity 0; of a reflection nowhere defined."""
+    write_transform(tmp_path / "a.tfm", AffineTransform(np.diag([first, 1, 1, 1])))
+    write_image(tmp_path / "fixed.nii.gz", np.zeros(SHAPE, np.float32), AFFINE)
+    fixed, out = tmp_path / "fixed.nii.gz", tmp_path / "out"
+    code, _, err = run("jacobian", tmp_path / "a.tfm", "--fixed", fixed, "--log", "-o", out)
+    assert (code, err) == (0, "")
+    found = array(out / "log_jacobian.nii.gz")
+    assert np.isnan(found).all() if first < 0 else np.abs(found).max() < 1e-4
+
+
 def test_a_plane(run: Run, tmp_path: Path) -> None:
     u = field(1.0)[:, :, :, 8:9]
     plane = u[:2].copy()
@@ -123,9 +135,12 @@ def test_what_is_refused(run: Run, tmp_path: Path) -> None:
     write_transform(tmp_path / "a.tfm", AffineTransform(np.eye(4)))
     write_image(tmp_path / "other.nii.gz", np.ones((4, 5, 6), np.float32), AFFINE)
     write_image(tmp_path / "empty.nii.gz", np.zeros(SHAPE, np.float32), AFFINE)
-    u = tmp_path / "u.nii.gz"
+    write_image(tmp_path / "slice.nii.gz", np.zeros((1, 18, 16), np.float32), AFFINE)
+    u, flat = tmp_path / "u.nii.gz", tmp_path / "slice.nii.gz"
     for arguments, message in (
         ((tmp_path / "a.tfm",), "means nothing without the fixed image"),
+        ((tmp_path / "a.tfm", "--fixed", flat), "across one slice cannot be seen"),
+        ((u, "--fixed", flat), "across one slice cannot be seen"),
         ((u, "--mask", tmp_path / "other.nii.gz"), "expected an image on the transform's voxels"),
         ((u, "--mask", tmp_path / "empty.nii.gz"), "it is empty"),
         ((tmp_path / "other.nii.gz",), "is no transform of a format"),

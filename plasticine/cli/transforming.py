@@ -1,4 +1,4 @@
-"""``plasticine warp | compose | invert | exponential | convert``: transforms in files."""
+"""The commands that take transforms: warp, compose, invert, exponential, jacobian, convert."""
 
 from __future__ import annotations
 
@@ -224,6 +224,12 @@ def jacobian(
         with progress("measuring") as advance:
             field = as_field(
                 file, transform, dataclasses.replace(ends, advance=advance), "its kind"
+            )
+        own = getattr(transform, "grid", None)
+        if field.ndim == 3 and 1 in field.grid.shape and (own is None or 1 not in own.shape):
+            raise ValueError(
+                f"{file}: how volumes change across one slice cannot be seen: expected a fixed "
+                f"image of at least 2 voxels along each axis, got {field.grid.shape}"
             )
         inside = None if mask is None else read_mask(mask, field.grid)
         other = jacobian_files(log=not log).keys() - jacobian_files(log=log).keys()

@@ -203,7 +203,9 @@ def _norm(determinant: NDArray[np.float32], log: bool) -> Normalize:
     """Symmetric about what keeps its volume."""
     known = determinant[np.isfinite(determinant)]
     change = np.abs(np.log(known[known > 0]) if log else known - 1)
-    largest = float(np.clip(np.percentile(change, 99), 0.1, 2 if log else 1)) if known.size else 1.0
+    largest = (
+        float(np.clip(np.percentile(change, 99), 0.1, 2 if log else 1)) if change.size else 1.0
+    )
     return Normalize(-largest, largest) if log else Normalize(1 - largest, 1 + largest)
 
 
@@ -212,8 +214,9 @@ def _draw_histogram(axis: Any, determinant: NDArray[np.float32], log: bool) -> N
     values = np.log(known[known > 0]) if log else known
     low, high = np.percentile(values, (0.01, 99.99)) if values.size else (0.0, 1.0)
     low, high = (low, high) if log else (min(low, 0.0), high)
+    high = max(high, low + 1e-3)  # one value, as of an affine map
     axis.set_facecolor(BACKGROUND)
-    axis.hist(values, bins=_BINS, range=(low, max(high, low + 1e-3)), color=MUTED, log=True)
+    axis.hist(values, bins=_BINS, range=(low, high), color=MUTED, log=bool(values.size))
     axis.axvline(0 if log else 1, color=TEXT, linewidth=0.8)
     if not log:
         axis.axvspan(min(low, 0) - 1, 0, color=FOLD, alpha=0.15, linewidth=0)
