@@ -14,11 +14,11 @@ from PIL import Image
 
 from plasticine.io import Volume, read_volume, register_volumes, write_displacement, write_image
 from plasticine.io.initial import Start, start_from
+from plasticine.io.itk import LPS
 from plasticine.io.orientation import PICTURE_ORIENTATION
 from plasticine.io.pair_space import PairSpace
 from plasticine.registration import register
 from plasticine.registration.deformation import affine_displacement, nearest_affine
-from plasticine.transforms.formats.itk_linear import LPS
 
 FIXED_SHAPE = (26, 30, 24)
 FIXED = centred(oblique((-6.0, 5.5, 6.5), "SAR"), FIXED_SHAPE)

@@ -137,3 +137,17 @@ def test_what_is_refused(tmp_path: Path) -> None:
     sitk.WriteTransform(linear, str(tmp_path / "b.tfm"))
     with pytest.raises(ValueError, match=r"b\.tfm: expected cubic splines, got order 2"):
         read_transform(tmp_path / "b.tfm")
+
+
+@pytest.mark.parametrize("which", [(0, 0), (2, 0), (1, 2)])
+def test_several_that_are_no_composite_are_refused(tmp_path: Path, which: tuple[int, int]) -> None:
+    """SimpleITK would read the first alone."""
+    lines = ["#Insight Transform File V1.0"]
+    for number, part in enumerate(which):
+        write_transform(tmp_path / "a.h5", parts(3)[part])
+        one = sitk.ReadTransform(str(tmp_path / "a.h5"))
+        sitk.WriteTransform(one, str(tmp_path / "one.tfm"))
+        lines += [f"#Transform {number}", *(tmp_path / "one.tfm").read_text().splitlines()[2:]]
+    (tmp_path / "two.tfm").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"two\.tfm: expected one transform or a composite"):
+        read_transform(tmp_path / "two.tfm")

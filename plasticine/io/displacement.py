@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plasticine.io.checks import named_errors
+from plasticine.io.itk import LPS_TO_RAS
 from plasticine.io.nifti import placement, read_data, read_header
 from plasticine.io.nifti_writing import save_planes
+from plasticine.io.orientation import is_axial
 
 Vectors = Literal["lps", "ras", "voxels"]
 
@@ -21,8 +23,6 @@ INTENT_VECTOR = 1007
 # NIFTI_INTENT_DISPVECT: FreeSurfer's, and ITK's since 5.4 (pull request 3884), along NIfTI's axes.
 INTENT_DISPLACEMENT = 1006
 _BY_INTENT: dict[int, Vectors] = {INTENT_DISPLACEMENT: "ras", INTENT_VECTOR: "lps"}
-# World axes of NIfTI (RAS+) to those of ITK and DICOM (LPS+).
-_RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
 
 
 def write_displacement(
@@ -61,7 +61,7 @@ def write_displacement(
     path, components = Path(path), 2 if planar else 3
     if planar:
         _check_plane(path, displacement.shape[1:], affine)
-    to_lps = (_RAS_TO_LPS[:, None] * affine[:3, :3])[:components, :components]
+    to_lps = (LPS_TO_RAS[:, None] * affine[:3, :3])[:components, :components]
     x, y, z = displacement.shape[1:]
     # By planes: a field may be a gigabyte.
     planes = (
@@ -187,15 +187,14 @@ def _to_voxels(
         _check_plane(path, (1, 1, 1), affine)
     if vectors == "voxels":
         return np.eye(components)
-    signs = _RAS_TO_LPS[:, None] if vectors == "lps" else 1.0
+    signs = LPS_TO_RAS[:, None] if vectors == "lps" else 1.0
     to_voxels = np.asarray(np.linalg.inv(signs * axes), dtype=np.float64)
     return to_voxels[:components, :components]
 
 
 def _check_plane(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64]) -> None:
     """Refuses a grid that vectors of two components say nothing of."""
-    axes = affine[:3, :3]
-    if shape[2] != 1 or np.abs(axes[:2, 2]).any() or np.abs(axes[2, :2]).any():
+    if shape[2] != 1 or not is_axial(affine):
         raise ValueError(
             f"{path}: expected a plane across the third axis of space for vectors of two "
             f"components, got {shape[2]} slices and affine {affine.tolist()}"

@@ -15,7 +15,10 @@ from plasticine.io.nifti import shear_notes
 from plasticine.io.volume import Volume
 
 LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
-"""World axes of ITK and DICOM (LPS+) to those of NIfTI (RAS+)."""
+"""World axes of ITK and DICOM (LPS+) to those of NIfTI (RAS+), and back."""
+
+LPS = np.diag([*LPS_TO_RAS, 1.0])
+"""The same as a map of points, ``(4, 4)``."""
 
 # How headers write a unit of length, and how many millimetres it is.
 _UNITS = {

@@ -64,3 +64,8 @@ def axes_towards(
         axes[int(wanted_axis)] = array_axis
         flips[int(wanted_axis)] = bool(direction < 0)
     return (axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2])
+
+
+def is_axial(affine: NDArray[np.float64]) -> bool:
+    """Whether the third of an array's axes, and it alone, runs along the third of space."""
+    return not affine[:2, 2].any() and not affine[2, :2].any()

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from plasticine.io.fiducials import read_fiducials
-from plasticine.io.itk import LPS_TO_RAS
+from plasticine.io.itk import LPS, LPS_TO_RAS
 from plasticine.io.point_table import PointTable, read_point_table
 from plasticine.io.surface import Surface, read_surface
 from plasticine.io.volume import Volume
@@ -26,7 +26,6 @@ _READERS: dict[str, Callable[[Path], Points]] = {
     ".vtp": read_surface,
 }
 POINT_SUFFIXES = tuple(_READERS)
-_ITK_TO_RAS = np.diag([*LPS_TO_RAS, 1.0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +100,7 @@ def carry_points(
     voxels = in_ras(points, of) @ back[:3, :3].T + back[:3, 3]
     field = torch.from_numpy(displacement)[None]
     moved = move_points(torch.from_numpy(voxels)[None], field)[0].numpy()
-    there = _ITK_TO_RAS @ physical @ of.affine
+    there = LPS @ physical @ of.affine
     carried = moved @ there[:3, :3].T + there[:3, 3]
     last = np.array(displacement.shape[1:]) - 1
     outside = ((voxels < -0.5) | (voxels > last + 0.5)).any(1)
@@ -121,7 +120,7 @@ def _with_third(points: Points, volume: Volume) -> NDArray[np.float64]:
         return places
     assert volume.affine is not None
     across = [axis for axis, size in enumerate(volume.data.shape) if size == 1]
-    row = (np.linalg.inv(volume.affine) @ _ITK_TO_RAS)[across[0]] if across else np.zeros(4)
+    row = (np.linalg.inv(volume.affine) @ LPS)[across[0]] if across else np.zeros(4)
     if not abs(row[2]) > np.linalg.norm(row[:2]):
         raise ValueError(
             f"{points.path}: expected columns x, y and z of {volume.path}, which is no axial "

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plasticine.io.checks import check_exists, named_errors
+from plasticine.io.itk import LPS_TO_RAS
 from plasticine.io.point_table import OUTSIDE
 
 # 3D Slicer names the axes in the second line of a .vtk, and in field data of this name of a .vtp.
 _SPACE = "SPACE"
-_RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Surface:
         written = vtk.poly_data()
         written.DeepCopy(self.data)
         points = vtk.points()
-        own = places * _RAS_TO_LPS if self.is_ras else places
+        own = places * LPS_TO_RAS if self.is_ras else places
         points.SetData(vtk.from_numpy(np.ascontiguousarray(own), deep=True))
         written.SetPoints(points)
         for attributes in (written.GetPointData(), written.GetCellData()):
@@ -107,7 +107,7 @@ def read_surface(path: Path) -> Surface:
     title = "" if is_xml else reader.GetHeader()
     space = data.GetFieldData().GetAbstractArray(_SPACE)
     is_ras = "SPACE=RAS" in title or (space is not None and space.GetValue(0) == "RAS")
-    return Surface(path, places * _RAS_TO_LPS if is_ras else places, data, title, is_ras)
+    return Surface(path, places * LPS_TO_RAS if is_ras else places, data, title, is_ras)
 
 
 def _check_whole(path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plasticine.io.orientation import is_axial
 from plasticine.io.pair_space import PairSpace
 from plasticine.io.points import CarriedPoints
 from plasticine.io.volume import Volume
@@ -75,7 +76,7 @@ class VolumeRegistration:
     def planar(self) -> bool:
         """Whether both files are of two axes, across the third of space: ITK has planes of them."""
         return all(
-            len(volume.stored_shape) == 2 and _is_axial(volume.affine)
+            len(volume.stored_shape) == 2 and volume.affine is not None and is_axial(volume.affine)
             for volume in (self.moving, self.fixed)
         )
 
@@ -92,7 +93,3 @@ class VolumeRegistration:
         turned = np.einsum("ij,jxyz->ixyz", self.fixed.affine[:3, :3], field.double().numpy())
         lengths: NDArray[np.float32] = np.linalg.norm(turned, axis=0).astype(np.float32)
         return lengths
-
-
-def _is_axial(affine: NDArray[np.float64] | None) -> bool:
-    return affine is not None and not affine[:2, 2].any() and not affine[2, :2].any()

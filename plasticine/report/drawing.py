@@ -17,6 +17,15 @@ MUTED = "#9aa0a6"
 GRID = "#ffb000"
 FOLD = "#39ff14"
 
+#: Slices of volumes are shown with these ends down and to the right.
+SHOWN_AXES = "IPR"
+#: The plane, the axis across it, and the ends of its rows.
+PLANES = (("sagittal", 2, "AP"), ("coronal", 1, "LR"), ("axial", 0, "LR"))
+#: Axes of space, R, A and S, that the shown axes run along.
+OF_SPACE = (2, 1, 0)
+#: About so many lines of a deformed grid go over a picture.
+GRID_LINES = 22
+
 
 def outline(axis: Any, warped: NDArray[Any]) -> None:
     """A thin line around the body, to find one's way on a map without anatomy."""

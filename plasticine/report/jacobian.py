@@ -14,6 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from plasticine.io.nifti_writing import write_image
+from plasticine.ops._checks import REGIONS, SCHEMES
 from plasticine.ops.folding import folding
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.report.jacobian_page import draw_jacobian
@@ -21,8 +22,6 @@ from plasticine.report.record import as_plain, printable, versions
 from plasticine.report.terminal import show
 from plasticine.transforms import DisplacementField
 
-SCHEMES = ("central", "forward", "backward")
-REGIONS = ("full", "interior")
 FORMAT_VERSION = 1
 
 

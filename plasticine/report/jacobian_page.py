@@ -17,7 +17,11 @@ from plasticine.io.orientation import axes_towards
 from plasticine.report.drawing import (
     BACKGROUND,
     FOLD,
+    GRID_LINES,
     MUTED,
+    OF_SPACE,
+    PLANES,
+    SHOWN_AXES,
     TEXT,
     colour_bar,
     draw_lines,
@@ -28,12 +32,6 @@ from plasticine.report.drawing import (
 from plasticine.report.record import printable
 from plasticine.transforms import DisplacementField
 
-# Slices are shown with these ends down and to the right.
-_AXES = "IPR"
-_PLANES = (("sagittal", 2), ("coronal", 1), ("axial", 0))
-# Axes of space, R, A and S, that rows and columns of a shown slice run along.
-_OF_SPACE = {0: 2, 1: 1, 2: 0}
-_LINES = 22
 _PICTURE = 3.0  # inches
 _BINS = 200
 
@@ -109,10 +107,10 @@ class _Slice:
 
 def _slices(field: DisplacementField, determinant: NDArray[np.float32]) -> list[_Slice]:
     """Those through the least determinant, or the first that is NaN."""
-    axes, flips = axes_towards(field.grid.affine, _AXES)
+    axes, flips = axes_towards(field.grid.affine, SHOWN_AXES)
     worst = np.unravel_index(int(np.argmin(determinant)), determinant.shape)
     found = []
-    for name, across in _PLANES:
+    for name, across, _ in PLANES:
         if field.ndim == 2 and field.grid.shape[axes[across]] != 1:
             continue
         row, column = (axis for axis in range(3) if axis != across)
@@ -123,7 +121,7 @@ def _slices(field: DisplacementField, determinant: NDArray[np.float32]) -> list[
                 int(worst[axes[across]]),
                 (axes[row], axes[column]),
                 (flips[row], flips[column]),
-                (_OF_SPACE[row], _OF_SPACE[column]),
+                (OF_SPACE[row], OF_SPACE[column]),
             )
         )
     return found
@@ -150,7 +148,7 @@ def _draw(
 
     norm = _norm(determinant, log)
     longest = max(n * s for n, s in zip(field.grid.shape, field.grid.spacing, strict=True))
-    step = nice_step(longest / _LINES)
+    step = nice_step(longest / GRID_LINES)
     for number, one in enumerate(slices):
         x = left + (_PICTURE + gap) * number
         upper = axes_at(x, bottom + _PICTURE + gap, _PICTURE, _PICTURE)

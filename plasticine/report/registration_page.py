@@ -19,7 +19,11 @@ from plasticine.io.volume import KINDS_WITHOUT_SPACING
 from plasticine.io.volume_registration import VolumeRegistration
 from plasticine.report.drawing import (
     BACKGROUND,
+    GRID_LINES,
     MUTED,
+    OF_SPACE,
+    PLANES,
+    SHOWN_AXES,
     TEXT,
     colour_bar,
     draw_lines,
@@ -30,14 +34,9 @@ from plasticine.report.drawing import (
 )
 from plasticine.report.record import printable
 
-# Slices are shown with these ends down and to the right.
-_AXES = "IPR"
-# The plane, the axis across it, and the ends of its rows.
-_PLANES = (("sagittal", 2, "AP"), ("coronal", 1, "LR"), ("axial", 0, "LR"))
 # The squares of the moving image in a checkerboard have this tint.
 _TINT = np.array([1.0, 0.83, 0.58])
 _SQUARES = 8
-_LINES = 22
 # Inches, of a picture with the names of its ends.
 _ROOM_FOR_LETTERS = 0.4
 _COLUMNS = {
@@ -93,7 +92,7 @@ def draw_registration(result: VolumeRegistration, path: Path) -> None:
 def _draw(result: VolumeRegistration, path: Path) -> None:
     views = _views(result)
     norms = _norms(views)
-    line = nice_step(max(max(view.extent) for view in views) / _LINES)
+    line = nice_step(max(max(view.extent) for view in views) / GRID_LINES)
     # Inches; all planes have one scale.
     picture = 1.75
     scale = picture / max(view.extent[1] for view in views)
@@ -148,7 +147,7 @@ def _views(result: VolumeRegistration) -> list[_View]:
     """What is to be drawn, slice by slice."""
     affine = result.fixed.affine
     assert affine is not None
-    axes, flips = axes_towards(affine, _AXES)
+    axes, flips = axes_towards(affine, SHOWN_AXES)
 
     def turned(volume: NDArray[Any]) -> NDArray[Any]:
         flipped = tuple(axis for axis, flip in enumerate(flips) if flip)
@@ -171,12 +170,10 @@ def _views(result: VolumeRegistration) -> list[_View]:
     middle = np.median(bright, axis=0).astype(int) if len(bright) else np.zeros(3, int)
     shape = volumes["fixed"].shape
     views = []
-    for name, across, ends in _PLANES:
+    for name, across, ends in PLANES:
         if result.space.planes is not None and shape[across] != 1:
             continue
         row, column = (axis for axis in range(3) if axis != across)
-        # Axes of space, R, A and S, that rows and columns run along.
-        of_space = {0: 2, 1: 1, 2: 0}
         index = tuple(int(middle[across]) if axis == across else slice(None) for axis in range(3))
         images = {key: volume[index] for key, volume in volumes.items()}
         views.append(
@@ -186,8 +183,8 @@ def _views(result: VolumeRegistration) -> list[_View]:
                 spacing=(float(sizes[row]), float(sizes[column])),
                 images=images | _compared(images, (float(sizes[row]), float(sizes[column]))),
                 coordinates=(
-                    coordinates[of_space[row]][index],
-                    coordinates[of_space[column]][index],
+                    coordinates[OF_SPACE[row]][index],
+                    coordinates[OF_SPACE[column]][index],
                 ),
             )
         )

@@ -57,12 +57,12 @@ def carry_image(
     padding = "reflection" if interpolation == "bspline" else "border"
     if interpolation == "bspline":
         values = spline_coefficients(values, padding=padding)
+    planar = _within_plane(transform, grid)
     result = np.empty(reference.shape, np.float32)
     for slab, places in reference.blocks():
         there = transform.at(places)
-        carried, inside = there.sample(
-            values, grid, mode=interpolation, padding=padding, planar=_within_plane(transform, grid)
-        )
+        carried = there.sample(values, grid, mode=interpolation, padding=padding, planar=planar)
+        inside = there.inside(grid, planar=planar)
         result[slab] = torch.where(inside > 0, carried, outside)[0, 0].numpy()
         if advance is not None:
             advance(slab.stop, reference.shape[0])
@@ -95,15 +95,13 @@ def carry_labels(
         ValueError: The interpolation is neither, or the transform is NaN somewhere.
     """
     values = torch.from_numpy(np.ascontiguousarray(labels))[None, None]
-    nothing = torch.zeros(1).expand(1, 1, *grid.shape)
     planar = _within_plane(transform, grid)
     result = np.empty(reference.shape, np.int64)
     for slab, places in reference.blocks():
         there = transform.at(places)
         offset, matrix = there.in_voxels(grid, planar=planar)
         moved = warp_labels(values, offset, matrix, interpolation=interpolation)
-        _, inside = there.sample(nothing, grid, planar=planar)
-        result[slab] = (moved * (inside > 0))[0, 0].numpy()
+        result[slab] = (moved * (there.inside(grid, planar=planar) > 0))[0, 0].numpy()
         if advance is not None:
             advance(slab.stop, reference.shape[0])
     return result

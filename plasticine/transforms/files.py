@@ -13,18 +13,7 @@ from plasticine.transforms.formats import FORMATS
 from plasticine.transforms.formats.format import Format
 from plasticine.transforms.transform import Transform
 
-
-def format_named(name: str) -> Format:
-    """A format by its name.
-
-    Raises:
-        ValueError: There is none of that name.
-    """
-    found = next((one for one in FORMATS if one.name == name), None)
-    if found is None:
-        known = ", ".join(one.name for one in FORMATS)
-        raise ValueError(f"format: expected one of {known}; got {name!r}")
-    return found
+_NAMED = {one.name: one for one in FORMATS}
 
 
 def format_of(path: Path) -> Format:
@@ -48,8 +37,8 @@ def named_file(text: str | os.PathLike[str]) -> tuple[Path, Format | None]:
     """What ``FILE`` or ``FORMAT:FILE`` names; a file whose whole name that is goes first."""
     path = Path(text)
     prefix, colon, rest = str(text).partition(":")
-    if colon and rest and not path.exists() and any(one.name == prefix for one in FORMATS):
-        return Path(rest), format_named(prefix)
+    if colon and rest and prefix in _NAMED and not path.exists():
+        return Path(rest), _NAMED[prefix]
     return path, None
 
 

@@ -113,7 +113,12 @@ def carry_image_file(
         )
     if not output.name.lower().endswith((".nii", ".nii.gz")):
         raise ValueError(f"{output}: expected a name that ends in .nii or .nii.gz")
-    moving = read_grid(source)
+    as_labels = interpolation in LABEL_INTERPOLATIONS
+    if not as_labels and _is_series(source):
+        volume, moving = None, read_grid(source)
+    else:
+        volume = read_stored(source) if as_labels else read_volume(source)
+        moving = Grid.of(volume.placed(PICTURE_ORIENTATION))
     fixed = moving if reference is None else read_grid(reference)
     fixed = fixed if spacing is None else fixed.with_spacing(spacing)
     transform = simplified(read_chain(steps, Ends(fixed, moving)))
@@ -121,18 +126,21 @@ def carry_image_file(
     note = f"plasticine warp {source.name}: {done}".encode("utf-8", "backslashreplace").decode()
     with OutputFolder(output.parent, [output.name]) as folder:
         path = folder / output.name
-        if interpolation in LABEL_INTERPOLATIONS:
-            labels, _ = whole_numbers(read_stored(source).data, str(source))
+        if volume is None:
+            volumes, step = _carried_series(
+                source, (moving, transform, fixed), interpolation, outside, advance
+            )
+            save_nifti(path, volumes, fixed.affine, note, time_step=step)
+        elif as_labels:
+            labels, _ = whole_numbers(volume.data, str(source))
             how = LABEL_INTERPOLATIONS[interpolation]
-            carried = carry_labels(
+            warped = carry_labels(
                 labels, moving, transform, fixed, interpolation=how, advance=advance
             )
-            write_labels(path, carried, fixed.affine, description=note)
-        elif _is_series(source):
-            _carry_series(source, path, (moving, transform, fixed), interpolation, outside, note)
+            write_labels(path, warped, fixed.affine, description=note)
         else:
             image = carry_image(
-                read_volume(source).data,
+                volume.data,
                 moving,
                 transform,
                 fixed,
@@ -193,15 +201,14 @@ def _is_series(path: Path) -> bool:
     return len(shape) == 4 and int(shape[3]) > 1
 
 
-def _carry_series(
+def _carried_series(
     source: Path,
-    path: Path,
     maps: tuple[Grid, Transform, Grid],
     interpolation: str,
     outside: float,
-    note: str,
-) -> None:
-    """Each volume of a series for itself."""
+    advance: Advance | None,
+) -> tuple[NDArray[np.float32], float]:
+    """Each volume of a series for itself, ``(X, Y, Z, T)``, and the seconds between them."""
     moving, transform, fixed = maps
     header, data_path = read_header(source)
     data = read_data(source, header, data_path)
@@ -213,6 +220,7 @@ def _carry_series(
         carried[..., time] = carry_image(
             volume, moving, transform, fixed, interpolation=interpolation, outside=outside
         )
+        if advance is not None:
+            advance(time + 1, data.shape[3])
     unit = _SECONDS.get(int(header["xyzt_units"]) & 56, 1.0) if "xyzt_units" in header else 1e-3
-    step = float(header.get_zooms()[3]) * unit
-    save_nifti(path, carried, fixed.affine, note, time_step=step)
+    return carried, float(header.get_zooms()[3]) * unit

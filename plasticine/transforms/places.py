@@ -80,9 +80,9 @@ class Grid:
 
     def blocks(self) -> Iterator[tuple[slice, Places]]:
         """The voxels by slabs along the first axis: which they are, and their places."""
-        rows = max(1, _BLOCK // math.prod(self.shape[1:]))
-        for begin in range(0, self.shape[0], rows):
-            end = min(begin + rows, self.shape[0])
+        step = max(1, _BLOCK // math.prod(self.shape[1:]))
+        for begin in range(0, self.shape[0], step):
+            end = min(begin + step, self.shape[0])
             affine = self.affine.copy()
             affine[:3, 3] += begin * affine[:3, 0]
             yield slice(begin, end), Places((end - begin, *self.shape[1:]), affine)
@@ -171,7 +171,7 @@ class Places:
         mode: str = "linear",
         padding: str = "border",
         planar: bool = False,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor:
         """An image at these places.
 
         Args:
@@ -182,18 +182,28 @@ class Places:
             planar: The image is the same at every place across its plane, the third axis.
 
         Returns:
-            ``(1, C, *shape)``, and whether each place is within the image's voxels, their halves at
-            the border included, as ITK has it: ``(1, 1, *shape)`` of the image's type, 1 or 0.
+            ``(1, C, *shape)``.
         """
         offset, matrix = self.in_voxels(grid, image.dtype, planar=planar)
         if planar:
             # The same plane on both sides, which splines weigh, too.
             image = image.expand(*image.shape[:-1], 3)
             matrix[:, 2, 3] = 1
-        values = warp(image, offset, affine=matrix, mode=mode, padding=padding, prefilter=False)
-        ones = torch.ones(1, dtype=image.dtype).expand(1, 1, *image.shape[2:])
-        inside = warp(ones, offset, affine=matrix, mode="nearest", padding="zeros")
-        return values, inside
+        return warp(image, offset, affine=matrix, mode=mode, padding=padding, prefilter=False)
+
+    def inside(self, grid: Grid, *, planar: bool = False) -> Tensor:
+        """Whether each place is within a grid's voxels, as ITK has it.
+
+        Args:
+            grid: The halves of the voxels at its border are within, too.
+            planar: It does not matter how far across the grid's plane, its third axis.
+
+        Returns:
+            ``(1, 1, *shape)`` float32, 1 or 0.
+        """
+        offset, matrix = self.in_voxels(grid, planar=planar)
+        ones = torch.ones(1).expand(1, 1, *grid.shape)
+        return warp(ones, offset, affine=matrix, mode="nearest", padding="zeros")
 
     def in_voxels(
         self, grid: Grid, dtype: torch.dtype = torch.float32, *, planar: bool = False

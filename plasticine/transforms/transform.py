@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -133,11 +133,29 @@ class DisplacementField(Transform):
         field = torch.from_numpy(np.ascontiguousarray(displacement))
         return cls(field, Grid((x, y, z), affine), 2 if planar else 3)
 
+    @classmethod
+    def of_vectors(
+        cls, vectors: NDArray[np.floating[Any]], grid: Grid, ndim: Literal[2, 3] = 3
+    ) -> DisplacementField:
+        """A field of millimetres along RAS+ axes, ``(3, X, Y, Z)``."""
+        back = inverted(grid.affine)[:3, :3].astype(vectors.dtype)
+        voxels = np.einsum("ij,j...->i...", back, vectors).astype(np.float32)
+        return cls(torch.from_numpy(voxels), grid, ndim)
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """The displacement in millimetres along RAS+ axes, ``(3, X, Y, Z)``."""
+        axes = self.grid.affine[:3, :3].astype(np.float32)
+        found: NDArray[np.float32] = np.einsum("ij,j...->i...", axes, self.displacement.numpy())
+        return found
+
     def at(self, places: Places) -> Places:
         """Where it takes places."""
-        voxels, inside = places.sample(self.displacement[None], self.grid, planar=self.ndim == 2)
-        known = voxels if self.edge_repeated else voxels * inside
-        return places.moved_by(_in_millimetres(known, self.grid))
+        planar = self.ndim == 2
+        voxels = places.sample(self.displacement[None], self.grid, planar=planar)
+        if not self.edge_repeated:
+            voxels *= places.inside(self.grid, planar=planar)
+        return places.moved_by(turned(rows(self.grid.affine).to(voxels), voxels))
 
     def inverse(self, grid: Grid | None = None) -> Inverse:
         """The map back, looked for at every place.
@@ -207,7 +225,7 @@ class BSplineTransform(Transform):
     def at(self, places: Places) -> Places:
         """Where it takes places; those whose four control points an axis are not all there stay."""
         planar = self.ndim == 2
-        values, _ = places.sample(
+        values = places.sample(
             self.coefficients[None], self.grid, mode="bspline", padding="zeros", planar=planar
         )
         return places.moved_by(values * self._supported(places))
@@ -235,10 +253,7 @@ class BSplineTransform(Transform):
             affine[:3, 3] += affine[:3, axis] * (self.grid.shape[axis] - 1) / 2
             affine[:3, axis] *= self.grid.shape[axis] - 3
         x, y, z = inner
-        _, inside = places.sample(
-            torch.zeros(1, 1, x, y, z), Grid((x, y, z), affine), planar=self.ndim == 2
-        )
-        return inside
+        return places.inside(Grid((x, y, z), affine), planar=self.ndim == 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,11 +348,6 @@ def _unpacked(transforms: Iterable[Transform]) -> Iterator[Transform]:
             yield from _unpacked(transform.transforms)
         else:
             yield transform
-
-
-def _in_millimetres(voxels: Tensor, grid: Grid) -> Tensor:
-    """Vectors ``(1, 3, *any)`` along a grid's axes, in millimetres along RAS+."""
-    return turned(rows(grid.affine).to(voxels), voxels)
 
 
 def _affine_part(displacement: Tensor) -> NDArray[np.float64]:

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from plasticine.io.checks import check_exists
+from plasticine.io.itk import LPS
 from plasticine.transforms.ends import Ends
 from plasticine.transforms.formats.format import Format
-from plasticine.transforms.formats.itk_linear import LPS, in_space
+from plasticine.transforms.formats.itk_linear import in_space
 from plasticine.transforms.formats.itk_parameters import itk_matrix
 from plasticine.transforms.places import Grid
 from plasticine.transforms.transform import (

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 from plasticine.transforms.ends import Ends
-from plasticine.transforms.places import Grid
 from plasticine.transforms.transform import (
     AffineTransform,
     DisplacementField,
@@ -18,7 +17,7 @@ from plasticine.transforms.transform import (
     simplified,
 )
 
-Holds = Literal["affine", "displacement", "velocity", "b-spline", "chain"]
+Holds = Literal["affine", "displacement", "b-spline", "chain"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +72,9 @@ def as_field(path: Path, transform: Transform, ends: Ends, title: str) -> Displa
     whole = simplified([transform])
     if isinstance(whole, VelocityField):
         whole = whole.displacement_field
-    if isinstance(whole, DisplacementField) and _lies_on(whole.grid, ends.fixed):
+    if isinstance(whole, DisplacementField) and (
+        ends.fixed is None or whole.grid.same_place(ends.fixed)
+    ):
         return whole
     return whole.sampled(ends.fixed_for(path, title), ends.advance)
 
@@ -82,7 +83,3 @@ def beside(path: Path, ends: Ends) -> None:
     """Writes what a file maps into a file of JSON beside it: its own format has no room for it."""
     note = {"file": path.name, "note": ends.note}
     path.with_name(f"{path.name}.json").write_text(json.dumps(note) + "\n", encoding="utf-8")
-
-
-def _lies_on(grid: Grid, wanted: Grid | None) -> bool:
-    return wanted is None or grid.same_place(wanted)

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from plasticine.io.displacement import read_displacement, states_its_axes, write_displacement
+from plasticine.io.itk import LPS
 from plasticine.transforms.ends import Ends
 from plasticine.transforms.formats.format import Format, as_affine, as_field, beside
 from plasticine.transforms.formats.itk_composite import (
@@ -18,7 +19,7 @@ from plasticine.transforms.formats.itk_composite import (
     write_vector_image,
 )
 from plasticine.transforms.formats.itk_linear import (
-    LPS,
+    first_part,
     in_space,
     is_itk_text,
     read_itk_transform,
@@ -33,8 +34,9 @@ _IMAGES = (".mha", ".mhd", ".nrrd", ".nhdr")
 _HDF5 = (".h5", ".hdf5")
 _TEXT = (".tfm", ".txt")
 _HDF5_START = b"\x89HDF\r\n\x1a\n"
-# As ITK's text names transforms that are not linear.
-_NOT_LINEAR = re.compile(rb"^Transform: (?:DisplacementField|BSpline|Bspline)", re.MULTILINE)
+# Transforms of ITK's text, by name, and how names of those begin that are not linear.
+_KIND = re.compile(r"^Transform: *(\w+)", re.MULTILINE)
+_NOT_LINEAR = ("DisplacementField", "BSpline")
 
 
 def _recognises(path: Path) -> bool:
@@ -48,6 +50,21 @@ def _recognises(path: Path) -> bool:
 def _is_hdf5(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(len(_HDF5_START)) == _HDF5_START
+
+
+def _is_not_linear(path: Path) -> bool:
+    """Whether a text file holds what `read_itk_transform` does not read; SimpleITK does.
+
+    Raises:
+        ValueError: It holds several that are not one composite: SimpleITK reads the first alone.
+    """
+    if not is_itk_text(path):
+        return False
+    kinds = _KIND.findall(path.read_text(encoding="utf-8", errors="replace"))
+    if not any(kind.startswith(_NOT_LINEAR) for kind in kinds):
+        return False
+    first_part(path, kinds)
+    return True
 
 
 def read_itk(path: Path, ends: Ends) -> Transform:
@@ -71,7 +88,7 @@ def read_itk(path: Path, ends: Ends) -> Transform:
         return DisplacementField.of(*read_displacement(path))
     if path.name.lower().endswith(_IMAGES):
         return read_vector_image(path)
-    if _is_hdf5(path) or (is_itk_text(path) and _NOT_LINEAR.search(path.read_bytes())):
+    if _is_hdf5(path) or _is_not_linear(path):
         return read_composite(path)
     matrix = read_itk_transform(path)
     ndim: Literal[2, 3] = 2 if len(matrix) == 3 else 3

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from plasticine.io.itk import itk_name, simpleitk
-from plasticine.transforms.formats.itk_linear import LPS, in_space
+from plasticine.io.itk import LPS, itk_name, simpleitk
+from plasticine.transforms.formats.itk_linear import in_space
 from plasticine.transforms.places import Grid
 from plasticine.transforms.transform import (
     AffineTransform,
@@ -123,9 +123,7 @@ def _field(sitk: Any, image: Any, ndim: int) -> DisplacementField:
     vectors, grid = _vectors(sitk, image, ndim)
     if not np.isfinite(vectors).all():
         raise ValueError("the displacement holds NaN or infinite values")
-    inverse = np.linalg.inv(grid.affine[:3, :3])
-    voxels = np.einsum("ij,j...->i...", inverse, vectors).astype(np.float32)
-    return DisplacementField(torch.from_numpy(voxels), grid, 2 if ndim == 2 else 3)
+    return DisplacementField.of_vectors(vectors, grid, 2 if ndim == 2 else 3)
 
 
 def write_vector_image(path: Path, field: DisplacementField) -> None:
@@ -181,9 +179,7 @@ def _made(path: Path, sitk: Any, part: Transform, ndim: int) -> Any:
 
 def _field_image(sitk: Any, field: DisplacementField, ndim: int) -> Any:
     """A field as ITK's image of vectors."""
-    axes = field.grid.affine[:3, :3]
-    vectors = np.einsum("ij,j...->i...", axes, field.displacement.double().numpy())
-    return _image(sitk, vectors, field.grid, ndim)
+    return _image(sitk, field.vectors.astype(np.float64), field.grid, ndim)
 
 
 def _image(sitk: Any, values: NDArray[np.float64], grid: Grid, ndim: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,6 @@ from numpy.typing import NDArray
 from plasticine.io.checks import check_affine, check_exists, named_errors
 from plasticine.transforms.formats.itk_parameters import itk_matrix
 from plasticine.transforms.formats.matlab import read_matlab
-
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""ITK's axes (LPS+) to ours (RAS+), and back."""
 
 _FIRST_LINE = "#Insight Transform File V1.0"
 
@@ -46,19 +44,29 @@ def read_itk_transform(path: Path) -> NDArray[np.float64]:
             held = _of_arrays(read_matlab(path))
         else:
             held = _of_text(path.read_text(encoding="utf-8", errors="replace"))
-    composite = bool(held) and held[0][0].startswith("CompositeTransform")
-    transforms = held[composite:]
-    if not transforms or (len(transforms) > 1 and not composite):
-        kinds = ", ".join(kind for kind, _, _ in held) or "none"
-        raise ValueError(f"{path}: expected one transform or a composite, got {kinds}")
+    begin = first_part(path, [kind for kind, _, _ in held])
     try:
-        matrices = [itk_matrix(*transform) for transform in transforms]
+        matrices = [itk_matrix(*transform) for transform in held[begin:]]
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     # A composite applies the last one first.
     matrix = np.linalg.multi_dot(matrices) if len(matrices) > 1 else matrices[0]
     check_affine(path, in_space(matrix))
     return matrix
+
+
+def first_part(path: Path, kinds: Sequence[str]) -> int:
+    """Which transform of a file is the first that counts: of a composite the one after it.
+
+    Raises:
+        ValueError: There is none, or several that are not one composite.
+    """
+    composite = bool(kinds) and kinds[0].startswith("CompositeTransform")
+    parts = len(kinds) - composite
+    if not parts or (parts > 1 and not composite):
+        held = ", ".join(kinds) or "none"
+        raise ValueError(f"{path}: expected one transform or a composite, got {held}")
+    return int(composite)
 
 
 def in_space(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

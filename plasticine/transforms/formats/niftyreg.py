@@ -17,7 +17,7 @@ from plasticine.io.nifti import placement, read_data, read_header
 from plasticine.io.nifti_writing import save_nifti
 from plasticine.transforms.ends import Ends
 from plasticine.transforms.formats.format import Format, as_field
-from plasticine.transforms.places import Grid, inverted
+from plasticine.transforms.places import Grid
 from plasticine.transforms.transform import BSplineTransform, DisplacementField, Transform
 
 _NAME = b"NREG_TRANS"
@@ -64,8 +64,7 @@ def _read(path: Path, ends: Ends) -> Transform:
         vectors[2] *= not planar
     if kind == _SPLINE:
         return BSplineTransform(torch.from_numpy(vectors), grid, 2 if planar else 3)
-    voxels = np.einsum("ij,j...->i...", inverted(affine)[:3, :3].astype(np.float32), vectors)
-    return DisplacementField.of(voxels, affine, planar=planar)
+    return DisplacementField.of_vectors(vectors, grid, 2 if planar else 3)
 
 
 def _places(grid: Grid) -> NDArray[np.float32]:
@@ -78,8 +77,7 @@ def _places(grid: Grid) -> NDArray[np.float32]:
 def _write(path: Path, transform: Transform, ends: Ends) -> None:
     """A deformation field, which all of NiftyReg's tools take."""
     field = as_field(path, transform, ends, "NiftyReg")
-    axes = field.grid.affine[:3, :3].astype(np.float32)
-    places = _places(field.grid) + np.einsum("ij,j...->i...", axes, field.displacement.numpy())
+    places = _places(field.grid) + field.vectors
     vectors = np.moveaxis(places[: field.ndim], 0, -1)[:, :, :, None]
     save_nifti(
         path,

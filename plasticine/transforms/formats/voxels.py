@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zipfile
 from pathlib import Path
 
@@ -56,43 +57,33 @@ def _read_array(path: Path) -> NDArray[np.float32]:
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def _read_nifti(path: Path) -> DisplacementField:
-    return DisplacementField.of(*read_displacement(path, vectors="voxels"))
-
-
-def _read_voxelmorph(path: Path, ends: Ends) -> Transform:
+def _read(path: Path, ends: Ends, *, learn2reg: bool) -> Transform:
+    """A field on the fixed image's voxels; Learn2Reg's may have half of them along each axis."""
     if path.name.lower().endswith(_NIFTI):
-        return _read_nifti(path)
-    fixed, field = ends.fixed_for(path, "VoxelMorph"), _read_array(path)
-    if field.shape[1:] != fixed.shape:
-        raise ValueError(
-            f"{path}: expected the fixed image's voxels {fixed.shape}, got {field.shape[1:]}"
-        )
-    return DisplacementField(torch.from_numpy(field), fixed)
-
-
-def _read_learn2reg(path: Path, ends: Ends) -> Transform:
-    if path.name.lower().endswith(_NIFTI):
-        return _read_nifti(path)
-    fixed, field = ends.fixed_for(path, "Learn2Reg"), _read_array(path)
+        return DisplacementField.of(*read_displacement(path, vectors="voxels"))
+    fixed, field = ends.fixed_for(path, _title(learn2reg)), _read_array(path)
     half = tuple(n // 2 for n in fixed.shape)
-    if field.shape[1:] not in (fixed.shape, half):
+    if field.shape[1:] not in (fixed.shape, *((half,) if learn2reg else ())):
+        or_half = f" or half of them {half}" if learn2reg else ""
         raise ValueError(
-            f"{path}: expected the fixed image's voxels {fixed.shape} or half of them {half}, got "
+            f"{path}: expected the fixed image's voxels {fixed.shape}{or_half}, got "
             f"{field.shape[1:]}"
         )
     # At half resolution the first and the last voxels lie on the fixed image's, as the
     # challenge's evaluation has it; the numbers are the fixed image's voxels all the same.
-    ratio = [(n - 1) / max(m - 1, 1) for n, m in zip(fixed.shape, field.shape[1:], strict=True)]
+    ratio = [
+        (n - 1) / (m - 1) if m > 1 else 1.0
+        for n, m in zip(fixed.shape, field.shape[1:], strict=True)
+    ]
     x, y, z = field.shape[1:]
     grid = Grid((x, y, z), fixed.affine @ np.diag([*ratio, 1.0]))
-    steps = np.array([r or 1.0 for r in ratio], np.float32)
-    own = field / steps.reshape(3, 1, 1, 1)
+    own = field / np.array(ratio, np.float32).reshape(3, 1, 1, 1)
     return DisplacementField(torch.from_numpy(own), grid)
 
 
 def _write(path: Path, transform: Transform, ends: Ends, *, learn2reg: bool) -> None:
-    title = "Learn2Reg" if learn2reg else "VoxelMorph"
+    """``(X, Y, Z, 3)`` in NIfTI; in ``.npz`` as ``vol``, or ``(3, X, Y, Z)`` in float16."""
+    title = _title(learn2reg)
     field = as_field(path, transform, ends, title)
     if field.ndim == 2:
         raise ValueError(f"{path}: fields of {title} have three axes, got one of a plane")
@@ -113,33 +104,22 @@ def _write(path: Path, transform: Transform, ends: Ends, *, learn2reg: bool) -> 
     beside(path, ends)
 
 
-def _write_voxelmorph(path: Path, transform: Transform, ends: Ends) -> None:
-    """``(X, Y, Z, 3)`` in NIfTI, or ``vol`` of an ``.npz``."""
-    _write(path, transform, ends, learn2reg=False)
+def _title(learn2reg: bool) -> str:
+    return "Learn2Reg" if learn2reg else "VoxelMorph"
 
 
-def _write_learn2reg(path: Path, transform: Transform, ends: Ends) -> None:
-    """``(X, Y, Z, 3)`` in NIfTI, or ``(3, X, Y, Z)`` float16 in an ``.npz``."""
-    _write(path, transform, ends, learn2reg=True)
+def _format(key: str, *, learn2reg: bool) -> Format:
+    """Either format; their ``.npz`` differ in the key of the array."""
+    return Format(
+        name=_title(learn2reg).lower(),
+        title=_title(learn2reg),
+        suffixes=(*_NIFTI, ".npz"),
+        recognises=lambda path: is_vector_image(path) or _key(path) == key,
+        read=functools.partial(_read, learn2reg=learn2reg),
+        write=functools.partial(_write, learn2reg=learn2reg),
+        holds=("displacement",),
+        beside=(".npz",),
+    )
 
 
-VOXELMORPH = Format(
-    name="voxelmorph",
-    title="VoxelMorph",
-    suffixes=(".nii.gz", ".nii", ".npz"),
-    recognises=lambda path: is_vector_image(path) or _key(path) == "vol",
-    read=_read_voxelmorph,
-    write=_write_voxelmorph,
-    holds=("displacement",),
-    beside=(".npz",),
-)
-LEARN2REG = Format(
-    name="learn2reg",
-    title="Learn2Reg",
-    suffixes=(".nii.gz", ".nii", ".npz"),
-    recognises=lambda path: is_vector_image(path) or _key(path) == "arr_0",
-    read=_read_learn2reg,
-    write=_write_learn2reg,
-    holds=("displacement",),
-    beside=(".npz",),
-)
+VOXELMORPH, LEARN2REG = _format("vol", learn2reg=False), _format("arr_0", learn2reg=True)
