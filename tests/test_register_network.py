@@ -89,6 +89,7 @@ def test_slices_and_what_does_not_go_together(translator: Translator) -> None:
 
     found = register_volumes(cut(moving), cut(fixed), budget="fast", network=translator)
     assert found.displacement.shape == (3, 24, 30, 1)
-    for options in ({"transform": "affine"}, {"method": "velocity"}):
-        with pytest.raises(ValueError, match="begin"):
-            register_volumes(moving, fixed, network=translator, **options)
+    both = register_volumes(moving, fixed, budget="fast", network=translator, method="velocity")
+    assert both.pair.folding.folds == 0
+    with pytest.raises(ValueError, match="begin"):
+        register_volumes(moving, fixed, network=translator, transform="affine")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from plasticine import compose, exponential, folding, gaussian_smooth, warp
 from plasticine.metrics import end_point_error, inverse_consistency_error
+from plasticine.nn.points import move_points
 from plasticine.registration import (
     AffineDisplacement,
     Landmarks,
@@ -230,9 +231,39 @@ def test_refuses() -> None:
     refuses(ValueError, "initial must be", QUICK, image, image, initial=torch.zeros(1, 2, 4, 4))
     refuses(TypeError, "float16", QUICK, image.half(), image.half())
     refuses(ValueError, "method must be one of greedy, velocity", register, image, image, method="")
-    start = torch.zeros(1, 2, 20, 18)
-    refuses(
-        ValueError,
-        "velocity cannot begin from a displacement",
-        lambda: register(image, image, method="velocity", initial_displacement=start),
-    )
+
+
+@pytest.mark.parametrize("size", [(48, 40), (26, 24, 28)])
+def test_continues_from_a_displacement(size: tuple[int, ...]) -> None:
+    """Half of the way is known: what is left is found, with masks and landmarks in their places."""
+    moving, fixed, truth = known(size, 4.0)
+    matrix = torch.eye(len(size) + 1)
+    matrix[:-1, -1] = 2.0  # a shift that the moving image's header undoes
+    places = torch.tensor([[[n * part for n in size] for part in (0.3, 0.45, 0.6)]])
+    ends = move_points(places, truth)
+    counts = torch.ones(1, 1, *size)
+    given = {
+        "method": "velocity",
+        "metric": Similarity("sum_of_squares"),
+        "initial_displacement": 0.5 * truth + 2.0,
+        "moving_mask": counts,
+        "fixed_mask": counts,
+        "landmarks": Landmarks(ends + 2.0, places),
+    }
+    found = register(moving, fixed, matrix, torch.eye(len(size) + 1), **given)  # type: ignore[arg-type]
+    whole = AffineDisplacement(found.displacement - 2.0, None, size)
+    assert error(whole, truth) < 0.25
+    assert not folds(found.displacement)
+    assert found.mapping.velocity is None
+    errors = found.landmark_errors(given["landmarks"])  # type: ignore[arg-type]
+    assert errors["after"].mean() < 0.5 * errors["affine"].mean()
+    assert found.inverse_consistency().mean() < 0.1
+
+
+def test_continues_from_a_displacement_that_folds() -> None:
+    moving, fixed, truth = known((40, 36), 1.0)
+    start = truth.clone()
+    start[0, 0, 18:20] += torch.tensor([6.0, -6.0])[:, None]
+    assert folds(start)
+    found = register(moving, fixed, method="velocity", initial_displacement=start)
+    assert not folds(found.displacement)

@@ -165,7 +165,7 @@ def register_volumes(
     )
     start = inputs.start
     if network is not None:
-        _check_network(transform, method, start)
+        _check_network(transform, start)
         affine = pair_of(transform="affine", rotations=rotations, initial=start.matrix)
         start = Start(displacement=network_start(network, affine, inputs))
         options["rotations"] = 0
@@ -204,9 +204,7 @@ def register_volumes(
     )
 
 
-def _check_network(transform: str, method: str, start: Start) -> None:
-    if method == "velocity":
-        raise ValueError("a network is where the greedy method begins; got method 'velocity'")
+def _check_network(transform: str, start: Start) -> None:
     if transform != "deformable" or start.displacement is not None:
         raise ValueError(
             "a network is where the deformable stage begins, in place of a displacement field; got "

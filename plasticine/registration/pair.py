@@ -16,6 +16,7 @@ from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.registration.affine_levels import PlacedImage
 from plasticine.registration.affine_objective import METRICS
 from plasticine.registration.affine_registration import AffineMap, AffineRegistration, nearest_map
+from plasticine.registration.continued import continued
 from plasticine.registration.contrast import contrasts_differ
 from plasticine.registration.deformation import affine_displacement, turned
 from plasticine.registration.descent import Descent
@@ -27,6 +28,7 @@ from plasticine.registration.landmarks import Landmarks, check_landmarks, fitted
 from plasticine.registration.placement import affine_or_placed
 from plasticine.registration.similarity import Similarity, similarities_of
 from plasticine.registration.velocity import BUDGETS as VELOCITY_BUDGETS
+from plasticine.registration.velocity import VelocityRegistration
 
 TRANSFORMS = ("rigid", "similarity", "affine", "deformable")
 #: The ways of the deformable stage, and their settings by how long they take.
@@ -206,7 +208,7 @@ def register(
             images if a coarse deformation makes them more alike from there.
         initial_displacement: (1, d, *fixed spatial), voxels of the fixed image: a whole φ - id, as
             `PairRegistration.displacement` is one, from which the deformable stage begins. There is
-            no affine stage then: the affine map nearest to it is taken. For "greedy" alone.
+            no affine stage then: the affine map nearest to it is taken.
         progress: called as (hundredths done of the time that it is likely to take, 100).
 
     Returns:
@@ -243,7 +245,7 @@ def register(
         found = _fitted(landmarks, fixed, fixed_affine, of_affine_stage)
         if initial is None and initial_displacement is None:
             initial = found
-    _check_start(transform, method, rotations, initial, initial_displacement, fixed)
+    _check_start(transform, rotations, initial, initial_displacement, fixed)
     ndim = fixed.ndim - 2
     of_affine = _AFFINE_ITERATIONS * min(1.0, _AFFINE_VOXELS / fixed.shape[2:].numel())
     of_deformable = registration.work(registration.iterations, ndim) if deformable else 0.0
@@ -305,7 +307,10 @@ def register(
         points = None
         if landmarks is not None:
             points = landmarks.mapped(*map(torch.linalg.inv, (moving_matrix, fixed_matrix)))
-        mapping = registration(
+        deform: Callable[..., AffineDisplacement] = registration
+        if start is not None and isinstance(registration, VelocityRegistration):
+            deform = functools.partial(continued, registration)
+        mapping = deform(
             *images,
             affine=voxels,
             initial=start,
@@ -376,7 +381,6 @@ def _similarities(
 
 def _check_start(
     transform: str,
-    method: str,
     rotations: int,
     initial: Tensor | None,
     displacement: Tensor | None,
@@ -391,8 +395,6 @@ def _check_start(
             "an initial displacement is where the deformable stage begins, without an initial "
             f"matrix; got transform {transform!r}"
         )
-    if method == "velocity":
-        raise ValueError("a velocity cannot begin from a displacement; take the greedy method")
     shape = (1, fixed.ndim - 2, *fixed.shape[2:])
     if displacement.shape != shape or not displacement.isfinite().all():
         raise ValueError(
