@@ -53,6 +53,7 @@ def test_it_is_the_determinant(run: Run, tmp_path: Path, largest: float) -> None
     expected = determinant(u)
     assert np.abs(array(out / "jacobian.nii.gz") - expected).max() < 1e-3
     record = json.loads((out / "jacobian.json").read_text())
+    assert (record["transform"], record["transform_format"]) == ("u.nii.gz", "ITK and ANTs")
     rows = {(row["scheme"], row["region"]): row for row in record["regions"]}
     assert len(rows) == 6
     inner = expected[1:-1, 1:-1, 1:-1]
@@ -89,8 +90,9 @@ def test_the_logarithm_is_named_in_the_file(run: Run, tmp_path: Path) -> None:
     assert np.array_equal(np.isnan(found), expected <= 0)
     clear = expected > 0.05
     assert np.abs(found - np.log(np.where(clear, expected, 1)))[clear].max() < 1e-2
-    header = nibabel.load(out / "log_jacobian.nii.gz").header
-    assert b"logarithm of det" in header["descrip"].item()
+    note = nibabel.load(out / "log_jacobian.nii.gz").header["descrip"].item()
+    assert note.startswith(b"plasticine ")
+    assert b"logarithm of det" in note
 
 
 def test_an_affine_map_has_one_determinant(run: Run, tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def jacobian(
         from plasticine.io import OutputFolder
         from plasticine.report import jacobian_files, print_jacobian, write_jacobian
         from plasticine.transforms import read_mask, read_transform
-        from plasticine.transforms.files import named_file
+        from plasticine.transforms.files import format_named, named_file
         from plasticine.transforms.formats.format import as_field
 
         ends = _ends(fixed, moving)
@@ -234,7 +234,14 @@ def jacobian(
         inside = None if mask is None else read_mask(mask, field.grid)
         other = jacobian_files(log=not log).keys() - jacobian_files(log=log).keys()
         with OutputFolder(output, jacobian_files(log=log), other) as folder:
-            record = write_jacobian(field, folder, name=file.name, log=log, mask=inside)
+            record = write_jacobian(
+                field,
+                folder,
+                name=file.name,
+                format_name=format_named(source).title,
+                log=log,
+                mask=inside,
+            )
             check_asked_to_end()
         print_jacobian(record, output)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from plasticine.nn.modes import plain_modes, recordable
 from plasticine.ops import _checks
 from plasticine.registration.affine_levels import PlacedImage, level_spacings
 from plasticine.registration.affine_objective import METRICS, TRANSFORMS, Objective, best, refine
-from plasticine.registration.affine_starts import STARTS, offsets, starts
+from plasticine.registration.affine_starts import STARTS, offsets, starts, with_turns
 from plasticine.registration.deformation import nearest_affine
 from plasticine.registration.image_pair import check_pair
 
@@ -23,8 +23,12 @@ _LEAST_VOXELS = {2: 1_000, 3: 4_000}
 """Of the coarsest level, on which the starts are compared, by the number of axes."""
 _TRIAL = {2: 40, 3: 12}
 """Evaluations that each start gets before they are compared, by the number of axes."""
-_OFFSETS = 6
+_OFFSETS = 12
 """How many of the offsets are started from."""
+_TURNED_OFFSETS = 20
+"""How many of the offsets are tried with turns, too."""
+_RIVAL = 0.8
+"""Part of the best value that a start must reach to go on beside it."""
 _EVALUATIONS = 60
 """At most, of a level."""
 
@@ -87,7 +91,7 @@ class AffineRegistration:
     starts: Sequence[str] = STARTS
     rotations: int = 0
     levels: Sequence[float] | None = None
-    keep: int = 4
+    keep: int = 12
 
     def __post_init__(self) -> None:
         for name, word, words in (
@@ -195,9 +199,7 @@ class AffineRegistration:
         objective = Objective(moving, fixed, self.metric, identity, overlap=1.0)
         tried = starts(moving, fixed, self.starts, self.rotations)
         if "offsets" in self.starts:
-            with torch.no_grad():
-                seen = [(*start, float(objective(start[1]))) for start in offsets(moving, fixed)]
-            tried += [(name, start) for name, start, _ in best(seen, _OFFSETS)]
+            tried += _best_offsets(objective, offsets(moving, fixed))
         return _kept(
             [
                 (name, *refine(objective, start, "rigid", spacing, _TRIAL[fixed.ndim]))
@@ -208,11 +210,28 @@ class AffineRegistration:
         )
 
 
+@torch.no_grad()
+def _best_offsets(
+    objective: Objective, tried: Sequence[tuple[str, Tensor]]
+) -> list[tuple[str, Tensor]]:
+    """Those of the least values; the better ones are tried turned, too."""
+
+    def valued(maps: Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor, float]]:
+        return [(name, physical, float(objective(physical))) for name, physical in maps]
+
+    seen = valued(tried)
+    for _, physical, _ in best(seen, _TURNED_OFFSETS):
+        seen += valued(with_turns(physical, objective.fixed.centre))
+    return [(name, physical) for name, physical, _ in best(seen, _OFFSETS)]
+
+
 def _kept(
     candidates: list[tuple[str, Tensor, float]], keep: int, header: bool
 ) -> list[tuple[str, Tensor, float]]:
-    """The best ones, and, with ``header``, the header's however bad it is."""
+    """The best ones and their rivals, and, with ``header``, the header's however bad it is."""
     found = best(candidates, max(1, keep))
+    least = found[0][2]
+    found = [one for one in found if one[2] <= (_RIVAL * least if least < 0 else least / _RIVAL)]
     if header and not any(name == "header" for name, _, _ in found):
         found += [one for one in candidates if one[0] == "header"]
     return found

@@ -77,11 +77,30 @@ def offsets(moving: PlacedImage, fixed: PlacedImage) -> list[tuple[str, Tensor]]
     return found
 
 
-def _turn(degrees: float, ndim: int) -> Tensor:
-    """A rotation in the plane of the first two axes, (d, d) float64."""
+def with_turns(physical: Tensor, centre: Tensor) -> list[tuple[str, Tensor]]:
+    """In 3D a map after turns of 30 degrees both ways about each axis; in 2D offsets have them.
+
+    Args:
+        physical: (d + 1, d + 1) float64.
+        centre: (d,), the place of the fixed image that stays where the map puts it.
+    """
+    if len(centre) == 2:
+        return []
+    found = []
+    for plane in itertools.combinations(range(3), 2):
+        for degrees in (-30.0, 30.0):
+            turn = _turn(degrees, 3, plane)
+            found.append(("offsets", physical @ homogeneous(turn, centre - turn @ centre)))
+    return found
+
+
+def _turn(degrees: float, ndim: int, plane: Sequence[int] = (0, 1)) -> Tensor:
+    """A rotation in the plane of two axes, (d, d) float64."""
     turn = torch.eye(ndim, dtype=torch.float64)
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    turn[:2, :2] = torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
+    turn[plane[0], plane[0]] = turn[plane[1], plane[1]] = c
+    turn[plane[1], plane[0]] = s
+    turn[plane[0], plane[1]] = -s
     return turn
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from torch import Tensor
 
+from plasticine import __version__
 from plasticine.io.nifti_writing import write_image
 from plasticine.ops._checks import REGIONS, SCHEMES
 from plasticine.ops.folding import folding
@@ -46,6 +47,7 @@ def write_jacobian(
     folder: Path,
     *,
     name: str,
+    format_name: str,
     log: bool = False,
     mask: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
@@ -56,6 +58,7 @@ def write_jacobian(
         folder: An existing folder; `plasticine.io.OutputFolder` gives one that is moved into
             place only when all is written.
         name: What the transform is called.
+        format_name: And the format of its file.
         log: Write the logarithm of the determinant.
         mask: ``(X, Y, Z)``, a region to measure besides.
 
@@ -75,6 +78,7 @@ def write_jacobian(
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
         "transform": name,
+        "transform_format": format_name,
         "voxels": field.grid.shape,
         "spacing_mm": field.grid.spacing,
         "regions": [
@@ -89,7 +93,8 @@ def write_jacobian(
     assert isinstance(plain, dict)
     written, what = _image(log)
     image = _logarithm(determinant) if log else determinant
-    write_image(folder / f"{written}.nii.gz", image, field.grid.affine, description=what)
+    note = f"plasticine {__version__}: {what}, of {name}"
+    write_image(folder / f"{written}.nii.gz", image, field.grid.affine, description=note)
     text = json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
     (folder / "jacobian.json").write_text(text, encoding="utf-8")
     draw_jacobian(field, determinant, folder / "jacobian.png", name=name, log=log, record=plain)

@@ -33,6 +33,12 @@ def format_of(path: Path) -> Format:
     raise ValueError(f"{path}: {what}; say which one it is, as FORMAT:FILE; one of {names}")
 
 
+def format_named(text: str | os.PathLike[str]) -> Format:
+    """The format of ``FORMAT:FILE``, or of a file by its content; raises as `format_of`."""
+    path, told = named_file(text)
+    return told or format_of(path)
+
+
 def named_file(text: str | os.PathLike[str]) -> tuple[Path, Format | None]:
     """What ``FILE`` or ``FORMAT:FILE`` names; a file whose whole name that is goes first."""
     path = Path(text)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from plasticine.io.checks import SAME_PLACE, corner_distance
 from plasticine.io.volume import Volume
 from plasticine.ops.warp import warp
 from plasticine.registration.deformation import affine_displacement, turned
@@ -73,10 +74,12 @@ class Grid:
         step[:3, 3] = (ratio - 1) / 2
         return Grid((x, y, z), self.affine @ step)
 
-    def same_place(self, other: Grid) -> bool:
-        """Whether both are the same voxels, but for what headers round."""
-        close = np.allclose(self.affine, other.affine, rtol=1e-4, atol=1e-3)
-        return self.shape == other.shape and bool(close)
+    def same_place(self, other: Grid, voxels: float = SAME_PLACE) -> bool:
+        """Whether both have as many voxels, whose corners lie no further apart than so many."""
+        return (
+            self.shape == other.shape
+            and corner_distance(self.affine, other.affine, self.shape)[0] <= voxels
+        )
 
     def blocks(self) -> Iterator[tuple[slice, Places]]:
         """The voxels by slabs along the first axis: which they are, and their places."""

@@ -17,6 +17,9 @@ from plasticine.transforms.transform import (
     simplified,
 )
 
+# Voxels by which headers of one grid differ at most: they round to float32 and quaternions.
+_ROUNDED = 0.01
+
 Holds = Literal["affine", "displacement", "b-spline", "chain"]
 
 
@@ -73,7 +76,7 @@ def as_field(path: Path, transform: Transform, ends: Ends, title: str) -> Displa
     if isinstance(whole, VelocityField):
         whole = whole.displacement_field
     if isinstance(whole, DisplacementField) and (
-        ends.fixed is None or whole.grid.same_place(ends.fixed)
+        ends.fixed is None or whole.grid.same_place(ends.fixed, _ROUNDED)
     ):
         return whole
     return whole.sampled(ends.fixed_for(path, title), ends.advance)
