@@ -157,7 +157,7 @@ def print_jacobian(record: dict[str, Any], folder: Path) -> None:
         title=f"Jacobian determinant of {printable(record['transform'])}, {shape} voxels",
         title_justify="left",
     )
-    for column in ("differences", "region", "folds (J <= 0)", "J", "SD log J", "turned over"):
+    for column in ("scheme", "region", "folds (J<=0)", "J", "SD log J", "turned over"):
         table.add_column(column, overflow="fold")
     rows = list(record["regions"])
     if record["mask"] is not None:
@@ -167,8 +167,8 @@ def print_jacobian(record: dict[str, Any], folder: Path) -> None:
         table.add_row(
             row["scheme"],
             row["region"],
-            f"{row['folds']} ({float(row['fraction']):.3%})",
-            f"{float(row['minimum']):.3f} to {float(row['maximum']):.3f}",
+            f"{row['folds']} ({float(row['fraction']):.2%})",
+            f"{float(row['minimum']):.2f} to {float(row['maximum']):.2f}",
             f"{float(row['sd_log_jacobian']):.3f}",
             "" if turned is None else f"{float(turned):.4g} voxels",
         )
