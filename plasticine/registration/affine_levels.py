@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,6 +57,13 @@ class PlacedImage:
         """The middle of the image in millimetres, (d,) float64."""
         middle = (torch.tensor(self.size, dtype=torch.float64) - 1) / 2
         return self.affine[:-1, :-1] @ middle + self.affine[:-1, -1]
+
+    @property
+    def corners(self) -> Tensor:
+        """The outermost voxels in millimetres, homogeneous, (d + 1, 2 ** d) float64."""
+        ends = [(0.0, float(n - 1)) for n in self.size]
+        index = [(*corner, 1.0) for corner in itertools.product(*ends)]
+        return self.affine @ torch.tensor(index, dtype=torch.float64).T
 
     @property
     def volume(self) -> float:

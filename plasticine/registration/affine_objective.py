@@ -184,18 +184,26 @@ def _matrix(ndim: int, entries: dict[tuple[int, int], float]) -> Tensor:
 
 
 def best(
-    candidates: Sequence[tuple[str, Tensor, float]], keep: int
+    candidates: Sequence[tuple[str, Tensor, float]], keep: int, fixed: PlacedImage, apart: float
 ) -> list[tuple[str, Tensor, float]]:
-    """Those of the least values, no two of which are one to rounding.
+    """Those of the least values, no two of which are nearly one.
 
     Values are worse the further a map turns from what the headers say: of images that are nearly
     symmetric, or hardly alike, an end over end map may look a little better than the right one.
+
+    Args:
+        candidates: a name, a (d + 1, d + 1) float64 matrix and its value.
+        keep: at most so many.
+        fixed: the image whose corners the maps move.
+        apart: millimetres by which two maps must differ at a corner.
     """
+    corners = fixed.corners
     found: list[tuple[str, Tensor, float]] = []
     for candidate in sorted(candidates, key=_judged):
         if len(found) == keep:
             break
-        if not any(torch.allclose(candidate[1], other[1], rtol=1e-4) for other in found):
+        places = candidate[1] @ corners
+        if all(float((places - other[1] @ corners).norm(dim=0).max()) > apart for other in found):
             found.append(candidate)
     return found
 

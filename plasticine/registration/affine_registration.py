@@ -27,6 +27,8 @@ _OFFSETS = 12
 """How many of the offsets are started from."""
 _TURNED_OFFSETS = 20
 """How many of the offsets are tried with turns, too."""
+_ONE = 1e-3
+"""Millimetres within which two starts are one."""
 _RIVAL = 0.8
 """Part of the best value that a start must reach to go on beside it."""
 _EVALUATIONS = 60
@@ -77,13 +79,14 @@ class AffineRegistration:
         starts: which of these are tried: "header", the images as their matrices place them;
             "centre", the middle of one on that of the other; "mass", the centres of the bodies;
             "axes", these and their principal axes, with all choices of signs that are rotations;
-            "offsets", the best of a grid of translations (in 2D with rotations), for images of
-            which one shows a part of the other.
+            "offsets", the best of a grid of translations, with rotations by 30 degrees, for images
+            of which one shows a part of the other.
         rotations: how many more starts there are, of rotations spread over all that there are, for
             images that may be turned in any way; 60 leave no turn further than 61 degrees from one.
         levels: spacings of the levels in millimetres, coarse to fine. None: each twice as fine as
             the one before, up to 400,000 voxels of the fixed image or its own resolution.
-        keep: how many of the starts go on after the first steps.
+        keep: how many of the starts go on after the first steps, if their values are within a
+            fifth of the best one's.
     """
 
     transform: str = "affine"
@@ -182,6 +185,7 @@ class AffineRegistration:
                     for name, start, _ in found
                 ],
                 self.keep >> (number + 1),
+                target,
                 header=number + 2 < len(levels),
             )
             if progress is not None:
@@ -206,6 +210,7 @@ class AffineRegistration:
                 for name, start in tried
             ],
             self.keep,
+            fixed,
             header=True,
         )
 
@@ -220,21 +225,26 @@ def _best_offsets(
         return [(name, physical, float(objective(physical))) for name, physical in maps]
 
     seen = valued(tried)
-    for _, physical, _ in best(seen, _TURNED_OFFSETS):
-        seen += valued(with_turns(physical, objective.fixed.centre))
-    return [(name, physical) for name, physical, _ in best(seen, _OFFSETS)]
+    fixed = objective.fixed
+    for _, physical, _ in best(seen, _TURNED_OFFSETS, fixed, _ONE):
+        seen += valued(with_turns(physical, fixed.centre))
+    return [(name, physical) for name, physical, _ in best(seen, _OFFSETS, fixed, _ONE)]
 
 
 def _kept(
-    candidates: list[tuple[str, Tensor, float]], keep: int, header: bool
+    candidates: list[tuple[str, Tensor, float]], keep: int, fixed: PlacedImage, *, header: bool
 ) -> list[tuple[str, Tensor, float]]:
-    """The best ones and their rivals, and, with ``header``, the header's however bad it is."""
-    found = best(candidates, max(1, keep))
+    """The best one and its rivals, and, with ``header``, the header's however bad it is.
+
+    Of maps within a voxel of the level of each other the best alone: they lead to one place.
+    """
+    apart = float(fixed.spacing.min())
+    found = best(candidates, max(1, keep), fixed, apart)
     least = found[0][2]
     found = [one for one in found if one[2] <= (_RIVAL * least if least < 0 else least / _RIVAL)]
-    if header and not any(name == "header" for name, _, _ in found):
+    if header:
         found += [one for one in candidates if one[0] == "header"]
-    return found
+    return best(found, len(found), fixed, apart)
 
 
 def map_of(
