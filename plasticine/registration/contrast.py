@@ -19,6 +19,10 @@ _LEAST_INSIDE = 50
 """Voxels without which there is nothing to say of the inside."""
 _AGREEING = 0.4
 """Mean squared correlation of windows from which on the images agree about where things are."""
+_DARK = 0.3
+"""Part of the inside that may be fluid."""
+_OTHER_ORDER = -0.1
+"""Correlation of the ranks of what is brighter below which its order is another one."""
 _ONE_SIGN = 0.5
 """Excess of correlations of one sign below which they are of several."""
 
@@ -61,12 +65,26 @@ def contrasts_differ(moving: PlacedImage, fixed: PlacedImage, physical: Tensor) 
     if float((whole**2).mean()) < _AGREEING:
         return False
     signs = torch.stack([_excess(whole), _excess(inside)])
-    return float(signs.amin()) < _ONE_SIGN and float(signs.amax()) > -_ONE_SIGN
+    if float(signs.amin()) < _ONE_SIGN and float(signs.amax()) > -_ONE_SIGN:
+        return True
+    bright = _order_of_bright(warped[:, :1][inner], target.image[:, :1][inner])
+    return bright * float(signs[1].sign()) < _OTHER_ORDER
 
 
 def _excess(signed: Tensor) -> Tensor:
     """From -1, all negative, to 1, all positive."""
     return signed.mean() / signed.abs().mean().clamp_min(1e-6)
+
+
+def _order_of_bright(one: Tensor, other: Tensor) -> float:
+    """The correlation of ranks where both are among their brighter values, from -1 to 1.
+
+    Fluid is the darkest in T1 and in FLAIR, and fills most windows that have an edge; what is
+    brighter, grey and white matter, goes the other way.
+    """
+    ranks = torch.stack([x.argsort().argsort() for x in (one, other)]).double()
+    bright = ranks[:, (ranks > _DARK * len(one)).all(0)]
+    return float(bright.corrcoef()[0, 1]) if bright.shape[1] > 1 else 0.0
 
 
 def _eroded(mask: Tensor) -> Tensor:
