@@ -405,6 +405,7 @@ setup(
     package_dir={"plasticine": "plasticine", "plasticine.kernels": "kernels"},
     package_data={
         "plasticine": ["py.typed", "*.pyi", "weights/*.safetensors", "weights/*.md", "recipes/*"],
+        "plasticine.report.viewer": ["*.html", "*.css", "*.js"],
     },
     include_package_data=False,
     ext_modules=extensions(),

@@ -33,12 +33,13 @@ class TestTranslate:
     def test_process(self, process: Process, head: Path, model_file: Path, tmp_path: Path) -> None:
         done = process(
             "translate", head.name, "--model", model_file, "--output", "out", "--seed", "3",
-            "--steps", "1", "--samples", "2", "--solver", "dpm-solver++", folder=tmp_path,
+            "--steps", "1", "--samples", "2", "--solver", "dpm-solver++", "--report",
+            folder=tmp_path,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
-        assert {p.name for p in (tmp_path / "out").iterdir()} == set(RESULT_FILES)
-        for text in ("small", "folds", "central differences, full region", "trace.png", "mm"):
+        assert {p.name for p in (tmp_path / "out").iterdir()} == {*RESULT_FILES, "report.html"}
+        for text in ("small", "folds", "central differences, full region", "report.html", "mm"):
             assert text in done.stdout
         record = json.loads((tmp_path / "out" / "trace.json").read_text(encoding="utf-8"))
         assert record["seed"] == 3

@@ -51,7 +51,7 @@ def done(files: Path) -> tuple[Path, str]:
     found = ran(
         *(sys.executable, "-m", "plasticine", "register", "moving.nii.gz", "fixed.nii.gz"),
         *("--output", "out", "--moving-labels", "moving_labels.nii.gz"),
-        *("--fixed-labels", "fixed_labels.nii.gz"),
+        *("--fixed-labels", "fixed_labels.nii.gz", "--report"),
         folder=files,
         timeout=PATIENCE,
         OMP_NUM_THREADS="1",
@@ -92,8 +92,11 @@ def field_of(path: Path) -> sitk.DisplacementFieldTransform:
 
 def test_the_folder(done: tuple[Path, str]) -> None:
     out, printed = done
-    assert {path.name for path in out.iterdir()} == set(registration_files(labels=True))
-    for text in ("fixed.nii.gz", "LNCC", "Dice", "0 of 28,560 voxels", "registration.png"):
+    assert {path.name for path in out.iterdir()} == {
+        *registration_files(labels=True),
+        "report.html",
+    }
+    for text in ("fixed.nii.gz", "LNCC", "Dice", "0 of 28,560 voxels", "png", "out/report.html"):
         assert text in printed
     record = json.loads((out / "registration.json").read_text(encoding="utf-8"))
     assert record["format"] == "plasticine registration"
@@ -107,7 +110,7 @@ def test_the_folder(done: tuple[Path, str]) -> None:
     assert record["similarity"]["before"]["lncc"] < record["similarity"]["after"]["lncc"]
     assert record["inverse_consistency"]["mean_voxels"] < 0.05
     assert record["seconds"] > 0
-    assert "Dice: " in (out / "registration.html").read_text(encoding="utf-8")
+    assert "Dice: " in (out / "report.html").read_text(encoding="utf-8")
     with Image.open(out / "registration.png") as picture:
         assert picture.width > 1500
     for name in ("warped", "jacobian", "labels", "displacement"):

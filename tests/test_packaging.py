@@ -149,7 +149,10 @@ def test_wheel_has_kernels_as_a_subpackage_only(wheel_names: list[str]) -> None:
 
 def test_wheel_has_every_module_its_data_and_no_cpp_sources(wheel_names: list[str]) -> None:
     expected = set().union(
-        *(sources(Path("plasticine"), name) for name in ("*.py", "*.safetensors", "py.typed")),
+        *(
+            sources(Path("plasticine"), name)
+            for name in ("*.py", "*.safetensors", "py.typed", "*.html", "*.css", "*.js")
+        ),
         {f"recipes/{name}" for name in sources(Path("plasticine/recipes"), "*.toml")},
     )
     assert not [name for name in expected if f"plasticine/{name}" not in wheel_names]

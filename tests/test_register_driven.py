@@ -82,6 +82,7 @@ def done(files: Path) -> tuple[dict, str]:
         *("--moving-labels", "moving_labels.nii.gz", "--fixed-labels", "fixed_labels.nii.gz"),
         *("--labels-weight", "0.5", "--moving-landmarks", "moving.csv"),
         *("--fixed-landmarks", "fixed.csv", "--budget", "fast"),
+        "--report",
         folder=files,
         timeout=PATIENCE,
         OMP_NUM_THREADS="1",
@@ -106,9 +107,7 @@ def test_the_command(done: tuple[dict, str], files: Path) -> None:
     assert means[0] > 8
     assert means[2] < 1.0  # of voxels of 5 mm
     assert "6, apart by" in printed
-    assert "Landmarks, millimetres apart" in (files / "out" / "registration.html").read_text(
-        "utf-8"
-    )
+    assert "Landmarks, millimetres apart" in (files / "out" / "report.html").read_text("utf-8")
 
 
 def test_labels_that_drive_lie_on_each_other(files: Path) -> None:

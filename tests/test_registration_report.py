@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import re
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +9,10 @@ import pytest
 from drawn_head import bent, centred, grid, head, labels, volume
 from PIL import Image
 
-from plasticine.io import VolumeRegistration, register_volumes, write_labels
+from plasticine.io import VolumeRegistration, register_volumes, write_image, write_labels
 from plasticine.report import draw_registration, write_registration
-from plasticine.report.document import meter, notes, table, write_document
+from plasticine.report.document import meter, notes, table
+from plasticine.report.viewer import read_case, write_report
 
 SHAPE = (30, 32, 26)
 AFFINE = centred(np.diag([5.5, -5.5, 6, 1.0]), SHAPE)
@@ -34,14 +33,17 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> VolumeRegistration:
     )
 
 
-def test_one_file_holds_all(registered: VolumeRegistration, tmp_path: Path) -> None:
+def test_the_page_says_what_the_record_holds(
+    registered: VolumeRegistration, tmp_path: Path
+) -> None:
+    for role, image in (("moving", registered.moving), ("fixed", registered.fixed)):
+        write_image(tmp_path / f"{role}.nii.gz", image.data, AFFINE)
     record = write_registration(registered, tmp_path)
-    text = (tmp_path / "registration.html").read_text(encoding="utf-8")
+    case = read_case(tmp_path, source=tmp_path / "moving.nii.gz", fixed=tmp_path / "fixed.nii.gz")
+    write_report(case, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;moving&lt;/b&gt; &amp; co.nii.gz" in text
-    assert "<b>" not in text
-    assert not re.search(r"<script|<link|href=|src=\"(?!data:)|url\(|@import", text)
-    (held,) = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
-    assert base64.b64decode(held) == (tmp_path / "registration.png").read_bytes()
+    assert "<b>moving" not in text
     for said in (
         "Dice: ",
         f"mean of {record['dice']['labels']} labels",
@@ -64,11 +66,6 @@ def test_values_as_text() -> None:
     assert meter(0.5) == '<meter value="0.5000"></meter> 0.500'
     assert notes([]) == ""
     assert "a &lt; b" in notes(["a < b"])
-
-
-def test_a_picture_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        write_document(tmp_path / "a.html", "a", "b", [tmp_path / "none.png"], [])
 
 
 def test_images_that_do_not_meet_by_their_headers(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from small_models import images, untrained
 
 import plasticine
 from plasticine import gaussian_smooth
+from plasticine.metrics import intensity_residual
 from plasticine.nn.points import move_points
 from plasticine.nn.tensor_file import load_tensors, save_tensors
 from plasticine.registration import Level, Similarity, VelocityRegistration
@@ -24,7 +25,6 @@ from plasticine.translation import (
     save_model,
 )
 from plasticine.translation.sampling import Sampling
-from plasticine.translation.translator import intensity_residual
 
 CARD = {"name": "test", "title": "a test"}
 

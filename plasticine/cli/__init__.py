@@ -17,9 +17,10 @@ import typer
 from rich.table import Table
 
 from plasticine.cli.errors import check_asked_to_end, check_device, clear_errors
-from plasticine.cli.options import Debug, Device, console, path
+from plasticine.cli.options import Debug, Device, Report, console, path
 from plasticine.cli.progress import checking_progress, progress, training_progress
 from plasticine.cli.registering import register
+from plasticine.cli.reporting import report
 from plasticine.cli.transform_options import TakesTransforms
 from plasticine.cli.transforming import compose, convert, exponential, invert, jacobian, warp
 
@@ -203,6 +204,7 @@ def translate(
     precision: Annotated[
         str, typer.Option(help="Of the denoiser's runs: float32, bfloat16 or float16.")
     ] = "float32",
+    report: Report = False,
     device: Device = "cpu",
     debug: Debug = False,
 ) -> None:
@@ -210,17 +212,14 @@ def translate(
     with clear_errors(debug):
         from plasticine.io import OutputFolder, read_volume, translate_volume
         from plasticine.registration.velocity import REFINEMENT
-        from plasticine.report import (
-            EVALUATION_FILES,
-            RESULT_FILES,
-            print_results,
-            write_results,
-        )
+        from plasticine.report import EVALUATION_FILES, RESULT_FILES, print_results, write_results
+        from plasticine.report.viewer import read_case, report_files, write_report
         from plasticine.translation import Sampling, Translator
 
         started = time.perf_counter()
         volume = read_volume(source)
-        with OutputFolder(output, RESULT_FILES, EVALUATION_FILES) as folder:
+        files = RESULT_FILES | report_files(report)
+        with OutputFolder(output, files, EVALUATION_FILES | report_files(not report)) as folder:
             check_device(device)
             translator = Translator.load(model, device=device)
             sampling = Sampling.of(
@@ -250,11 +249,14 @@ def translate(
                 )
             model_file = Translator.shipped().get(model, Path(model))
             write_results(result, folder, model_file=model_file)
+            if report:
+                write_report(read_case(folder), folder / "report.html")
             check_asked_to_end()
-        print_results(result, output, time.perf_counter() - started, RESULT_FILES)
+        print_results(result, output, time.perf_counter() - started, files)
 
 
 app.command()(register)
+app.command()(report)
 app.command(cls=TakesTransforms)(warp)
 app.command(cls=TakesTransforms)(compose)
 app.command()(invert)

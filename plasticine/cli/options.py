@@ -10,6 +10,9 @@ from rich.console import Console
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1.")]
+Report = Annotated[
+    bool, typer.Option("--report", help="Write report.html, too: look through φ in a browser.")
+]
 
 
 def path(text: str | Path) -> Path:

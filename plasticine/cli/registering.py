@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from plasticine.cli.errors import check_asked_to_end, check_device, clear_errors
-from plasticine.cli.options import Debug, Device, path
+from plasticine.cli.options import Debug, Device, Report, path
 from plasticine.cli.progress import progress
+from plasticine.cli.reporting import say_where
 
 _POINTS = ".csv of columns x, y, z in ITK's millimetres (LPS+), .fcsv, or a surface, .vtk, .vtp."
 _KINDS = "NIfTI, Analyze, FreeSurfer, MetaImage, NRRD, .npy or picture file, or a DICOM folder."
@@ -134,6 +135,7 @@ def register(
             "FIXED's: the deformation begins from what its registration network says."
         ),
     ] = None,
+    report: Report = False,
     device: Device = "cpu",
     debug: Debug = False,
 ) -> None:
@@ -149,6 +151,7 @@ def register(
             registration_files,
             write_registration,
         )
+        from plasticine.report.viewer import read_case, report_files, write_report
 
         started = time.perf_counter()
         volumes = read_volume(moving), read_volume(fixed)
@@ -157,7 +160,9 @@ def register(
             moving_points=moving_points,
             fixed_points=fixed_points,
         )
-        with OutputFolder(output, files, optional_files() - files.keys()) as folder:
+        files |= report_files(report)
+        obsolete = {*optional_files(), *report_files(True)} - files.keys()
+        with OutputFolder(output, files, obsolete) as folder:
             check_device(device)
             model = None
             if network is not None:
@@ -191,5 +196,9 @@ def register(
                     progress=advance,
                 )
             record = write_registration(result, folder)
+            if report:
+                write_report(read_case(folder), folder / "report.html")
             check_asked_to_end()
         print_registration(result, record, output, time.perf_counter() - started)
+        if report:
+            say_where(output / "report.html")

@@ -14,6 +14,7 @@ from plasticine.metrics.distribution import (
 )
 from plasticine.metrics.images import correlation, psnr, ssim, ssim_map
 from plasticine.metrics.masks import dice, dilate, erode
+from plasticine.metrics.recolouring import intensity_residual, recolouring
 from plasticine.metrics.surfaces import SurfaceDistance, surface_distance
 from plasticine.metrics.translation import TranslationScore, evaluate_translation
 
@@ -30,10 +31,12 @@ __all__ = [
     "erode",
     "evaluate_translation",
     "frechet_distance",
+    "intensity_residual",
     "inverse_consistency_error",
     "kernel_distance",
     "lesion_contrast",
     "psnr",
+    "recolouring",
     "ssim",
     "ssim_map",
     "surface_distance",

@@ -1,77 +1,14 @@
-"""A report as one file of HTML: pictures within it, no script, nothing from elsewhere."""
+"""Tables of a report in HTML."""
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
-
-from plasticine.report.drawing import BACKGROUND, GRID, MUTED, TEXT
-
-_STYLE = f"""
-body {{ background: {BACKGROUND}; color: {TEXT}; font: 15px/1.5 system-ui, sans-serif;
-  margin: 0 auto; padding: 1.5rem; max-width: 124rem; }}
-h1 {{ font-size: 1.5rem; margin: 0; overflow-wrap: anywhere; }}
-h2 {{ font-size: 1.05rem; margin: 0 0 0.4rem; }}
-p {{ color: {MUTED}; margin: 0.2rem 0 1rem; }}
-figure {{ margin: 0 0 1.5rem; overflow-x: auto; }}
-img {{ display: block; width: 100%; min-width: 75rem; }}
-.tables {{ columns: 30rem; column-gap: 3rem; }}
-section {{ break-inside: avoid; margin-bottom: 1.5rem; overflow-x: auto; }}
-.long {{ columns: 15rem; column-gap: 3rem; margin-top: 1.5rem; }}
-.long section {{ break-inside: auto; overflow: visible; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }}
-th, td {{ text-align: left; vertical-align: top; padding: 0.1rem 1rem 0.1rem 0;
-  overflow-wrap: anywhere; }}
-thead th, tbody th {{ color: {MUTED}; font-weight: normal; }}
-tbody th {{ white-space: nowrap; }}
-meter {{ width: 7rem; }}
-.note {{ color: {GRID}; }}
-@media print {{ body {{ background: white; color: black; }} }}
-"""
 
 
 class Markup(str):
     """Text that is HTML already."""
-
-
-def write_document(
-    path: Path,
-    title: str,
-    facts: str,
-    pictures: Iterable[Path],
-    sections: Iterable[Markup],
-    long: Iterable[Markup] = (),
-) -> None:
-    """Writes a page that needs no other file.
-
-    Args:
-        path: ``.html``.
-        title: Its heading.
-        facts: A line below it.
-        pictures: PNG files, to be held in the page.
-        sections: What `table` and `notes` give, each to stand in one piece.
-        long: Tables of many narrow rows, below them in as many columns as there is room for.
-
-    Raises:
-        OSError: A picture cannot be read, or the page cannot be written.
-    """
-    images = "".join(
-        f'<figure><img alt="{_text(title)}" src="data:image/png;base64,'
-        f'{base64.b64encode(picture.read_bytes()).decode()}"></figure>\n'
-        for picture in pictures
-    )
-    path.write_text(
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{_text(title)}</h1>\n<p>{_text(facts)}</p>\n{images}"
-        f'<div class="tables">\n{"".join(sections)}</div>\n'
-        f'<div class="long">\n{"".join(long)}</div>\n</body>\n</html>\n',
-        encoding="utf-8",
-    )
 
 
 def table(heading: str, rows: Iterable[Sequence[Any]], columns: Sequence[str] = ()) -> Markup:

@@ -24,15 +24,13 @@ from plasticine.report.record import (
     printable,
     versions,
 )
-from plasticine.report.registration_document import write_registration_document
 from plasticine.report.registration_page import draw_registration
-from plasticine.report.results import as_text
+from plasticine.report.results import LABELS_FILE, as_text
 from plasticine.report.terminal import show
 from plasticine.transforms import DisplacementField, Ends, write_transform
 
 FORMAT_VERSION = 1
 
-LABELS_FILE = "labels.nii.gz"
 _FILES = {
     "warped.nii.gz": "the moving image on the fixed one's voxels, in its own intensities",
     "displacement.nii.gz": "φ - id, affine included, as ITK reads it: fixed voxels, mm, LPS+",
@@ -42,7 +40,6 @@ _FILES = {
     LABELS_FILE: "the moving image's labels on the fixed one's voxels",
     "registration.json": "versions, arguments, seconds, folds, similarity, Dice",
     "registration.png": "before and after: checkerboard, difference, grid, Jacobian",
-    "registration.html": "the pictures and the record, to read",
 }
 _POINTS = {
     "moving_points": ("moving_points_in_fixed", "the moving image's points, in the fixed one"),
@@ -123,7 +120,6 @@ def write_registration(result: VolumeRegistration, folder: Path) -> dict[str, An
     record = describe_registration(result)
     (folder / "registration.json").write_text(as_text(record), encoding="utf-8")
     draw_registration(result, folder / "registration.png")
-    write_registration_document(record, folder / "registration.png", folder / "registration.html")
     return record
 
 
@@ -250,7 +246,7 @@ def print_registration(
     table.add_section()
     for name, meaning in record["files"].items():
         table.add_row(name, meaning)
-    show(table, folder / "registration.html")
+    show(table, folder / "registration.png")
 
 
 def _overlap(result: VolumeRegistration) -> dict[str, Any] | None:

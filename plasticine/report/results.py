@@ -14,6 +14,12 @@ from plasticine.report.page import draw_page
 from plasticine.report.record import describe, describe_file
 from plasticine.transforms import DisplacementField, Ends, write_transform
 
+# Files that some folders of results hold beside the others.
+SOURCE_FILE = "source.nii.gz"
+STRUCTURE_FILE = "structure.nii.gz"
+UNCERTAINTY_FILE = "uncertainty.nii.gz"
+LABELS_FILE = "labels.nii.gz"
+
 # Every file of the folder, and what it holds.
 RESULT_FILES = {
     "translated.nii.gz": "translated image in [0, 1] of the target domain",

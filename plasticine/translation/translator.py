@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plasticine.metrics.recolouring import intensity_residual
 from plasticine.nn.body import exterior
 from plasticine.nn.finite import not_finite
 from plasticine.nn.losses import soft_dice
@@ -316,18 +317,3 @@ class Translator:
             ]
             result["structure_agreement"] = torch.stack(agreement)
         return result
-
-
-def intensity_residual(translated: Tensor, warped: Tensor, bins: int = 64) -> Tensor:
-    """ŷ − f(x∘φ), where f(i) is the mean of ŷ over all voxels where x∘φ has intensity i.
-
-    Args:
-        translated: (N, 1, *spatial) within [0, 1].
-        warped: like translated.
-        bins: intensities that f tells apart.
-    """
-    level = (warped * (bins - 1)).round().long().flatten()
-    flat = translated.flatten()
-    total = translated.new_zeros(bins, dtype=torch.float64).index_add_(0, level, flat.double())
-    count = torch.bincount(level, minlength=bins).clamp_min(1)
-    return translated - (total / count)[level].to(translated.dtype).view_as(translated)

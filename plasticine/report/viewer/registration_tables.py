@@ -1,32 +1,22 @@
-"""The report of a registration: the page of pictures, and its record in tables."""
+"""The tables of a registration's record."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from plasticine.report.document import Markup, meter, notes, table, write_document
+from plasticine.report.document import Markup, meter, notes, table
+from plasticine.report.viewer.deformation_table import deformation_table, named, short
 
 _STAGES = {"before": "by the headers", "affine": "affine", "after": "in the end"}
 
 
-def write_registration_document(record: dict[str, Any], pictures: Path, path: Path) -> None:
-    """Writes ``registration.html``.
+def registration_tables(record: dict[str, Any]) -> list[Markup]:
+    """What the record says, but for the overlap of labels.
 
     Args:
         record: What `describe_registration` gives.
-        pictures: What `draw_registration` drew.
-        path: The file to write.
-
-    Raises:
-        OSError: A file cannot be read or written.
     """
-    ends = [Path(record[name]["file"]).name for name in ("moving", "fixed")]
-    facts = (
-        f"plasticine {record['versions']['plasticine']}, {record['created']}, registered in "
-        f"{record['seconds']:.1f} s"
-    )
-    sections = [
+    return [
         notes(record["notes"]),
         _deformation(record),
         _similarity(record),
@@ -34,28 +24,21 @@ def write_registration_document(record: dict[str, Any], pictures: Path, path: Pa
         *_landmarks(record),
         _affine(record),
         _images(record),
-        table("Arguments", _given(record["arguments"])),
+        table("Arguments", named(record["arguments"])),
         table("Files", record["files"].items()),
         table("Versions", record["versions"].items()),
     ]
-    write_document(path, "  →  ".join(ends), facts, [pictures], sections, _overlap(record))
 
 
 def _deformation(record: dict[str, Any]) -> Markup:
-    folding, moved = record["folding"], record["displacement_beyond_affine"]
-    consistency = record["inverse_consistency"]
-    return table(
-        "Deformation",
+    moved, consistency = record["displacement_beyond_affine"], record["inverse_consistency"]
+    return deformation_table(
+        record["folding"],
         [
-            ("folds", f"{folding['folds']} (J ≤ 0, {folding['scheme']} differences, "
-             f"{folding['region']} region)"),
-            ("Jacobian det ∇φ", f"{_short(folding['minimum'])} to {_short(folding['maximum'])}"),
-            ("standard deviation of log J", folding["sd_log_jacobian"]),
-            ("non-diffeomorphic volume", folding["non_diffeomorphic_volume"]),
-            ("moved beyond the affine map", f"{_short(moved['mean_mm'])} mm in the mean, "
-             f"{_short(moved['max_mm'])} mm at most"),
-            ("|φ⁻¹(φ(p)) - p|", f"{_short(consistency['mean_voxels'])} voxels in the mean, "
-             f"{_short(consistency['max_voxels'])} at most"),
+            ("moved beyond the affine map", f"{short(moved['mean_mm'])} mm in the mean, "
+             f"{short(moved['max_mm'])} mm at most"),
+            ("|φ⁻¹(φ(p)) - p|", f"{short(consistency['mean_voxels'])} voxels in the mean, "
+             f"{short(consistency['max_voxels'])} at most"),
             ("lands inside the moving image", f"{record['valid_fraction']:.1%} of the voxels"),
         ],
     )  # fmt: skip
@@ -70,12 +53,13 @@ def _similarity(record: dict[str, Any]) -> Markup:
     return table("Similarity", rows, ("", *_STAGES.values()))
 
 
-def _overlap(record: dict[str, Any]) -> list[Markup]:
+def overlap_table(record: dict[str, Any]) -> list[Markup]:
+    """Dice of each label; nothing where it was not measured."""
     found = record["dice"]
     if found is None:
         return []
     # NaN, of a record without labels, is a word.
-    mean = _short(found["mean"])
+    mean = short(found["mean"])
     rows = [(label, meter(float(score))) for label, score in found["per_label"].items()]
     heading = f"Dice: {mean}, mean of {found['labels']} labels"
     return [table(heading, rows, ("label", "Dice"))]
@@ -114,11 +98,3 @@ def _images(record: dict[str, Any]) -> Markup:
         (name.replace("_", " "), *(record[n][name] for n in ("moving", "fixed"))) for name in names
     ]
     return table("Images", rows, ("", "moving", "fixed"))
-
-
-def _given(arguments: dict[str, Any]) -> list[tuple[str, Any]]:
-    return [(name.replace("_", " "), value) for name, value in arguments.items()]
-
-
-def _short(value: Any) -> str:
-    return f"{float(value):.4g}"
