@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from plasticine import backends, reference
-from plasticine.ops import _autocast, _checks, _words
+from plasticine.ops import _autocast, _checks, _folding_file, _folding_html, _words
 from plasticine.ops._derivative import refused
 from plasticine.ops._kernels import Kernel, call
 from plasticine.ops._operator import REGISTRY, Operator
@@ -71,6 +72,28 @@ class Folding:
         ]
         heading = f"Folding ({self.scheme} differences, {self.region} region)"
         return "\n".join([heading, *lines])
+
+    def save(self, folder: str | Path) -> None:
+        """Writes ``folding.safetensors``, which appears or changes only when it is whole.
+
+        Raises:
+            OSError: the folder cannot be written to; it is made if it is not there.
+        """
+        _folding_file.save(Path(folder), vars(self))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Folding:
+        """Reads what ``save`` wrote, onto the CPU.
+
+        Raises:
+            FileNotFoundError: there is no ``folding.safetensors`` in the folder.
+            ValueError: it holds no folding statistics.
+        """
+        return cls(**_folding_file.load(Path(folder)))
+
+    def _repr_html_(self) -> str:
+        """A picture of the determinants' range and a table, for notebooks."""
+        return _folding_html.described(vars(self))
 
 
 @_words.checks_inside

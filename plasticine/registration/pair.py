@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from plasticine.nn.points import move_points
+from plasticine.nn.saved import load_dataclass, save_dataclass
 from plasticine.nn.validity import validity_mask
 from plasticine.ops.folding import Folding, folding
 from plasticine.ops.jacobian import jacobian_determinant
@@ -30,6 +32,7 @@ from plasticine.registration.similarity import Similarity, similarities_of
 from plasticine.registration.velocity import BUDGETS as VELOCITY_BUDGETS
 from plasticine.registration.velocity import VelocityRegistration
 
+FILE = "registration.safetensors"
 TRANSFORMS = ("rigid", "similarity", "affine", "deformable")
 #: The ways of the deformable stage, and their settings by how long they take.
 METHODS: Mapping[str, Mapping[str, Descent]] = {
@@ -132,6 +135,24 @@ class PairRegistration:
             back = turned(self.inverse.affine, back)
         error = (back + self.mapping.displacement).norm(dim=1, keepdim=True)
         return error * self.valid
+
+    def save(self, folder: str | Path) -> None:
+        """Writes ``registration.safetensors``, which appears or changes only when it is whole.
+
+        Raises:
+            OSError: the folder cannot be written to; it is made if it is not there.
+        """
+        save_dataclass(Path(folder) / FILE, self)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> PairRegistration:
+        """Reads what ``save`` wrote, onto the CPU.
+
+        Raises:
+            FileNotFoundError: there is no ``registration.safetensors`` in the folder.
+            ValueError: it is no registration, or of another version.
+        """
+        return load_dataclass(Path(folder) / FILE, cls)
 
 
 def total_displacement(displacement: Tensor, physical: Tensor, affine: Tensor) -> Tensor:

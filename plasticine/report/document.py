@@ -22,10 +22,10 @@ def table(heading: str, rows: Iterable[Sequence[Any]], columns: Sequence[str] = 
     Returns:
         A section of the page.
     """
-    head = "".join(f"<th>{_text(name)}</th>" for name in columns)
-    body = "".join(f"<tr><th>{_text(name)}</th>{_cells(values)}</tr>\n" for name, *values in rows)
+    head = "".join(f"<th>{text_of(name)}</th>" for name in columns)
+    body = "".join(f"<tr><th>{text_of(name)}</th>{_cells(values)}</tr>\n" for name, *values in rows)
     return Markup(
-        f"<section>\n<h2>{_text(heading)}</h2>\n<table>\n"
+        f"<section>\n<h2>{text_of(heading)}</h2>\n<table>\n"
         + (f"<thead><tr>{head}</tr></thead>\n" if columns else "")
         + f"<tbody>\n{body}</tbody>\n</table>\n</section>\n"
     )
@@ -38,15 +38,15 @@ def meter(share: float) -> Markup:
 
 def notes(texts: Iterable[str]) -> Markup:
     """What a reader must know; nothing where there is nothing."""
-    items = "".join(f'<p class="note">{_text(text)}</p>\n' for text in texts)
+    items = "".join(f'<p class="note">{text_of(text)}</p>\n' for text in texts)
     return Markup(f"<section>\n<h2>Notes</h2>\n{items}</section>\n" if items else "")
 
 
 def _cells(values: Iterable[Any]) -> str:
-    return "".join(f"<td>{_text(value)}</td>" for value in values)
+    return "".join(f"<td>{text_of(value)}</td>" for value in values)
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     """A value as HTML: numbers short, lists with a line for each list in them."""
     if isinstance(value, Markup):
         return value
@@ -56,5 +56,5 @@ def _text(value: Any) -> str:
         return f"{value + 0.0:.4g}"  # no -0
     if isinstance(value, list):
         nested = any(isinstance(item, list) for item in value)
-        return ("<br>" if nested else " ").join(_text(item) for item in value)
+        return ("<br>" if nested else " ").join(text_of(item) for item in value)
     return html.escape(str(value))

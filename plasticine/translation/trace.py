@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -12,11 +13,14 @@ from plasticine.nn.finite import check_finite
 from plasticine.nn.labels import warp_labels
 from plasticine.nn.modes import plain_modes
 from plasticine.nn.points import move_points
+from plasticine.nn.saved import load_dataclass, save_dataclass
 from plasticine.nn.validity import validity_mask
 from plasticine.ops.folding import Folding
 from plasticine.ops.jacobian import jacobian_determinant
 from plasticine.ops.warp import warp
 from plasticine.registration.stack import stack_folding
+
+FILE = "trace.safetensors"
 
 
 @dataclass(frozen=True)
@@ -124,3 +128,30 @@ class Trace:
     def translated_in_source(self) -> Tensor:
         """ŷ pulled back by φ⁻¹ onto the source's anatomy, to be compared with its true pair."""
         return warp(self.translated, self.inverse_displacement)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes ``trace.safetensors``, which appears or changes only when all is written.
+
+        Args:
+            folder: where; it is made if it is not there.
+
+        Raises:
+            OSError: it cannot be written to.
+        """
+        save_dataclass(Path(folder) / FILE, self)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Trace:
+        """Reads what ``save`` wrote; of the arguments, tuples have become lists.
+
+        Raises:
+            FileNotFoundError: there is no ``trace.safetensors`` in the folder.
+            ValueError: it is no trace, or of another version.
+        """
+        return load_dataclass(Path(folder) / FILE, cls)
+
+    def _repr_html_(self) -> str:
+        """A picture and a table, for notebooks."""
+        from plasticine.report.notebook import trace_in_html
+
+        return trace_in_html(self)

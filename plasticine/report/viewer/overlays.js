@@ -40,7 +40,8 @@ function overlaysOf(model) {
       colour: (place, data, pixel) => {
         if (source.volume.contains(toSource.at(place))) return;
         const { column, row } = PLANES[target.plane];
-        const line = (place[column] + place[row]) % 4 < 2;
+        const period = Math.max(4, 2 * Math.round(Math.max(target.size[column], target.size[row]) / 60));
+        const line = (place[column] + place[row]) % period < period / 2;
         data.set(line ? [255, 70, 90, 190] : [90, 0, 20, 130], pixel);
       },
     },
@@ -59,6 +60,11 @@ function overlaysOf(model) {
   return overlays;
 }
 
+/** A colour of -1 to 1, the more opaque the further from 0. */
+function setShare(data, pixel, colours, share) {
+  data.set([...mixed(colours, 0.5 + share / 2), 50 + 170 * Math.min(1, Math.abs(share))], pixel);
+}
+
 function logJacobianOf(jacobian, folds) {
   const most = clamped(quantile(jacobian.sampled(20000).filter((j) => j > 0).map(Math.log), 0.99), 0.1, 2);
   return {
@@ -70,7 +76,7 @@ function logJacobianOf(jacobian, folds) {
     colour: (place, data, pixel) => {
       const value = jacobian.nearest(place);
       if (!(value > 0)) data.set([57, 255, 20, 255], pixel);
-      else data.set([...mixed(COOL_WARM, 0.5 + Math.log(value) / most / 2), 170], pixel);
+      else setShare(data, pixel, COOL_WARM, Math.log(value) / most);
     },
   };
 }
@@ -101,7 +107,7 @@ function residualOf(model) {
     colour: (place, data, pixel) => {
       const value = residual(place);
       if (value === undefined) return;
-      data.set([...mixed(PURPLE_ORANGE, 0.5 + value / most / 2), 190], pixel);
+      setShare(data, pixel, PURPLE_ORANGE, value / most);
     },
   };
 }
@@ -158,7 +164,7 @@ function drawArrows(pane, context, model) {
   const longest = Math.max(pane.size[column] * pane.spacing[column], pane.size[row] * pane.spacing[row]);
   const steps = [column, row].map((axis) => Math.max(1, Math.round(longest / ARROWS / pane.spacing[axis])));
   const head = 3.2 * devicePixelRatio;
-  stroked(context, ARROW, 1.2, () => {
+  const arrows = () => {
     for (let y = Math.floor(steps[1] / 2); y < pane.size[row]; y += steps[1]) {
       for (let x = Math.floor(steps[0] / 2); x < pane.size[column]; x += steps[0]) {
         const place = [0, 0, 0];
@@ -178,7 +184,9 @@ function drawArrows(pane, context, model) {
         context.lineTo(x1 - size * (ux + uy * 0.6), y1 - size * (uy - ux * 0.6));
       }
     }
-  });
+  };
+  stroked(context, "rgba(0, 0, 0, 0.7)", 2.6, arrows);
+  stroked(context, ARROW, 1.2, arrows);
 }
 
 /** The label at each voxel of a pane: its own map's, or the source's, carried. */

@@ -11,6 +11,16 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+/** A row of a table: its name, and cells by the names that they are found by. */
+function toldRow(name, cells) {
+  return element("tr", {}, element("th", { scope: "row", textContent: name }),
+    ...cells.map(([key, value]) => {
+      const cell = element("td", { textContent: value });
+      cell.dataset.value = key;
+      return cell;
+    }));
+}
+
 const inNumbers = (values, digits) => values.map((value) => value.toFixed(digits)).join(", ");
 
 /** An intensity in as many digits as say something. */
@@ -129,7 +139,7 @@ class Viewer {
     const { column, row } = PLANES[this.active.plane];
     const extent = (axis) => Math.max(...this.panes.map((p) => p.size[axis] * p.spacing[axis]));
     const room = Math.min(...this.panes.map((pane) => pane.stage.clientWidth));
-    const tall = Math.max(200, Math.min(0.62 * innerHeight, 900));
+    const tall = Math.max(200, Math.min(0.52 * innerHeight, 900));
     const scale = Math.min(room / extent(column), tall / extent(row));
     for (const pane of this.panes) {
       const width = Math.max(1, scale * pane.size[column] * pane.spacing[column]);
@@ -156,7 +166,8 @@ class Viewer {
     const jacobian = this.jacobian.at(target.place);
     const rows = [
       ["voxel", this.panes.map((pane, i) => inNumbers(transformed(pane.toFile, places[i]), 2))],
-      [this.pictures ? "place" : "mm (R, A, S)", millimetres.map((place) => inNumbers(place, 2))],
+      // Pictures know no millimetres.
+      ...(this.pictures ? [] : [["mm (R, A, S)", millimetres.map((place) => inNumbers(place, 2))]]),
       ["intensity", this.panes.map((pane) => asIntensity(pane, pane.volume.at(pane.place)))],
     ];
     const single = [
@@ -178,15 +189,10 @@ class Viewer {
 
   tell() {
     const { rows, single } = this.facts();
-    const body = byId("readout").tBodies[0];
-    const wanted = [...rows.map(([name, values]) => [name, values]), ...single.map(([name, value]) => [name, [value]])];
-    body.replaceChildren(...wanted.map(([name, values]) => element("tr", {},
-      element("th", { scope: "row", textContent: name }),
-      ...values.map((value, i) => {
-        const cell = element("td", { textContent: value, colSpan: values.length === 1 ? 2 : 1 });
-        cell.dataset.value = values.length === 1 ? name : `${["source", "target"][i]} ${name}`;
-        return cell;
-      }))));
+    byId("readout").tBodies[0].replaceChildren(...rows.map(([name, values]) =>
+      toldRow(name, ["source", "target"].map((end, i) => [`${end} ${name}`, values[i]]))));
+    byId("deformation").tBodies[0].replaceChildren(...single.map(([name, value]) =>
+      toldRow(name, [[name, value]])));
     clearTimeout(this.speaking);
     this.speaking = setTimeout(() => {
       byId("spoken").textContent = this.panes
@@ -214,14 +220,10 @@ class Viewer {
         this.listMarks();
         this.changed();
       });
-      return element("tr", {},
-        element("th", { scope: "row", textContent: `${i + 1} ${mark.kind}` }),
-        ...said.map((text, k) => {
-          const cell = element("td", { textContent: text });
-          cell.dataset.value = `${["source", "target"][k]} ${mark.kind} ${i + 1}`;
-          return cell;
-        }),
-        element("td", {}, remove));
+      const cells = said.map((text, k) => [`${["source", "target"][k]} ${mark.kind} ${i + 1}`, text]);
+      const row = toldRow(`${i + 1} ${mark.kind}`, cells);
+      row.append(element("td", {}, remove));
+      return row;
     }));
   }
 }
