@@ -38,7 +38,9 @@ class TestTranslate:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
-        assert {p.name for p in (tmp_path / "out").iterdir()} == {*RESULT_FILES, "report.html"}
+        assert {p.name for p in (tmp_path / "out").iterdir()} == {
+            *(*RESULT_FILES, "report.html", "structure.nii.gz")
+        }
         for text in ("small", "folds", "central differences, full region", "report.html", "mm"):
             assert text in done.stdout
         record = json.loads((tmp_path / "out" / "trace.json").read_text(encoding="utf-8"))

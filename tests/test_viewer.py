@@ -75,7 +75,9 @@ def translated(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Pa
     result = translate_volume(
         Translator.load(model_file), read_volume(folder / "source.nii.gz"), seed=2
     )
-    write_results(result, folder, model_file=model_file)
+    write_results(result, folder, model_file=model_file, structure=True)
+    deviation = 0.1 * result.grid.to_file(result.source)
+    write_image(folder / "uncertainty.nii.gz", deviation, result.affine)
     write_report(read_case(folder), folder / "report.html")
     return folder
 
@@ -322,7 +324,8 @@ class TestOverlays:
         expected = {"grid", "arrows", "jacobian", "residual", "validity"}
         boxes = page.locator("input[name=overlay]").all()
         found = {box.get_attribute("value") for box in boxes}
-        assert found == expected | ({"labels"} if case.name.startswith("registered") else set())
+        held = {"registered": {"labels"}, "translated": {"structure", "uncertainty"}}
+        assert found == expected | held.get(case.name[:-1], set())
         plain = picture(page, "target")
         for box in boxes:
             box.check()

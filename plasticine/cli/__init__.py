@@ -219,7 +219,7 @@ def translate(
         started = time.perf_counter()
         volume = read_volume(source)
         files = RESULT_FILES | report_files(report)
-        with OutputFolder(output, files, EVALUATION_FILES | report_files(not report)) as folder:
+        with OutputFolder(output, files, EVALUATION_FILES | report_files(True)) as folder:
             check_device(device)
             translator = Translator.load(model, device=device)
             sampling = Sampling.of(
@@ -248,7 +248,7 @@ def translate(
                     progress=advance,
                 )
             model_file = Translator.shipped().get(model, Path(model))
-            write_results(result, folder, model_file=model_file)
+            write_results(result, folder, model_file=model_file, structure=report)
             if report:
                 write_report(read_case(folder), folder / "report.html")
             check_asked_to_end()

@@ -160,8 +160,8 @@ def register(
             moving_points=moving_points,
             fixed_points=fixed_points,
         )
-        files |= report_files(report)
-        obsolete = {*optional_files(), *report_files(True)} - files.keys()
+        files |= report_files(report, translation=False)
+        obsolete = {*optional_files(), *report_files(True, translation=False)} - files.keys()
         with OutputFolder(output, files, obsolete) as folder:
             check_device(device)
             model = None

@@ -86,6 +86,12 @@ class VolumeTrace:
         """``(N, 1, *s)``, x∘φ in the normalised intensities of `source`."""
         return warp(self.source, self.displacement, padding="border")
 
+    @property
+    def structure(self) -> torch.Tensor | None:
+        """``(N, channels, *s)``, the trace's structure map; interpolated where the grids differ."""
+        structure = self.trace.structure
+        return None if structure is None else self.grid.from_model(structure)
+
     @functools.cached_property
     def displacement_lengths(self) -> torch.Tensor:
         """How far each voxel's sample lies, in millimetres: ``(N, 1, *s)``."""

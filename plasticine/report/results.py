@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from plasticine.io.nifti_writing import write_image
+import numpy as np
+
+from plasticine.io.nifti_writing import save_nifti, write_image
 from plasticine.io.translate import VolumeTrace
 from plasticine.nn.finite import check_finite
 from plasticine.report.page import draw_page
@@ -32,7 +34,11 @@ RESULT_FILES = {
 
 
 def write_results(
-    result: VolumeTrace, folder: Path, *, model_file: Path | None = None
+    result: VolumeTrace,
+    folder: Path,
+    *,
+    model_file: Path | None = None,
+    structure: bool = False,
 ) -> dict[str, Any]:
     """Writes every file of `RESULT_FILES`.
 
@@ -41,6 +47,7 @@ def write_results(
         folder: An existing folder; `plasticine.io.OutputFolder` gives one that is moved into
             place only when all is written.
         model_file: The file the model was loaded from, to be recorded with its checksum.
+        structure: Whether to write the structure map that ŷ was drawn from, too.
 
     Returns:
         What ``trace.json`` holds.
@@ -71,7 +78,19 @@ def write_results(
         record["model"] |= describe_file(model_file)
     (folder / "trace.json").write_text(as_text(record), encoding="utf-8")
     draw_page(result, folder / "trace.png")
+    if structure:
+        _write_structure(result, folder)
     return record
+
+
+def _write_structure(result: VolumeTrace, folder: Path) -> None:
+    """Writes ``structure.nii.gz``, S(x)∘φ: ``(X, Y, Z)``, of several channels a fourth axis."""
+    structure = result.structure
+    if structure is None:
+        raise ValueError("the trace holds no structure map")
+    channels = [result.grid.to_file(structure[:, i : i + 1]) for i in range(structure.shape[1])]
+    data = channels[0] if len(channels) == 1 else np.stack(channels, -1)
+    save_nifti(folder / STRUCTURE_FILE, data, result.affine, "Plasticine structure map")
 
 
 def _check(result: VolumeTrace) -> None:

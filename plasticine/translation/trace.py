@@ -45,6 +45,8 @@ class Trace:
         structure_agreement: (N,) within [0, 1], Dice overlap of the structure of ŷ with the
             structure it was asked to have, in the foreground: how far the picture obeys. None
             where the structure map is made of labels, which ŷ does not have.
+        structure: (N, channels, *spatial) within [0, 1], S(x)∘φ, the structure map that ŷ was
+            drawn from.
     """
 
     source: Tensor
@@ -58,6 +60,7 @@ class Trace:
     arguments: dict[str, Any]
     seconds: float
     structure_agreement: Tensor | None = None
+    structure: Tensor | None = None
 
     @property
     def one_deformation(self) -> bool:

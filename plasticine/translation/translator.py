@@ -305,6 +305,7 @@ class Translator:
             "translated": (y + 1) / 2,
             "displacement": u,
             "inverse_displacement": u_inverse,
+            "structure": source.structure,
             "inverse_consistency": torch.linalg.vector_norm(compose(u_inverse, u), dim=1)[:, None],
         }
         self._check_results(result, sampling.precision)

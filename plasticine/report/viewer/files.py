@@ -80,13 +80,19 @@ def _on_grid(volume: Volume, affine: NDArray[np.float64], shape: tuple[int, ...]
     return dataclasses.replace(volume, affine=affine)
 
 
-def optional_maps(folder: Path, name: str) -> NDArray[Any] | None:
-    """Channels of a map of the target, ``(C, X, Y, Z)``; None where there is no such file."""
+def optional_maps(folder: Path, name: str, shape: tuple[int, ...]) -> NDArray[Any] | None:
+    """Channels of a map of the target, ``(C, X, Y, Z)``; None where there is no such file.
+
+    Raises:
+        ValueError: It is of another shape.
+    """
     path = folder / name
     if not path.is_file():
         return None
     image: Any = nibabel.load(path)
     data = np.asarray(image.dataobj, dtype=np.float32)
+    if data.shape[:3] != tuple(shape):
+        raise ValueError(f"{path}: expected {tuple(shape)} voxels, got {data.shape[:3]}")
     if data.ndim == 3:
         return data[None]
     return np.moveaxis(data.reshape(*data.shape[:3], -1), -1, 0)

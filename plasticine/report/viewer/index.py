@@ -21,7 +21,7 @@ from plasticine.report.viewer.case import Case, ShownImage
 from plasticine.report.viewer.page import asset
 
 INDEX_FILE = "index.html"
-_THUMBNAIL = 88
+_THUMBNAIL = 72
 """Pixels, the height of one."""
 
 

@@ -47,6 +47,7 @@ function overlaysOf(model) {
     },
   };
   if (model.structure) overlays.structure = mapOf(model.structure, "Structure map", AMBER, () => model.channel);
+  if (model.strongest) overlays.structure = strongestOf(model.strongest);
   if (model.uncertainty) {
     overlays.uncertainty = mapOf(model.uncertainty, "Uncertainty", HEAT, () => 0);
   }
@@ -110,6 +111,27 @@ function residualOf(model) {
       setShare(data, pixel, PURPLE_ORANGE, value / most);
     },
   };
+}
+
+/** Of many channels, a colour for the strongest. */
+function strongestOf({ names, volume }) {
+  const colours = names.map((name) => rgbOf(labelColour(name)));
+  return {
+    title: "Structure map",
+    about: "a colour for the strongest of its channels",
+    colour: (place, data, pixel) => {
+      const code = volume.nearest(place);
+      if (names[code]) data.set([...colours[code], 130], pixel);
+    },
+  };
+}
+
+/** The red, green and blue of a CSS colour. */
+function rgbOf(colour) {
+  const context = new OffscreenCanvas(1, 1).getContext("2d");
+  context.fillStyle = colour;
+  context.fillRect(0, 0, 1, 1);
+  return [...context.getImageData(0, 0, 1, 1).data.slice(0, 3)];
 }
 
 function mapOf(volumes, title, colours, channel) {

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from plasticine.report.document import Markup
 from plasticine.report.record import printable
+from plasticine.report.results import STRUCTURE_FILE
 from plasticine.report.viewer.case import Case, ShownImage
 from plasticine.report.viewer.embedding import (
     embedded_field,
@@ -22,17 +24,27 @@ from plasticine.report.viewer.embedding import (
 )
 
 REPORT_FILE = "report.html"
+_STRUCTURE_MEANING = "S(x)∘φ, the structure map that the translated image was drawn from"
 _MEANING = "both images, linked through φ, to look through in a browser"
 #: Characters of embedded arrays that a page has at most, if a coarser field makes it so.
 _MOST = 24_000_000
 _SCRIPTS = ("decoding", "geometry", "slices", "overlays", "marks", "panes", "controls", "viewer")
 # Grey levels of maps that are looked at, and not measured.
 _MAP_LEVELS = 255
+# Of a structure map of more channels the page shows which is the strongest.
+_MOST_CHANNELS = 4
 
 
-def report_files(wanted: bool) -> dict[str, str]:
-    """The file of the page, and what it holds; nothing where there is to be none."""
-    return {REPORT_FILE: _MEANING} if wanted else {}
+def report_files(wanted: bool, *, translation: bool = True) -> dict[str, str]:
+    """The files of a report, and what they hold.
+
+    Args:
+        wanted: Nothing without it.
+        translation: Of a translation: the page shows its structure map, too, which is a file.
+    """
+    if not wanted:
+        return {}
+    return ({STRUCTURE_FILE: _STRUCTURE_MEANING} if translation else {}) | {REPORT_FILE: _MEANING}
 
 
 def write_report(case: Case, path: Path) -> None:
@@ -89,11 +101,15 @@ def embedded(case: Case) -> dict[str, Any]:
 def _embedded(case: Case, *, every: int, levels: int) -> dict[str, Any]:
     source, target = case.source, case.target
     folding = case.record["folding"]
-    maps: dict[str, Any] = {
-        name: [embedded_image(target.grid, one, (0.0, 1.0), levels=_MAP_LEVELS) for one in channels]
-        for name, channels in (("structure", case.structure), ("uncertainty", case.uncertainty))
-        if channels is not None
-    }
+    maps: dict[str, Any] = {}
+    for name, channels in (("structure", case.structure), ("uncertainty", case.uncertainty)):
+        if channels is not None and len(channels) <= _MOST_CHANNELS:
+            window = (0.0, 1.0)
+            maps[name] = [
+                embedded_image(target.grid, one, window, levels=_MAP_LEVELS) for one in channels
+            ]
+        elif channels is not None:
+            maps["strongest"] = embedded_labels(target.grid, _strongest(channels))
     if case.carried_labels is not None:
         maps["carriedLabels"] = embedded_labels(target.grid, case.carried_labels)
     return {
@@ -114,6 +130,12 @@ def _embedded(case: Case, *, every: int, levels: int) -> dict[str, Any]:
         "folds": int(folding["folds"]),
         **maps,
     }
+
+
+def _strongest(channels: NDArray[Any]) -> NDArray[np.int64]:
+    """Which channel is the strongest, counted from 1; 0 where all are 0."""
+    found: NDArray[np.int64] = np.where(channels.max(0) > 0, channels.argmax(0) + 1, 0)
+    return found
 
 
 def _described(image: ShownImage, levels: int) -> dict[str, Any]:

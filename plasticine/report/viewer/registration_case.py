@@ -125,14 +125,13 @@ def _recolouring(moving: ShownImage, fixed: ShownImage, warped: NDArray[np.float
 def _figures(record: dict[str, Any]) -> dict[str, Any]:
     folding, moved = record["folding"], record["displacement_beyond_affine"]
     return {
-        "kind": "registration",
         "transform": record["arguments"]["transform"],
         "folds": folding["folds"],
         "least J": folding["minimum"],
         "greatest J": folding["maximum"],
         "SD of log J": folding["sd_log_jacobian"],
-        "displacement, mean mm": moved["mean_mm"],
-        "displacement, most mm": moved["max_mm"],
+        "moved, mean mm": moved["mean_mm"],
+        "moved, most mm": moved["max_mm"],
         "LNCC": record["similarity"]["after"]["lncc"],
         "Dice": None if record["dice"] is None else record["dice"]["mean"],
         "seconds": record["seconds"],

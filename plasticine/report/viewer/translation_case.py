@@ -64,8 +64,8 @@ def read_translation_case(
         beyond=np.eye(4),
         recolouring=Recolouring(low, divisor, values),
         pictures=pictures,
-        structure=optional_maps(folder, STRUCTURE_FILE),
-        uncertainty=optional_maps(folder, UNCERTAINTY_FILE),
+        structure=optional_maps(folder, STRUCTURE_FILE, grid.file_shape),
+        uncertainty=optional_maps(folder, UNCERTAINTY_FILE, grid.file_shape),
         carried_labels=None,
         metrics=_figures(record),
         sections=_sections(record),
@@ -83,14 +83,13 @@ def _inverse(results: ResultFolder) -> NDArray[np.float32]:
 def _figures(record: dict[str, Any]) -> dict[str, Any]:
     folding, metrics = record["folding"], record["metrics"]
     return {
-        "kind": "translation",
         "model": record["model"].get("name"),
         "folds": folding["folds"],
         "least J": folding["minimum"],
         "greatest J": folding["maximum"],
         "SD of log J": folding["sd_log_jacobian"],
-        "displacement, mean mm": metrics["displacement_mean_mm"],
-        "displacement, most mm": metrics["displacement_max_mm"],
+        "moved, mean mm": metrics["displacement_mean_mm"],
+        "moved, most mm": metrics["displacement_max_mm"],
         "structure agreement": metrics["structure_agreement_mean"],
         "residual": metrics["residual_mean_absolute"],
         "seconds": record["seconds"],

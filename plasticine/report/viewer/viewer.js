@@ -37,7 +37,7 @@ async function decoded(data) {
     new Volume(await unpacked(described.codes), size, described);
   const mapsOf = (described) =>
     described && Promise.all(described.map((one) => volumeOf(one, data.target.size)));
-  const [sourceVolume, targetVolume, there, back, jacobian, structure, uncertainty, own, carried] =
+  const [sourceVolume, targetVolume, there, back, jacobian, structure, uncertainty, own, carried, strong] =
     await Promise.all([
       volumeOf(data.source.image, data.source.size),
       volumeOf(data.target.image, data.target.size),
@@ -48,6 +48,7 @@ async function decoded(data) {
       mapsOf(data.uncertainty),
       labelsOf(data.source.labels),
       labelsOf(data.carriedLabels),
+      labelsOf(data.strongest),
     ]);
   const labelled = (labels, size) => labels && { names: labels.names, volume: new Volume(labels.codes, size) };
   const source = new Pane(data.source, sourceVolume, labelled(own, data.source.size));
@@ -56,7 +57,8 @@ async function decoded(data) {
   source.toOther = new Mapping(back, data.toTarget);
   source.other = target;
   target.other = source;
-  return { source, target, toSource: target.toOther, jacobian, structure, uncertainty };
+  const strongest = labelled(strong, data.target.size);
+  return { source, target, toSource: target.toOther, jacobian, structure, strongest, uncertainty };
 }
 
 class Viewer {
@@ -162,7 +164,10 @@ class Viewer {
     const there = transformed(target.toMillimetres, this.locally(target, target.place));
     const moved = difference(there, millimetres[1]);
     const whole = difference(millimetres[0], millimetres[1]);
-    const unit = this.pictures ? "pixels" : "mm";
+    // Axes of pictures have no names.
+    const inUnit = (vector) => this.pictures
+      ? `${lengthOf(vector).toFixed(2)} pixels`
+      : `${lengthOf(vector).toFixed(2)} mm (${inNumbers(vector, 2)})`;
     const jacobian = this.jacobian.at(target.place);
     const rows = [
       ["voxel", this.panes.map((pane, i) => inNumbers(transformed(pane.toFile, places[i]), 2))],
@@ -173,11 +178,11 @@ class Viewer {
     const single = [
       ["Jacobian", `${jacobian.toFixed(3)}${jacobian > 0 ? "" : " (a fold)"}`],
       ["log Jacobian", jacobian > 0 ? Math.log(jacobian).toFixed(3) : "none"],
-      ["displacement", `${lengthOf(moved).toFixed(2)} ${unit} (${inNumbers(moved, 2)})`],
+      ["displacement", inUnit(moved)],
       ["inside", source.volume.contains(source.place) ? "yes" : `no: outside of the ${source.role} image`],
     ];
     if (lengthOf(difference(whole, moved)) > 0.005) {
-      single.splice(3, 0, ["with the affine map", `${lengthOf(whole).toFixed(2)} ${unit} (${inNumbers(whole, 2)})`]);
+      single.splice(3, 0, ["with the affine map", inUnit(whole)]);
     }
     if (this.uncertainty) single.push(["uncertainty", this.uncertainty[0].at(target.place).toFixed(4)]);
     if (source.labels || target.labels) {
