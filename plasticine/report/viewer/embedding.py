@@ -149,7 +149,7 @@ def embedded_field(
     back = np.asarray(np.linalg.inv(placed[:, :3]), dtype=np.float64)
     stretch = max(1.0, float(np.linalg.norm(back, 2)))
     step = FIELD_ERROR / stretch
-    kept = left[:, ::every, ::every, ::every]
+    kept = _reaching(left, every)[:, ::every, ::every, ::every]
     codes = np.rint(kept / step)
     codes = codes.astype(np.int16 if np.abs(codes).max() < 32768 else np.int32)
     return {
@@ -201,6 +201,18 @@ def _fitted(
     matrix = np.column_stack([*columns, np.ones(len(chosen))])
     found = np.linalg.lstsq(matrix, turned.reshape(3, -1)[:, chosen].T, rcond=None)[0]
     return placed + found.T
+
+
+def _reaching(left: NDArray[np.float64], every: int) -> NDArray[np.float64]:
+    """A field with so many voxels more, going on straight, that the last one kept is no nearer."""
+    for axis in (1, 2, 3):
+        more = -(left.shape[axis] - 1) % every
+        width = [(0, more if other == axis else 0) for other in range(4)]
+        if more and left.shape[axis] > more:
+            left = np.pad(left, width, "reflect", reflect_type="odd")
+        elif more:
+            left = np.pad(left, width, "edge")
+    return left
 
 
 def _error(
