@@ -15,7 +15,7 @@ from plasticine.io import Volume, read_volume, register_volumes, write_image, wr
 from plasticine.io.volume_registration import VolumeRegistration
 from plasticine.metrics import dice
 from plasticine.registration import register
-from plasticine.registration.pair import PairRegistration
+from plasticine.registration.pair_registration import PairRegistration
 
 FIXED_SHAPE = (34, 38, 30)
 FIXED = centred(np.diag([5.0, 5, 5, 1]), FIXED_SHAPE)

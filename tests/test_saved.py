@@ -18,7 +18,7 @@ import plasticine
 from plasticine.nn.tensor_file import save_tensors
 from plasticine.ops.folding import Folding
 from plasticine.registration import register
-from plasticine.registration.pair import PairRegistration
+from plasticine.registration.pair_registration import PairRegistration
 from plasticine.translation import Trace, Translator
 
 

@@ -11,7 +11,7 @@ from plasticine.io.model_images import model_images
 from plasticine.io.pair_inputs import PairInputs
 from plasticine.io.pair_space import PairSpace
 from plasticine.io.translate import slice_smoothing
-from plasticine.registration.pair import PairRegistration, total_displacement
+from plasticine.registration.pair_registration import PairRegistration, total_displacement
 
 if TYPE_CHECKING:
     from plasticine.translation import Translator

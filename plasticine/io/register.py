@@ -30,7 +30,8 @@ from plasticine.ops.lncc import lncc
 from plasticine.ops.warp import warp
 from plasticine.registration.displaced import AffineDisplacement
 from plasticine.registration.landmarks import Landmarks
-from plasticine.registration.pair import PairRegistration, register, total_displacement
+from plasticine.registration.pair import register
+from plasticine.registration.pair_registration import PairRegistration, total_displacement
 
 if TYPE_CHECKING:
     from plasticine.translation import Translator

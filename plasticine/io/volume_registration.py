@@ -13,7 +13,7 @@ from plasticine.io.orientation import is_axial
 from plasticine.io.pair_space import PairSpace
 from plasticine.io.points import CarriedPoints
 from plasticine.io.volume import Volume
-from plasticine.registration.pair import PairRegistration
+from plasticine.registration.pair_registration import PairRegistration
 from plasticine.transforms.transform import AffineTransform
 
 

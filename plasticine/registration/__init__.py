@@ -10,7 +10,8 @@ from plasticine.registration.landmarks import Landmarks
 from plasticine.registration.matching import nearest_targets, structure_descriptor
 from plasticine.registration.network import VelocityNetwork
 from plasticine.registration.objective import RegistrationObjective
-from plasticine.registration.pair import PairRegistration, register
+from plasticine.registration.pair import register
+from plasticine.registration.pair_registration import PairRegistration
 from plasticine.registration.similarity import Similarity
 from plasticine.registration.stack import stack_deformation, stack_folding
 from plasticine.registration.transport import shape_distance, transport_plan
