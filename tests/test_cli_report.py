@@ -122,3 +122,13 @@ def test_refuses(run: Run, cases: Path, made: Path) -> None:
         assert said in err
     (cases / "b <1>" / "jacobian.nii.gz").unlink()
     assert "without jacobian.nii.gz" in run("report", cases / "b <1>")[2]
+
+
+def test_labels_that_have_gone_are_left_out(run: Run, cases: Path, made: Path) -> None:
+    record = cases / "a" / "registration.json"
+    facts = json.loads(record.read_text(encoding="utf-8"))
+    facts["arguments"]["moving_labels"] = "/gone/labels.nii.gz"
+    record.write_text(json.dumps(facts), encoding="utf-8")
+    assert run("report", cases / "a")[0] == 0
+    code, _, err = run("report", cases / "a", "--labels", made / "none.nii.gz")
+    assert (code, err.strip()) == (1, f"error: no file {made / 'none.nii.gz'}")

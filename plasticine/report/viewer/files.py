@@ -41,6 +41,27 @@ def find_file(recorded: str, folder: Path, given: Path | None, option: str) -> P
     )
 
 
+def find_labels(recorded: str | None, folder: Path, given: Path | None) -> Path | None:
+    """Where a label map is now; None where it was not given and is no longer there.
+
+    Args:
+        recorded: Its path when the folder was written, if there was one.
+        folder: The folder of results.
+        given: Where the user says that it is.
+
+    Raises:
+        FileNotFoundError: There is no such file as was given.
+    """
+    if given is None and recorded is None:
+        return None
+    try:
+        return find_file(str(recorded), folder, given, "--labels")
+    except FileNotFoundError:
+        if given is not None:
+            raise
+        return None
+
+
 def read_image(path: Path, affine: NDArray[np.float64], shape: tuple[int, ...]) -> Volume:
     """An image on a known grid.
 

@@ -17,7 +17,12 @@ from plasticine.metrics import recolouring
 from plasticine.report.results import LABELS_FILE
 from plasticine.report.viewer.case import Case, Recolouring, ShownImage, usual_window
 from plasticine.report.viewer.deformation_table import short
-from plasticine.report.viewer.files import find_file, read_image, read_label_map
+from plasticine.report.viewer.files import (
+    find_file,
+    find_labels,
+    read_image,
+    read_label_map,
+)
 from plasticine.report.viewer.grid import ShownGrid
 from plasticine.report.viewer.registration_tables import overlap_table, registration_tables
 
@@ -50,14 +55,10 @@ def read_registration_case(
     backward = _field(folder / "inverse_displacement.nii.gz")
     moving = _image("moving", record, folder, source, "--source", backward.shape[1:])
     still = _image("fixed", record, folder, fixed, "--fixed", forward.shape[1:])
-    recorded = record["arguments"].get("moving_labels")
+    found = find_labels(record["arguments"].get("moving_labels"), folder, labels)
     label_map = None
-    if labels is not None or recorded is not None:
-        label_map = read_label_map(
-            find_file(str(recorded), folder, labels, "--labels"),
-            moving.grid.affine,
-            moving.data.shape,
-        )
+    if found is not None:
+        label_map = read_label_map(found, moving.grid.affine, moving.data.shape)
     carried = None
     if labels is None and (folder / LABELS_FILE).is_file():
         carried = read_label_map(folder / LABELS_FILE, still.grid.affine, still.data.shape)

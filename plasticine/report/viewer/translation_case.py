@@ -17,7 +17,13 @@ from plasticine.report.result_folder import ResultFolder, read_results
 from plasticine.report.results import SOURCE_FILE, STRUCTURE_FILE, UNCERTAINTY_FILE
 from plasticine.report.viewer.case import Case, Recolouring, ShownImage
 from plasticine.report.viewer.deformation_table import deformation_table, named, short
-from plasticine.report.viewer.files import find_file, optional_maps, read_image, read_label_map
+from plasticine.report.viewer.files import (
+    find_file,
+    find_labels,
+    optional_maps,
+    read_image,
+    read_label_map,
+)
 from plasticine.report.viewer.grid import ShownGrid
 
 
@@ -36,11 +42,8 @@ def read_translation_case(
     low, divisor = float(rule["low"]), float(rule["divisor"])
     pictures = not results.is_one_body
     shown = ShownGrid.of(grid.file_shape, affine, picture=pictures)
-    label_map = None
-    recorded = record["input"].get("labels")
-    if labels is not None or recorded is not None:
-        found = find_file(str(recorded), folder, labels, "--labels")
-        label_map = read_label_map(found, affine, grid.file_shape)
+    found = find_labels(record["input"].get("labels"), folder, labels)
+    label_map = None if found is None else read_label_map(found, affine, grid.file_shape)
     displacement = grid.displacement_to_file(results.displacement)
     values = recolouring(results.translated, results.warped).tolist()
     model = str(record["model"].get("name", "model"))
