@@ -61,7 +61,9 @@ class TestTranslate:
 
         def translated(*options: str | Path) -> tuple[dict[str, Any], np.ndarray]:
             out = tmp_path / f"out{len(options)}"
-            code, _, err = run("translate", head, "--model", model_file, "--output", out, *options)
+            code, _, err = run(
+                "translate", head, "--model", model_file, "--output", out, *options, "--overwrite"
+            )
             assert (code, err) == (0, "")
             record = json.loads((out / "trace.json").read_text(encoding="utf-8"))
             field = np.asarray(nibabel.load(out / "displacement.nii.gz").dataobj)

@@ -16,28 +16,22 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from plasticine.cli.errors import check_asked_to_end, check_device, clear_errors
-from plasticine.cli.options import Debug, Device, Report, console, path
+from plasticine.cli.errors import check_device, clear_errors
+from plasticine.cli.evaluating import evaluate
+from plasticine.cli.options import Debug, Device, console, path
 from plasticine.cli.progress import checking_progress, progress, training_progress
 from plasticine.cli.registering import register
 from plasticine.cli.reporting import report
 from plasticine.cli.transform_options import TakesTransforms
 from plasticine.cli.transforming import compose, convert, exponential, invert, jacobian, warp
+from plasticine.cli.translating import Seed, Steps, translate
 
 app = typer.Typer(
     help="Traceable medical image translation and registration: what moved, what was recoloured.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-Seed = Annotated[int, typer.Option(help="Seed of the noise, at most 2^48 - 1.", min=0)]
-Steps = Annotated[
-    int | None,
-    typer.Option(help="Network runs of a sample; the model's own number if not given.", min=1),
-]
 
 
 def main() -> None:
@@ -115,146 +109,7 @@ def selfcheck(
         raise typer.Exit(1)
 
 
-@app.command()
-def translate(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            parser=path,
-            metavar="INPUT",
-            help="Image or stack of slices: NIfTI, Analyze, FreeSurfer, MetaImage, NRRD, .npy or "
-            "picture file, or a folder of DICOM slices.",
-        ),
-    ],
-    model: Annotated[str, typer.Option(help="Model file, or the name of a shipped one.")],
-    output: Annotated[Path, typer.Option(parser=path, help="Folder for the results.")],
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path, help="Label map on the input's voxels, of a model that needs one."
-        ),
-    ] = None,
-    deform: Annotated[
-        bool,
-        typer.Option(
-            "--deform/--no-deform", help="--no-deform keeps the shape: intensities alone."
-        ),
-    ] = True,
-    seed: Seed = 0,
-    solver: Annotated[
-        str | None,
-        typer.Option(
-            help="ddpm, ddim or dpm-solver++, of a flow euler or heun; "
-            "the model's own if not given."
-        ),
-    ] = None,
-    steps: Steps = None,
-    samples: Annotated[int, typer.Option(help="How many samples are drawn.", min=1)] = 1,
-    mirror: Annotated[
-        bool | None,
-        typer.Option(
-            help="Draw every second pair of samples, the third and fourth first, of the mirrored "
-            "image; the model's own if not given.",
-        ),
-    ] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            help="Strength of classifier-free guidance, 1 for none; the model's own if not given."
-        ),
-    ] = None,
-    start: Annotated[
-        float | None,
-        typer.Option(
-            help="From how noisy an image: 1 is noise alone, less keeps some of the moved source; "
-            "the model's own if not given."
-        ),
-    ] = None,
-    reference: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path, help="Image of the target domain, on the input's voxels, to register to."
-        ),
-    ] = None,
-    optimise: Annotated[
-        bool,
-        typer.Option(
-            "--optimise",
-            help="Instance optimisation: gradient descent from the network's deformation on this "
-            "pair alone. Needs --reference.",
-        ),
-    ] = False,
-    refine: Annotated[
-        int, typer.Option(help="How often the deformation is refined while sampling.", min=0)
-    ] = 0,
-    slab: Annotated[
-        int | None,
-        typer.Option(
-            help="Voxels of the slabs that take turns in memory, 0 for the whole at once; the "
-            "model's own if not given.",
-            min=0,
-        ),
-    ] = None,
-    overlap: Annotated[
-        int | None,
-        typer.Option(
-            help="Voxels that neighbouring slabs share; the model's own if not given.", min=0
-        ),
-    ] = None,
-    precision: Annotated[
-        str, typer.Option(help="Of the denoiser's runs: float32, bfloat16 or float16.")
-    ] = "float32",
-    report: Report = False,
-    device: Device = "cpu",
-    debug: Debug = False,
-) -> None:
-    """Translate an image, and write where every voxel of the result came from."""
-    with clear_errors(debug):
-        from plasticine.io import OutputFolder, read_volume, translate_volume
-        from plasticine.registration.velocity import REFINEMENT
-        from plasticine.report import EVALUATION_FILES, RESULT_FILES, print_results, write_results
-        from plasticine.report.viewer import read_case, report_files, write_report
-        from plasticine.translation import Sampling, Translator
-
-        started = time.perf_counter()
-        volume = read_volume(source)
-        files = RESULT_FILES | report_files(report)
-        with OutputFolder(output, files, EVALUATION_FILES | report_files(True)) as folder:
-            check_device(device)
-            translator = Translator.load(model, device=device)
-            sampling = Sampling.of(
-                translator.model,
-                solver=solver,
-                steps=steps,
-                samples=samples,
-                guidance=guidance,
-                start=start,
-                refine=refine,
-                seed=seed,
-                slab=slab,
-                overlap=overlap,
-                mirror=mirror,
-                precision=precision,
-            )
-            with progress("translating") as advance:
-                result = translate_volume(
-                    translator,
-                    volume,
-                    labels=labels,
-                    reference=reference,
-                    deform=deform,
-                    optimise=REFINEMENT if optimise else None,
-                    sampling=sampling,
-                    progress=advance,
-                )
-            model_file = Translator.shipped().get(model, Path(model))
-            write_results(result, folder, model_file=model_file, structure=report)
-            if report:
-                write_report(read_case(folder), folder / "report.html")
-            check_asked_to_end()
-        print_results(result, output, time.perf_counter() - started, files)
-
-
+app.command()(translate)
 app.command()(register)
 app.command()(report)
 app.command(cls=TakesTransforms)(warp)
@@ -366,69 +221,7 @@ def train(
         console().print(f"Trained in {seconds:.0f} s: {trained}", soft_wrap=True)
 
 
-@app.command()
-def evaluate(
-    folder: Annotated[
-        Path,
-        typer.Argument(parser=path, metavar="FOLDER", help="What `plasticine translate` wrote."),
-    ],
-    truth: Annotated[
-        Path | None,
-        typer.Option(parser=path, help="True image of the target domain, on the source's grid."),
-    ] = None,
-    mask: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path, help="Mask on the source's grid: figures inside it, too. Needs --truth."
-        ),
-    ] = None,
-    erosion: Annotated[int, typer.Option(help="Voxels that the mask is eroded by.", min=0)] = 4,
-    labels: Annotated[
-        Path | None,
-        typer.Option(parser=path, help="Label map of the source, carried by the deformation."),
-    ] = None,
-    target_labels: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path, help="Label map of the translated image, to compare. Needs --labels."
-        ),
-    ] = None,
-    target_folder: Annotated[
-        Path | None,
-        typer.Option(parser=path, help="Folder of target images: FID and KID of the slices."),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(parser=path, help="Folder for the figures; FOLDER if not given.")
-    ] = None,
-    debug: Debug = False,
-) -> None:
-    """Measure a translation: folds and, where they are given, truth, labels and target images."""
-    with clear_errors(debug):
-        from plasticine import report
-        from plasticine.io import OutputFolder
-        from plasticine.report.record import printable
-
-        output = folder if output is None else output
-        with progress("measuring") as advance:
-            record = report.evaluate(
-                folder,
-                truth=truth,
-                mask=mask,
-                erosion=erosion,
-                labels=labels,
-                target_labels=target_labels,
-                target_folder=target_folder,
-                progress=advance,
-            )
-        with OutputFolder(output, report.EVALUATION_FILES) as temporary:
-            report.write_evaluation(record, temporary)
-            check_asked_to_end()
-        terminal = console()
-        terminal.print(report.table_of(record))
-        for note in record["notes"]:
-            terminal.print(f"Note: {note}", soft_wrap=True)
-        figures = printable(output / "evaluation.json")
-        terminal.print(f"Figures: {figures}", soft_wrap=True)
+app.command()(evaluate)
 
 
 def _print_facts(facts: dict[str, Any]) -> None:

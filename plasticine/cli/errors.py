@@ -13,6 +13,12 @@ from types import FrameType
 import typer
 from rich.console import Console
 
+BAD_INPUT = 1
+"""Exit code: bad input or an error; nothing was written. 2 is a usage that click refuses."""
+
+SOME_FAILED = 3
+"""Exit code: of several cases one or more failed; the others were done."""
+
 _SAME_REQUEST = 5.0
 """Seconds within which a second signal is taken for a part of the first one's request."""
 
@@ -28,16 +34,16 @@ def clear_errors(debug: bool) -> Iterator[None]:
         with _ended_by_signals():
             yield
             check_asked_to_end()
+    except typer.Exit:  # which is a RuntimeError
+        raise
     except Exception as error:
-        if debug or not isinstance(error, _expected_errors()):
+        if debug or not is_expected(error):
             raise
-        from plasticine.report.record import printable
-
-        message = printable(" ".join(str(error).split())) or type(error).__name__
+        message = in_one_line(error)
         console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
         console.print("error:", style="bold red", end=" ")
         console.print(message)
-        raise typer.Exit(1) from error
+        raise typer.Exit(BAD_INPUT) from error
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted")
         raise typer.Exit(130) from None
@@ -115,8 +121,16 @@ def check_device(device: str) -> None:
         raise ValueError(f"device {device!r} cannot be used here: {error}") from error
 
 
-def _expected_errors() -> tuple[type[Exception], ...]:
-    """What bad input raises; anything else is a defect and keeps its traceback."""
+def in_one_line(error: BaseException) -> str:
+    """What an error says, in one line that can be printed; its kind where it says nothing."""
+    from plasticine.report.record import printable
+
+    return printable(" ".join(str(error).split())) or type(error).__name__
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether bad input raises it; anything else is a defect and keeps its traceback."""
     from plasticine.translation import ModelError
 
-    return (ValueError, TypeError, OSError, OverflowError, RuntimeError, ModelError)
+    kinds = (ValueError, TypeError, OSError, OverflowError, RuntimeError, ModelError)
+    return isinstance(error, kinds)

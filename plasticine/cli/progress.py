@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
 from collections.abc import Callable, Iterator
 
 import typer
@@ -18,18 +20,56 @@ from rich.progress import (
 
 from plasticine.cli.errors import check_asked_to_end
 
+LINE_EVERY = 60.0
+"""Seconds between two lines of progress where there is no terminal."""
+
 
 @contextlib.contextmanager
-def progress(description: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, where that is a terminal."""
-    with _bar() as bar:
+def progress(description: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr; where that is no terminal, a line a minute."""
+    with _bar(quiet) as bar:
         task = bar.add_task(description, total=None)
+        state = [0, 0]
 
         def advance(done: int, total: int) -> None:
             check_asked_to_end()
+            state[:] = done, total
             bar.update(task, completed=done, total=total)
 
-        yield advance
+        with contextlib.nullcontext() if quiet or not bar.disable else _lines(description, state):
+            yield advance
+
+
+@contextlib.contextmanager
+def _lines(description: str, state: list[int]) -> Iterator[None]:
+    """Writes how far the work is, from a thread: a step of the work may take longer than that."""
+    began, ended = time.monotonic(), threading.Event()
+
+    def write() -> None:
+        while not ended.wait(LINE_EVERY):
+            (done, total), seconds = state, time.monotonic() - began
+            if not total:
+                so_far = f"{_time(seconds)} so far"
+            elif not done:
+                so_far = f"0 of {total}, {_time(seconds)} so far"
+            else:
+                left = seconds / done * (total - done)
+                so_far = f"{done} of {total}, {_time(seconds)} so far, about {_time(left)} left"
+            typer.echo(f"{description}: {so_far}", err=True)
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 @contextlib.contextmanager
@@ -87,7 +127,7 @@ def training_progress() -> Iterator[
         yield advance, reading
 
 
-def _bar() -> Progress:
+def _bar(quiet: bool = False) -> Progress:
     columns = (
         TextColumn("[progress.description]{task.description}"),
         BarColumn(),
@@ -97,4 +137,5 @@ def _bar() -> Progress:
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    hidden = quiet or not console.is_terminal
+    return Progress(*columns, console=console, transient=True, disable=hidden)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
 from plasticine.cli.errors import check_asked_to_end, clear_errors
 from plasticine.cli.options import Debug, console, path
@@ -70,11 +71,11 @@ def report(
         _write_all(cases, output or Path(os.path.commonpath([*map(Path.absolute, folders)])))
 
 
-def say_where(page: Path) -> None:
-    """Prints where a report is."""
+def say_where(page: Path, show: Console | None = None) -> None:
+    """Prints where a report is, on standard output if not told otherwise."""
     from plasticine.report.record import printable
 
-    console().print(f"Report: {printable(page)}", soft_wrap=True)
+    (show or console()).print(f"Report: {printable(page)}", soft_wrap=True)
 
 
 def _cases(folders: list[Path]) -> list[Path]:

@@ -14,12 +14,14 @@ from plasticine.metrics.distribution import (
 )
 from plasticine.metrics.images import correlation, psnr, ssim, ssim_map
 from plasticine.metrics.masks import dice, dilate, erode
+from plasticine.metrics.paired import PairedTest, paired_test
 from plasticine.metrics.recolouring import intensity_residual, recolouring
 from plasticine.metrics.surfaces import SurfaceDistance, surface_distance
 from plasticine.metrics.translation import TranslationScore, evaluate_translation
 
 __all__ = [
     "FEATURE_EXTRACTOR",
+    "PairedTest",
     "RandomFeatures",
     "SurfaceDistance",
     "TranslationScore",
@@ -35,6 +37,7 @@ __all__ = [
     "inverse_consistency_error",
     "kernel_distance",
     "lesion_contrast",
+    "paired_test",
     "psnr",
     "recolouring",
     "ssim",

@@ -101,7 +101,7 @@ class OutputFolder:
                     raise RuntimeError(f"{self.folder}: not written: {', '.join(missing)}")
                 for name in self.names:
                     _to_disk(self._temporary / name)
-                with _taking_turns(self.folder):
+                with taking_turns(self.folder):
                     self._move(self._temporary)
                 self._created.clear()
         finally:
@@ -152,7 +152,7 @@ class OutputFolder:
 
 
 @contextlib.contextmanager
-def _taking_turns(folder: Path) -> Iterator[None]:
+def taking_turns(folder: Path) -> Iterator[None]:
     """Waits while another process moves its files into the folder."""
     file = os.open(folder, os.O_RDONLY)
     try:

@@ -35,6 +35,9 @@ from plasticine.report.results import as_text
 # Version 1 had null for NaN and infinity.
 FORMAT_VERSION = 2
 
+WORST_LABELS = 5
+"""Labels that the table shows, beside their mean."""
+
 # Every file of an evaluation, and what it holds.
 EVALUATION_FILES = {
     "evaluation.json": "every figure, with what it was measured on",
@@ -165,21 +168,41 @@ def table_of(record: dict[str, Any]) -> Table:
         record: What `evaluate` gives.
 
     Returns:
-        A table with a section for each group and label.
+        A table with a section for each group and label. Of many labels it shows the mean and the
+        worst, and says how many more the CSV has.
     """
     table = Table(title="Plasticine evaluation", title_justify="left")
     for name in ("group", "label", "measure"):
         table.add_column(name)
     table.add_column("value", justify="right", overflow="fold")
     last = None
-    for group, label, measure, value in figures(record):
+    scores = record.get("labels", {})
+    worst = _worst_labels(scores)
+    for group, label, measure, value in figures(record | {"labels": worst}):
         first = (group, label) != last
         if first and last is not None:
             table.add_section()
         shown = "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
         table.add_row(group if first else "", label if first else "", measure, shown)
         last = (group, label)
+    if len(worst) < len(scores):
+        table.add_section()
+        rest = f"{len(scores) - len(worst)} more"
+        table.add_row("labels", rest, "in evaluation.csv, with these", "")
     return table
+
+
+def _worst_labels(scores: dict[str, Any]) -> dict[str, Any]:
+    """The labels of the least Dice; without it, those whose volume changed most."""
+
+    def badness(score: dict[str, Any]) -> float:
+        if "dice" in score:
+            return -float(score["dice"])
+        before, after = score["source_volume_ml"], score["carried_volume_ml"]
+        return abs(math.log(after / before)) if before and after else math.inf
+
+    chosen = sorted(scores, key=lambda label: badness(scores[label]), reverse=True)[:WORST_LABELS]
+    return {label: scores[label] for label in chosen}
 
 
 def _deformation(results: ResultFolder) -> dict[str, Any]:

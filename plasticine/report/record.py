@@ -7,6 +7,7 @@ import hashlib
 import math
 import platform
 import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,37 @@ def _metrics(result: VolumeTrace) -> dict[str, Any]:
         "inverse_consistency_mean_model_voxels": trace.inverse_consistency.mean(),
         "inverse_consistency_max_model_voxels": trace.inverse_consistency.max(),
     }
+
+
+def figures_of(
+    record: dict[str, Any], groups: Mapping[str, Sequence[str] | None]
+) -> dict[str, Any]:
+    """A record's single numbers by name, for one line of a table.
+
+    Args:
+        record: As a translation or a registration writes it.
+        groups: Parts of the record, and which of their figures; None for all.
+
+    Returns:
+        Figures by "group.name"; of parts of parts "group.part.name". Lists are left out.
+    """
+    found: dict[str, Any] = {}
+
+    def add(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                add(f"{prefix}.{name}", inner)
+        elif not isinstance(value, list):
+            found[prefix] = value
+
+    for group, names in groups.items():
+        part = record.get(group)
+        if part is None:
+            continue
+        if isinstance(part, dict) and names is not None:
+            part = {name: part[name] for name in names if name in part}
+        add(group, part)
+    return found
 
 
 def as_plain(value: Any) -> Any:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -81,13 +83,16 @@ def optional_files() -> set[str]:
     return {LABELS_FILE, *points}
 
 
-def write_registration(result: VolumeRegistration, folder: Path) -> dict[str, Any]:
+def write_registration(
+    result: VolumeRegistration, folder: Path, *, request: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Writes every file of `registration_files`.
 
     Args:
         result: The registration.
         folder: An existing folder; `plasticine.io.OutputFolder` gives one that is moved into
             place only when all is written.
+        request: What was asked for, to be recorded as it is: plain values.
 
     Returns:
         What ``registration.json`` holds.
@@ -118,6 +123,8 @@ def write_registration(result: VolumeRegistration, folder: Path) -> dict[str, An
     for name, carried in _carried(result).items():
         carried.write(folder / _points_file(name, carried.points.path))
     record = describe_registration(result)
+    if request is not None:
+        record["request"] = dict(request)
     (folder / "registration.json").write_text(as_text(record), encoding="utf-8")
     draw_registration(result, folder / "registration.png")
     return record
@@ -186,7 +193,11 @@ def describe_registration(result: VolumeRegistration) -> dict[str, Any]:
 
 
 def print_registration(
-    result: VolumeRegistration, record: dict[str, Any], folder: Path, seconds: float
+    result: VolumeRegistration,
+    record: dict[str, Any],
+    folder: Path,
+    seconds: float,
+    console: Console | None = None,
 ) -> None:
     """Prints a table of what was done, and where it is.
 
@@ -195,6 +206,7 @@ def print_registration(
         record: What `describe_registration` gives.
         folder: Where it was written.
         seconds: Time it took, with reading and writing.
+        console: Where to print; standard output if not given.
     """
     folding, moved = record["folding"], record["displacement_beyond_affine"]
     table = Table(title="Plasticine registration", title_justify="left", show_header=False)
@@ -246,7 +258,7 @@ def print_registration(
     table.add_section()
     for name, meaning in record["files"].items():
         table.add_row(name, meaning)
-    show(table, folder / "registration.png")
+    show(table, folder / "registration.png", console)
 
 
 def _overlap(result: VolumeRegistration) -> dict[str, Any] | None:

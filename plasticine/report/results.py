@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def write_results(
     *,
     model_file: Path | None = None,
     structure: bool = False,
+    request: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes every file of `RESULT_FILES`.
 
@@ -48,6 +50,7 @@ def write_results(
             place only when all is written.
         model_file: The file the model was loaded from, to be recorded with its checksum.
         structure: Whether to write the structure map that ŷ was drawn from, too.
+        request: What was asked for, to be recorded as it is: plain values.
 
     Returns:
         What ``trace.json`` holds.
@@ -76,6 +79,8 @@ def write_results(
     record = describe(result) | {"files": RESULT_FILES}
     if model_file is not None:
         record["model"] |= describe_file(model_file)
+    if request is not None:
+        record["request"] = dict(request)
     (folder / "trace.json").write_text(as_text(record), encoding="utf-8")
     draw_page(result, folder / "trace.png")
     if structure:

@@ -11,7 +11,13 @@ from plasticine.io.translate import VolumeTrace
 from plasticine.report.record import deformation_in_words, printable
 
 
-def print_results(result: VolumeTrace, folder: Path, seconds: float, files: dict[str, str]) -> None:
+def print_results(
+    result: VolumeTrace,
+    folder: Path,
+    seconds: float,
+    files: dict[str, str],
+    console: Console | None = None,
+) -> None:
     """Prints a table of what was done, and where it is.
 
     Args:
@@ -19,6 +25,7 @@ def print_results(result: VolumeTrace, folder: Path, seconds: float, files: dict
         folder: Where it was written.
         seconds: Time it took, with reading and writing.
         files: Name and meaning of each file written.
+        console: Where to print; standard output if not given.
     """
     folding, lengths = result.folding, result.displacement_lengths
     count = result.source.shape[0]
@@ -60,12 +67,12 @@ def print_results(result: VolumeTrace, folder: Path, seconds: float, files: dict
     table.add_section()
     for name, meaning in files.items():
         table.add_row(name, meaning)
-    show(table, folder / "trace.png")
+    show(table, folder / "trace.png", console)
 
 
-def show(table: Table, page: Path) -> None:
+def show(table: Table, page: Path, console: Console | None = None) -> None:
     """Prints a table of results, and where their page of pictures is."""
     # Names of files are shown as they are, be there brackets or colons in them.
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = console or Console(highlight=False, markup=False, emoji=False)
     console.print(table)
     console.print(f"Pictures: {printable(page)}", soft_wrap=True)
