@@ -161,7 +161,9 @@ def test_itk_makes_the_same_of_the_affine(run: Run, files: Path, tmp_path: Path)
     places = moved(np.indices(FIXED_SHAPE) + field, affine)
     assert np.allclose(places, moved(grid(FIXED_SHAPE, FIXED), matrix), atol=2e-3)
     # Begun from what was found, it stays there.
-    code, _, err = run(*common, "--transform", "rigid", "--initial", out / "affine.tfm")
+    code, _, err = run(
+        *common, "--transform", "rigid", "--initial", out / "affine.tfm", "--overwrite"
+    )
     assert (code, err) == (0, "")
     again = matrix_of(out / "affine.tfm")
     assert np.allclose(again, matrix, atol=1.5)
@@ -176,7 +178,10 @@ def test_labels_of_an_earlier_run_go(run: Run, files: Path, tmp_path: Path) -> N
     record = json.loads((out / "registration.json").read_text(encoding="utf-8"))
     assert record["dice"] is None
     assert (out / "labels.nii.gz").is_file()
-    assert run(*common, *options)[0] == 0
+    code, _, err = run(*common, *options)
+    assert code == 1
+    assert "holds another registration (another moving_labels); --overwrite replaces it" in err
+    assert run(*common, *options, "--overwrite")[0] == 0
     assert {path.name for path in out.iterdir()} == set(registration_files(labels=False))
 
 

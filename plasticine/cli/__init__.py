@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from plasticine.cli.asking import models, where
 from plasticine.cli.errors import check_device, clear_errors
 from plasticine.cli.evaluating import evaluate
 from plasticine.cli.options import Debug, Device, console, path
@@ -222,6 +223,8 @@ def train(
 
 
 app.command()(evaluate)
+app.command()(where)
+app.command()(models)
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
