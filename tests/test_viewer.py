@@ -65,6 +65,22 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def registered_slice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two slices of unlike sizes."""
+    folder = tmp_path_factory.mktemp("slice")
+    for name, spacing, shape in (("moving", 2.5, (60, 66, 1)), ("fixed", 3.0, (52, 58, 1))):
+        affine = centred(np.diag([-spacing, spacing, 4, 1]), shape)
+        places = grid(shape, affine)
+        write_image(
+            folder / f"{name}.nii.gz", head(bent(places) if spacing > 2.5 else places), affine
+        )
+    volumes = [read_volume(folder / f"{name}.nii.gz") for name in ("moving", "fixed")]
+    write_registration(register_volumes(*volumes, budget="fast"), folder)
+    write_report(read_case(folder), folder / "report.html")
+    return folder
+
+
+@pytest.fixture(scope="module")
 def translated(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Path:
     """One oblique slice, by a model that moves it."""
     folder = tmp_path_factory.mktemp("translated")
@@ -152,7 +168,7 @@ def maps_of(folder: Path) -> tuple[Map, Map | None]:
     )
 
 
-CASES = ("registered", "translated", "translated_volume")
+CASES = ("registered", "registered_slice", "translated", "translated_volume")
 
 
 @pytest.fixture(params=CASES)
