@@ -14,7 +14,7 @@ from command_line import Process, Run
 from PIL import Image
 
 import plasticine
-from plasticine.report import RESULT_FILES
+from plasticine.report import RESULT_FILES, result_files
 from plasticine.translation import Translator
 
 # Stands for a machine without a network: every connection is refused.
@@ -39,7 +39,7 @@ class TestTranslate:
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
         assert {p.name for p in (tmp_path / "out").iterdir()} == {
-            *(*RESULT_FILES, "report.html", "structure.nii.gz")
+            *(*result_files(2), "report.html", "structure.nii.gz")
         }
         for text in ("small", "folds", "central differences, full region", "report.html", "mm"):
             assert text in done.stdout

@@ -109,7 +109,7 @@ def test_every_second_pair_of_samples_is_drawn_in_the_mirror(mirror: bool) -> No
         drawn.append(y.flip(axes))
     sampling = Sampling.of(model, samples=4, mirror=mirror)
     with torch.no_grad():
-        mean, _ = mean_sample(model, source, sampling, lambda: None)
+        mean, _, _ = mean_sample(model, source, sampling, lambda: None)
     torch.testing.assert_close(mean, torch.stack(drawn).mean(0))
 
 

@@ -109,7 +109,7 @@ class Translating:
         from plasticine.report.record import figures_of
 
         folding = ("folds", "fraction", "minimum", "maximum", "sd_log_jacobian")
-        groups = {"seconds": None, "folding": folding, "metrics": None, "domain_check": None}
+        groups = {"seconds": None, "folding": folding, "metrics": None, "domain_check": ("inside",)}
         return {"input": record["input"]["file"]} | figures_of(record, groups)
 
     def recorded(self, case: Case) -> dict[str, Any] | None:
@@ -123,10 +123,10 @@ class Translating:
         return finished(case.folder, _RECORD, self._results(), self._request(case))
 
     def _results(self) -> dict[str, str]:
-        from plasticine.report import RESULT_FILES
+        from plasticine.report import result_files
         from plasticine.report.viewer import report_files
 
-        return RESULT_FILES | report_files(self.report)
+        return result_files(self.sampling["samples"]) | report_files(self.report)
 
     def _model_file(self) -> Path:
         from plasticine.translation import Translator
@@ -152,6 +152,7 @@ class Translating:
         from plasticine.registration.velocity import REFINEMENT
         from plasticine.report import (
             EVALUATION_FILES,
+            OPTIONAL_FILES,
             print_results,
             registration_files,
             write_results,
@@ -161,7 +162,7 @@ class Translating:
         started = time.perf_counter()
         volume = read_volume(case.inputs[0])
         files = self._results()
-        obsolete = {*EVALUATION_FILES, *report_files(True)} - files.keys()
+        obsolete = {*EVALUATION_FILES, *OPTIONAL_FILES, *report_files(True)} - files.keys()
         if self.overwrite and (case.folder / "registration.json").is_file():
             obsolete |= registration_files(labels=True).keys() - files.keys()
         with OutputFolder(case.folder, files, obsolete) as folder:

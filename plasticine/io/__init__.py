@@ -1,6 +1,7 @@
 """Files: reading images, translating or registering them in their own space, writing results."""
 
 from plasticine.io.displacement import read_displacement, write_displacement
+from plasticine.io.domain import check_domain, describe_domain
 from plasticine.io.grid import ModelGrid
 from plasticine.io.intensity import Normalisation, normalise
 from plasticine.io.model_images import LEAST_BODY, ModelImages, body_share, model_images
@@ -25,6 +26,8 @@ __all__ = [
     "VolumeRegistration",
     "VolumeTrace",
     "body_share",
+    "check_domain",
+    "describe_domain",
     "files_in",
     "model_images",
     "normalise",

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from plasticine.io.domain import check_domain
 from plasticine.io.grid import ModelGrid
 from plasticine.io.intensity import Normalisation
 from plasticine.io.model_images import ModelImages, model_images
-from plasticine.io.volume import Volume
+from plasticine.io.volume import KINDS_WITHOUT_SPACING, Volume
 from plasticine.nn.modes import plain_modes
 from plasticine.nn.validity import validity_mask
 from plasticine.ops.folding import Folding
@@ -55,6 +56,8 @@ class VolumeTrace:
             where it has one φ.
         labels: The file of the volume's label map, where the model needs one.
         reference: The file of the target image that was registered to, if one was given.
+        uncertainty: ``(N, 1, *s)``, the standard deviation of the samples whose mean `translated`
+            is; interpolated likewise. None of a single sample.
     """
 
     volume: Volume
@@ -73,6 +76,7 @@ class VolumeTrace:
     folding: Folding
     labels: Path | None = None
     reference: Path | None = None
+    uncertainty: torch.Tensor | None = None
 
     @property
     def affine(self) -> NDArray[np.float64]:
@@ -91,6 +95,18 @@ class VolumeTrace:
         """``(N, channels, *s)``, the trace's structure map; interpolated where the grids differ."""
         structure = self.trace.structure
         return None if structure is None else self.grid.from_model(structure)
+
+    @functools.cached_property
+    def domain_check(self) -> dict[str, Any]:
+        """How far the input lies from the model's training images, as `check_domain` says it."""
+        spaced = self.volume.kind not in KINDS_WITHOUT_SPACING
+        return check_domain(
+            self.card.get("domain"),
+            self.trace.source,
+            spacing=self.grid.input_spacing if spaced else None,
+            model_spacing=self.card.get("spacing_mm"),
+            agreement=self.trace.structure_agreement,
+        )
 
     @functools.cached_property
     def displacement_lengths(self) -> torch.Tensor:
@@ -171,6 +187,7 @@ def translate_volume(
         folding=stack_folding(displacement, one_field=trace.one_deformation),
         labels=labels,
         reference=reference,
+        uncertainty=None if trace.uncertainty is None else grid.from_model(trace.uncertainty),
     )
 
 

@@ -19,11 +19,12 @@ from plasticine.report.registration_results import (
     write_registration,
 )
 from plasticine.report.result_folder import ResultFolder, read_results
-from plasticine.report.results import RESULT_FILES, write_results
+from plasticine.report.results import OPTIONAL_FILES, RESULT_FILES, result_files, write_results
 from plasticine.report.terminal import print_results
 
 __all__ = [
     "EVALUATION_FILES",
+    "OPTIONAL_FILES",
     "RESULT_FILES",
     "ResultFolder",
     "describe",
@@ -39,6 +40,7 @@ __all__ = [
     "print_results",
     "read_results",
     "registration_files",
+    "result_files",
     "table_of",
     "write_evaluation",
     "write_jacobian",

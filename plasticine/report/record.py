@@ -49,6 +49,7 @@ def describe(result: VolumeTrace) -> dict[str, Any]:
         "one_deformation": result.trace.one_deformation,
         "folding": describe_folding(result.folding, result.jacobian),
         "metrics": _metrics(result),
+        "domain_check": result.domain_check,
         "device": result.device,
         "seconds": result.trace.seconds,
     }
@@ -187,6 +188,8 @@ def _metrics(result: VolumeTrace) -> dict[str, Any]:
         "displacement_max_mm": lengths.max(),
         "valid_fraction": result.valid.float().mean(),
         "residual_mean_absolute": result.residual.abs().mean(),
+        # None of a single sample.
+        "uncertainty_mean": None if result.uncertainty is None else result.uncertainty.mean(),
         # None where it cannot be known: ŷ comes without the labels that a map is made of.
         "structure_agreement_mean": None if agreement is None else agreement.float().mean(),
         "structure_agreement_per_image": agreement,

@@ -23,7 +23,7 @@ STRUCTURE_FILE = "structure.nii.gz"
 UNCERTAINTY_FILE = "uncertainty.nii.gz"
 LABELS_FILE = "labels.nii.gz"
 
-# Every file of the folder, and what it holds.
+# What every translation writes, and what it holds.
 RESULT_FILES = {
     "translated.nii.gz": "translated image in [0, 1] of the target domain",
     "warped.nii.gz": "x∘φ: the input deformed, in the input's own intensities",
@@ -32,6 +32,19 @@ RESULT_FILES = {
     "trace.json": "versions, model, seed, arguments, folds, metrics",
     "trace.png": "source, source warped, translated, deformed grid, Jacobian, residual",
 }
+
+OPTIONAL_FILES = {
+    UNCERTAINTY_FILE: "standard deviation of the samples whose mean is the translated image",
+}
+
+
+def result_files(samples: int) -> dict[str, str]:
+    """Every file of the folder, and what it holds.
+
+    Args:
+        samples: How many samples are drawn; one alone has no uncertainty.
+    """
+    return RESULT_FILES if samples == 1 else RESULT_FILES | OPTIONAL_FILES
 
 
 def write_results(
@@ -42,7 +55,7 @@ def write_results(
     structure: bool = False,
     request: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Writes every file of `RESULT_FILES`.
+    """Writes every file of `result_files`.
 
     Args:
         result: The translation.
@@ -66,6 +79,8 @@ def write_results(
         "warped": result.warped,
         "jacobian": result.jacobian,
     }
+    if result.uncertainty is not None:
+        volumes["uncertainty"] = result.uncertainty
     for name, images in volumes.items():
         write_image(
             folder / f"{name}.nii.gz",
@@ -76,7 +91,7 @@ def write_results(
     ends = Ends(moving_name=result.volume.path.name, fixed_name="translated.nii.gz")
     field = grid.displacement_to_file(result.displacement)
     write_transform(folder / "displacement.nii.gz", DisplacementField.of(field, affine), ends)
-    record = describe(result) | {"files": RESULT_FILES}
+    record = describe(result) | {"files": result_files(1 if result.uncertainty is None else 2)}
     if model_file is not None:
         record["model"] |= describe_file(model_file)
     if request is not None:

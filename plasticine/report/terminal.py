@@ -54,6 +54,12 @@ def print_results(
     table.add_row(
         "displacement", f"mean {float(lengths.mean()):.2f} mm, max {float(lengths.max()):.2f} mm"
     )
+    if result.uncertainty is not None:
+        table.add_row(
+            "uncertainty",
+            f"the samples differ by {float(result.uncertainty.mean()):.4f} on average "
+            f"(standard deviation), {float(result.uncertainty.max()):.3f} at most",
+        )
     normalisation = result.normalisation
     if normalisation.clipped_below or normalisation.clipped_above:
         table.add_row(
@@ -62,6 +68,8 @@ def print_results(
             f"{normalisation.clipped_above} above {normalisation.low + normalisation.divisor:g}"
             + (f" (percentile {normalisation.percentile:g})" if normalisation.percentile else ""),
         )
+    for warning in result.domain_check["warnings"]:
+        table.add_row("warning", warning)
     for note in result.volume.notes:
         table.add_row("note", printable(note))
     table.add_section()

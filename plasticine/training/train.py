@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from plasticine.io.domain import describe_domain
 from plasticine.nn.modes import plain_modes
 from plasticine.nn.seed import TRAINING_BITS, seed_of
 from plasticine.structure import BackTranslation
@@ -152,6 +153,7 @@ def train(
         path = output / f"{recipe.name}.safetensors"
         if first:
             card = model_card(recipe, seed, own_images=source is not None)
+            card["domain"] = describe_domain((domains.source + 1) / 2)
             if agreement is not None:
                 card["back_translation_agreement"] = agreement
             if rejected is not None:

@@ -130,8 +130,8 @@ def mean_sample(
     source: WarpedSource,
     sampling: Sampling,
     advance: Callable[[], None],
-) -> tuple[Tensor, WarpedSource]:
-    """The mean of the samples, each from noise of its own, and φ as they were drawn under it.
+) -> tuple[Tensor, Tensor | None, WarpedSource]:
+    """The samples' mean and deviation, each from noise of its own, and φ as they were drawn.
 
     The first sample refines φ, if it is to be refined: after each of its first network runs the
     registration network sees x∘φ and the clean image predicted there. So early, the noisy image
@@ -146,11 +146,14 @@ def mean_sample(
         advance: called after every network run.
 
     Returns:
-        (N, 1, *spatial) float32 within [-1, 1]; and ``source``, refined.
+        The mean, (N, 1, *spatial) float32 within [-1, 1]; the standard deviation of the samples
+        about it (of n - 1), like it, None of a single sample; and ``source``, refined.
     """
     denoiser = sampling.denoiser(model)
     start = sampling.start_step(model)
-    total = torch.zeros_like(source.image)
+    mean = torch.zeros_like(source.image)
+    total = torch.zeros_like(source.image)  # whose bits the mean of the result has
+    squares = torch.zeros_like(source.image)  # of differences from the mean (Welford 1962)
 
     def revise(runs: int, clean: Tensor, noise: Tensor) -> Tensor:
         nonlocal source
@@ -160,7 +163,7 @@ def mean_sample(
 
     for index in range(sampling.samples):
         noise, generator = antithetic_noise(source.image, sampling.seed, index)
-        k = torch.full((len(total),), start, device=total.device)
+        k = torch.full((len(mean),), start, device=mean.device)
         noisy = denoiser.schedule.add_noise(source.image, noise, k)
         mirrored = [-1] if sampling.mirror and index % 4 >= 2 else []
         drawn = sample(
@@ -176,8 +179,15 @@ def mean_sample(
             revise=revise if index == 0 else None,
             progress=advance,
         )
-        total += drawn.flip(mirrored)
-    return total / sampling.samples, source
+        drawn = drawn.flip(mirrored)
+        total += drawn
+        before = drawn - mean
+        mean += before / (index + 1)
+        squares += before * (drawn - mean)
+    deviation = None
+    if sampling.samples > 1:
+        deviation = (squares / (sampling.samples - 1)).clamp(min=0).sqrt()
+    return total / sampling.samples, deviation, source
 
 
 def antithetic_noise(image: Tensor, seed: int, index: int) -> tuple[Tensor, torch.Generator]:

@@ -47,6 +47,8 @@ class Trace:
             where the structure map is made of labels, which ŷ does not have.
         structure: (N, channels, *spatial) within [0, 1], S(x)∘φ, the structure map that ŷ was
             drawn from.
+        uncertainty: (N, 1, *spatial), the standard deviation of the samples whose mean ŷ is; None
+            of a single sample.
     """
 
     source: Tensor
@@ -61,6 +63,7 @@ class Trace:
     seconds: float
     structure_agreement: Tensor | None = None
     structure: Tensor | None = None
+    uncertainty: Tensor | None = None
 
     @property
     def one_deformation(self) -> bool:

@@ -295,10 +295,13 @@ class Translator:
     def _translate_batch(
         self, source: WarpedSource, sampling: Sampling, advance: Callable[[], None]
     ) -> dict[str, Tensor]:
-        y, source = mean_sample(self.model, source, sampling, advance)
+        y, deviation, source = mean_sample(self.model, source, sampling, advance)
         warped = ((source.image + 1) / 2).clamp(0, 1)
         if sampling.background is not None:
-            y = y.masked_fill(exterior(warped, sampling.background), -1)
+            empty = exterior(warped, sampling.background)
+            y = y.masked_fill(empty, -1)
+            if deviation is not None:
+                deviation = deviation.masked_fill(empty, 0)
         u, u_inverse = source.displacement, source.inverse_displacement
         result = {
             "warped": warped,
@@ -308,6 +311,8 @@ class Translator:
             "structure": source.structure,
             "inverse_consistency": torch.linalg.vector_norm(compose(u_inverse, u), dim=1)[:, None],
         }
+        if deviation is not None:
+            result["uncertainty"] = deviation / 2  # from [-1, 1] to [0, 1]
         self._check_results(result, sampling.precision)
         if not self.model.structure.needs_labels:  # nobody has labelled ŷ
             drawn = self.model.structure(y, "target")
