@@ -72,7 +72,12 @@ def info(
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Say what is installed, and which backends work here and why others do not."""
+    """Say what is installed, and which backends work here and why others do not.
+
+    Examples:
+
+      plasticine info --json
+    """
     with clear_errors(debug):
         import plasticine
 
@@ -99,6 +104,10 @@ def selfcheck(
 
     It takes under a minute, and longer where Triton has yet to compile its kernels. Exit code 1
     where something differs.
+
+    Examples:
+
+      plasticine selfcheck warp folding
     """
     with clear_errors(debug):
         from plasticine.selfcheck import check, show
@@ -123,14 +132,19 @@ app.command()(convert)
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(parser=path, help="Folder for the results.")] = Path(
-        "plasticine-demo"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", parser=path, help="Folder for the results.")
+    ] = Path("plasticine-demo"),
     seed: Seed = 0,
     steps: Steps = None,
     debug: Debug = False,
 ) -> None:
-    """Translate real T1 brain slices to T2 with the shipped weights; needs no network."""
+    """Translate real T1 brain slices to T2 with the shipped weights; needs no network.
+
+    Examples:
+
+      plasticine demo -o demo
+    """
     with clear_errors(debug):
         from plasticine.demo import SOURCE_FILE, run_demo
         from plasticine.report import RESULT_FILES, print_results
@@ -146,7 +160,10 @@ def demo(
 def train(
     recipe: Annotated[str, typer.Option(help="Name of a shipped recipe, or a TOML file.")],
     output: Annotated[
-        Path, typer.Option(parser=path, help="Folder for the checkpoints and the model file.")
+        Path,
+        typer.Option(
+            "--output", "-o", parser=path, help="Folder for the checkpoints and the model file."
+        ),
     ],
     data: Annotated[
         Path | None,
@@ -191,6 +208,10 @@ def train(
 
     A run that was cut off goes on with --resume. Losses are logged to OUTPUT/STAGE.csv. Several
     processes train together with: torchrun --nproc-per-node 2 -m plasticine train ...
+
+    Examples:
+
+      plasticine train --recipe head-mr-ct --source mr/ --target ct/ -o trained
     """
     with clear_errors(debug):
         from plasticine import training

@@ -20,6 +20,9 @@ _THUMBNAIL = 16
 _WIDEN = 0.25
 """By which share of its width a range of the training is widened on either side."""
 
+_LEAST = 0.02
+"""By which share of its upper end it is widened at least."""
+
 _TURNED = 0.2
 """By how much another orientation must resemble the training's mean image more."""
 
@@ -122,7 +125,8 @@ def check_domain(
     beyond: dict[str, int] = {}
     for name, values in measure_images(seen).items():
         low, high = domain["ranges"][name]
-        value, margin = float(np.median(values)), _WIDEN * (high - low)
+        value = float(np.median(values))
+        margin = max(_WIDEN * (high - low), _LEAST * high)
         measures[name] = {"value": value, "training": [low, high]}
         beyond[name] = (value > high + margin) - (value < low - margin)
     if agreement is not None and "structure_agreement" in domain["ranges"]:
