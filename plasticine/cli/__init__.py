@@ -74,7 +74,7 @@ def info(
 ) -> None:
     """Say what is installed, and which backends work here and why others do not.
 
-    Examples:
+    For example:
 
       plasticine info --json
     """
@@ -105,7 +105,7 @@ def selfcheck(
     It takes under a minute, and longer where Triton has yet to compile its kernels. Exit code 1
     where something differs.
 
-    Examples:
+    For example:
 
       plasticine selfcheck warp folding
     """
@@ -141,7 +141,7 @@ def demo(
 ) -> None:
     """Translate real T1 brain slices to T2 with the shipped weights; needs no network.
 
-    Examples:
+    For example:
 
       plasticine demo -o demo
     """
@@ -209,7 +209,7 @@ def train(
     A run that was cut off goes on with --resume. Losses are logged to OUTPUT/STAGE.csv. Several
     processes train together with: torchrun --nproc-per-node 2 -m plasticine train ...
 
-    Examples:
+    For example:
 
       plasticine train --recipe head-mr-ct --source mr/ --target ct/ -o trained
     """

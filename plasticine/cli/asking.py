@@ -47,7 +47,8 @@ def where(
 
     Write -- before the numbers where one is negative.
 
-    Examples:
+    For example:
+
       plasticine where out 60 71 35
 
       plasticine where out --mm -- -12.5 30 8
@@ -85,7 +86,8 @@ def models(as_json: _AsJson = False, debug: Debug = False) -> None:
 
     A model translates at once. A recipe says how one is trained, on its own images or on yours.
 
-    Examples:
+    For example:
+
       plasticine models
 
       plasticine translate t1.nii.gz --model brain-t1-t2 --output out

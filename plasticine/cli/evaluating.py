@@ -241,7 +241,8 @@ def evaluate(
 
     Exit codes: 0 all done; 1 error; 2 wrong usage; 3 some of several translations failed.
 
-    Examples:
+    For example:
+
       plasticine evaluate out --truth t2.nii.gz --mask brain.nii.gz
 
       plasticine evaluate results/ --truth truths/ --against other_results/ -o figures

@@ -399,7 +399,8 @@ def register(
 
     Exit codes: 0 all done; 1 error; 2 wrong usage; 3 some of several pairs failed.
 
-    Examples:
+    For example:
+
       plasticine register moving.nii.gz fixed.nii.gz -o out
 
       plasticine register 'heads/*.nii.gz' atlas.nii.gz -o out --moving-labels labels/ --jobs 2

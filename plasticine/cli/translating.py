@@ -352,7 +352,8 @@ def translate(
 
     Exit codes: 0 all done; 1 error; 2 wrong usage; 3 some of several inputs failed.
 
-    Examples:
+    For example:
+
       plasticine translate t1.nii.gz -m brain-t1-t2 -o out
 
       plasticine translate 'data/*/t1.nii.gz' -m brain-t1-t2 -o out --samples 8 --jobs 2
