@@ -289,7 +289,27 @@ def test_what_cannot_be_said_is_refused(run: Run, files: Path, tmp_path: Path) -
         code, _, err = run(*arguments)
         assert code == 1, arguments
         assert message in " ".join(err.split()), arguments
+        assert ".plasticine-" not in err  # the folder that a file is written in first
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["warp", "compose", "convert", "invert", "exponential"])
+def test_no_file_that_is_read_is_written_over(
+    run: Run, files: Path, tmp_path: Path, command: str
+) -> None:
+    read = tmp_path / "read.nii.gz"
+    read.write_bytes((files / "field.nii.gz").read_bytes())
+    arguments: dict[str, tuple[object, ...]] = {
+        "warp": (files / "moving.nii.gz", "-r", files / "fixed.nii.gz", "-t", read, "-o", read),
+        "compose": ("-t", read, "-t", files / "affine.tfm", "-o", f"itk:{read}"),
+        "convert": (read, f"voxelmorph:{read}"),
+        "invert": (read, "-o", read),
+        "exponential": (read, "-o", read),
+    }
+    code, _, err = run(command, *arguments[command])
+    assert code == 1
+    assert f"{read}: is read, and would be lost" in " ".join(err.split())
+    assert read.read_bytes() == (files / "field.nii.gz").read_bytes()
 
 
 def test_large_fields_are_worked_out_slab_by_slab(files: Path, monkeypatch: Any) -> None:

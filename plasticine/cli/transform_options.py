@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,6 +51,24 @@ class TakesTransforms(TyperCommand):
         """Reads ``--inverse`` as one more transform of that name, so that its place is kept."""
         marked = [f"{_TRANSFORM}={_INVERSE}" if arg == _INVERSE else arg for arg in args]
         return super().parse_args(ctx, marked)
+
+
+def check_not_read(output: str | os.PathLike[str], *read: str | os.PathLike[str] | None) -> None:
+    """Refuses to write over a file that is read: what it holds would be lost.
+
+    Args:
+        output: A file, or ``FORMAT:FILE``.
+        read: Likewise; None of what was not given.
+
+    Raises:
+        ValueError: One of them is the output.
+    """
+    from plasticine.transforms.files import named_file
+
+    path, _ = named_file(output)
+    for file in (named_file(one)[0] for one in read if one is not None):
+        if path.exists() and file.exists() and path.samefile(file):
+            raise ValueError(f"{path}: is read, and would be lost; choose another output")
 
 
 def steps_of(names: list[str] | None) -> list[Step]:

@@ -17,6 +17,7 @@ from plasticine.cli.transform_options import (
     Moving,
     OutputTransform,
     Transforms,
+    check_not_read,
     steps_of,
 )
 
@@ -77,6 +78,7 @@ def warp(
 
         del inverse  # it stands among the transforms
         steps = steps_of(transform)
+        check_not_read(output, source, reference, moving, *(file for file, _ in steps))
         if source.suffix.lower() in POINT_SUFFIXES:
             off = carry_points_file(source, output, steps, reference=reference, moving=moving)
             if off:
@@ -115,8 +117,10 @@ def compose(
         from plasticine.transforms import read_chain, simplified, write_transform
 
         del inverse  # it stands among the transforms
+        steps = steps_of(transform)
+        check_not_read(output, fixed, moving, *(file for file, _ in steps))
         ends = _ends(fixed, moving)
-        whole = simplified(read_chain(steps_of(transform), ends))
+        whole = simplified(read_chain(steps, ends))
         with progress("composing") as advance:
             write_transform(output, whole, dataclasses.replace(ends, advance=advance))
         check_asked_to_end()
@@ -139,6 +143,7 @@ def invert(
     with clear_errors(debug):
         from plasticine.transforms import DisplacementField, read_transform, write_transform
 
+        check_not_read(output, source, fixed, moving)
         ends = _ends(fixed, moving)
         transform = read_transform(source, ends)
         back = ends.reversed()
@@ -172,6 +177,7 @@ def exponential(
             write_transform,
         )
 
+        check_not_read(output, source, fixed)
         ends = _ends(fixed, None)
         velocity = read_transform(source, ends)
         if isinstance(velocity, DisplacementField):
@@ -263,6 +269,7 @@ def convert(
     with clear_errors(debug):
         from plasticine.transforms import read_transform, write_transform
 
+        check_not_read(output, source, fixed, moving)
         ends = _ends(fixed, moving)
         transform = read_transform(source, ends)
         with progress("converting") as advance:

@@ -147,4 +147,8 @@ def write_transform(
     if path.name.lower().endswith(format_.beside):
         names.append(f"{path.name}.json")
     with OutputFolder(path.parent, names) as folder:
-        format_.write(folder / path.name, transform, ends or Ends())
+        written = folder / path.name
+        try:
+            format_.write(written, transform, ends or Ends())
+        except ValueError as error:  # which names the file in the folder that is moved into place
+            raise ValueError(str(error).replace(str(written), str(path))) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from plasticine import __version__
 from plasticine.io.checks import named_errors
 from plasticine.io.labels import whole_numbers
 from plasticine.io.nifti import placement, read_data, read_header
@@ -123,7 +124,9 @@ def carry_image_file(
     fixed = fixed if spacing is None else fixed.with_spacing(spacing)
     transform = simplified(read_chain(steps, Ends(fixed, moving)))
     done = ", ".join(_named(step) for step in steps) or "as is"
-    note = f"plasticine warp {source.name}: {done}".encode("utf-8", "backslashreplace").decode()
+    onto = source.name if reference is None else reference.name
+    whole = f"plasticine {__version__} warp: {source.name} pulled onto {onto} by {done}"
+    note = whole.encode("utf-8", "backslashreplace").decode()
     with OutputFolder(output.parent, [output.name]) as folder:
         path = folder / output.name
         if volume is None:
